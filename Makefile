@@ -1,0 +1,98 @@
+# penult: `make demo` and `make test` set everything up first. A machine needs python3 (>= 3.11) and make.
+#
+#   make demo    train, check, serve and ask, on scikit-learn's digits     make check   formatting, lint, types, stale stubs
+#   make serve   serve ./models until Ctrl-C                               make fmt     format the code
+#   make test    the test suite                                            make proto   regenerate the gRPC stubs
+#   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
+#   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
+#
+# No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
+# (that build is not in the lock file, so its hashes are then not checked).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+TOOLS  := .tools
+BIN    := $(VENV)/bin
+UV     := $(TOOLS)/bin/uv
+TORCH_BACKEND ?=
+
+export UV_LINK_MODE ?= hardlink
+export UV_HTTP_TIMEOUT ?= 300
+
+.PHONY: help setup demo serve test check fmt proto lock image bench clean
+
+help:
+	@sed -n '3,7s/^# *//p' Makefile
+
+# -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
+
+$(UV): locks/uv.txt
+	@echo "setup 1/3: fetching uv (the installer) into $(TOOLS)/"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "penult needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.11 (or later)." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	@touch $(UV)
+
+$(VENV)/.ready: $(UV) locks/dev.txt pyproject.toml
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@echo "setup 2/3: installing the locked packages into $(VENV)/ (about 3 GB the first time, then from uv's cache)"
+ifeq ($(strip $(TORCH_BACKEND)),)
+	@$(UV) pip sync --python $(BIN)/python --require-hashes locks/dev.txt
+else
+	@$(UV) pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --no-verify-hashes \
+	  --constraints locks/dev.txt --group dev '.[serve,cpu,export]'
+endif
+	@echo "setup 3/3: installing penult itself (editable)"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.ready
+
+# -- verbs -----------------------------------------------------------------------------------------------------------------
+
+demo: setup
+	@$(BIN)/python -m penult.export.demo
+
+serve: setup
+	@$(BIN)/penult serve
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+fmt: setup
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+proto: setup
+	@$(BIN)/python proto/generate.py proto
+
+bench: setup
+	@$(BIN)/python bench/spine.py
+
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(UV)
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --group dev -o locks/dev.txt
+	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
+	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
+
+image:
+	@command -v docker >/dev/null || { echo "make image needs docker; install it or build the Dockerfile with another builder." >&2; exit 1; }
+	docker build --target cpu --tag penult:cpu .
+	docker build --target gpu --tag penult:gpu .
+
+clean:
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out
+	find . -name __pycache__ -prune -exec rm -rf {} +

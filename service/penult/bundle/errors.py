@@ -1,0 +1,32 @@
+"""What can be wrong with a photo or a bundle.
+
+PenultError
+├── ImageError    this photo cannot be used; the others can
+└── BundleError   this bundle must not be served
+    └── BundleNotFound   there is none
+"""
+
+
+class PenultError(Exception):
+    """One line for people, with a stable word for programs.
+
+    `reason` is upper case, e.g. IMAGE_TRUNCATED; it goes into trailing metadata, metrics and logs, so it never holds
+    user text. `message` says what is wrong and what to do.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class ImageError(PenultError):
+    """This photo cannot be used."""
+
+
+class BundleError(PenultError):
+    """This bundle must not be served."""
+
+
+class BundleNotFound(BundleError):
+    """No bundle is there."""

@@ -1,0 +1,150 @@
+"""manifest.json: what a bundle says of itself.
+
+Unknown fields are ignored (a newer penult may add some); a newer `format_version` is refused.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from penult.bundle.errors import BundleError
+from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+SVM_NAME = "svm.pkl"
+GOLDEN_NAME = "golden.npz"
+
+DENSE, SVM = "dense", "svm"
+SCORERS = (DENSE, SVM)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def check_model_name(name: str) -> str:
+    """Return `name` if it can name a model (it becomes a folder, never a path); raise BundleError."""
+    if not _NAME.fullmatch(name):
+        raise BundleError("MODEL_NAME", "a model name is 1 to 64 letters, digits, '_' and '-'")
+    return name
+
+
+def parse_version(folder_name: str) -> int | None:
+    """Return the version that a folder's name stands for, or None if it is no version."""
+    return int(folder_name) if _VERSION.fullmatch(folder_name) else None
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a bundle: its size and SHA-256 (hex)."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileEntry":
+        """Measure some bytes."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The values of manifest.json.
+
+    `classes` is in the order of the logits and of the SVM's integer classes. `temperatures` holds, per scorer, what
+    its scores are divided by before the softmax. `files` has an entry for every file but the manifest and its
+    signature.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    descriptor_length: int
+    default_scorer: str
+    temperatures: Mapping[str, float]
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    input_name: str = "pixels"
+    logits_name: str = "logits"
+    descriptor_name: str = "descriptor"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that this bundle has."""
+        return SCORERS if SVM_NAME in self.files else (DENSE,)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the descriptor: the network's bytes and the preprocessing.
+
+        The SVM is left out on purpose: descriptors stay comparable when only a new SVM is fitted on them.
+        """
+        decisive = {
+            "model": self.files[MODEL_NAME].sha256,
+            "preprocess": asdict(self.preprocess),
+            "preprocess_version": PREPROCESS_VERSION,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """Return the file's bytes."""
+        values = asdict(self) | {"fingerprint": self.fingerprint}
+        return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Read the file's bytes; raise BundleError for anything that cannot be right."""
+        try:
+            values = json.loads(data)
+            version = values["format_version"]
+            if version != FORMAT_VERSION:
+                raise BundleError(
+                    "MANIFEST_VERSION",
+                    f"the bundle has format version {version}; this penult reads {FORMAT_VERSION}: update penult or "
+                    "train again",
+                )
+            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            manifest = cls(**known | _typed(values))
+            _check(manifest)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError("MANIFEST_INVALID", f"{MANIFEST_NAME} cannot be read: {_one_line(error)}") from error
+        if values.get("fingerprint") != manifest.fingerprint:
+            raise BundleError("MANIFEST_FINGERPRINT", "the fingerprint does not match the files; restore the bundle")
+        return manifest
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields whose JSON form differs from their Python form."""
+    spec = dict(values["preprocess"])
+    names = Preprocess.__dataclass_fields__
+    return {
+        "classes": tuple(values["classes"]),
+        "preprocess": Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k in names}),
+        "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
+    }
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError for values that contradict each other."""
+    if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
+        raise ValueError("classes must be two or more different names")
+    if not all(isinstance(name, str) and name for name in manifest.classes):
+        raise ValueError("classes must be non-empty strings")
+    if MODEL_NAME not in manifest.files or GOLDEN_NAME not in manifest.files:
+        raise ValueError(f"{MODEL_NAME} and {GOLDEN_NAME} must be listed in files")
+    if manifest.default_scorer not in manifest.scorers:
+        raise ValueError(f"default_scorer {manifest.default_scorer!r} is not one of {', '.join(manifest.scorers)}")
+    if not isinstance(manifest.descriptor_length, int) or manifest.descriptor_length < 1:
+        raise ValueError("descriptor_length must be a whole number above 0")
+    if any(manifest.temperatures[scorer] <= 0 for scorer in manifest.scorers):
+        raise ValueError("temperatures must be above 0")
+
+
+def _one_line(error: Exception) -> str:
+    return f"missing field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())

@@ -1,0 +1,172 @@
+"""From an encoded photo to the network's input: the one implementation that training and serving share.
+
+bytes → guards → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
+
+Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
+(guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
+part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
+section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the size needed.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from penult.bundle.errors import ImageError
+from penult.bundle.guards import ImageLimits, check_png_complete, image_format
+
+# Our own limits are checked on the header, before Pillow's warning could fire.
+Image.MAX_IMAGE_PIXELS = None
+
+Pixels = NDArray[np.uint8]
+
+DEFAULT_LIMITS = ImageLimits()
+# Part of the fingerprint: raise it when the pixels that come out of this module change.
+PREPROCESS_VERSION = 1
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = tuple(_FILTERS)
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Below this many times the size needed, a scaled JPEG decode visibly changes pixels (ceilings.md, section 3).
+_DRAFT_MARGIN = 2
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The values that turn a photo into the network's input, as they stand in the manifest.
+
+    The shorter side is brought to `resize` pixels, the middle square of `crop` pixels is cut out; `mean` and `std`
+    (red, green, blue; on values scaled to 0..1) are applied inside the graph. Raises ValueError on values that
+    cannot work.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        """Check the values once, so that nobody needs to later."""
+        if not 1 <= self.crop <= self.resize <= 4096:
+            raise ValueError(f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= 4096")
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"preprocess: interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise ValueError("preprocess: mean and std need three numbers each, std above 0")
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) after resizing, rounded as torchvision's Resize does."""
+        short, long = min(width, height), max(width, height)
+        resized_long = max(self.resize, int(self.resize * long / short))
+        return (self.resize, resized_long) if width <= height else (resized_long, self.resize)
+
+
+def crop_encoded(data: bytes, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+    """Decode a JPEG, PNG or WebP and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
+    return crop_opened(open_image(data, limits, spec), spec)
+
+
+def crop_opened(image: Image.Image, spec: Preprocess) -> Pixels:
+    """Decode what open_image() returned and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
+    return crop_image(_load(image), spec)
+
+
+def crop_rgb(rgb: bytes, height: int, width: int, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+    """Return the network's input, uint8 [crop, crop, 3], from height * width * 3 bytes of RGB; raise ImageError."""
+    limits.check_size(width, height)
+    if len(rgb) != height * width * 3:
+        raise ImageError(
+            "IMAGE_WRONG_LENGTH",
+            f"raw RGB of {height} x {width} needs {height * width * 3:,} bytes; {len(rgb):,} were sent",
+        )
+    return crop_image(Image.frombuffer("RGB", (width, height), rgb, "raw", "RGB", 0, 1), spec)
+
+
+def crop_image(image: Image.Image, spec: Preprocess) -> Pixels:
+    """Resize and crop an upright RGB image; return uint8 [crop, crop, 3]."""
+    if image.size == (spec.crop, spec.crop) and spec.crop == spec.resize:
+        return np.asarray(image)
+    width, height = image.size
+    resized_width, resized_height = spec.resized_size(width, height)
+    left, top = round((resized_width - spec.crop) / 2), round((resized_height - spec.crop) / 2)
+    across, down = width / resized_width, height / resized_height
+    box = (left * across, top * down, (left + spec.crop) * across, (top + spec.crop) * down)
+    # The far edges may exceed the image by a rounding error, which Pillow refuses.
+    box = (box[0], box[1], min(box[2], width), min(box[3], height))
+    return np.asarray(image.resize((spec.crop, spec.crop), _FILTERS[spec.interpolation], box=box))
+
+
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode a JPEG, PNG or WebP at full size to an upright 8-bit RGB image; raise ImageError, whatever the bytes are."""
+    return _load(open_image(data, limits))
+
+
+def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:
+    """Read a photo's header and check it against the limits; no pixel is decoded yet.
+
+    With `spec`, a JPEG much larger than needed will be decoded at a fraction of its size. The image's `size` is what
+    decoding will allocate. Raises ImageError.
+    """
+    limits.check_bytes(len(data))
+    kind = image_format(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=[kind])
+    except Exception as error:  # as in _load()
+        raise ImageError("IMAGE_CORRUPT", f"the {kind} header cannot be read; send the original file") from error
+    limits.check_size(*image.size)
+    if kind == "PNG":
+        check_png_complete(data)
+    elif kind == "JPEG":
+        limits.check_scans(data)
+        if spec:
+            wanted = spec.resized_size(*image.size)
+            image.draft(None, (_DRAFT_MARGIN * wanted[0], _DRAFT_MARGIN * wanted[1]))
+    return image
+
+
+def _load(image: Image.Image) -> Image.Image:
+    """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError."""
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
+        if "truncated" in str(error).lower():
+            raise ImageError("IMAGE_TRUNCATED", "the image ends too early; send the whole file") from error
+        raise ImageError("IMAGE_CORRUPT", "the image is damaged and cannot be decoded; send the original") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a damaged EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # the block is free-form input; the picture itself is fine
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return 8-bit RGB: 16-bit grey is divided by 257, transparency is laid on white, CMYK and palettes converted."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return cast("Image.Image", image.convert("RGB"))

@@ -1,0 +1,125 @@
+"""Reading a bundle: every file once, its size and digest checked before anything in it is parsed."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from penult.bundle.errors import BundleError, BundleNotFound
+from penult.bundle.goldens import Goldens
+from penult.bundle.manifest import (
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    SVM_NAME,
+    FileEntry,
+    Manifest,
+    check_model_name,
+    parse_version,
+)
+
+SIGNATURE_NAME = "manifest.sig"
+_MANIFEST_MAX_BYTES = 16 << 20
+_PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose digests were right, with the bytes that they were right for."""
+
+    name: str
+    version: int
+    manifest: Manifest
+    onnx: bytes
+    svm: bytes | None
+    goldens: Goldens
+
+
+def versions(model_folder: Path) -> list[int]:
+    """Return the versions in a folder like models/NAME, oldest first; an absent folder has none."""
+    if not model_folder.is_dir():
+        return []
+    found = (parse_version(entry.name) for entry in model_folder.iterdir() if entry.is_dir())
+    return sorted(version for version in found if version is not None)
+
+
+def read_bundle(model_folder: Path, version: int | None = None) -> Bundle:
+    """Read models/NAME/VERSION (by default the newest) into memory; raise BundleError."""
+    name = check_model_name(model_folder.resolve().name)
+    present = versions(model_folder)
+    if not present:
+        raise BundleNotFound(
+            "MODEL_NOT_FOUND", f"{model_folder} holds no version (folders 1, 2, …); make one with penult train"
+        )
+    chosen = present[-1] if version is None else version
+    if chosen not in present:
+        raise BundleNotFound(
+            "VERSION_NOT_FOUND", f"{model_folder} has no version {chosen}; it has {', '.join(map(str, present))}"
+        )
+    folder = model_folder / str(chosen)
+    manifest = read_manifest(folder)
+    contents = _read_listed(folder, manifest)
+    return Bundle(
+        name=name,
+        version=chosen,
+        manifest=manifest,
+        onnx=contents[MODEL_NAME],
+        svm=contents.get(SVM_NAME),
+        goldens=Goldens.from_bytes(contents[GOLDEN_NAME]),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read models/NAME/VERSION/manifest.json; raise BundleError."""
+    try:
+        return Manifest.from_json(_read_plain(folder / MANIFEST_NAME, _MANIFEST_MAX_BYTES))
+    except FileNotFoundError:
+        raise BundleError(
+            "MANIFEST_MISSING", f"{folder} has no {MANIFEST_NAME}, so it is no finished bundle; train or copy it again"
+        ) from None
+
+
+def _read_listed(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Check every file of the folder against the manifest; return the bytes of those that will be parsed."""
+    present = _files(folder)
+    listed = set(manifest.files)
+    if unlisted := sorted(present - listed):
+        raise BundleError("FILE_UNLISTED", f"{folder} holds {unlisted[0]!r}, which its manifest does not list; remove it")
+    if missing := sorted(listed - present):
+        raise BundleError("FILE_MISSING", f"{folder} lacks {missing[0]!r}, which its manifest lists; restore the bundle")
+    kept = {}
+    for name, entry in manifest.files.items():
+        data = _read_plain(folder / name, entry.size)
+        if FileEntry.of(data) != entry:
+            raise BundleError(
+                "FILE_DIGEST", f"{folder / name} is not the file that the manifest describes; restore the bundle"
+            )
+        if name in _PARSED:
+            kept[name] = data
+    return kept
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the relative paths of all files below a bundle, without the manifest and its signature."""
+    names = {
+        os.path.relpath(os.path.join(base, name), folder)
+        for base, folders, files in os.walk(folder)
+        for name in [*files, *(f for f in folders if os.path.islink(os.path.join(base, f)))]
+    }
+    return names - {MANIFEST_NAME, SIGNATURE_NAME}
+
+
+def _read_plain(path: Path, most_bytes: int) -> bytes:
+    """Read a plain file of at most `most_bytes` (a longer one is cut, and fails its digest); refuse links."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | _no_follow(path))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise BundleError("FILE_LINK", f"{path} is a link or no plain file; copy the file itself into the bundle")
+        return file.read(most_bytes + 1)
+
+
+def _no_follow(path: Path) -> int:
+    if path.is_symlink():
+        raise BundleError("FILE_LINK", f"{path} is a link or no plain file; copy the file itself into the bundle")
+    return os.O_NOFOLLOW

@@ -1,0 +1,66 @@
+"""Writing a bundle so that a reader sees all of it or none of it, also when the machine stops half-way."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from penult.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, check_model_name
+from penult.bundle.reader import versions
+
+
+def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a bundle as the next version below models/NAME and return its folder.
+
+    `files` maps relative paths to contents; the manifest's `files` are filled in from them. Files are written to a
+    temporary folder beside the target and synced, the manifest last, then the folder is renamed. Raises BundleError
+    for an unusable name and OSError when the disk refuses; nothing is left under a final name then.
+    """
+    check_model_name(model_folder.resolve().name)
+    model_folder.mkdir(parents=True, exist_ok=True)
+    listed = replace(manifest, files={name: FileEntry.of(data) for name, data in sorted(files.items())})
+    scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=model_folder))
+    try:
+        for name, data in files.items():
+            _write(scratch / name, data)
+        _write(scratch / MANIFEST_NAME, listed.to_json())
+        scratch.chmod(0o755)  # mkdtemp makes it private; the service may run as another user
+        return _rename_to_next_version(scratch, model_folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _rename_to_next_version(scratch: Path, model_folder: Path) -> Path:
+    """Claim the next free number; another writer may take it first, then the one after that is tried."""
+    version = (versions(model_folder) or [0])[-1] + 1
+    while True:
+        target = model_folder / str(version)
+        try:
+            os.rename(scratch, target)
+        except OSError:
+            if not target.exists():
+                raise
+            version += 1
+        else:
+            _sync_folder(model_folder)
+            return target
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
