@@ -1,0 +1,1 @@
+"""Learning: from labelled photos to a checked bundle. Needs the `export` extra; the service never imports it."""

@@ -1,0 +1,21 @@
+"""What can go wrong on the way from photos to a bundle.
+
+PenultError (penult.bundle.errors)
+├── DataError       the folder of photos cannot be learnt from
+├── SettingsError   the options contradict each other, or the weights do not fit
+└── ParityError     the exported model does not answer as the trained network does: nothing is published
+"""
+
+from penult.bundle.errors import PenultError
+
+
+class DataError(PenultError):
+    """The folder of photos cannot be learnt from."""
+
+
+class SettingsError(PenultError):
+    """The options contradict each other, or the weights do not fit the network."""
+
+
+class ParityError(PenultError):
+    """The exported model does not answer as the trained network does."""

@@ -1,0 +1,61 @@
+"""What happened, epoch by epoch: history.csv."""
+
+import csv
+import io
+from dataclasses import asdict, astuple, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch. `running_loss` is with dropout and augmentation on; the other losses are measured in eval mode."""
+
+    phase: str
+    epoch: int
+    learning_rate: float
+    running_loss: float
+    train_loss: float
+    val_loss: float
+    train_accuracy: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """All epochs of a run, in order."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def add(self, epoch: Epoch) -> None:
+        """Append one epoch."""
+        self.epochs.append(epoch)
+
+    def phase(self, name: str) -> list[Epoch]:
+        """Return the epochs of one phase."""
+        return [epoch for epoch in self.epochs if epoch.phase == name]
+
+    def last_line(self, best: bool) -> str:
+        """Describe the last epoch to a person."""
+        e = self.epochs[-1]
+        return (
+            f"{e.phase:>4} {e.epoch:3d}  train loss {e.train_loss:.3f}  val loss {e.val_loss:.3f}  "
+            f"val accuracy {e.val_accuracy:6.1%}  rate {e.learning_rate:.0e}  {e.seconds:.1f} s{'  best' if best else ''}"
+        )
+
+    def to_csv(self) -> bytes:
+        """Return the bytes of history.csv."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([f.name for f in fields(Epoch)])
+        writer.writerows(astuple(epoch) for epoch in self.epochs)
+        return text.getvalue().encode()
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return plain values, for a checkpoint."""
+        return [asdict(epoch) for epoch in self.epochs]
+
+    @classmethod
+    def from_list(cls, rows: list[dict[str, Any]]) -> "History":
+        """Rebuild from plain values."""
+        return cls([Epoch(**row) for row in rows])

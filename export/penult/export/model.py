@@ -1,0 +1,152 @@
+"""The network that learns: a body that ends in the descriptor, a head on top, and a frozen beginning.
+
+Frozen means no gradient *and* BatchNorm in eval mode: of the three ways in use, only that normalises as serving does
+(research/learning.md). A test asserts that frozen parameters and buffers are bit-equal after training.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import nn
+
+from penult.export.architectures import Architecture
+from penult.export.errors import SettingsError
+from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
+
+_HEADS = ("fc.", "classifier.", "head.")
+
+
+class PenultNet(nn.Module):
+    """Body and head. forward(): float [N, 3, H, W] → (logits float [N, classes], descriptor float [N, length])."""
+
+    def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float) -> None:
+        """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers."""
+        super().__init__()
+        self.body = body
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(descriptor_length, classes))
+        self.descriptor_length = descriptor_length
+        self._frozen: list[nn.Module] = []
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the descriptor (before dropout) and the logits."""
+        descriptor = self.body(pixels)
+        return self.head(descriptor), descriptor
+
+    def freeze(self, modules: list[nn.Module]) -> None:
+        """Freeze these modules of the body, and no others."""
+        self._frozen = modules
+        self.requires_grad_(True)
+        for module in modules:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; frozen modules stay in eval mode, so that their running statistics cannot move."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+def build(architecture: Architecture, settings: TrainSettings, classes: int) -> PenultNet:
+    """Build the network with its weights loaded and nothing frozen; raise SettingsError if the weights do not fit."""
+    torch.manual_seed(settings.seed)
+    body = architecture.body()
+    if settings.weights != "none":
+        own = body.state_dict()
+        loaded = _matching(own, _load(architecture.name, settings.weights), settings.weights)
+        if settings.reinit:
+            kept = tuple(f"{path}." for stage in architecture.stages[: settings.freeze] for path in stage)
+            loaded = {key: value if key.startswith(kept) else own[key] for key, value in loaded.items()}
+        body.load_state_dict(loaded)
+    size = architecture.preprocess.crop
+    with torch.no_grad():
+        length = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    dropout = architecture.dropout if settings.dropout is None else settings.dropout
+    _set_dropout(body, dropout)
+    return PenultNet(body, length, classes, dropout)
+
+
+def stage_modules(net: PenultNet, architecture: Architecture) -> list[list[nn.Module]]:
+    """Return the modules of the five conv stages, then those of the hidden dense layers (maybe none)."""
+    return [
+        [net.body.get_submodule(path) for path in paths] for paths in (*architecture.stages, architecture.dense)
+    ]
+
+
+def freeze_stages(net: PenultNet, architecture: Architecture, count: int) -> None:
+    """Freeze the first `count` conv stages; FREEZE_ALL freezes the whole body, hidden dense layers too."""
+    stages = stage_modules(net, architecture)
+    net.freeze([net.body] if count >= FREEZE_ALL else [module for stage in stages[:count] for module in stage])
+
+
+def parameter_groups(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> list[dict[str, object]]:
+    """Return AdamW's groups: the head, the hidden dense layers, then stage 5 … 1 at ever lower rates."""
+    fresh = settings.reinit or settings.weights == "none"
+    groups: list[dict[str, object]] = [{"name": "head", "params": list(net.head.parameters()), "lr": settings.lr_head}]
+    *stages, dense = stage_modules(net, architecture)
+    top = settings.lr_head if fresh else settings.lr_backbone
+    decay = 1.0 if fresh else settings.lr_stage_decay
+    rates = [("dense", dense, top)]
+    rates += [(f"stage {n + 1}", stages[n], top * decay ** (ALL_STAGES - 1 - n)) for n in reversed(range(ALL_STAGES))]
+    for name, modules, rate in rates:
+        if learning := [p for module in modules for p in module.parameters() if p.requires_grad]:
+            groups.append({"name": name, "params": learning, "lr": rate})
+    return groups
+
+
+def _set_dropout(body: nn.Module, dropout: float) -> None:
+    """Use the same dropout before hidden dense layers (AlexNet, VGG) as before the head."""
+    for module in body.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def _load(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
+    """Return a state dict: torchvision's own, or a local file's; raise SettingsError."""
+    if weights in ("imagenet", "imagenet-v2"):
+        return _download(arch, weights)
+    if not Path(weights).is_file():
+        raise SettingsError("WEIGHTS", f"--weights {weights}: no such file; give a state-dict file, imagenet or none")
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {key.removeprefix("module.").removeprefix("body."): value for key, value in state.items()}
+    except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
+        raise SettingsError("WEIGHTS", f"--weights {weights}: not a state-dict file that torch can load safely") from error
+
+
+def _download(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
+    try:
+        choices = torchvision.models.get_model_weights(arch)
+        wanted = "IMAGENET1K_V2" if weights == "imagenet-v2" else "IMAGENET1K_V1"
+        state: Mapping[str, torch.Tensor] = choices[wanted].get_state_dict(progress=True, check_hash=True)
+        return state
+    except (ValueError, KeyError):
+        raise SettingsError("WEIGHTS", f"torchvision has no {weights} weights for {arch}; give a file, or none") from None
+    except (URLError, OSError, RuntimeError) as error:
+        raise SettingsError(
+            "WEIGHTS", f"the {arch} weights cannot be downloaded ({error}); download them elsewhere and give --weights FILE"
+        ) from error
+
+
+def _matching(
+    own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor], name: str
+) -> dict[str, torch.Tensor]:
+    """Return the body's part of `loaded`; what belongs to another head is left out, anything else missing refused."""
+    problems = _mismatches(own, loaded)
+    if first := next(problems, None):
+        raise SettingsError("WEIGHTS", f"--weights {name} are not weights of this --arch: {first}")
+    return {key: loaded.get(key, own[key]) for key in own}
+
+
+def _mismatches(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    # Weights from before PyTorch counted batches lack the counters, which eval mode does not use.
+    yield from (f"{key} is missing" for key in own if key not in loaded and not key.endswith("num_batches_tracked"))
+    yield from (f"{key} is not part of it" for key in loaded if key not in own and not key.startswith(_HEADS))
+    for key in own.keys() & loaded.keys():
+        if own[key].shape != loaded[key].shape:
+            yield f"{key} has shape {tuple(loaded[key].shape)}, not {tuple(own[key].shape)}"

@@ -1,0 +1,22 @@
+"""What a person sees while waiting. Everything goes to standard error, so that --json output stays clean."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Pass `items` on, drawing a bar with rate and remaining time; it is removed when done."""
+    quiet = not sys.stderr.isatty()
+    # Into a log file a bar is noise: there it starts after ten seconds, and then says so every ten.
+    pace = 10.0 if quiet else 0.1
+    return tqdm(items, desc=what, total=total, leave=False, mininterval=pace, delay=pace if quiet else 0, file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Print one line, above any bar."""
+    tqdm.write(line, file=sys.stderr)

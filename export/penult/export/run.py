@@ -1,0 +1,182 @@
+"""`penult train` from top to bottom: photos → network → ONNX → parity → SVM → metrics → bundle."""
+
+import importlib.metadata
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from penult.bundle import goldens, reader, writer
+from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest, check_model_name
+from penult.bundle.preprocess import crop_encoded
+from penult.bundle.scores import Floats
+from penult.export import architectures, svm
+from penult.export.checkpoint import Checkpoint
+from penult.export.convert import to_onnx
+from penult.export.data import Photo, Splits, load_splits
+from penult.export.errors import SettingsError
+from penult.export.evaluate import evaluate, fit_temperature
+from penult.export.finetune import FineTuner, Normalise
+from penult.export.history import History
+from penult.export.model import PenultNet, build
+from penult.export.parity import Parity, check_parity
+from penult.export.photos import Cache, PhotoReader
+from penult.export.progress import say
+from penult.export.report import report_files
+from penult.export.runtime import ExportedModel
+from penult.export.settings import TrainSettings
+
+_GOLDENS = 8
+_LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ends with: the published folder and the contents of metrics.json."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The exported model's outputs on one split: logits [N, classes], descriptors [N, length], labels [N]."""
+
+    logits: Floats
+    descriptors: Floats
+    labels: np.ndarray
+
+
+def train(settings: TrainSettings) -> Result:
+    """Learn from a folder of photos and publish a bundle; raise PenultError with one line on what to do."""
+    check_model_name(settings.out.resolve().name)
+    architecture = architectures.get(settings.arch)
+    device = _device(settings.device)
+    splits = load_splits(settings)
+    _introduce(settings, splits, device)
+    net = build(architecture, settings, len(splits.classes))
+    photos = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
+    checkpoint = settings.out / ".training" / "checkpoint.pt"
+    history = FineTuner(net, architecture, settings, splits, photos, device).run(checkpoint)
+    net = net.to(device="cpu", memory_format=torch.contiguous_format).eval()
+    result = _publish(settings, splits, net, photos, history)
+    if settings.save_weights:
+        save_weights(net, settings.save_weights)
+    Checkpoint(checkpoint, settings, splits.sha256).remove()
+    return result
+
+
+def save_weights(net: PenultNet, path: Path) -> None:
+    """Write a state dict that `--weights FILE` takes, with torchvision's names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {f"head.{key}": value for key, value in net.head.state_dict().items()}
+    torch.save(net.body.state_dict() | head, path)
+
+
+def _introduce(settings: TrainSettings, splits: Splits, device: torch.device) -> None:
+    counts = splits.counts()
+    say(
+        f"{len(splits.classes)} classes; {counts['train']} photos to learn from, {counts['val']} to validate, "
+        f"{counts['test']} to test; {settings.arch} on {device.type}"
+    )
+    for note in splits.notes:
+        say(f"note: {note}")
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _publish(
+    settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader, history: History
+) -> Result:
+    """Export, check, fit the SVM, measure, and write the bundle."""
+    draft = Manifest(
+        architecture=settings.arch,
+        classes=splits.classes,
+        preprocess=photos.spec,
+        descriptor_length=net.descriptor_length,
+        default_scorer=DENSE,
+        temperatures={},
+        libraries=_libraries(),
+        training={"settings": settings.as_json(), "data_sha256": splits.sha256, "photos": splits.counts()},
+    )
+    say("exporting to ONNX")
+    onnx = to_onnx(net, draft)
+    exported = ExportedModel(onnx, draft)
+    parity = check_parity(net, Normalise(photos.spec), exported, photos.crops(splits.val, "comparing with ONNX"))
+    say(f"parity: {parity.photos} photos, all labels identical, values within {_worst(parity):.0e} of the largest")
+    measured = {
+        part: _Measured(*exported.run_all(photos.crops(getattr(splits, part), f"describing {part} photos")))
+        for part in ("train", "val", "test")
+    }
+    fitted = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed)
+    manifest, metrics = _measure(draft, splits, measured, fitted, parity)
+    files = {
+        MODEL_NAME: onnx,
+        SVM_NAME: fitted.to_bytes(),
+        GOLDEN_NAME: _make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
+        "history.csv": history.to_csv(),
+        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
+    }
+    # The report reads the manifest, so it must know which files there will be.
+    listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
+    files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
+    folder = writer.publish(settings.out, manifest, files)
+    bundle = reader.read_bundle(settings.out, int(folder.name))
+    goldens.replay(bundle.goldens, bundle.manifest, ExportedModel(bundle.onnx, manifest).run, fitted.scores)
+    return Result(folder, metrics)
+
+
+def _measure(
+    draft: Manifest, splits: Splits, measured: dict[str, _Measured], fitted: svm.FittedSvm, parity: Parity
+) -> tuple[Manifest, dict[str, Any]]:
+    """Calibrate and choose the scorer on validation photos, then measure both scorers on every split."""
+    scores = {
+        part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()
+    }
+    temperatures = {name: fit_temperature(s, measured["val"].labels) for name, s in scores["val"].items()}
+    metrics: dict[str, Any] = {
+        part: {
+            name: evaluate(s, measured[part].labels, splits.classes, temperatures[name])
+            for name, s in scores[part].items()
+        }
+        for part in ("test", "val", "train")
+    }
+    val = metrics["val"]
+    default = SVM if val[SVM]["accuracy"] > val[DENSE]["accuracy"] else DENSE
+    metrics |= {
+        "default_scorer": default,
+        "parity": asdict(parity),
+        "svm": fitted.as_json(),
+        "goldens": min(_GOLDENS, len(splits.val)),
+        "notes": list(splits.notes),
+    }
+    return replace(draft, default_scorer=default, temperatures=temperatures), metrics
+
+
+def _make_goldens(
+    manifest: Manifest, photos: tuple[Photo, ...], measured: _Measured, exported: ExportedModel, fitted: svm.FittedSvm
+) -> goldens.Goldens:
+    """Choose validation photos that are clear cases, and record the answers of the exported model."""
+    rows = goldens.choose(measured.logits, measured.labels.tolist(), _GOLDENS)
+    images = tuple(photos[row].read() for row in rows)
+    crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
+    logits, descriptor = exported.run(crops)
+    return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
+
+
+def _worst(parity: Parity) -> float:
+    worst = max(parity.logits_difference, parity.descriptor_difference)
+    return 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
+
+
+def _libraries() -> dict[str, str]:
+    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    return {name: installed[name] for name in (*_LIBRARIES, "penult") if name in installed}

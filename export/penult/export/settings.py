@@ -1,0 +1,144 @@
+"""The options of `penult train`, checked once. Light to import: the command line shows help without loading torch."""
+
+import argparse
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from penult.export.errors import SettingsError
+
+ALL_STAGES = 5
+# What `--freeze all` means: the five conv stages and the hidden dense layers; only the head learns.
+FREEZE_ALL = ALL_STAGES + 1
+AUGMENTATIONS = ("photo", "gentle", "none")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run. Rates are AdamW's; patience counts epochs; fractions are of the photos left for training."""
+
+    data: Path
+    out: Path
+    arch: str = "resnet18"
+    weights: str = "imagenet"
+    freeze: int = 3
+    reinit: bool = False
+    epochs: int = 30
+    head_epochs: int = 40
+    seed: int = 0
+    val: str = "0.15"
+    test: str = "0.15"
+    device: str = "auto"
+    resume: bool = False
+    batch_size: int = 32
+    lr_head: float = 1e-3
+    lr_backbone: float = 1e-4
+    lr_stage_decay: float = 0.3
+    lr_factor: float = 0.3
+    lr_patience: int = 3
+    stop_patience: int = 10
+    weight_decay: float = 1e-2
+    dropout: float | None = None
+    augment: str = "photo"
+    cache_mb: int = 2048
+    save_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, each with what to change."""
+        if self.stop_patience <= 2 * (self.lr_patience + 1):
+            raise SettingsError(
+                "PATIENCE",
+                f"--stop-patience {self.stop_patience} would stop before a lower learning rate could help; it must be "
+                f"more than 2 x (--lr-patience + 1) = {2 * (self.lr_patience + 1)}",
+            )
+        if self.weights == "none" and self.freeze:
+            raise SettingsError("FREEZE", "--weights none starts at random, and random layers must learn: add --freeze 0")
+        if self.reinit and self.freeze == FREEZE_ALL:
+            raise SettingsError("FREEZE", "--reinit restarts what is not frozen, and --freeze all freezes everything")
+        if min(self.epochs, self.head_epochs, self.batch_size) < 1:
+            raise SettingsError("EPOCHS", "--epochs, --head-epochs and --batch-size must be at least 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
+
+    def as_json(self) -> dict[str, object]:
+        """Return the values that a manifest records: no path of this machine."""
+        local = {"data", "out", "resume", "device", "cache_mb", "save_weights"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
+        values["weights"] = Path(self.weights).name
+        return values | {name: Path(str(values[name])).name for name in ("val", "test")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `penult train`."""
+    default = {f.name: f.default for f in fields(TrainSettings)}
+    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of class/photo, or with train/ [val/ test/]")
+    parser.add_argument("--out", type=Path, metavar="MODEL", help="models/NAME (default: models/ and DATA's own name)")
+
+    learn = parser.add_argument_group("what to start from")
+    learn.add_argument("--arch", default=default["arch"], help="the network; an unknown name lists them (%(default)s)")
+    learn.add_argument(
+        "--weights", default=default["weights"], metavar="imagenet|FILE|none",
+        help="torchvision's ImageNet weights, a state-dict file, or a random start (%(default)s)",
+    )  # fmt: skip
+    learn.add_argument(
+        "--freeze", type=_freeze, default=default["freeze"], metavar="0..5|all",
+        help="conv stages, from the input, that keep their weights and statistics (%(default)s)",
+    )  # fmt: skip
+    learn.add_argument("--reinit", action="store_true", help="start what is not frozen at random (default: continue)")
+    learn.add_argument("--resume", action="store_true", help="go on with a run that was cut off, if there is one")
+
+    split = parser.add_argument_group("photos")
+    split.add_argument(
+        "--val", default=default["val"], metavar="DIR|FRACTION",
+        help="photos that decide rates and stopping; DATA/val wins over a fraction (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--test", default=default["test"], metavar="DIR|FRACTION",
+        help="photos that only the final report sees; DATA/test wins over a fraction (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--augment", choices=AUGMENTATIONS, default=default["augment"],
+        help="photo: random crops and mirroring; gentle: small turns and shifts, never mirrored (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--cache-mb", type=int, default=default["cache_mb"], help="memory for decoded photos, MiB (%(default)s)"
+    )
+
+    fit = parser.add_argument_group("learning")
+    for name, unit, kind in (
+        ("epochs", "most epochs over all layers that learn", int),
+        ("head_epochs", "most epochs of the head alone, on cached descriptors", int),
+        ("batch_size", "photos per step", int),
+        ("lr_head", "learning rate of the head", float),
+        ("lr_backbone", "learning rate of the last conv stage", float),
+        ("lr_stage_decay", "times this per stage towards the input", float),
+        ("lr_factor", "times this when validation loss stalls", float),
+        ("lr_patience", "epochs without a better validation loss before that", int),
+        ("stop_patience", "epochs without a better validation loss before stopping", int),
+        ("weight_decay", "AdamW's weight decay", float),
+        ("seed", "decides splits, order, augmentation and dropout", int),
+    ):
+        flag = "--" + name.replace("_", "-")
+        fit.add_argument(flag, type=kind, default=default[name], help=f"{unit} (%(default)s)")
+    fit.add_argument("--dropout", type=float, help="before the dense layers (default: 0.2; 0.5 for alexnet and vgg16)")
+    fit.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to learn (%(default)s)")
+    fit.add_argument("--save-weights", type=Path, metavar="FILE", help="also write the network's state dict")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
+    """Turn parsed options into settings; raise SettingsError."""
+    values = {f.name: getattr(arguments, f.name) for f in fields(TrainSettings)}
+    if values["out"] is None:
+        values["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model")
+    if values["weights"] == "none" and arguments.freeze == TrainSettings.freeze:
+        values["freeze"] = 0  # the default only makes sense with weights; an explicit --freeze is refused above
+    return TrainSettings(**values)
+
+
+def _freeze(text: str) -> int:
+    if text == "all":
+        return FREEZE_ALL
+    if text in map(str, range(ALL_STAGES + 1)):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not 0, 1, 2, 3, 4, 5 or all")
