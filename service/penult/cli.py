@@ -1,0 +1,228 @@
+"""The command line: verbs only. What a verb needs is imported when it runs, so that --help is quick everywhere."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_EXTRAS = {
+    "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
+    "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
+    "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
+    "grpc_reflection": "serve,cpu", "sklearn": "serve,cpu",
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0, 1 (it failed, with one line why) or 2 (the command line is wrong)."""
+    arguments = _parse(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 1
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return _fail(f"penult {arguments.verb} needs {error.name}: pip install 'penult[{extra}]'")
+    except Exception as error:
+        # The error trees of the rooms below all carry a one-line message; anything else is a bug and shows itself.
+        message = getattr(error, "message", None)
+        if message is None:
+            raise
+        return _fail(message)
+
+
+def _fail(line: str) -> int:
+    print(f"penult: {line}", file=sys.stderr)
+    return 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="penult", description="The layer before last, served: labelled photos to answers over gRPC."
+    )
+    parser.add_argument("--version", action="version", version=f"penult {importlib.metadata.version('penult')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    wanted = (list(sys.argv[1:] if argv is None else argv) or [""])[0]
+    for name, (help_, add_arguments, run) in _VERBS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_)
+        verb.set_defaults(run=run)
+        if name == wanted:  # only this verb's options are needed, and some come from its own room
+            add_arguments(verb)
+    return parser.parse_args(argv)
+
+
+# -- train, check, serve ---------------------------------------------------------------------------------------------------
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.export.settings import add_arguments
+
+    add_arguments(parser)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from penult.export.settings import from_arguments
+
+    settings = from_arguments(arguments)
+    print("loading PyTorch", file=sys.stderr)
+    from penult.export.run import train
+
+    result = train(settings)
+    test = result.metrics["test"]
+    if arguments.json:
+        print(json.dumps({"bundle": str(result.folder), "default_scorer": result.metrics["default_scorer"], "test": test}))
+        return 0
+    rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
+            for name, m in test.items()]  # fmt: skip
+    _print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
+    print(f"on {test['dense']['photos']} test photos; default scorer: {result.metrics['default_scorer']}")
+    print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
+    return 0
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME")
+    parser.add_argument("--version", type=int, metavar="V", help="which version (default: the newest)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to replay the goldens")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from penult.bundle.errors import BundleError
+    from penult.bundle.reader import read_bundle
+    from penult.service.repository import load
+
+    try:
+        model = load(read_bundle(arguments.model, arguments.version), arguments.device)
+    except BundleError as error:
+        if arguments.json:
+            print(json.dumps({"ok": False, "reason": error.reason, "message": error.message}))
+            return 1
+        return _fail(f"{error.message} ({error.reason})")
+    facts = {
+        "ok": True, "model": model.name, "version": model.version, "fingerprint": model.fingerprint, "signed": False,
+        "provider": model.session.provider, "golden_difference": model.golden_difference,
+    }  # fmt: skip
+    if arguments.json:
+        print(json.dumps(facts))
+        return 0
+    print(f"{model.name} version {model.version}: good. All digests match; goldens replayed on {model.session.provider}, "
+          f"labels identical, values within {model.golden_difference:.0e}. Not signed.")  # fmt: skip
+    return 0
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.service.config import add_arguments
+
+    add_arguments(parser)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from penult.service.config import from_arguments
+
+    config = from_arguments(arguments)
+    from penult.service.server import serve
+
+    return serve(config)
+
+
+# -- classify, describe ----------------------------------------------------------------------------------------------------
+
+
+def _describe_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
+
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files: JPEG, PNG or WebP")
+    parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
+    parser.add_argument("--version", type=int, default=0, metavar="V", help="which version (default: the newest)")
+    target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
+    parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def _classify_arguments(parser: argparse.ArgumentParser) -> None:
+    _describe_arguments(parser)
+    parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from penult.client import Client, ItemFailure
+
+    with Client(arguments.target, arguments.timeout) as client:
+        answer = client.classify(
+            arguments.images, model=arguments.model, version=arguments.version, scorer=arguments.scorer,
+            top_k=arguments.top,
+        )  # fmt: skip
+    rows, values = [], []
+    for image, r in zip(arguments.images, answer.results, strict=True):
+        if isinstance(r, ItemFailure):
+            rows.append([image, r.code, "", r.message])
+            values.append(_failed(image, r))
+            continue
+        rows.append([image, r.label, f"{r.probability:.1%}", f"{r.score:.2f}"])
+        classes = [vars(scored) for scored in r.classes]
+        values.append(
+            {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
+        )
+    return _show(arguments, answer, ["image", "label", "probability", "score"], rows, values, scorer=answer.scorer)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from penult.client import Client, ItemFailure
+
+    with Client(arguments.target, arguments.timeout) as client:
+        answer = client.describe(arguments.images, model=arguments.model, version=arguments.version)
+    rows, values = [], []
+    for image, r in zip(arguments.images, answer.results, strict=True):
+        if isinstance(r, ItemFailure):
+            rows.append([image, r.code, r.message])
+            values.append(_failed(image, r))
+            continue
+        start = " ".join(f"{number:.3f}" for number in r[:6])
+        rows.append([image, str(len(r)), f"{start} …"])
+        values.append({"image": image, "descriptor": r.tolist()})
+    return _show(arguments, answer, ["image", "numbers", "descriptor"], rows, values, fingerprint=answer.fingerprint)
+
+
+def _failed(image: str, failure: Any) -> dict[str, Any]:
+    return {"image": image, "error": {"code": failure.code, "reason": failure.reason, "message": failure.message}}
+
+
+def _show(
+    arguments: argparse.Namespace, answer: Any, header: list[str], rows: list[list[str]], values: list[Any], **more: str
+) -> int:
+    """Print a table, or JSON for scripts; return 1 if any photo failed."""
+    if arguments.json:
+        print(json.dumps({"model": answer.model, "version": answer.version, **more, "results": values}))
+    else:
+        _print_table(header, rows)
+        print(f"model {answer.model or '?'} version {answer.version}" + "".join(f", {k} {v}" for k, v in more.items()))
+    return 1 if any("error" in value for value in values) else 0
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "train": ("Fine-tune on a folder of labelled photos and publish a checked bundle.", _train_arguments, _train),
+    "check": ("Check a bundle: digests, formats, golden answers.", _check_arguments, _check),
+    "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
+    "classify": ("Name photos with a running server.", _classify_arguments, _classify),
+    "describe": ("Print the descriptors of photos from a running server.", _describe_arguments, _describe),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

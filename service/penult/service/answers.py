@@ -1,0 +1,52 @@
+"""What the pipeline answers, in plain values: no protobuf above or below this line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from penult.bundle.errors import PenultError
+from penult.bundle.scores import Floats, softmax
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One class with its score and calibrated probability."""
+
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One photo's classes, best first, and its descriptor, float32 [length]."""
+
+    classes: tuple[Scored, ...]
+    descriptor: Floats
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds: the longest of the request's photos in each stage, and the whole."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+    score: float = 0.0
+    total: float = 0.0
+
+
+# One outcome per photo, in request order.
+Outcome = Answer | PenultError
+
+
+def rank(scores: Floats, classes: Sequence[str], temperature: float, top_k: int) -> list[tuple[Scored, ...]]:
+    """Return, per row of scores [N, classes], the `top_k` best classes."""
+    probabilities = softmax(scores, temperature)
+    # Stable, so that the first class is argmax also where scores tie.
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    return [
+        tuple(Scored(classes[c], float(scores[row, c]), float(probabilities[row, c])) for c in columns)
+        for row, columns in enumerate(order)
+    ]

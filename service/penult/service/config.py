@@ -1,0 +1,134 @@
+"""The service's settings: one frozen dataclass, filled from flags, PENULT_* variables and a TOML file, in that order.
+
+A setting `image_max_bytes` is the flag --image-max-bytes, the variable PENULT_IMAGE_MAX_BYTES and the TOML key
+`image_max_bytes`. Names carry their unit, except where DESIGN.md fixes a flag (--drain-lead, --grace: seconds).
+"""
+
+import argparse
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from penult.bundle.errors import PenultError
+from penult.bundle.guards import ImageLimits
+
+_ENVIRONMENT_PREFIX = "PENULT_"
+
+
+class ConfigError(PenultError):
+    """A setting cannot work."""
+
+
+def _setting(default: Any, help_: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help_, "choices": choices})
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Everything that can be set. Sizes are bytes, times seconds, queues images."""
+
+    models: Path = _setting(Path("models"), "the model repository: a folder of NAME/VERSION/")
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
+    port: int = _setting(50051, "gRPC port; 0 picks a free one")
+    metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
+    device: str = _setting("auto", "cuda fails at start where CUDA does not work", ("auto", "cuda", "cpu"))
+    threads: int = _setting(0, "CPU threads for decoding, and again for the model; 0: one per core")
+    batch_max_images: int = _setting(0, "most images per model run; 0: 8 on CPU, 32 on CUDA")
+    queue_max_images: int = _setting(512, "images accepted and not yet answered; above that: RESOURCE_EXHAUSTED")
+    request_max_images: int = _setting(256, "images per request")
+    message_max_bytes: int = _setting(64 << 20, "bytes per message, both ways")
+    image_max_bytes: int = _setting(8 << 20, "bytes per encoded image")
+    image_max_pixels: int = _setting(50_000_000, "pixels per image")
+    image_max_side: int = _setting(16_384, "pixels per side of an image")
+    image_max_scans: int = _setting(64, "scans of a progressive JPEG")
+    decode_max_pixels: int = _setting(100_000_000, "pixels being decoded at one time")
+    reflection: str = _setting("auto", "gRPC reflection; auto: on loopback only", ("auto", "on", "off"))
+    drain_lead: float = _setting(5.0, "seconds of serving on after SIGTERM, while NOT_SERVING")
+    grace: float = _setting(20.0, "seconds after that for accepted requests to finish")
+    log_level: str = _setting("info", "least severe log lines", ("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work; raise ConfigError."""
+        positive = [f.name for f in fields(self) if f.name.endswith(("_bytes", "_pixels", "_side", "_scans"))]
+        for name in [*positive, "queue_max_images", "request_max_images"]:
+            if getattr(self, name) < 1:
+                raise ConfigError("CONFIG", f"{_flag(name)} must be at least 1")
+        for name in ("port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigError("CONFIG", f"{_flag(name)} must be a port, 0 to 65535")
+        for name in ("drain_lead", "grace", "threads", "batch_max_images"):
+            if getattr(self, name) < 0:
+                raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The limits that the decoder keeps."""
+        return ImageLimits(self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans)
+
+    @property
+    def has_reflection(self) -> bool:
+        """Whether clients may ask for the API's description."""
+        return self.is_loopback if self.reflection == "auto" else self.reflection == "on"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def cpu_threads(self) -> int:
+        """Threads to use: as set, else one per core that this process may run on."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag per setting, and --config."""
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a TOML file")
+    for f in fields(ServeConfig):
+        parser.add_argument(
+            _flag(f.name), dest=f.name, default=argparse.SUPPRESS, choices=f.metadata["choices"],
+            type=_reader(f.default), help=f"{f.metadata['help']} ({f.default})",
+        )  # fmt: skip
+
+
+def from_arguments(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> ServeConfig:
+    """Merge flags, environment and file, in falling precedence; raise ConfigError."""
+    defaults = {f.name: f for f in fields(ServeConfig)}
+    given: dict[str, Any] = _from_file(arguments.config) if arguments.config else {}
+    given |= {n: environment[_ENVIRONMENT_PREFIX + n.upper()] for n in defaults if _ENVIRONMENT_PREFIX + n.upper() in environment}
+    given |= {name: value for name, value in vars(arguments).items() if name in defaults}
+    if unknown := sorted(set(given) - set(defaults)):
+        raise ConfigError("CONFIG", f"{arguments.config}: unknown setting {unknown[0]!r}; see penult serve --help")
+    return ServeConfig(**{name: _convert(name, value, defaults[name]) for name, value in given.items()})
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError("CONFIG", f"--config {path}: {error}") from error
+
+
+def _convert(name: str, value: Any, f: Any) -> Any:
+    try:
+        converted = _reader(f.default)(value)
+    except (TypeError, ValueError):
+        raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not {_reader(f.default).__name__}") from None
+    if f.metadata["choices"] and converted not in f.metadata["choices"]:
+        raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not one of {', '.join(f.metadata['choices'])}")
+    return converted
+
+
+def _reader(default: Any) -> type:
+    return Path if isinstance(default, Path) else type(default)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

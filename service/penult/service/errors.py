@@ -1,0 +1,72 @@
+"""What can go wrong with a request, and the one table from that to gRPC's codes.
+
+PenultError (penult.bundle.errors)
+├── ImageError           one photo is unusable                      INVALID_ARGUMENT
+└── ServiceError
+    ├── InvalidRequest   the request cannot be right                INVALID_ARGUMENT
+    ├── NotFound         no such model or version                   NOT_FOUND
+    ├── LacksScorer      the model has no such scorer               FAILED_PRECONDITION
+    ├── OtherModel       a descriptor of another model              FAILED_PRECONDITION
+    ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
+    ├── NotReady         loading or draining                        UNAVAILABLE
+    └── BadOutput        the model gave no finite numbers           INTERNAL
+
+Anything else that is raised is a bug: INTERNAL with an id, details in the log only.
+"""
+
+import grpc
+
+from penult.bundle.errors import ImageError, PenultError
+
+
+class ServiceError(PenultError):
+    """A request has no answer. `retry_after_ms` hints when asking again makes sense."""
+
+    def __init__(self, reason: str, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidRequest(ServiceError):
+    """The request cannot be right."""
+
+
+class NotFound(ServiceError):
+    """No such model or version."""
+
+
+class LacksScorer(ServiceError):
+    """The model has no such scorer."""
+
+
+class OtherModel(ServiceError):
+    """A descriptor was made by another model."""
+
+
+class Overloaded(ServiceError):
+    """The queue is full."""
+
+
+class NotReady(ServiceError):
+    """Loading or draining."""
+
+
+class BadOutput(ServiceError):
+    """The model gave no finite numbers."""
+
+
+CODES: dict[type[PenultError], grpc.StatusCode] = {
+    ImageError: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    LacksScorer: grpc.StatusCode.FAILED_PRECONDITION,
+    OtherModel: grpc.StatusCode.FAILED_PRECONDITION,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
+    BadOutput: grpc.StatusCode.INTERNAL,
+}
+
+
+def code_of(error: PenultError) -> grpc.StatusCode:
+    """Return the gRPC code of an error."""
+    return CODES.get(type(error), grpc.StatusCode.INTERNAL)

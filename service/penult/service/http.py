@@ -1,0 +1,67 @@
+"""The metrics port: /metrics, /livez and /readyz, over HTTP, on the server's own event loop.
+
+On the same loop on purpose: where the loop hangs, the liveness probe must fail.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from penult.service.config import ConfigError
+from penult.service.metrics import Metrics
+
+
+class HttpServer:
+    """Serves the probes and the metrics."""
+
+    def __init__(self, host: str, port: int, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+        """Bind the port; raise ConfigError if that fails."""
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise ConfigError(
+                "PORT", f"port {port} on {host} cannot be used ({error.strerror}); choose another with --metrics-port"
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        app = Starlette(routes=_routes(metrics, is_ready))
+        self._server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not (self._server.started or self._task.done()):
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """Stop answering."""
+        self._server.should_exit = True
+        await self._task
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the gRPC server's drain."""
+        yield
+
+
+def _routes(metrics: Metrics, is_ready: Callable[[], bool]) -> list[Route]:
+    async def scrape(request: Request) -> Response:
+        body, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    async def livez(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        return PlainTextResponse("ready\n") if is_ready() else PlainTextResponse("not ready\n", status_code=503)
+
+    return [Route("/metrics", scrape), Route("/livez", livez), Route("/readyz", readyz)]

@@ -1,0 +1,125 @@
+"""Around every RPC of our own services: parsing, error mapping, request ids and metrics.
+
+Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNOWN and the exception's text
+(research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from penult.bundle.errors import PenultError
+from penult.service.errors import InvalidRequest, ServiceError, code_of
+from penult.service.metrics import Metrics
+
+log = logging.getLogger("penult.rpc")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
+_REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps the methods of the services named; health and reflection pass untouched."""
+
+    def __init__(self, services: tuple[str, ...], metrics: Metrics) -> None:
+        """Wrap methods whose path starts with /SERVICE/."""
+        self._prefixes, self._metrics = tuple(f"/{service}/" for service in services), metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._prefixes):
+            return handler
+        method = handler_call_details.method.rpartition("/")[2]
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(handler, method), response_serializer=handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(handler, method), response_serializer=handler.response_serializer
+        )
+
+    def _unary(self, handler: Handler, method: str) -> Callable[[bytes, Context], Awaitable[Any]]:
+        async def call(data: bytes, context: Context) -> Any:
+            rpc = _Rpc(method, context, self._metrics)
+            try:
+                response = await handler.unary_unary(_parse(handler, data), context)
+            except BaseException as error:
+                await rpc.fail(error)
+            rpc.succeed(response)
+            return response
+
+        return call
+
+    def _streaming(self, handler: Handler, method: str) -> Callable[..., AsyncIterator[Any]]:
+        async def call(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            rpc = _Rpc(method, context, self._metrics)
+            response = None
+            try:
+                async for response in handler.stream_stream(_parse_all(handler, parts), context):
+                    yield response
+            except BaseException as error:
+                await rpc.fail(error)
+            rpc.succeed(response)
+
+        return call
+
+
+class _Rpc:
+    """One call, from its first byte to its status."""
+
+    def __init__(self, method: str, context: Context, metrics: Metrics) -> None:
+        self._method, self._context, self._metrics = method, context, metrics
+        self._id = uuid.uuid4().hex[:16]
+        self._started = time.perf_counter()
+
+    def succeed(self, response: Any) -> None:
+        """Count an answer under the model that gave it."""
+        self._context.set_trailing_metadata(((_REQUEST_ID, self._id),))
+        version = getattr(response, "model", None)
+        # Only answers name a ModelVersion there; GetModel's `model` is a description.
+        name, number = (version.name, str(version.version)) if hasattr(version, "fingerprint") else ("", "")
+        self._count(name, number, "OK")
+
+    async def fail(self, error: BaseException) -> NoReturn:
+        """Count and answer an error; cancellation and the server's own exits pass through."""
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            expired = (self._context.time_remaining() or 1) <= 0
+            self._metrics.dropped.labels("deadline" if expired else "cancelled").inc()
+            self._count("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
+            raise error
+        if not isinstance(error, PenultError):
+            log.exception("request %s of %s failed", self._id, self._method, exc_info=error)
+            error = ServiceError("INTERNAL", f"internal error; the server's log has it under request {self._id}")
+        code = code_of(error)
+        self._count("", "", code.name)
+        trailing = [(_REQUEST_ID, self._id), (_REASON, error.reason)]
+        if isinstance(error, ServiceError) and error.retry_after_ms is not None:
+            trailing.append((_RETRY, str(error.retry_after_ms)))
+        await self._context.abort(code, error.message, tuple(trailing))
+
+    def _count(self, model: str, version: str, code: str) -> None:
+        self._metrics.requests.labels(model, version, self._method, code).inc()
+        self._metrics.request_seconds.labels(self._method).observe(time.perf_counter() - self._started)
+
+
+def _parse(handler: Handler, data: bytes) -> Any:
+    try:
+        return handler.request_deserializer(data)
+    except Exception as error:  # protobuf's DecodeError, and UnicodeDecodeError from some of its backends
+        raise InvalidRequest("MESSAGE_MALFORMED", "the message is not a valid protobuf of this method") from error
+
+
+async def _parse_all(handler: Handler, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in parts:
+        yield _parse(handler, data)

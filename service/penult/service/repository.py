@@ -1,0 +1,125 @@
+"""The models being served: read, checked and warmed before anyone can ask them."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from penult.bundle import goldens
+from penult.bundle.errors import BundleError
+from penult.bundle.manifest import SVM, Manifest
+from penult.bundle.reader import Bundle, read_bundle, versions
+from penult.service.errors import NotFound, NotReady
+from penult.service.scorer import Score, load_scorer
+from penult.service.session import CPU, Session
+
+log = logging.getLogger("penult.repository")
+
+# Other arithmetic (TF32, fused kernels) on other devices: wider, with labels still identical.
+DEVICE_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A bundle that passed every check, loaded on its device."""
+
+    name: str
+    version: int
+    fingerprint: str
+    manifest: Manifest
+    session: Session
+    svm: Score | None
+    golden_difference: float
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that can be asked for."""
+        return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
+
+
+def load(bundle: Bundle, device: str) -> ServedModel:
+    """Load a bundle on a device and replay its goldens there; raise BundleError, or ConfigError for the device."""
+    manifest = bundle.manifest
+    session = Session(bundle.onnx, manifest, device)
+    svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
+    tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
+    difference = goldens.replay(bundle.goldens, manifest, session.run, svm, tolerance)
+    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference)
+
+
+def warm(model: ServedModel, most_images: int) -> None:
+    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory should show now."""
+    crop = model.manifest.preprocess.crop
+    for size in {*(2**n for n in range(most_images.bit_length())), most_images}:
+        model.session.run(np.zeros((size, crop, crop, 3), dtype=np.uint8))
+
+
+class Repository:
+    """The folder of models, and what of it is loaded."""
+
+    def __init__(self, root: Path, device: str, on_refused: Callable[[], None]) -> None:
+        """Load nothing yet."""
+        self._root, self._device, self._on_refused = root, device, on_refused
+        self._models: dict[str, ServedModel] = {}
+
+    def load_all(self, batch_limit: Callable[[str], int]) -> list[ServedModel]:
+        """Load the newest good version of every model; raise BundleError if there is none at all.
+
+        `batch_limit` tells the most images per run on a provider; up to that many are warmed.
+        """
+        if not self._root.is_dir():
+            raise BundleError("MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models")
+        folders = sorted(f for f in self._root.iterdir() if f.is_dir() and versions(f))
+        if not folders:
+            raise BundleError(
+                "MODELS_EMPTY", f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
+            )
+        models = [model for folder in folders if (model := self._newest_good(folder, batch_limit))]
+        if not models:
+            raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
+        self._models = {model.name: model for model in models}
+        return models
+
+    def get(self, name: str, version: int) -> ServedModel:
+        """Return a model; "" stands for the only one, 0 for the newest version. Raises NotFound, NotReady."""
+        if not self._models:
+            raise NotReady("LOADING", "the models are still loading; try again soon", retry_after_ms=1000)
+        served = ", ".join(self._models)
+        if not name and len(self._models) > 1:
+            raise NotFound("MODEL_UNNAMED", f"several models are served; name one of {served}")
+        model = self._models.get(name) if name else next(iter(self._models.values()))
+        if model is None:
+            raise NotFound("MODEL_UNKNOWN", f"no such model is served; there is {served}")
+        if version not in (0, model.version):
+            raise NotFound("VERSION_UNKNOWN", f"of {model.name}, version {model.version} is served and no other")
+        return model
+
+    def all(self) -> list[ServedModel]:
+        """Return every model, by name."""
+        return list(self._models.values())
+
+    def _newest_good(self, folder: Path, batch_limit: Callable[[str], int]) -> ServedModel | None:
+        for version in reversed(versions(folder)):
+            try:
+                started = time.perf_counter()
+                model = load(read_bundle(folder, version), self._device)
+                warm(model, batch_limit(model.session.provider))
+            except BundleError as error:
+                log.error("refused %s version %d: %s (%s)", folder.name, version, error.message, error.reason)
+                self._on_refused()
+            else:
+                _announce(model, time.perf_counter() - started)
+                return model
+        return None
+
+
+def _announce(model: ServedModel, seconds: float) -> None:
+    log.info(
+        "loaded %s version %d in %.1f s: %s on %s, %d classes, goldens within %.0e",
+        model.name, model.version, seconds, model.manifest.architecture, model.session.provider,
+        len(model.manifest.classes), model.golden_difference,
+    )  # fmt: skip
+    log.warning("%s version %d is not signed: nothing vouches for where it comes from", model.name, model.version)

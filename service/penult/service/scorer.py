@@ -1,0 +1,138 @@
+"""The one place that knows scikit-learn's pickles: descriptors in, decision values out.
+
+A pickle is code, so it is opened by an unpickler that knows a short list of names (research/reliability.md, section
+2). For the usual pipeline (normalise or standardise, then a linear SVM) even those names stand for empty shells that
+only hold the arrays: scikit-learn is never imported then, which takes seconds off the start, and the scores are one
+matrix product. The goldens, made with scikit-learn itself, prove at load that they are the same.
+"""
+
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from penult.bundle.errors import BundleError
+from penult.bundle.scores import Floats, as_columns
+
+Score = Callable[[Floats], Floats]
+
+_NUMPY = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+_ESTIMATORS = {
+    ("sklearn.pipeline", "Pipeline"),
+    ("sklearn.preprocessing._data", "Normalizer"),
+    ("sklearn.preprocessing._data", "StandardScaler"),
+    ("sklearn.svm._classes", "LinearSVC"),
+    ("sklearn.svm._classes", "SVC"),
+}
+
+
+class _Shell:
+    """Stands for an estimator: keeps its attributes and does nothing."""
+
+    kind = ""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows NumPy's three reconstruction functions and the estimators above; refuses every other name."""
+
+    def __init__(self, data: bytes, as_shells: bool) -> None:
+        super().__init__(io.BytesIO(data))
+        self._as_shells = as_shells
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _NUMPY:
+            return super().find_class(module, name)
+        if (module, name) in _ESTIMATORS:
+            return type(name, (_Shell,), {"kind": name}) if self._as_shells else super().find_class(module, name)
+        raise BundleError("SVM_FORBIDDEN", f"svm.pkl refers to {module}.{name}, which no SVM needs; it is not opened")
+
+
+def load_scorer(data: bytes, descriptor_length: int, classes: int) -> Score:
+    """Return a function from descriptors float32 [N, descriptor_length] to decision values float32 [N, classes].
+
+    Raises BundleError for a pickle that holds anything but a fitted SVM of these sizes.
+    """
+    shell = _open(data, as_shells=True)
+    linear = _linear(shell)
+    score = linear if linear else _from_estimator(_open(data, as_shells=False))
+    _probe(score, descriptor_length, classes)
+    return score
+
+
+def _open(data: bytes, as_shells: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scikit-learn only warns of a version that cannot read the pickle right
+            return _Unpickler(data, as_shells).load()
+    except BundleError:
+        raise
+    except Warning as warning:
+        raise BundleError("SVM_VERSION", f"svm.pkl was made with another scikit-learn: {warning}") from warning
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise BundleError("SVM_INVALID", "svm.pkl cannot be read; restore the bundle, or fit the SVM again") from error
+
+
+def _linear(shell: Any) -> Score | None:
+    """Return the scores of normalise/standardise + LinearSVC as one matrix product; None for any other pipeline."""
+    steps = [step for _, step in getattr(shell, "steps", [("svm", shell)])]
+    if not steps or getattr(steps[-1], "kind", "") != "LinearSVC" or not hasattr(steps[-1], "coef_"):
+        return None
+    transforms = [_TRANSFORMS[s.kind](s) for s in steps[:-1] if s.kind in _TRANSFORMS]
+    if len(transforms) != len(steps) - 1 or None in transforms:
+        return None
+    weights = np.ascontiguousarray(steps[-1].coef_.T, dtype=np.float32)
+    intercept = np.asarray(steps[-1].intercept_, dtype=np.float32)
+
+    def score(descriptors: Floats) -> Floats:
+        for transform in transforms:
+            assert transform is not None  # for the type checker: filtered above
+            descriptors = transform(descriptors)
+        values = descriptors @ weights + intercept
+        return as_columns(values[:, 0] if values.shape[1] == 1 else values)
+
+    return score
+
+
+def _normalizer(shell: Any) -> Score | None:
+    if shell.norm != "l2":
+        return None
+
+    def transform(descriptors: Floats) -> Floats:
+        norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
+        return np.asarray(descriptors / np.where(norms == 0, 1, norms), dtype=np.float32)  # as scikit-learn: 0 stays 0
+
+    return transform
+
+
+def _standard_scaler(shell: Any) -> Score | None:
+    mean = np.float32(0) if shell.mean_ is None else shell.mean_.astype(np.float32)
+    scale = np.float32(1) if shell.scale_ is None else shell.scale_.astype(np.float32)
+    return lambda descriptors: np.asarray((descriptors - mean) / scale, dtype=np.float32)
+
+
+_TRANSFORMS: dict[str, Callable[[Any], Score | None]] = {"Normalizer": _normalizer, "StandardScaler": _standard_scaler}
+
+
+def _from_estimator(estimator: Any) -> Score:
+    if not hasattr(estimator, "decision_function"):
+        raise BundleError("SVM_INVALID", "svm.pkl holds no SVM or pipeline that ends in one; fit the SVM again")
+    return lambda descriptors: as_columns(estimator.decision_function(descriptors))
+
+
+def _probe(score: Score, descriptor_length: int, classes: int) -> None:
+    """Score one made-up descriptor: wrong sizes and damaged arrays show before the first request."""
+    try:
+        values = score(np.full((1, descriptor_length), 0.5, dtype=np.float32))
+    except Exception as error:  # shapes that do not fit raise whatever NumPy or scikit-learn does
+        raise BundleError("SVM_SHAPE", f"svm.pkl cannot score descriptors of {descriptor_length} numbers") from error
+    if values.shape != (1, classes) or not np.isfinite(values).all():
+        raise BundleError("SVM_SHAPE", f"svm.pkl gives scores {values.shape}, not finite ones for {classes} classes")

@@ -1,0 +1,167 @@
+"""`penult serve` from start to drain: wiring only."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import asdict
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from penult.service.config import ConfigError, ServeConfig
+from penult.service.http import HttpServer
+from penult.service.interceptor import Interceptor
+from penult.service.metrics import Metrics
+from penult.service.pipeline import Pipeline, batch_limit
+from penult.service.repository import Repository, ServedModel
+from penult.service.servicer import SERVICE_NAME, PenultServicer
+from penult.v1 import penult_pb2_grpc
+
+log = logging.getLogger("penult.server")
+
+# A name of its own, so that liveness survives draining (research/serving.md, section 3, trap 2).
+LIVE_NAME = "live"
+_READINESS_NAMES = ("", SERVICE_NAME)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_CONNECTION_MAX_AGE_MS = 300_000
+_CONNECTION_GRACE_MS = 30_000
+_CLIENT_PING_MS = 10_000
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot start."""
+    logging.basicConfig(
+        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in asdict(config).items()))
+    return asyncio.run(Server(config).run())
+
+
+class Server:
+    """One gRPC port, one HTTP port, and what answers behind them."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        """Build the parts; nothing listens yet."""
+        self._config = config
+        self.metrics = Metrics()
+        self._pipeline = Pipeline(config, self.metrics)
+        self._repository = Repository(
+            config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc()
+        )
+        self._health = health_aio.HealthServicer()
+        self._is_ready = False
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Listen, load, serve, drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        await self._set_health(_NOT_SERVING)
+        http = HttpServer(self._config.host, self._config.metrics_port, self.metrics, lambda: self._is_ready)
+        server, port = self._listen()
+        await server.start()
+        await http.start()
+        try:
+            if await self._load():
+                await self._become_ready(port, http.port)
+                await self._stop.wait()
+                await self._drain()
+        finally:
+            await server.stop(self._config.grace)
+            await self._pipeline.close()
+            await http.stop()
+        log.info("stopped")
+        return 0
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            log.warning("second signal: leaving at once")
+            os._exit(1)
+        self._stop.set()
+
+    def _listen(self) -> tuple[grpc.aio.Server, int]:
+        """Bind the gRPC port; raise ConfigError if that fails."""
+        config = self._config
+        server = grpc.aio.server(interceptors=[Interceptor((SERVICE_NAME,), self.metrics)], options=_options(config))
+        servicer = PenultServicer(self._repository, self._pipeline, config)
+        penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.has_reflection:
+            names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        try:
+            return server, server.add_insecure_port(_address(config.host, config.port))
+        except RuntimeError as error:
+            raise ConfigError(
+                "PORT", f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another "
+                "with --port"
+            ) from error  # fmt: skip
+
+    async def _load(self) -> bool:
+        """Load all models on a thread, so that health answers meanwhile; return False if asked to stop first."""
+        loading = asyncio.get_running_loop().run_in_executor(None, self._load_models)
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return False
+        stopping.cancel()
+        for model in loading.result():
+            self._take_up(model)
+        return True
+
+    def _load_models(self) -> list[ServedModel]:
+        return self._repository.load_all(lambda provider: batch_limit(self._config, provider))
+
+    def _take_up(self, model: ServedModel) -> None:
+        self._pipeline.serve(model)
+        self.metrics.reloads.labels("loaded").inc()
+        self.metrics.model_info.labels(
+            model.name, str(model.version), model.fingerprint, model.manifest.architecture, model.session.provider, "no"
+        ).set(1)
+
+    async def _become_ready(self, port: int, http_port: int) -> None:
+        self._is_ready = True
+        await self._set_health(_SERVING)
+        host, models = self._config.host, self._repository.all()
+        served = ",".join(f"{model.name}/{model.version}" for model in models)
+        provider = ",".join(sorted({model.session.provider for model in models}))
+        print(
+            f"ready grpc={_address(host, port)} metrics=http://{_address(host, http_port)}/metrics models={served} "
+            f"provider={provider}",
+            flush=True,
+        )
+
+    async def _drain(self) -> None:
+        """Turn readiness off, and serve on until load balancers have noticed."""
+        log.info("draining: not ready from now on, serving %.0f s more", self._config.drain_lead)
+        self._is_ready = False
+        await self._set_health(_NOT_SERVING)
+        await asyncio.sleep(self._config.drain_lead)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        await self._health.set(LIVE_NAME, _SERVING)
+        for name in _READINESS_NAMES:
+            await self._health.set(name, status)
+
+
+def _options(config: ServeConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.message_max_bytes),
+        ("grpc.max_send_message_length", config.message_max_bytes),
+        # Two servers on one port by mistake would share its connections silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", _CONNECTION_MAX_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
