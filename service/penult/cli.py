@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- train, check, serve ---------------------------------------------------------------------------------------------------
+# -- train, check, serve -----------------------------------------------------------------------------------------------
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,9 @@ def _train(arguments: argparse.Namespace) -> int:
     result = train(settings)
     test = result.metrics["test"]
     if arguments.json:
-        print(json.dumps({"bundle": str(result.folder), "default_scorer": result.metrics["default_scorer"], "test": test}))
+        print(
+            json.dumps({"bundle": str(result.folder), "default_scorer": result.metrics["default_scorer"], "test": test})
+        )
         return 0
     rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
             for name, m in test.items()]  # fmt: skip
@@ -113,8 +115,10 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts))
         return 0
-    print(f"{model.name} version {model.version}: good. All digests match; goldens replayed on {model.session.provider}, "
-          f"labels identical, values within {model.golden_difference:.0e}. Not signed.")  # fmt: skip
+    print(
+        f"{model.name} version {model.version}: good. All digests match; goldens replayed on {model.session.provider}: "
+        f"labels identical, values within {model.golden_difference:.0e}. Not signed."
+    )
     return 0
 
 
@@ -133,7 +137,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(config)
 
 
-# -- classify, describe ----------------------------------------------------------------------------------------------------
+# -- classify, describe ------------------------------------------------------------------------------------------------
 
 
 def _describe_arguments(parser: argparse.ArgumentParser) -> None:

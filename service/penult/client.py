@@ -18,7 +18,6 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -147,7 +146,9 @@ class Client:
         """Return the client itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the connection."""
         self.close()
 
@@ -269,7 +270,9 @@ class _Work:
 
     def classified(self) -> ClassifyAnswer:
         results = tuple(r if isinstance(r, ItemFailure) else _classification(r) for r in self._results)
-        return ClassifyAnswer(*self._identity(), _SCORER_NAMES.get(self._last.scorer, "") if self._last else "", results)
+        return ClassifyAnswer(
+            *self._identity(), _SCORER_NAMES.get(self._last.scorer, "") if self._last else "", results
+        )
 
     def described(self) -> DescribeAnswer:
         results = tuple(r if isinstance(r, ItemFailure) else _description(r) for r in self._results)
@@ -337,7 +340,7 @@ def _item_failure(error: pb.ItemError) -> ItemFailure:
 
 
 def _failure(error: Any) -> RequestFailed:
-    trailing = {key: value for key, value in error.trailing_metadata() or ()}
+    trailing = dict(error.trailing_metadata() or ())
     return RequestFailed(
         error.code().name,
         str(trailing.get("penult-reason", "")),

@@ -6,13 +6,13 @@ dense layers between the last convolution and the descriptor; they always learn,
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torchvision
-from torch import nn
-
 from penult.bundle.preprocess import Preprocess
 from penult.export.errors import SettingsError
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _pool_instead(model: nn.Module) -> None:
 
 def _features(*bounds: int) -> tuple[tuple[str, ...], ...]:
     """Name the modules features.A … features.B-1 of each stage."""
-    return tuple(tuple(f"features.{i}" for i in range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(tuple(f"features.{i}" for i in range(a, b)) for a, b in pairwise(bounds))
 
 
 _RESNET = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))

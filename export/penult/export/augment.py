@@ -5,9 +5,8 @@ import random
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
-
 from penult.bundle.preprocess import Pixels, Preprocess, crop_image
+from PIL import Image
 
 Augmentation = Callable[[Image.Image, Preprocess, random.Random], Pixels]
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.settings import TrainSettings
 from penult.export.stopping import EarlyStopping
+from torch import nn
 
 Weights = dict[str, torch.Tensor]
 
@@ -33,7 +32,8 @@ class Checkpoint:
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         if state["identity"] != self.identity:
             raise SettingsError(
-                "RESUME", "--resume: the interrupted run had other settings or photos; repeat those, or leave --resume out"
+                "RESUME",
+                "--resume: the interrupted run had other settings or photos; repeat those, or leave --resume out",
             )
         self.state, self.phase = state, state["phase"]
         self.history = History.from_list(state["history"])

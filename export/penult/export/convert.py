@@ -1,19 +1,17 @@
 """From the trained network to one ONNX file: uint8 NHWC in; logits and descriptor out; any batch size."""
 
 import copy
-import io
 import logging
 import warnings
 from typing import cast
 
 import onnx
 import torch
-from torch import nn
-
 from penult.bundle.manifest import Manifest
 from penult.export.errors import ParityError
 from penult.export.finetune import Normalise
 from penult.export.model import PenultNet
+from torch import nn
 
 # Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
 OPSET = 20
@@ -41,7 +39,7 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
     """Export a network in eval mode; raise ParityError if the graph still holds a training-time node."""
     spec = manifest.preprocess
     # A copy: parity is checked against the network as it was trained.
-    net = copy.deepcopy(net).to(device="cpu", memory_format=torch.contiguous_format).eval()
+    net = copy.deepcopy(net).to("cpu").to(memory_format=torch.contiguous_format).eval()
     _simplify_pooling(net)
     pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
     served = _Served(net, Normalise(spec)).eval()
@@ -58,10 +56,9 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
             dynamo=True,
             verbose=False,
         )
-    buffer = io.BytesIO()
-    cast("torch.onnx.ONNXProgram", program).save(buffer, external_data=False)
-    _check(buffer.getvalue())
-    return buffer.getvalue()
+    data: bytes = cast("torch.onnx.ONNXProgram", program).model_proto.SerializeToString()
+    _check(data)
+    return data
 
 
 def _simplify_pooling(net: nn.Module) -> None:
@@ -81,4 +78,6 @@ def _check(data: bytes) -> None:
     onnx.checker.check_model(model)
     left = {node.op_type for node in model.graph.node} & _TRAINING_ONLY
     if left:
-        raise ParityError("EXPORT_TRAINING_NODE", f"the exported graph still holds {', '.join(left)}; nothing is published")
+        raise ParityError(
+            "EXPORT_TRAINING_NODE", f"the exported graph still holds {', '.join(left)}; nothing is published"
+        )

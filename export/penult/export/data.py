@@ -77,7 +77,7 @@ def load_splits(settings: TrainSettings) -> Splits:
     for part in ("val", "test"):
         folder = _given_folder(data if laid_out else None, part, getattr(settings, part))
         if folder:
-            names, photos = _find(folder, notes, classes)
+            _, photos = _find(folder, notes, classes)
             parts[part] = _readable(photos, notes)
     _check_enough(classes, parts["train"])
     for part in ("test", "val"):
@@ -95,7 +95,9 @@ def _find(root: Path, notes: list[str], classes: Sequence[str] | None = None) ->
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     names = tuple(classes or folders)
     if unknown := sorted(set(folders) - set(names)):
-        raise DataError("DATA_CLASSES", f"{root} has a class {unknown[0]!r} that the training photos lack; add or remove it")
+        raise DataError(
+            "DATA_CLASSES", f"{root} has a class {unknown[0]!r} that the training photos lack; add or remove it"
+        )
     photos, others = [], []
     for label, name in enumerate(names):
         _check_class_name(root, name)
@@ -105,7 +107,9 @@ def _find(root: Path, notes: list[str], classes: Sequence[str] | None = None) ->
     if others:
         notes.append(f"{len(others)} files are not JPEG, PNG or WebP and are left out: {_some(others)}")
     if not photos:
-        raise DataError("DATA_EMPTY", f"{root} holds no photos; it needs one folder per class with JPEG, PNG or WebP files")
+        raise DataError(
+            "DATA_EMPTY", f"{root} holds no photos; it needs one folder per class with JPEG, PNG or WebP files"
+        )
     return names, photos
 
 
@@ -119,7 +123,9 @@ def _check_class_name(root: Path, name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise DataError("DATA_CLASS_NAME", f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it") from None
+        raise DataError(
+            "DATA_CLASS_NAME", f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it"
+        ) from None
     if not name.isprintable() or name != name.strip():
         raise DataError("DATA_CLASS_NAME", f"{root} has a class folder with an unprintable name: {name!r}; rename it")
 
@@ -193,7 +199,9 @@ def _hold_out(photos: Sequence[Photo], fraction: float, seed: str) -> tuple[list
     kept, aside = [], []
     for label in sorted({photo.label for photo in photos}):
         # Ordered by content, so that the split depends on the photos and the seed, not on file names.
-        group = sorted((photo for photo in photos if photo.label == label), key=lambda photo: (photo.sha256, photo.path))
+        group = sorted(
+            (photo for photo in photos if photo.label == label), key=lambda photo: (photo.sha256, photo.path)
+        )
         random.Random(f"{seed} {label}").shuffle(group)
         count = max(1, round(fraction * len(group)))
         aside += group[:count]

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
-
 from penult import cli
 from penult.bundle.errors import PenultError
 from penult.export.run import train
 from penult.export.settings import TrainSettings
+from PIL import Image
+from sklearn.datasets import load_digits
 
 _SCRATCH = Path("demo-out")
 _MODELS = Path("models")
@@ -35,7 +34,7 @@ def main() -> int:
 
 
 def write_digits(folder: Path, digits: str) -> Path:
-    """Write scikit-learn's digits as folder/{train,test}/DIGIT/*.png: the first half to learn from, the rest to test."""
+    """Write scikit-learn's digits as folder/{train,test}/DIGIT/*.png: the first half is for training."""
     data = load_digits()
     half = len(data.target) // 2
     for number, (picture, digit) in enumerate(zip(data.images, data.target, strict=True)):
@@ -58,7 +57,7 @@ def _demo() -> None:
     _title("2/4  its first 3 conv stages stay frozen; the rest goes on with 5 to 9; then SVM, ONNX, parity, bundle")
     settings = replace(
         base, data=write_digits(_SCRATCH / "digits-5-9", "56789"), out=_MODELS / "digits", weights=str(weights),
-        freeze=3, epochs=15, lr_backbone=1e-3, save_weights=None,
+        freeze=3, epochs=25, lr_backbone=1e-3, save_weights=None,
     )  # fmt: skip
     result = train(settings)
 

@@ -4,6 +4,7 @@ All randomness is a function of (seed, phase, epoch, photo), so a run that was c
 weights as one that was not.
 """
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -12,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from penult.bundle.preprocess import Preprocess
 from penult.export import augment
 from penult.export.architectures import Architecture
@@ -27,6 +25,8 @@ from penult.export.photos import Batch, PhotoReader
 from penult.export.progress import say
 from penult.export.settings import FREEZE_ALL, TrainSettings
 from penult.export.stopping import EarlyStopping
+from torch import nn
+from torch.nn import functional as F
 
 # The training loss is re-measured on this many photos at least, in eval mode: dropout would hide the gap otherwise.
 _FEWEST_MEASURED = 200
@@ -64,7 +64,7 @@ class FineTuner:
         device: torch.device,
     ) -> None:
         """Move the network to the device; nothing learns yet."""
-        self.net = net.to(device=device, memory_format=torch.channels_last)
+        self.net = net.to(device).to(memory_format=torch.channels_last)
         self.architecture, self.settings, self.splits, self.reader = architecture, settings, splits, reader
         self.device = device
         self.normalise = Normalise(architecture.preprocess).to(device)
@@ -100,7 +100,7 @@ class FineTuner:
             rate = phase.optimizer.param_groups[0]["lr"]
             running = phase.train(epoch)
             train_loss, train_accuracy, val_loss, val_accuracy = phase.measure()
-            if not (running == running and val_loss == val_loss):
+            if not (math.isfinite(running) and math.isfinite(val_loss)):
                 raise SettingsError("DIVERGED", "the loss is no number any more; lower --lr-head and --lr-backbone")
             improved = stopping.improved(val_loss)
             plateau.step(val_loss)
@@ -118,7 +118,7 @@ class FineTuner:
         checkpoint.save_finished(number, self.net, history)
 
     def _head_phase(self) -> Phase:
-        """The head alone: the body runs once per photo, then epochs cost next to nothing."""
+        """Make the phase of the head alone: the body runs once per photo, then epochs cost next to nothing."""
         freeze_stages(self.net, self.architecture, FREEZE_ALL)
         train = self._describe(self.splits.train, "describing training photos")
         val = self._describe(self.splits.val, "describing validation photos")
@@ -141,7 +141,7 @@ class FineTuner:
         return Phase("head", self.settings.head_epochs, optimizer, run_epoch, measure, is_long=False)
 
     def _whole_phase(self) -> Phase:
-        """Every layer that is not frozen, on augmented photos, with a warm-up over the first epoch."""
+        """Make the phase of every layer that is not frozen, on augmented photos, with a warm-up in the first epoch."""
         settings = self.settings
         freeze_stages(self.net, self.architecture, settings.freeze)
         optimizer = torch.optim.AdamW(

@@ -40,7 +40,8 @@ class History:
         e = self.epochs[-1]
         return (
             f"{e.phase:>4} {e.epoch:3d}  train loss {e.train_loss:.3f}  val loss {e.val_loss:.3f}  "
-            f"val accuracy {e.val_accuracy:6.1%}  rate {e.learning_rate:.0e}  {e.seconds:.1f} s{'  best' if best else ''}"
+            f"val accuracy {e.val_accuracy:6.1%}  rate {e.learning_rate:.0e}  {e.seconds:.1f} s"
+            + ("  best" if best else "")
         )
 
     def to_csv(self) -> bytes:

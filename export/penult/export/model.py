@@ -11,11 +11,10 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from torch import nn
-
 from penult.export.architectures import Architecture
 from penult.export.errors import SettingsError
 from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
+from torch import nn
 
 _HEADS = ("fc.", "classifier.", "head.")
 
@@ -72,9 +71,7 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
 
 def stage_modules(net: PenultNet, architecture: Architecture) -> list[list[nn.Module]]:
     """Return the modules of the five conv stages, then those of the hidden dense layers (maybe none)."""
-    return [
-        [net.body.get_submodule(path) for path in paths] for paths in (*architecture.stages, architecture.dense)
-    ]
+    return [[net.body.get_submodule(path) for path in paths] for paths in (*architecture.stages, architecture.dense)]
 
 
 def freeze_stages(net: PenultNet, architecture: Architecture, count: int) -> None:
@@ -116,7 +113,9 @@ def _load(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
         state = state.get("state_dict", state)
         return {key.removeprefix("module.").removeprefix("body."): value for key, value in state.items()}
     except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
-        raise SettingsError("WEIGHTS", f"--weights {weights}: not a state-dict file that torch can load safely") from error
+        raise SettingsError(
+            "WEIGHTS", f"--weights {weights}: not a state-dict file that torch can load safely"
+        ) from error
 
 
 def _download(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
@@ -126,10 +125,13 @@ def _download(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
         state: Mapping[str, torch.Tensor] = choices[wanted].get_state_dict(progress=True, check_hash=True)
         return state
     except (ValueError, KeyError):
-        raise SettingsError("WEIGHTS", f"torchvision has no {weights} weights for {arch}; give a file, or none") from None
+        raise SettingsError(
+            "WEIGHTS", f"torchvision has no {weights} weights for {arch}; give a file, or none"
+        ) from None
     except (URLError, OSError, RuntimeError) as error:
         raise SettingsError(
-            "WEIGHTS", f"the {arch} weights cannot be downloaded ({error}); download them elsewhere and give --weights FILE"
+            "WEIGHTS",
+            f"the {arch} weights cannot be downloaded ({error}); download them elsewhere and give --weights FILE",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -12,12 +13,12 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
+from matplotlib.ticker import MaxNLocator
 from penult.export.history import Epoch, History
 
 _TRAIN, _VAL, _MARK, _MUTED = "#3b6fb6", "#d1603d", "#2f2f2f", "#8a8a8a"
 _DPI = 150
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -73,7 +74,7 @@ def _curve(axis: Axes, epochs: list[Epoch], train: str, val: str) -> None:
     marker = "o" if len(epochs) <= 12 else None
     axis.plot(x, [getattr(e, train) for e in epochs], color=_TRAIN, marker=marker, ms=3, label="training (eval mode)")
     axis.plot(x, [getattr(e, val) for e in epochs], color=_VAL, marker=marker, ms=3, label="validation")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _mark(axis: Axes, epochs: list[Epoch]) -> None:
@@ -84,7 +85,7 @@ def _mark(axis: Axes, epochs: list[Epoch]) -> None:
         f"kept: epoch {best.epoch}", (best.epoch, best.val_loss), xytext=(0, 12), textcoords="offset points",
         ha="center", fontsize=8, color=_MARK,
     )  # fmt: skip
-    for before, after in zip(epochs[1:], epochs[2:], strict=False):  # the first step up is the warm-up
+    for before, after in pairwise(epochs[1:]):  # the first step up is the warm-up
         if after.learning_rate < before.learning_rate * 0.999:
             axis.axvline(after.epoch - 0.5, color=_MUTED, lw=0.8, ls=":")
             axis.text(
@@ -104,7 +105,7 @@ def _matrix(axis: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
         for row, column in np.ndindex(*counts.shape):
             if counts[row, column]:
                 colour = "white" if shares[row, column] > 0.55 else _MARK
-                axis.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
+                axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _png(figure: Figure) -> bytes:

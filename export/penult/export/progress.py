@@ -14,7 +14,9 @@ def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     quiet = not sys.stderr.isatty()
     # Into a log file a bar is noise: there it starts after ten seconds, and then says so every ten.
     pace = 10.0 if quiet else 0.1
-    return tqdm(items, desc=what, total=total, leave=False, mininterval=pace, delay=pace if quiet else 0, file=sys.stderr)
+    return tqdm(
+        items, desc=what, total=total, leave=False, mininterval=pace, delay=pace if quiet else 0, file=sys.stderr
+    )
 
 
 def say(line: str) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jinja2
-
 from penult.bundle.manifest import Manifest
 from penult.export import pictures
 from penult.export.data import Splits

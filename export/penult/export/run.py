@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from penult.bundle import goldens, reader, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest, check_model_name
 from penult.bundle.preprocess import crop_encoded
@@ -62,7 +61,7 @@ def train(settings: TrainSettings) -> Result:
     photos = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
     checkpoint = settings.out / ".training" / "checkpoint.pt"
     history = FineTuner(net, architecture, settings, splits, photos, device).run(checkpoint)
-    net = net.to(device="cpu", memory_format=torch.contiguous_format).eval()
+    net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
     result = _publish(settings, splits, net, photos, history)
     if settings.save_weights:
         save_weights(net, settings.save_weights)
@@ -89,13 +88,13 @@ def _introduce(settings: TrainSettings, splits: Splits, device: torch.device) ->
 
 def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu")
+        raise SettingsError(
+            "DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu"
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _publish(
-    settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader, history: History
-) -> Result:
+def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader, history: History) -> Result:
     """Export, check, fit the SVM, measure, and write the bundle."""
     draft = Manifest(
         architecture=settings.arch,
@@ -138,9 +137,7 @@ def _measure(
     draft: Manifest, splits: Splits, measured: dict[str, _Measured], fitted: svm.FittedSvm, parity: Parity
 ) -> tuple[Manifest, dict[str, Any]]:
     """Calibrate and choose the scorer on validation photos, then measure both scorers on every split."""
-    scores = {
-        part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()
-    }
+    scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
     temperatures = {name: fit_temperature(s, measured["val"].labels) for name, s in scores["val"].items()}
     metrics: dict[str, Any] = {
         part: {
@@ -178,5 +175,8 @@ def _worst(parity: Parity) -> float:
 
 
 def _libraries() -> dict[str, str]:
-    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    installed = {
+        distribution.metadata["Name"].lower(): distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
     return {name: installed[name] for name in (*_LIBRARIES, "penult") if name in installed}

@@ -52,7 +52,9 @@ class TrainSettings:
                 f"more than 2 x (--lr-patience + 1) = {2 * (self.lr_patience + 1)}",
             )
         if self.weights == "none" and self.freeze:
-            raise SettingsError("FREEZE", "--weights none starts at random, and random layers must learn: add --freeze 0")
+            raise SettingsError(
+                "FREEZE", "--weights none starts at random, and random layers must learn: add --freeze 0"
+            )
         if self.reinit and self.freeze == FREEZE_ALL:
             raise SettingsError("FREEZE", "--reinit restarts what is not frozen, and --freeze all freezes everything")
         if min(self.epochs, self.head_epochs, self.batch_size) < 1:
@@ -130,7 +132,9 @@ def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
     """Turn parsed options into settings; raise SettingsError."""
     values = {f.name: getattr(arguments, f.name) for f in fields(TrainSettings)}
     if values["out"] is None:
-        values["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model")
+        values["out"] = Path("models") / (
+            re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model"
+        )
     if values["weights"] == "none" and arguments.freeze == TrainSettings.freeze:
         values["freeze"] = 0  # the default only makes sense with weights; an explicit --freeze is refused above
     return TrainSettings(**values)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from penult.bundle.scores import Floats, as_columns
+from penult.export.progress import bar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.svm import LinearSVC
-
-from penult.bundle.scores import Floats, as_columns
-from penult.export.progress import bar
 
 GRID = tuple(float(c) for c in np.logspace(-2, 3, 6))
 _FOLDS = 5
@@ -49,7 +48,7 @@ class FittedSvm:
 
 def fit(descriptors: Floats, labels: NDArray[np.int64], seed: int) -> FittedSvm:
     """Fit on descriptors [N, length] and labels [N]; the smallest C among the best wins."""
-    folds = max(2, min(_FOLDS, min(Counter(labels.tolist()).values())))
+    folds = max(2, min(_FOLDS, *Counter(labels.tolist()).values()))
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     splits = list(splitter.split(descriptors, labels))
     accuracy = {}

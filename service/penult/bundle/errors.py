@@ -21,11 +21,11 @@ class PenultError(Exception):
 
 
 class ImageError(PenultError):
-    """This photo cannot be used."""
+    """One photo cannot be used."""
 
 
 class BundleError(PenultError):
-    """This bundle must not be served."""
+    """A bundle must not be served."""
 
 
 class BundleNotFound(BundleError):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.preprocess import Pixels, crop_encoded
@@ -59,9 +58,7 @@ class Goldens:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 ends = np.cumsum(arrays["image_lengths"])
                 joined = arrays["image_bytes"].tobytes()
-                images = tuple(
-                    joined[end - n : end] for end, n in zip(ends, arrays["image_lengths"], strict=True)
-                )
+                images = tuple(joined[end - n : end] for end, n in zip(ends, arrays["image_lengths"], strict=True))
                 fields = {name: arrays[name] for name in ("crops", "logits", "descriptor", "svm_scores")}
         except Exception as error:  # a zip of arrays: zipfile, NumPy and zlib each raise their own
             raise BundleError("GOLDEN_INVALID", "golden.npz cannot be read; restore the bundle") from error

@@ -51,7 +51,9 @@ class ImageLimits:
         # Inside entropy-coded data 0xFF is always followed by 0x00 or a restart marker, so counting is exact there.
         scans = data.count(b"\xff\xda")
         if scans > self.max_scans:
-            raise ImageError("IMAGE_TOO_MANY_SCANS", f"the JPEG has {scans} scans; at most {self.max_scans} are accepted")
+            raise ImageError(
+                "IMAGE_TOO_MANY_SCANS", f"the JPEG has {scans} scans; at most {self.max_scans} are accepted"
+            )
 
 
 def image_format(data: bytes) -> str:
@@ -62,7 +64,9 @@ def image_format(data: bytes) -> str:
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise ImageError("IMAGE_UNKNOWN_FORMAT", "the data are not a JPEG, PNG or WebP image; convert the file to one of them")
+    raise ImageError(
+        "IMAGE_UNKNOWN_FORMAT", "the data are not a JPEG, PNG or WebP image; convert the file to one of them"
+    )
 
 
 def check_png_complete(data: bytes) -> None:

@@ -121,11 +121,12 @@ class Manifest:
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields whose JSON form differs from their Python form."""
-    spec = dict(values["preprocess"])
-    names = Preprocess.__dataclass_fields__
+    spec = values["preprocess"]
     return {
         "classes": tuple(values["classes"]),
-        "preprocess": Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k in names}),
+        "preprocess": Preprocess(
+            spec["resize"], spec["crop"], spec["interpolation"], tuple(spec["mean"]), tuple(spec["std"])
+        ),
         "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
     }
 

@@ -10,14 +10,12 @@ section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twic
 
 import io
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, check_png_complete, image_format
+from PIL import Image
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
@@ -111,7 +109,7 @@ def crop_image(image: Image.Image, spec: Preprocess) -> Pixels:
 
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode a JPEG, PNG or WebP at full size to an upright 8-bit RGB image; raise ImageError, whatever the bytes are."""
+    """Decode a JPEG, PNG or WebP at full size to an upright 8-bit RGB; raise ImageError, whatever the bytes are."""
     return _load(open_image(data, limits))
 
 
@@ -169,4 +167,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return cast("Image.Image", image.convert("RGB"))
+    return image.convert("RGB")

@@ -84,9 +84,13 @@ def _read_listed(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     present = _files(folder)
     listed = set(manifest.files)
     if unlisted := sorted(present - listed):
-        raise BundleError("FILE_UNLISTED", f"{folder} holds {unlisted[0]!r}, which its manifest does not list; remove it")
+        raise BundleError(
+            "FILE_UNLISTED", f"{folder} holds {unlisted[0]!r}, which its manifest does not list; remove it"
+        )
     if missing := sorted(listed - present):
-        raise BundleError("FILE_MISSING", f"{folder} lacks {missing[0]!r}, which its manifest lists; restore the bundle")
+        raise BundleError(
+            "FILE_MISSING", f"{folder} lacks {missing[0]!r}, which its manifest lists; restore the bundle"
+        )
     kept = {}
     for name, entry in manifest.files.items():
         data = _read_plain(folder / name, entry.size)

@@ -20,7 +20,7 @@ def softmax(scores: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     """Return probabilities, float32 [N, classes], of scores [N, classes] divided by `temperature` (Guo et al. 2017)."""
     scaled = np.asarray(scores, dtype=np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def largest_difference(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats, softmax
 

@@ -102,7 +102,11 @@ def from_arguments(arguments: argparse.Namespace, environment: Mapping[str, str]
     """Merge flags, environment and file, in falling precedence; raise ConfigError."""
     defaults = {f.name: f for f in fields(ServeConfig)}
     given: dict[str, Any] = _from_file(arguments.config) if arguments.config else {}
-    given |= {n: environment[_ENVIRONMENT_PREFIX + n.upper()] for n in defaults if _ENVIRONMENT_PREFIX + n.upper() in environment}
+    given |= {
+        n: environment[_ENVIRONMENT_PREFIX + n.upper()]
+        for n in defaults
+        if _ENVIRONMENT_PREFIX + n.upper() in environment
+    }
     given |= {name: value for name, value in vars(arguments).items() if name in defaults}
     if unknown := sorted(set(given) - set(defaults)):
         raise ConfigError("CONFIG", f"{arguments.config}: unknown setting {unknown[0]!r}; see penult serve --help")

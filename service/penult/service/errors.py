@@ -15,7 +15,6 @@ Anything else that is raised is a bug: INTERNAL with an id, details in the log o
 """
 
 import grpc
-
 from penult.bundle.errors import ImageError, PenultError
 
 

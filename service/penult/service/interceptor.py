@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
-
 from penult.bundle.errors import PenultError
 from penult.service.errors import InvalidRequest, ServiceError, code_of
 from penult.service.metrics import Metrics
@@ -86,10 +85,10 @@ class _Rpc:
     def succeed(self, response: Any) -> None:
         """Count an answer under the model that gave it."""
         self._context.set_trailing_metadata(((_REQUEST_ID, self._id),))
-        version = getattr(response, "model", None)
-        # Only answers name a ModelVersion there; GetModel's `model` is a description.
-        name, number = (version.name, str(version.version)) if hasattr(version, "fingerprint") else ("", "")
-        self._count(name, number, "OK")
+        model: Any = getattr(response, "model", None)
+        # Answers name a ModelVersion there; GetModel's `model` is a description and counts under no model.
+        is_answer = hasattr(model, "fingerprint")
+        self._count(model.name if is_answer else "", str(model.version) if is_answer else "", "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Count and answer an error; cancellation and the server's own exits pass through."""

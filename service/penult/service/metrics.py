@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
@@ -32,7 +32,10 @@ class Metrics:
             for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
                 self.registry.register(collector)
         self.requests = Counter(
-            "penult_requests_total", "Requests answered.", ("model", "version", "method", "code"), registry=self.registry
+            "penult_requests_total",
+            "Requests answered.",
+            ("model", "version", "method", "code"),
+            registry=self.registry,
         )
         self.request_seconds = Histogram(
             "penult_request_seconds", "Time from the whole request read to the answer.", ("method",),
@@ -48,9 +51,7 @@ class Metrics:
         self.queue_depth = Gauge(
             "penult_queue_depth", "Images that wait for the model, decoded.", registry=self.registry
         )
-        self.dropped = Counter(
-            "penult_dropped_total", "Images not answered.", ("reason",), registry=self.registry
-        )
+        self.dropped = Counter("penult_dropped_total", "Images not answered.", ("reason",), registry=self.registry)
         self.model_info = Gauge(
             "penult_model_info", "1 for each model being served.",
             ("model", "version", "fingerprint", "architecture", "provider", "signed"), registry=self.registry,

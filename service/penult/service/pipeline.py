@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
-
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
-from penult.service.answers import Answer, Outcome, Timings, rank
+from penult.service.answers import Answer, Outcome, Scored, Timings, rank
 from penult.service.batching import Batcher, ModelOutput
 from penult.service.config import ServeConfig
 from penult.service.decoding import Decoder, Photo, PixelBudget
@@ -80,13 +79,11 @@ class Pipeline:
             raise LacksScorer("SCORER_MISSING", f"{model.name} version {model.version} has no svm scorer")
         started = time.perf_counter()
         good = [d for d in descriptors if not isinstance(d, PenultError)]
-        ranked = iter(())
+        ranked: Iterator[tuple[Scored, ...]] = iter(())
         if good:
             scores = model.svm(np.stack(good))
             ranked = iter(rank(scores, model.manifest.classes, model.manifest.temperatures[SVM], top_k))
-        outcomes: list[Outcome] = [
-            d if isinstance(d, PenultError) else Answer(next(ranked), d) for d in descriptors
-        ]
+        outcomes: list[Outcome] = [d if isinstance(d, PenultError) else Answer(next(ranked), d) for d in descriptors]
         seconds = time.perf_counter() - started
         self._metrics.phase_seconds.labels("score").observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from penult.bundle import goldens
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import SVM, Manifest
@@ -71,11 +70,14 @@ class Repository:
         `batch_limit` tells the most images per run on a provider; up to that many are warmed.
         """
         if not self._root.is_dir():
-            raise BundleError("MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models")
+            raise BundleError(
+                "MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models"
+            )
         folders = sorted(f for f in self._root.iterdir() if f.is_dir() and versions(f))
         if not folders:
             raise BundleError(
-                "MODELS_EMPTY", f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
+                "MODELS_EMPTY",
+                f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME",
             )
         models = [model for folder in folders if (model := self._newest_good(folder, batch_limit))]
         if not models:

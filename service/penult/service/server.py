@@ -11,7 +11,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
-
 from penult.service.config import ConfigError, ServeConfig
 from penult.service.http import HttpServer
 from penult.service.interceptor import Interceptor
@@ -99,9 +98,10 @@ class Server:
             return server, server.add_insecure_port(_address(config.host, config.port))
         except RuntimeError as error:
             raise ConfigError(
-                "PORT", f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another "
-                "with --port"
-            ) from error  # fmt: skip
+                "PORT",
+                f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another with "
+                "--port",
+            ) from error
 
     async def _load(self) -> bool:
         """Load all models on a thread, so that health answers meanwhile; return False if asked to stop first."""

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
@@ -22,7 +21,8 @@ from penult.v1 import penult_pb2_grpc
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["PenultService"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Request, Response = TypeVar("Request"), TypeVar("Response")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 _SCORERS: dict[int, str | None] = {pb.SCORER_UNSPECIFIED: None, pb.SCORER_DENSE: DENSE, pb.SCORER_SVM: SVM}
 _SCORER_NUMBERS = {DENSE: pb.SCORER_DENSE, SVM: pb.SCORER_SVM}
@@ -150,7 +150,9 @@ def _photo(image: pb.Image) -> Photo | ImageError:
 def _values(descriptor: pb.Descriptor, model: ServedModel) -> Floats | ServiceError:
     """Return float32 [length], or why these numbers cannot be scored."""
     if descriptor.fingerprint not in ("", model.fingerprint):
-        return OtherModel("DESCRIPTOR_FINGERPRINT", "the descriptor was made by another model; describe the photo again")
+        return OtherModel(
+            "DESCRIPTOR_FINGERPRINT", "the descriptor was made by another model; describe the photo again"
+        )
     length = model.manifest.descriptor_length
     if len(descriptor.values) != length:
         return InvalidRequest(

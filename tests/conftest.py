@@ -1,0 +1,112 @@
+"""Shared by all tests: real photos, a real bundle made by the real exporter, a real server in a process of its own."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+READY_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Running:
+    """A `penult serve` process that said `ready`."""
+
+    target: str
+    http: str
+    process: "subprocess.Popen[str]"
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as train/ and test/ folders, half and half."""
+    from penult.export.demo import write_digits
+
+    return write_digits(tmp_path_factory.mktemp("photos") / "digits", "0123456789")
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The result of a real training run on all ten digits, below a model repository; metrics and folder."""
+    from penult.export.run import train
+    from penult.export.settings import TrainSettings
+
+    models = tmp_path_factory.mktemp("repository")
+    return train(
+        TrainSettings(
+            data=digits,
+            out=models / "digits",
+            arch="tiny5",
+            weights="none",
+            freeze=0,
+            augment="gentle",
+            epochs=30,
+            lr_head=3e-3,
+            save_weights=models.parent / "tiny5.pt",
+        )  # fmt: skip
+    )
+
+
+@pytest.fixture(scope="session")
+def models(trained) -> Path:
+    """A model repository that holds `digits`, version 1."""
+    return trained.folder.parent.parent
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+    """Start servers on free ports: start_server(models, *options, env={}); those still running are ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(models: Path, *options: str, env: dict[str, str] | None = None) -> Running:
+        log = tmp_path_factory.mktemp("server") / "log.txt"
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "penult.cli", "serve", "--models", str(models), "--port", "0",
+                "--metrics-port", "0", "--drain-lead", "0", *options,
+            ],
+            stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=os.environ | (env or {}),
+        )  # fmt: skip
+        started.append(process)
+        for line in process.stdout:
+            if line.startswith("ready "):
+                words = dict(word.split("=", 1) for word in line.split()[1:])
+                return Running(words["grpc"], words["metrics"].removesuffix("/metrics"), process, log)
+        raise AssertionError(f"the server did not become ready:\n{log.read_text()}")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(models: Path, start_server: Callable[..., Running]) -> Running:
+    """A server of `digits` that all tests share: ask it anything, but leave it running."""
+    return start_server(models)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real weights and photo sets, beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs ../shared/data (real weights and photos), which is not here")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The TrashNet photos, with the authors' split."""
+    folder = tmp_path_factory.mktemp("photos")
+    with zipfile.ZipFile(shared_data / "trashnet.zip") as archive:
+        archive.extractall(folder)
+    return folder / "trashnet"
