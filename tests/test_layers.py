@@ -1,0 +1,120 @@
+"""The house rules that a reader could not see broken: who imports whom, and which library each module knows."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
+
+# Imports run downward: each room may import itself and the rooms listed.
+MAY_IMPORT = {
+    "penult.v1": set(),
+    "penult.bundle": set(),
+    "penult.service": {"penult.v1", "penult.bundle"},
+    "penult.export": {"penult.bundle"},
+    "penult.client": {"penult.v1"},
+    "penult.cli": {"penult.v1", "penult.bundle", "penult.service", "penult.export", "penult.client"},
+}
+# The demo is a user of the whole: it runs the command line, as a person would.
+EXCEPTIONS = {("penult.export.demo", "penult.cli")}
+
+# Each outside library is known to these modules only.
+KNOWN_TO = {
+    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client"},
+    "google.protobuf": set(),
+    "grpc": {
+        "penult.service.errors", "penult.service.interceptor", "penult.service.servicer", "penult.service.server",
+        "penult.client",
+    },
+    "onnxruntime": {"penult.service.session", "penult.export.runtime"},
+    "prometheus_client": {"penult.service.metrics"},
+    "starlette": {"penult.service.http"},
+    "uvicorn": {"penult.service.http"},
+    "grpc_health": {"penult.service.server"},
+    "grpc_reflection": {"penult.service.server"},
+    "pickle": {"penult.service.scorer", "penult.export.svm"},
+    "sklearn": {"penult.export.svm", "penult.export.evaluate", "penult.export.demo"},
+    "scipy": {"penult.export.evaluate"},
+    "matplotlib": {"penult.export.pictures"},
+    "jinja2": {"penult.export.report"},
+    "onnx": {"penult.export.convert"},
+    "tqdm": {"penult.export.progress"},
+    "torchvision": {"penult.export.architectures", "penult.export.model"},
+    "PIL": {
+        "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",
+    },
+}  # fmt: skip
+FORBIDDEN_IN = {"penult.service": {"torch", "torchvision"}, "penult.bundle": {"torch", "torchvision", "grpc"}}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for portion in PORTIONS:
+        for path in sorted(portion.rglob("*.py")):
+            parts = path.relative_to(portion.parent).with_suffix("").parts
+            if "_pb2" not in path.name:
+                yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_all_rooms_are_seen():
+    """The walk below really meets every room."""
+    assert {room(module) for module, _ in modules()} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_run_downward(module: str, path: Path):
+    """No room imports a room above it, and no library is known outside its modules."""
+    for name in imports(path):
+        if room(name) in MAY_IMPORT and room(name) != room(module) and (module, name) not in EXCEPTIONS:
+            assert room(name) in MAY_IMPORT[room(module)], f"{module} imports {name}"
+        for library, knowers in KNOWN_TO.items():
+            if (name == library or name.startswith(library + ".")) and room(module) != library:
+                assert module in knowers, f"{module} imports {name}; only {', '.join(sorted(knowers))} may"
+        assert name.split(".")[0] not in FORBIDDEN_IN.get(room(module), set()), f"{module} imports {name}"
+
+
+def test_penult_stays_a_namespace():
+    """No portion has a penult/__init__.py: one would make the others vanish."""
+    assert [portion for portion in PORTIONS if (portion / "__init__.py").exists()] == []
+    assert subprocess.run(
+        [sys.executable, "-c", "import penult.v1, penult.bundle, penult.service, penult.export, penult.client"],
+        cwd="/", timeout=60, check=False,
+    ).returncode == 0  # fmt: skip
+
+
+def test_serving_never_imports_torch():
+    """Everything that the service imports leaves torch, onnx and scikit-learn alone."""
+    code = (
+        "import sys, penult.service.server, penult.cli\n"
+        "print([m for m in ('torch', 'torchvision', 'onnx', 'sklearn', 'scipy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"
+
+
+def test_functions_and_files_stay_small():
+    """Functions stay below 61 lines and files below 400, the command line and the client included."""
+    for module, path in modules():
+        text = path.read_text()
+        assert text.count("\n") < 400, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno - node.lineno < 60, f"{module}.{node.name}"
