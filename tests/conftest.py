@@ -51,7 +51,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory):
             epochs=30,
             lr_head=3e-3,
             save_weights=models.parent / "tiny5.pt",
-        )  # fmt: skip
+        )
     )
 
 

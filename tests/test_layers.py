@@ -79,7 +79,7 @@ def test_all_rooms_are_seen():
     assert {room(module) for module, _ in modules()} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_imports_run_downward(module: str, path: Path):
     """No room imports a room above it, and no library is known outside its modules."""
     for name in imports(path):

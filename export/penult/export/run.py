@@ -25,7 +25,7 @@ from penult.export.model import PenultNet, build
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import Cache, PhotoReader
 from penult.export.progress import say
-from penult.export.report import report_files
+from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 
@@ -116,7 +116,10 @@ def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: Ph
         for part in ("train", "val", "test")
     }
     fitted = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed)
-    manifest, metrics = _measure(draft, splits, measured, fitted, parity)
+    scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
+    labels = {part: m.labels for part, m in measured.items()}
+    manifest, metrics = _measure(draft, splits, scores, labels)
+    metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
     files = {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
@@ -127,6 +130,7 @@ def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: Ph
     # The report reads the manifest, so it must know which files there will be.
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
     files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
+    files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
     folder = writer.publish(settings.out, manifest, files)
     bundle = reader.read_bundle(settings.out, int(folder.name))
     goldens.replay(bundle.goldens, bundle.manifest, ExportedModel(bundle.onnx, manifest).run, fitted.scores)
@@ -134,27 +138,23 @@ def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: Ph
 
 
 def _measure(
-    draft: Manifest, splits: Splits, measured: dict[str, _Measured], fitted: svm.FittedSvm, parity: Parity
+    draft: Manifest, splits: Splits, scores: dict[str, dict[str, Floats]], labels: dict[str, np.ndarray]
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Calibrate and choose the scorer on validation photos, then measure both scorers on every split."""
-    scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
-    temperatures = {name: fit_temperature(s, measured["val"].labels) for name, s in scores["val"].items()}
+    """Calibrate and choose the scorer on validation photos, then measure both scorers on every split.
+
+    `scores` is [N, classes] by split and scorer, `labels` [N] by split.
+    """
+    temperatures = {name: fit_temperature(values, labels["val"]) for name, values in scores["val"].items()}
     metrics: dict[str, Any] = {
         part: {
-            name: evaluate(s, measured[part].labels, splits.classes, temperatures[name])
-            for name, s in scores[part].items()
+            name: evaluate(values, labels[part], splits.classes, temperatures[name])
+            for name, values in scores[part].items()
         }
         for part in ("test", "val", "train")
     }
     val = metrics["val"]
     default = SVM if val[SVM]["accuracy"] > val[DENSE]["accuracy"] else DENSE
-    metrics |= {
-        "default_scorer": default,
-        "parity": asdict(parity),
-        "svm": fitted.as_json(),
-        "goldens": min(_GOLDENS, len(splits.val)),
-        "notes": list(splits.notes),
-    }
+    metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 
 

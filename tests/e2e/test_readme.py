@@ -1,0 +1,108 @@
+"""The README's blocks run as they stand, but for the substitutions below."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# Run by .ci/run on a clean clone: running them here would start this suite within itself.
+SET_UP = "make demo\nmake test\n"
+SERVE = "make serve\n"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the checkout after set-up, with a model repository of its own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (".venv", "proto"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "models").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pets(checkout: Path, digits: Path) -> Path:
+    """What `Your own photos` leaves behind, with small pictures and a small network in place of a download."""
+    block = next(text for language, text in BLOCKS if "penult train" in text)
+    script = block.replace("PHOTOS --arch resnet18", f"{digits} --arch tiny5 --weights none --epochs 3")
+    subprocess.run(["bash", "-euc", script], cwd=checkout, check=True, timeout=300)
+    return checkout / "models"
+
+
+@pytest.fixture(scope="module")
+def target(pets: Path, start_server) -> str:
+    """`make serve` on the repository that training made."""
+    return start_server(pets).target
+
+
+def adapted(block: str, target: str, digits: Path) -> str:
+    photo = next((digits / "test").glob("3/*.png"))
+    return block.replace("PHOTO", str(photo)).replace("127.0.0.1:50051", target)
+
+
+def block_of(language: str, word: str) -> str:
+    return next(text for found, text in BLOCKS if found == language and word in text)
+
+
+def test_every_block_is_run_somewhere():
+    """No block of the README stays untested."""
+    run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "Client(")]
+    run_here.append(block_of("javascript", "PenultService"))
+    assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
+
+
+def test_ci_runs_the_two_commands():
+    """.ci/run runs exactly the README's commands."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [command for command in SET_UP.splitlines() if command not in lines] == []
+
+
+def test_report_is_where_the_readme_says(pets: Path):
+    """Training leaves the report where the README points."""
+    assert (pets / "pets" / "1" / "report" / "index.html").is_file()
+
+
+def test_command_line_block(pets: Path, target: str, digits: Path, checkout: Path):
+    """The classify and describe commands answer."""
+    script = adapted(block_of("bash", "classify"), target, digits)
+    result = subprocess.run(
+        ["bash", "-euc", script], cwd=checkout, env=os.environ | {"PENULT_TARGET": target}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "scorer svm" in result.stdout or '"scorer": "svm"' in result.stdout
+
+
+def test_python_block(target: str, digits: Path, checkout: Path):
+    """The Python client block prints a label, and a failure for what is no photo."""
+    code = adapted(block_of("python", "Client("), target, digits)
+    result = subprocess.run(
+        [str(ROOT / ".venv/bin/python"), "-c", code],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^\d 0?\.\d+$|^\d 1\.0$", result.stdout, re.MULTILINE)
+    assert "INVALID_ARGUMENT" in result.stdout
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm, a client that we did not write")
+def test_javascript_block(target: str, digits: Path, checkout: Path):
+    """gRPC for Node.js, from the .proto alone, gets a label and a probability."""
+    subprocess.run(
+        ["npm", "install", "--silent", "--no-audit", "--no-fund", "@grpc/grpc-js", "@grpc/proto-loader"],
+        cwd=checkout, check=True, timeout=180,
+    )  # fmt: skip
+    code = adapted(block_of("javascript", "PenultService"), target, digits)
+    result = subprocess.run(["node", "-e", code], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.match(r"^\d 0?\.?\d+", result.stdout)
