@@ -22,6 +22,8 @@ TORCH_BACKEND ?=
 
 export UV_LINK_MODE ?= hardlink
 export UV_HTTP_TIMEOUT ?= 300
+# Half a minute once, instead of several seconds at every start where Python may not write its caches.
+export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help setup demo serve test check fmt proto lock image bench clean
 

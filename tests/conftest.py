@@ -68,13 +68,14 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
     def start(models: Path, *options: str, env: dict[str, str] | None = None) -> Running:
         log = tmp_path_factory.mktemp("server") / "log.txt"
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "penult.cli", "serve", "--models", str(models), "--port", "0",
-                "--metrics-port", "0", "--drain-lead", "0", *options,
-            ],
-            stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=os.environ | (env or {}),
-        )  # fmt: skip
+        command = [
+            *(sys.executable, "-m", "penult.cli", "serve", "--models", str(models), "--port", "0"),
+            *("--metrics-port", "0", "--drain-lead", "0", *options),
+        ]
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=sink, text=True, env=os.environ | (env or {})
+            )
         started.append(process)
         for line in process.stdout:
             if line.startswith("ready "):

@@ -1,0 +1,241 @@
+"""Helpers of the service's tests: channels, a small model whose faults can be chosen, photos with known defects."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from penult.bundle.goldens import Goldens
+from penult.bundle.manifest import Manifest
+from penult.bundle.preprocess import Preprocess, crop_encoded
+from penult.bundle.reader import Bundle, read_bundle
+from penult.bundle.writer import publish
+from penult.service.metrics import Metrics
+from penult.v1 import penult_pb2 as pb
+from penult.v1 import penult_pb2_grpc
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+SIDE = 8
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):  # DEVELOPMENT ONLY
+    from types import SimpleNamespace
+
+    return SimpleNamespace(folder=Path("/tmp/svc/repo/digits/1"))
+
+
+# -- talking to servers ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., grpc.Channel]]:
+    """Open channels, connect(target, **options); they are closed at the end of the test."""
+    channels: list[grpc.Channel] = []
+
+    def open_channel(target: str, **options: int) -> grpc.Channel:
+        # A pool of its own, so that every channel is a connection of its own.
+        chosen = {"grpc.use_local_subchannel_pool": 1, "grpc.max_send_message_length": -1} | options
+        channels.append(grpc.insecure_channel(target, options=list(chosen.items())))
+        return channels[-1]
+
+    yield open_channel
+    for channel in channels:
+        channel.close()
+
+
+@pytest.fixture
+def stub(server, connect) -> penult_pb2_grpc.PenultServiceStub:
+    """The shared server's methods."""
+    return penult_pb2_grpc.PenultServiceStub(connect(server.target))
+
+
+@pytest.fixture
+def failure() -> Callable[[Callable[[], object]], grpc.RpcError]:
+    """Return the RpcError that a call ends with: failure(lambda: stub.Classify(request))."""
+
+    def call(act: Callable[[], object]) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as caught:
+            act()
+        return caught.value
+
+    return call
+
+
+@pytest.fixture
+def samples() -> Callable[[object], dict[tuple, float]]:
+    """Read metrics, of a server's HTTP address or of a Metrics object: {(name, ("label", "value"), …): number}."""
+
+    def read(source: str | Metrics) -> dict[tuple, float]:
+        text = (
+            source.exposition("")[0].decode() if isinstance(source, Metrics) else httpx.get(f"{source}/metrics").text
+        )
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    return read
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run some Python in a process of its own: run_python("-c", code) or run_python("-m", "penult.cli", …)."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | (env or {}), timeout=60
+        )
+
+    return run
+
+
+# -- photos ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def photo_paths(digits: Path) -> list[Path]:
+    """A hundred test photos of digits, of all classes."""
+    paths = sorted((digits / "test").glob("*/*.png"))
+    return paths[:: len(paths) // 100][:100]
+
+
+@pytest.fixture(scope="session")
+def photos(photo_paths: list[Path]) -> list[bytes]:
+    """The bytes of `photo_paths`."""
+    return [path.read_bytes() for path in photo_paths]
+
+
+@pytest.fixture
+def request_of() -> Callable[..., pb.ClassifyRequest]:
+    """Make a ClassifyRequest for encoded photos: request_of(photo, …, top_k=3)."""
+
+    def make(*encoded: bytes, **fields: object) -> pb.ClassifyRequest:
+        return pb.ClassifyRequest(images=[pb.Image(encoded=data) for data in encoded], **fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """Encode pixels, a Pillow image or one grey level: encode(200), encode(image, "JPEG", exif=…)."""
+
+    def save(picture: "int | np.ndarray | Image.Image", kind: str = "PNG", **options: object) -> bytes:
+        if isinstance(picture, int):
+            picture = np.full((SIDE, SIDE, 3), picture, dtype=np.uint8)
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def png_header() -> Callable[[int, int], bytes]:
+    """Make a PNG that promises WIDTH x HEIGHT pixels and holds next to none."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def make(width: int, height: int) -> bytes:
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        pixels = zlib.compress(bytes(64))
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+    return make
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bundle(models: Path) -> Bundle:
+    """The trained digits bundle, read."""
+    return read_bundle(models / "digits")
+
+
+@pytest.fixture(scope="session")
+def publish_brightness(encode) -> Callable[..., Path]:
+    """Publish a model of two classes, dark and bright, below ROOT: publish_brightness(root, name="light", …).
+
+    Its descriptor is a photo's mean red, green and blue, 0..1. `work`: matrix products per run, about 0.1 s each.
+    `nan_at_white`: white photos give no finite logits. `most_images`: larger batches fail. `files`: replace or add
+    files. `goldens`: replace fields of golden.npz.
+    """
+
+    def make(root: Path, name: str = "light", *, work: int = 0, nan_at_white: bool = False, most_images: int = 0,
+             files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None) -> Path:  # fmt: skip
+        onnx = _brightness(work, nan_at_white, most_images)
+        spec = Preprocess(resize=SIDE, crop=SIDE)
+        images = (encode(20), encode(230))
+        crops = np.stack([crop_encoded(image, spec) for image in images])
+        logits, descriptor = ort.InferenceSession(onnx).run(["logits", "descriptor"], {"pixels": crops})
+        expected = {"images": images, "crops": crops, "logits": logits, "descriptor": descriptor}
+        expected |= {"svm_scores": np.zeros((0, 0), dtype=np.float32)} | (goldens or {})
+        manifest = Manifest("brightness", ("dark", "bright"), spec, 3, "dense", {"dense": 1.0, "svm": 1.0})
+        contents = {"model.onnx": onnx, "golden.npz": Goldens(**expected).to_bytes()}
+        return publish(root / name, manifest, contents | (files or {}))
+
+    return make
+
+
+def _brightness(work: int, nan_at_white: bool, most_images: int) -> bytes:
+    constants = {
+        "scale": np.float32(1 / 255), "weights": np.array([[-4, 4]] * 3, dtype=np.float32), "one": np.float32(1),
+        "bias": np.array([6, -6], dtype=np.float32), "sides": np.array([1, 2]), "last": np.array([1]),
+        "zero": np.float32(0), "square": np.array([1600, 1600]), "shrink": np.float32(1 / 1600), "all": np.array([0, 1]),
+        "first": np.array(0), "table": np.zeros(most_images + 1, dtype=np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["as_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["as_float", "scale"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled", "sides"], ["descriptor"], keepdims=0),
+        helper.make_node("MatMul", ["descriptor", "weights"], ["weighted"]),
+        helper.make_node("Add", ["weighted", "bias"], ["plain"]),
+    ]
+    extras = []
+    if nan_at_white:
+        nodes += [
+            helper.make_node("ReduceMean", ["descriptor", "last"], ["brightness"], keepdims=1),
+            helper.make_node("Sub", ["one", "brightness"], ["darkness"]),
+            helper.make_node("Log", ["darkness"], ["log"]),
+        ]
+        extras.append("log")
+    if work:
+        nodes.append(helper.make_node("ReduceMean", ["descriptor", "all"], ["mean"], keepdims=1))
+        nodes.append(helper.make_node("Expand", ["mean", "square"], ["product0"]))
+        for n in range(work):
+            nodes.append(helper.make_node("MatMul", [f"product{n}", f"product{n}"], [f"long{n}"]))
+            nodes.append(helper.make_node("Mul", [f"long{n}", "shrink"], [f"product{n + 1}"]))
+        nodes.append(helper.make_node("ReduceMax", [f"product{work}", "all"], ["worked"], keepdims=1))
+        nodes.append(helper.make_node("Mul", ["worked", "zero"], ["nothing"]))
+        extras.append("nothing")
+    if most_images:
+        nodes.append(helper.make_node("Shape", ["pixels"], ["shape"]))
+        nodes.append(helper.make_node("Gather", ["shape", "first"], ["images"]))
+        nodes.append(helper.make_node("Gather", ["table", "images"], ["zeros"]))
+        extras.append("zeros")
+    nodes.append(helper.make_node("Sum", ["plain", *extras], ["logits"]))
+    graph = helper.make_graph(
+        nodes, "brightness",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2]),
+         helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+

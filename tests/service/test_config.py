@@ -1,0 +1,160 @@
+"""Settings come from flags, PENULT_* variables, a TOML file and defaults, in that order, and are checked once."""
+
+import argparse
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+from penult.service.config import ConfigError, ServeConfig, add_arguments, from_arguments
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Resolve settings as `penult serve` does: configure("--port", "1", env={…}, toml="…")."""
+
+    def resolve(*argv: str, env: dict[str, str] | None = None, toml: str | bytes | None = None) -> ServeConfig:
+        if toml is not None:
+            file = tmp_path / "penult.toml"
+            file.write_bytes(toml if isinstance(toml, bytes) else toml.encode())
+            argv = ("--config", str(file), *argv)
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return from_arguments(parser.parse_args(argv), env or {})
+
+    return resolve
+
+
+def test_flags_beat_variables_beat_the_file_beat_defaults(configure):
+    """Each source wins over all that are further away from the command line, setting by setting."""
+    toml = "port = 1\nmetrics_port = 1\ngrace = 1\ndrain_lead = 0.5"
+    config = configure("--port", "3", env={"PENULT_PORT": "2", "PENULT_METRICS_PORT": "2"}, toml=toml)
+    assert (config.port, config.metrics_port, config.grace, config.drain_lead) == (3, 2, 1.0, 0.5)
+    assert config.queue_max_images == ServeConfig().queue_max_images
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
+    """Whatever can be set can be set in all three ways, with the type of its default."""
+    for f in fields(ServeConfig):
+        value = {"device": "cpu", "reflection": "off", "log_level": "error", "host": "::1", "models": "m"}.get(
+            f.name, "7"
+        )
+        expected = type(f.default)(value)
+        quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
+        flag = "--" + f.name.replace("_", "-")
+        assert getattr(configure(flag, value), f.name) == expected
+        assert getattr(configure(env={f"PENULT_{f.name.upper()}": value}), f.name) == expected
+        assert getattr(configure(toml=f"{f.name} = {quoted}"), f.name) == expected
+
+
+def test_without_any_source_the_defaults_of_the_design_hold(configure):
+    """Out of the box: loopback, ports 50051 and 9095, 5 s of drain lead, the limits that DESIGN.md names."""
+    config = configure()
+    assert (config.models, config.host, config.port, config.metrics_port) == (Path("models"), "127.0.0.1", 50051, 9095)
+    assert (config.device, config.drain_lead) == ("auto", 5.0)
+    assert (config.image_max_bytes, config.image_max_pixels) == (8 << 20, 50_000_000)
+    assert (config.image_max_side, config.image_max_scans, config.message_max_bytes) == (16_384, 64, 64 << 20)
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "prot = 1",
+        "PORT = 1",
+        "[server]\nport = 1",
+        'port = "many"',
+        "port = [1]",
+        "port = true",
+        "port = 1.5",
+        "host = 5",
+        "models = 5",
+        'drain_lead = "soon"',
+        "drain_lead = nan",
+        "port = 65536",
+        "port = -1",
+        'device = "tpu"',
+        "device = 1",
+        "grace = -1",
+        "queue_max_images = 0",
+        "image_max_bytes = 0",
+        "batch_max_images = -1",
+        "port = ",
+        b"host = '\xff'",
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(configure, toml):
+    """An unknown key, a wrong type, an impossible value or broken TOML gives ConfigError, in one line."""
+    with pytest.raises(ConfigError) as caught:
+        configure(toml=toml)
+    assert caught.value.reason == "CONFIG"
+    assert caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_an_unknown_key_is_named_with_its_file(configure):
+    """A misspelt setting is refused by name: taken silently, it would leave a default in force."""
+    with pytest.raises(ConfigError, match=r"penult\.toml: unknown setting 'prot'"):
+        configure(toml="prot = 1")
+
+
+def test_a_missing_file_is_named(configure, tmp_path):
+    """A --config that is not there is an error, not an empty configuration."""
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        configure("--config", str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize("env", [{"PENULT_PORT": "many"}, {"PENULT_DEVICE": "tpu"}, {"PENULT_GRACE": ""}])
+def test_a_wrong_variable_is_refused(configure, env):
+    """A PENULT_* variable is checked as strictly as a flag."""
+    with pytest.raises(ConfigError, match="--(port|device|grace)"):
+        configure(env=env)
+
+
+@pytest.mark.parametrize("argv", [["--port", "many"], ["--device", "tpu"], ["--prot", "1"]])
+def test_a_wrong_flag_is_a_usage_error(configure, argv, capsys):
+    """A command line that cannot be read ends with exit code 2, naming the flag."""
+    with pytest.raises(SystemExit) as caught:
+        configure(*argv)
+    assert caught.value.code == 2
+    assert argv[0] in capsys.readouterr().err
+
+
+def test_help_shows_every_default():
+    """--help tells, for every setting, what it is when left alone."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    for f in fields(ServeConfig):
+        assert "--" + f.name.replace("_", "-") in text
+        assert f"({f.default})" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("10.0.0.1", False), ("example.org", False)],
+)  # fmt: skip
+def test_reflection_is_automatic_on_loopback_only(configure, host, is_loopback):
+    """Who listens to the world does not describe the API unasked; on and off decide by themselves."""
+    assert configure("--host", host).has_reflection is is_loopback
+    assert configure("--host", host, "--reflection", "on").has_reflection is True
+    assert configure("--host", host, "--reflection", "off").has_reflection is False
+
+
+def test_the_image_limits_are_the_settings(configure):
+    """Each image setting reaches the decoder's limit of the same meaning."""
+    limits = configure(
+        "--image-max-bytes", "1", "--image-max-pixels", "2", "--image-max-side", "3", "--image-max-scans", "4"
+    ).image_limits
+    assert (limits.max_bytes, limits.max_pixels, limits.max_side, limits.max_scans) == (1, 2, 3, 4)
+
+
+def test_threads_default_to_the_cores_at_hand(configure):
+    """0 threads means one per core that the process may use, and a number means that number."""
+    assert configure("--threads", "3").cpu_threads == 3
+    assert configure().cpu_threads >= 1
+
+
+def test_settings_cannot_change_while_serving(configure):
+    """Resolved settings are frozen, so what the log says at start stays true."""
+    with pytest.raises(FrozenInstanceError):
+        configure().port = 1

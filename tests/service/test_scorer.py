@@ -1,0 +1,282 @@
+"""svm.pkl: opened by an allow-list, linear pipelines as plain arrays, the rest through scikit-learn; nothing else."""
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn
+from penult.bundle.errors import BundleError
+from penult.bundle.scores import as_columns
+from penult.service.scorer import load_scorer
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+
+LENGTH = 16
+
+TRANSFORMS = {
+    "none": (),
+    "normalizer": (Normalizer,),
+    "scaler": (StandardScaler,),
+    "both": (Normalizer, StandardScaler),
+    "other-order": (StandardScaler, Normalizer),
+    "scaler-without-mean": (lambda: StandardScaler(with_mean=False),),
+    "scaler-without-std": (lambda: StandardScaler(with_std=False),),
+    "scaler-without-either": (lambda: StandardScaler(with_mean=False, with_std=False),),
+    "l1-normalizer": (lambda: Normalizer("l1"),),
+    "passthrough": (lambda: "passthrough",),
+}
+
+
+@pytest.fixture
+def data():
+    """Make training descriptors and labels: data(classes)."""
+
+    def make(classes: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers = np.random.default_rng(0)
+        labels = np.arange(30 * classes) % classes
+        centres = numbers.normal(size=(classes, LENGTH)) * 3
+        return (centres[labels] + numbers.normal(size=(len(labels), LENGTH))).astype(np.float32), labels
+
+    return make
+
+
+@pytest.fixture
+def svm(data):
+    """Fit a pipeline: svm(LinearSVC(), Normalizer(), classes=3)."""
+
+    def fit(last, *transforms, classes: int = 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # convergence does not matter here
+            return make_pipeline(*transforms, clone(last)).fit(*data(classes))
+
+    return fit
+
+
+def load(model, classes: int = 3):
+    """Load a model as the service does."""
+    return load_scorer(pickle.dumps(model, protocol=5), LENGTH, classes)
+
+
+def refused(data: bytes, classes: int = 3) -> str:
+    """Return the reason for which svm.pkl is refused."""
+    with pytest.raises(BundleError) as caught:
+        load_scorer(data, LENGTH, classes)
+    assert "\n" not in caught.value.message
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("classes", [2, 3, 12])
+@pytest.mark.parametrize("transforms", TRANSFORMS)
+def test_linear_scores_are_those_of_scikit_learn(svm, data, transforms, classes):
+    """Normalise/standardise + LinearSVC scores within 1e-5 of scikit-learn's own, with the same classes."""
+    model = svm(LinearSVC(random_state=0), *(make() for make in TRANSFORMS[transforms]), classes=classes)
+    descriptors = data(classes)[0][:50] * 1.7
+    descriptors[0] = 0  # a zero vector cannot be normalised and must stay zero
+    found, expected = load(model, classes)(descriptors), as_columns(model.decision_function(descriptors))
+    assert found.dtype == np.float32
+    assert found.shape == (50, classes)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert found.argmax(axis=1).tolist() == model.predict(descriptors).tolist()
+
+
+def test_a_bare_linear_svm_works(data):
+    """An estimator without a pipeline around it is scored alike."""
+    model = LinearSVC(random_state=0).fit(*data(4))
+    descriptors = data(4)[0]
+    np.testing.assert_allclose(load(model, 4)(descriptors), model.decision_function(descriptors), atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_an_rbf_svm_works_through_scikit_learn(svm, data, classes):
+    """Other kernels give scikit-learn's own numbers."""
+    model = svm(SVC(kernel="rbf"), Normalizer(), StandardScaler(), classes=classes)
+    descriptors = data(classes)[0][:50]
+    found, expected = load(model, classes)(descriptors), as_columns(model.decision_function(descriptors))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.argmax(axis=1).tolist() == model.predict(descriptors).tolist()
+
+
+def test_a_linear_svm_is_loaded_without_scikit_learn(svm, run_python, tmp_path):
+    """Loading and scoring normalise + LinearSVC never imports scikit-learn, which would cost seconds at start."""
+    (tmp_path / "svm.pkl").write_bytes(pickle.dumps(svm(LinearSVC(random_state=0), Normalizer()), protocol=5))
+    code = f"""
+import pathlib, sys
+import numpy as np
+from penult.service.scorer import load_scorer
+score = load_scorer(pathlib.Path({str(tmp_path / "svm.pkl")!r}).read_bytes(), {LENGTH}, 3)
+print(score(np.ones((2, {LENGTH}), dtype=np.float32)).shape, "sklearn" in sys.modules)
+"""
+    result = run_python("-c", code)
+    assert result.stdout.strip() == "(2, 3) False", result.stderr
+
+
+@pytest.mark.parametrize(("length", "classes"), [(LENGTH + 1, 3), (LENGTH - 1, 3), (LENGTH, 4), (LENGTH, 2)])
+@pytest.mark.parametrize("last", [LinearSVC(random_state=0), SVC()])
+def test_other_sizes_than_the_models_are_refused(svm, last, length, classes):
+    """An SVM for other descriptors or classes than the network's gives BundleError."""
+    with pytest.raises(BundleError) as caught:
+        load_scorer(pickle.dumps(svm(last, Normalizer()), protocol=5), length, classes)
+    assert caught.value.reason == "SVM_SHAPE"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["coef_", "intercept_"])
+def test_numbers_that_are_not_finite_are_refused(svm, place, value):
+    """One NaN or infinity among the weights gives BundleError: it would spoil a class for ever."""
+    model = svm(LinearSVC(random_state=0))
+    getattr(model[-1], place).flat[1] = value
+    assert refused(pickle.dumps(model)) == "SVM_SHAPE"
+
+
+@pytest.mark.parametrize(
+    "model", [{"coef_": 1}, [1, 2], "text", None, StandardScaler(), Normalizer(), LinearSVC(), SVC(),
+              make_pipeline(Normalizer(), LinearSVC())],
+)  # fmt: skip
+def test_what_is_no_fitted_svm_is_refused(model):
+    """Plain values, bare transforms and unfitted estimators give BundleError."""
+    assert refused(pickle.dumps(model)) in {"SVM_INVALID", "SVM_SHAPE"}
+
+
+def _damage(model, step: int, **attributes):
+    for name, value in attributes.items():
+        setattr(model[step], name, value)
+    return model
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [(-1, {"coef_": "text"}), (-1, {"coef_": None}), (-1, {"coef_": np.ones(LENGTH)}), (-1, {"intercept_": "x"}),
+     (0, {"norm": 7}), (1, {"mean_": "x"}), (1, {"scale_": np.zeros(LENGTH)})],
+    ids=str,
+)  # fmt: skip
+def test_damaged_attributes_are_refused(svm, attributes):
+    """An SVM whose arrays are not arrays, or of the wrong rank, gives BundleError rather than a crash at start."""
+    step, values = attributes
+    model = _damage(svm(LinearSVC(random_state=0), Normalizer(), StandardScaler()), step, **values)
+    assert refused(pickle.dumps(model)).startswith("SVM_")
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_unfitted_step_is_refused(svm, step):
+    """A pipeline that lost a step's fitted attributes gives BundleError."""
+    model = svm(LinearSVC(random_state=0), StandardScaler())
+    vars(model[step]).clear()
+    assert refused(pickle.dumps(model)).startswith("SVM_")
+
+
+@pytest.mark.parametrize("pickled", [b"", b"garbage", b"\x80\x05.", b"\x80\x05K\x01", bytes(1000), None])
+def test_garbage_is_refused(svm, pickled):
+    """Bytes that are no whole pickle give BundleError, whatever pickle raises on them."""
+    whole = pickle.dumps(svm(LinearSVC(random_state=0)), protocol=5)
+    assert refused(whole[: len(whole) // 2] if pickled is None else pickled) == "SVM_INVALID"
+
+
+def test_another_scikit_learn_version_is_refused(svm):
+    """A pickle that scikit-learn itself warns of gives BundleError: reading it may give other scores silently."""
+    pickled = pickle.dumps(svm(SVC()), protocol=5)
+    other = pickled.replace(sklearn.__version__.encode(), b"0" * len(sklearn.__version__))
+    assert other != pickled
+    assert refused(other) == "SVM_VERSION"
+
+
+# -- pickles that would do something -----------------------------------------------------------------------------------
+
+
+class Evil:
+    """Runs a shell command when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        """Leave a file at `canary`."""
+        self._canary = canary
+
+    def __reduce__(self):
+        """Tell pickle to call os.system."""
+        return os.system, (f"touch {self._canary}",)
+
+
+def _at_the_root(evil: Evil, model) -> object:
+    return evil
+
+
+def _in_an_attribute(evil: Evil, model) -> object:
+    model[-1].random_state = evil
+    return model
+
+
+def _in_an_object_array(evil: Evil, model) -> object:
+    model[-1].coef_ = np.array([evil, 1.0], dtype=object)
+    return model
+
+
+def _as_a_step(evil: Evil, model) -> object:
+    model.steps.insert(0, ("evil", evil))
+    return model
+
+
+@pytest.mark.parametrize("hide", [_at_the_root, _in_an_attribute, _in_an_object_array, _as_a_step])
+@pytest.mark.parametrize("last", [LinearSVC(random_state=0), SVC()], ids=["linear", "rbf"])
+def test_an_evil_pickle_is_refused_and_not_executed(svm, tmp_path, last, hide):
+    """A shell command in svm.pkl, wherever it hides, is refused by its name, and never runs."""
+    canary = tmp_path / "canary"
+    data = pickle.dumps(hide(Evil(canary), svm(last, Normalizer())), protocol=5)
+    assert refused(data) == "SVM_FORBIDDEN"
+    assert not canary.exists()
+    pickle.loads(data)  # the pickle is a live one: without the allow-list, it does run
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["builtins eval", "builtins getattr", "os system", "subprocess Popen", "importlib import_module", "numpy load",
+     "numpy save", "sklearn.pipeline Pipeline.__init__", "sklearn.svm._classes LinearSVC.__class__", "copyreg _reconstructor",
+     "sklearn.linear_model._logistic LogisticRegression"],
+)  # fmt: skip
+def test_no_other_name_can_be_looked_up(name):
+    """Every global outside the short list is refused, also dotted ways out of a listed one."""
+    module, attribute = (part.encode() for part in name.split())
+    text = b"".join(b"\x8c" + bytes([len(part)]) + part for part in (module, attribute))
+    assert refused(b"\x80\x04" + text + b"\x93.") == "SVM_FORBIDDEN"
+
+
+_OBJECTS_OVER_BYTES = """
+class Forged:
+    def __reduce__(self):
+        return np.ndarray, ((3, 16), np.dtype("O"), b"A" * 8 * 16 * 3)
+"""
+_OBJECTS_BEHIND_A_DTYPE = """
+class Dtype:
+    def __reduce__(self):
+        return np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+
+class Forged:
+    def __reduce__(self):
+        return _frombuffer, (b"A" * 8 * 16 * 3, Dtype(), (3, 16), "C")
+"""
+
+
+@pytest.mark.parametrize("forge", [_OBJECTS_OVER_BYTES, _OBJECTS_BEHIND_A_DTYPE], ids=["ndarray", "dtype"])
+def test_forged_pointers_are_refused(run_python, forge):
+    """Arrays of Python objects over bytes of the file's choice are refused: reading one would follow a forged pointer."""
+    code = f"""
+import pickle, sys
+import numpy as np
+from numpy._core.numeric import _frombuffer
+from penult.bundle.errors import BundleError
+from penult.service.scorer import load_scorer
+from sklearn.svm import LinearSVC
+{forge}
+model = LinearSVC()
+model.coef_, model.intercept_ = Forged(), np.zeros(3)
+data = pickle.dumps(model, protocol=5)
+try:
+    load_scorer(data, 16, 3)
+except BundleError as error:
+    print(error.reason)
+"""
+    result = run_python("-c", code)
+    assert (result.returncode, result.stdout[:4]) == (0, "SVM_"), result
