@@ -209,7 +209,7 @@ def _in_an_attribute(evil: Evil, model) -> object:
 
 
 def _in_an_object_array(evil: Evil, model) -> object:
-    model[-1].coef_ = np.array([evil, 1.0], dtype=object)
+    model[-1].classes_ = np.array([evil, 1.0], dtype=object)
     return model
 
 

@@ -92,7 +92,8 @@ class FineTuner:
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             phase.optimizer, factor=settings.lr_factor, patience=settings.lr_patience
         )
-        stopping = EarlyStopping(settings.stop_patience)
+        # A phase must beat the one before it: where it does not, the earlier weights stay.
+        stopping = EarlyStopping(settings.stop_patience, best=history.best_loss)
         best = checkpoint.restore(number, phase.optimizer, plateau, stopping) or _copy(self.net)
         while stopping.epoch < phase.epochs and not stopping.should_stop:
             epoch, started = stopping.epoch + 1, time.monotonic()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
@@ -34,6 +35,11 @@ class History:
     def phase(self, name: str) -> list[Epoch]:
         """Return the epochs of one phase."""
         return [epoch for epoch in self.epochs if epoch.phase == name]
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest validation loss so far; infinite before the first epoch."""
+        return min((epoch.val_loss for epoch in self.epochs), default=math.inf)
 
     def last_line(self, best: bool) -> str:
         """Describe the last epoch to a person."""

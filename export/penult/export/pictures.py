@@ -45,7 +45,7 @@ def learning_curves(history: History) -> bytes:
             grid[0][column].set_title(title, loc="left", fontsize=9, color=_MARK)
             _curve(grid[0][column], epochs, "train_loss", "val_loss")
             _curve(grid[1][column], epochs, "train_accuracy", "val_accuracy")
-            _mark(grid[0][column], epochs)
+            _mark(grid[0][column], epochs, history.best_loss)
             grid[1][column].set_xlabel("epoch")
         grid[0][0].set_ylabel("loss (cross-entropy)")
         grid[1][0].set_ylabel("accuracy")
@@ -77,12 +77,13 @@ def _curve(axis: Axes, epochs: list[Epoch], train: str, val: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _mark(axis: Axes, epochs: list[Epoch]) -> None:
-    """Mark the epoch whose weights were kept, and where the learning rate dropped."""
+def _mark(axis: Axes, epochs: list[Epoch], kept_loss: float) -> None:
+    """Mark the epoch whose weights were kept (or, in the other phase, its best), and drops of the learning rate."""
     best = min(epochs, key=lambda epoch: epoch.val_loss)
+    word = "kept" if best.val_loss == kept_loss else "best"
     axis.plot(best.epoch, best.val_loss, "o", ms=9, mfc="none", mec=_MARK)
     axis.annotate(
-        f"kept: epoch {best.epoch}", (best.epoch, best.val_loss), xytext=(0, 12), textcoords="offset points",
+        f"{word}: epoch {best.epoch}", (best.epoch, best.val_loss), xytext=(0, 12), textcoords="offset points",
         ha="center", fontsize=8, color=_MARK,
     )  # fmt: skip
     for before, after in pairwise(epochs[1:]):  # the first step up is the warm-up
