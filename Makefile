@@ -96,5 +96,5 @@ image:
 	docker build --target gpu --tag penult:gpu .
 
 clean:
-	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out bench-out
 	find . -name __pycache__ -prune -exec rm -rf {} +

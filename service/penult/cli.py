@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        return 1
+        return _fail(
+            "interrupted; --resume goes on from the last epoch" if arguments.verb == "train" else "interrupted"
+        )
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -2,12 +2,14 @@
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import httpx
@@ -27,6 +29,15 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 SIDE = 8
+
+
+class Launched(NamedTuple):
+    """A `penult serve` process that may not be ready yet."""
+
+    target: str
+    http: str
+    process: subprocess.Popen[str]
+    log: Path
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +111,31 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def launch(tmp_path) -> Iterator[Callable[..., Launched]]:
+    """Start a server without waiting for it: launch(models, *options); it is ended with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(models: Path, *options: str) -> Launched:
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            ports = [one.getsockname()[1], other.getsockname()[1]]
+        log = tmp_path / f"log-{len(processes)}.txt"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "penult.cli", "serve", "--models", str(models), "--port", str(ports[0]),
+                 "--metrics-port", str(ports[1]), *options],
+                stdout=subprocess.PIPE, stderr=file, text=True,
+            )  # fmt: skip
+        processes.append(process)
+        return Launched(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", process, log)
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 # -- photos ------------------------------------------------------------------------------------------------------------

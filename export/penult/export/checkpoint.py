@@ -1,5 +1,6 @@
 """A run's state after every epoch, so that `--resume` goes on as if nothing had happened."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -84,6 +85,8 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the run: its bundle is published."""
         self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or somebody keeps something else in it
+            self.path.parent.rmdir()
 
     def _write(self, state: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import argparse
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,20 @@ def from_arguments(arguments: argparse.Namespace, environment: Mapping[str, str]
     """Merge flags, environment and file, in falling precedence; raise ConfigError."""
     defaults = {f.name: f for f in fields(ServeConfig)}
     given: dict[str, Any] = _from_file(arguments.config) if arguments.config else {}
-    given |= {
-        n: environment[_ENVIRONMENT_PREFIX + n.upper()]
-        for n in defaults
-        if _ENVIRONMENT_PREFIX + n.upper() in environment
-    }
+    given |= _from_environment(environment, defaults)
     given |= {name: value for name, value in vars(arguments).items() if name in defaults}
     if unknown := sorted(set(given) - set(defaults)):
         raise ConfigError("CONFIG", f"{arguments.config}: unknown setting {unknown[0]!r}; see penult serve --help")
     return ServeConfig(**{name: _convert(name, value, defaults[name]) for name, value in given.items()})
+
+
+def _from_environment(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return the settings among PENULT_* variables.
+
+    Beside a Service called penult, Kubernetes sets PENULT_PORT=tcp://… in every pod: that is no setting of ours.
+    """
+    found = {name: environment.get(_ENVIRONMENT_PREFIX + name.upper()) for name in names}
+    return {name: value for name, value in found.items() if value is not None and not value.startswith("tcp://")}
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Checks on encoded photos before anything is decoded."""
+
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from penult.bundle.errors import ImageError
+from penult.bundle.guards import ImageLimits, check_png_complete, image_format
+from penult.bundle.preprocess import Preprocess, crop_encoded, decode
+from PIL import Image
+
+SPEC = Preprocess(resize=32, crop=32)
+
+# Decodes each file named and prints its verdict and by how many MiB the process has grown at its peak.
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from penult.bundle.errors import ImageError
+from penult.bundle.preprocess import Preprocess, crop_encoded
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+files = [Path(name).read_bytes() for name in sys.argv[1:]]
+before = peak()
+for data in files:
+    try:
+        crop_encoded(data, Preprocess())
+        print("decoded", 0)
+    except ImageError as error:
+        print(error.reason, round(peak() - before))
+"""
+
+
+def reason(data: bytes, limits: ImageLimits | None = None) -> str:
+    """Return the reason for which a photo is refused."""
+    with pytest.raises(ImageError) as caught:
+        crop_encoded(data, SPEC, limits or ImageLimits())
+    assert "\n" not in caught.value.message
+    return caught.value.reason
+
+
+def _last_scan(progressive: bytes) -> bytes:
+    return progressive[progressive.rindex(b"\xff\xda") : -2]
+
+
+def _scans(progressive: bytes, count: int) -> bytes:
+    """Repeat the last scan of a progressive JPEG until there are `count`."""
+    more = count - progressive.count(b"\xff\xda")
+    return progressive[:-2] + _last_scan(progressive) * more + progressive[-2:]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"", "IMAGE_EMPTY"), (b"\0", "IMAGE_UNKNOWN_FORMAT"), (b"no photo, but a line of text", "IMAGE_UNKNOWN_FORMAT")],
+)
+def test_no_photo_is_refused(data: bytes, expected: str):
+    """Empty bytes and text are refused, each for its own reason."""
+    assert reason(data) == expected
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
+def test_other_formats_are_refused(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
+    """A good picture in a format that Pillow knows but we do not accept is refused by its signature."""
+    assert reason(encode(small_photo, kind)) == "IMAGE_UNKNOWN_FORMAT"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_format_is_told_from_the_signature(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
+    """JPEG, PNG and WebP are recognised by their first bytes."""
+    assert image_format(encode(small_photo, kind)) == kind
+
+
+@pytest.mark.parametrize("signature", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\xf4\x01\0\0WEBPVP8 "])
+def test_garbage_behind_a_signature_is_corrupt(signature: bytes):
+    """A valid signature does not make garbage a photo."""
+    assert reason(signature + np.random.default_rng(0).bytes(500)) == "IMAGE_CORRUPT"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_photo_is_said_to_be_truncated(photo: Image.Image, encode: Callable[..., bytes], kind: str):
+    """A photo whose second half is missing is refused as truncated, whatever its format."""
+    data = encode(photo, kind)
+    assert reason(data[: len(data) // 2]) == "IMAGE_TRUNCATED"
+
+
+@pytest.mark.parametrize(("kind", "tail"), [("JPEG", 0), ("PNG", 4), ("WEBP", 0)])
+def test_no_cut_passes(small_photo: Image.Image, encode: Callable[..., bytes], kind: str, tail: int):
+    """However many bytes are missing at the end, the photo is refused; only a PNG's last checksum may lack."""
+    data = encode(small_photo, kind)
+    refused = {reason(data[:cut]) for cut in range(1, len(data) - tail, 7)} | {reason(data[: len(data) - tail - 1])}
+    assert refused <= {"IMAGE_TRUNCATED", "IMAGE_CORRUPT", "IMAGE_UNKNOWN_FORMAT"}
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("whole_stream", [False, True])
+def test_a_png_whose_rows_stop_early_is_truncated(make_png: Callable[..., bytes], interlaced: bool, whole_stream: bool):
+    """A PNG with a proper end but pixel data for half its rows is refused; Pillow would paint the rest black."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3))
+
+    def half(raw: bytes) -> bytes:
+        packed = zlib.compress(raw)
+        return zlib.compress(raw[: len(raw) // 2]) if whole_stream else packed[: len(packed) // 2]
+
+    assert reason(make_png(pixels, interlaced=interlaced, pack=half)) == "IMAGE_TRUNCATED"
+
+
+def test_a_png_that_lacks_one_byte_of_pixels_is_truncated(make_png: Callable[..., bytes]):
+    """The length that the header promises is checked to the byte."""
+    pixels = np.zeros((5, 7, 3), int)
+    assert reason(make_png(pixels, pack=lambda raw: zlib.compress(raw[:-1]))) == "IMAGE_TRUNCATED"
+    check_png_complete(make_png(pixels))
+
+
+def test_a_png_with_damaged_pixel_data_is_corrupt(make_png: Callable[..., bytes]):
+    """Pixel data that are no zlib stream are refused as corrupt."""
+    assert reason(make_png(np.zeros((5, 7, 3), int), pack=lambda raw: b"\x78\x9c" + b"\xff" * 60)) == "IMAGE_CORRUPT"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 5), (8, 8), (17, 9), (2, 33)])
+@pytest.mark.parametrize(("depth", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 2), (8, 3), (16, 4)])
+def test_good_interlaced_pngs_pass(make_png: Callable[..., bytes], size: tuple[int, int], depth: int, channels: int):
+    """Adam7 PNGs of every depth, also of sizes where passes are empty, decode as their plain twins do."""
+    pixels = np.random.default_rng(0).integers(0, 1 << depth, (*size, channels))
+    plain, interlaced = (np.asarray(decode(make_png(pixels, depth, woven))) for woven in (False, True))
+    assert np.array_equal(plain, interlaced)
+
+
+def test_too_many_bytes_are_refused(small_photo: Image.Image, encode: Callable[..., bytes]):
+    """The byte cap counts the whole file: one byte below its size refuses it, its size does not."""
+    data = encode(small_photo, "PNG")
+    assert reason(data, ImageLimits(max_bytes=len(data) - 1)) == "IMAGE_TOO_MANY_BYTES"
+    crop_encoded(data, SPEC, ImageLimits(max_bytes=len(data)))
+    assert reason(bytes((8 << 20) + 1)) == "IMAGE_TOO_MANY_BYTES"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_too_many_pixels_are_refused(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
+    """Both the number of pixels and the longer side are capped, exactly."""
+    data, (width, height) = encode(small_photo, kind), small_photo.size
+    for limits in (ImageLimits(max_pixels=width * height - 1), ImageLimits(max_side=width - 1)):
+        assert reason(data, limits) == "IMAGE_TOO_MANY_PIXELS"
+    crop_encoded(data, SPEC, ImageLimits(max_pixels=width * height, max_side=width))
+
+
+def test_bombs_cost_no_memory(
+    small_photo: Image.Image, encode: Callable[..., bytes], make_png: Callable[..., bytes], tmp_path: Path
+):
+    """A PNG of 50,000 x 50,000, a JPEG of 65,500 x 65,500 and a WebP of 16,384 x 16,384 are refused from the header."""
+    png = bytearray(make_png(np.zeros((1, 1, 1), int), depth=1))
+    png[16:24] = (50_000).to_bytes(4, "big") * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    jpeg = bytearray(encode(small_photo, "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = (65_500).to_bytes(2, "big") * 2
+    webp = bytearray(encode(small_photo, "WEBP", lossless=True))
+    at = webp.index(b"VP8L") + 9
+    webp[at : at + 4] = ((int.from_bytes(webp[at : at + 4], "little") >> 28 << 28) | (1 << 28) - 1).to_bytes(
+        4, "little"
+    )
+    files = [tmp_path / name for name in ("png", "jpeg", "webp")]
+    for file, data in zip(files, (png, jpeg, webp), strict=True):
+        file.write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", _PEAK, *files], capture_output=True, text=True, check=True)
+    verdicts = [line.split() for line in done.stdout.splitlines()]
+    assert [word for word, _ in verdicts] == ["IMAGE_TOO_MANY_PIXELS"] * 3
+    assert max(int(grown) for _, grown in verdicts) < 64
+
+
+def test_too_many_scans_are_refused(small_photo: Image.Image, encode: Callable[..., bytes]):
+    """A JPEG of 64 scans is decoded, one of 65 is refused."""
+    progressive = encode(small_photo, "JPEG", progressive=True)
+    assert crop_encoded(_scans(progressive, 64), SPEC).shape == (32, 32, 3)
+    assert reason(_scans(progressive, 65)) == "IMAGE_TOO_MANY_SCANS"
+
+
+def test_scans_are_counted_inside_the_picture_only(small_photo: Image.Image, encode: Callable[..., bytes]):
+    """Bytes behind a JPEG's end, such as a phone's motion video, and its metadata hold no scans, whatever they look like."""
+    lookalikes = b"\xff\xda" * 100
+    for data in (encode(small_photo, "JPEG") + lookalikes, encode(small_photo, "JPEG", icc_profile=lookalikes)):
+        assert crop_encoded(data, SPEC).shape == (32, 32, 3)

@@ -1,0 +1,182 @@
+"""Decoding goes on off the loop, on threads that together hold no more pixels than the budget."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from penult.bundle.errors import ImageError
+from penult.bundle.guards import ImageLimits
+from penult.bundle.preprocess import Preprocess, crop_encoded
+from penult.service.decoding import Decoder, EncodedPhoto, PixelBudget, RawPhoto
+from PIL import Image
+
+SPEC = Preprocess(resize=16, crop=12)
+
+
+class Recorded(PixelBudget):
+    """A budget that notes what is held, and the most at one time."""
+
+    def __init__(self, most_pixels: int) -> None:
+        """Start with nothing."""
+        super().__init__(most_pixels)
+        self.asked: list[int] = []
+
+    def hold(self, pixels: int):
+        """Note the pixels, then hold them."""
+        self.asked.append(pixels)
+        return super().hold(pixels)
+
+
+@pytest.fixture
+def decoder():
+    """Make decoders, which are closed at the end: decoder(limits, budget)."""
+    made: list[Decoder] = []
+
+    def make(limits: ImageLimits | None = None, budget: PixelBudget | None = None, threads: int = 2) -> Decoder:
+        made.append(Decoder(threads, limits or ImageLimits(), budget or PixelBudget(10**8)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_threads_never_hold_more_than_the_budget():
+    """However many threads ask, what they hold at one time stays within the budget, and all get their turn."""
+    budget, lock, held, most = PixelBudget(100), threading.Lock(), 0, 0
+
+    def work(pixels: int) -> None:
+        nonlocal held, most
+        with budget.hold(pixels):
+            with lock:
+                held += pixels
+                most = max(most, held)
+            time.sleep(0.002)
+            with lock:
+                held -= pixels
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, [30, 40, 50, 10, 100, 25] * 10, timeout=20))
+    assert held == 0
+    assert 50 < most <= 100
+
+
+def test_a_larger_photo_goes_alone():
+    """A photo above the whole budget is decoded, but beside no other."""
+    budget, order = PixelBudget(100), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def large() -> None:
+        with budget.hold(1000):
+            order.append("large in")
+            inside.set()
+            leave.wait(10)
+            order.append("large out")
+
+    def small() -> None:
+        with budget.hold(1):
+            order.append("small in")
+
+    threads = [threading.Thread(target=large), threading.Thread(target=small)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    time.sleep(0.05)
+    assert order == ["large in"]
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["large in", "large out", "small in"]
+
+
+def test_a_larger_photo_waits_for_the_others():
+    """A photo above the whole budget does not begin while anything is held."""
+    budget, began = PixelBudget(100), threading.Event()
+
+    def large() -> None:
+        with budget.hold(1000):
+            began.set()
+
+    thread = threading.Thread(target=large)
+    with budget.hold(1):
+        thread.start()
+        assert not began.wait(0.05)
+    assert began.wait(10)
+    thread.join(10)
+
+
+def test_a_failed_decode_gives_its_pixels_back():
+    """An exception inside the block frees what it held."""
+    budget = PixelBudget(10)
+    with pytest.raises(ValueError, match="damaged"), budget.hold(10):
+        raise ValueError("damaged")
+    done = threading.Event()
+
+    def again() -> None:
+        with budget.hold(10):
+            done.set()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    assert done.wait(10)
+    thread.join(10)
+
+
+def test_encoded_photos_are_cropped_as_in_training(decoder, encode):
+    """The service's crop of a file is that of penult.bundle.preprocess, and its time is told."""
+    data = encode(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))
+    pixels, seconds = asyncio.run(decoder().crop(EncodedPhoto(data), SPEC))
+    np.testing.assert_array_equal(pixels, crop_encoded(data, SPEC))
+    assert 0 < seconds < 5
+
+
+def test_raw_photos_are_cropped_as_encoded_ones(decoder, encode):
+    """Raw RGB gives the crop of the same picture as a PNG file."""
+    picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    pixels, _ = asyncio.run(decoder().crop(RawPhoto(40, 30, picture.tobytes()), SPEC))
+    np.testing.assert_array_equal(pixels, crop_encoded(encode(picture), SPEC))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_budget_is_asked_for_what_decoding_allocates(decoder, encode, kind):
+    """A photo holds the pixels that its decoder will make: all of a PNG's, a scaled JPEG's reduced number."""
+    budget = Recorded(10**8)
+    asyncio.run(decoder(budget=budget).crop(EncodedPhoto(encode(Image.new("RGB", (640, 480)), kind)), SPEC))
+    assert budget.asked == [640 * 480 if kind == "PNG" else 80 * 60]
+
+
+@pytest.mark.parametrize(
+    ("limits", "photo", "reason"),
+    [
+        (ImageLimits(), EncodedPhoto(b""), "IMAGE_EMPTY"),
+        (ImageLimits(), EncodedPhoto(b"hello"), "IMAGE_UNKNOWN_FORMAT"),
+        (ImageLimits(max_bytes=10), EncodedPhoto(bytes(11)), "IMAGE_TOO_MANY_BYTES"),
+        (ImageLimits(max_side=7), RawPhoto(8, 2, bytes(48)), "IMAGE_TOO_MANY_PIXELS"),
+        (ImageLimits(), RawPhoto(0, 2, b""), "IMAGE_NO_PIXELS"),
+        (ImageLimits(), RawPhoto(2, 2, bytes(11)), "IMAGE_WRONG_LENGTH"),
+    ],
+)
+def test_the_limits_are_kept(decoder, limits, photo, reason):
+    """Each limit given to the decoder is kept, with its reason."""
+    with pytest.raises(ImageError) as caught:
+        asyncio.run(decoder(limits).crop(photo, SPEC))
+    assert caught.value.reason == reason
+
+
+def test_the_loop_stays_free_while_a_photo_is_decoded(decoder, encode):
+    """Decoding a large photo does not hold up the event loop."""
+    data = encode(Image.new("RGB", (4000, 4000)), compress_level=1)
+
+    async def scenario() -> tuple[int, float]:
+        turns, task = 0, asyncio.ensure_future(decoder().crop(EncodedPhoto(data), SPEC))
+        while not task.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        return turns, task.result()[1]
+
+    turns, seconds = asyncio.run(scenario())
+    assert seconds > 0.02
+    assert turns > 5

@@ -1,0 +1,237 @@
+"""Before it is ready and while it leaves, the server says so, and nothing that it accepted is lost."""
+
+import signal
+import threading
+import time
+from collections import Counter
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from penult.v1 import penult_pb2 as pb
+from penult.v1 import penult_pb2_grpc
+
+SERVICE = "penult.v1.PenultService"
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def quick(publish_brightness, tmp_path_factory):
+    """A repository whose model loads and runs in no time."""
+    root = tmp_path_factory.mktemp("quick")
+    publish_brightness(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def slow(publish_brightness, tmp_path_factory):
+    """A repository whose model takes about half a second per run, and some seconds to load."""
+    root = tmp_path_factory.mktemp("slow")
+    publish_brightness(root, work=5)
+    return root
+
+
+@pytest.fixture
+def asking(connect):
+    """Connect to a server: its methods and its health."""
+
+    def open_stubs(target: str):
+        channel = connect(target)
+        return penult_pb2_grpc.PenultServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+
+    return open_stubs
+
+
+@pytest.fixture
+def watch(connect):
+    """Watch a health name in the background: the list of (time, status) seen so far."""
+    calls = []
+
+    def start(target: str, name: str = "") -> list[tuple[float, int]]:
+        seen: list[tuple[float, int]] = []
+        calls.append(health_pb2_grpc.HealthStub(connect(target)).Watch(health_pb2.HealthCheckRequest(service=name)))
+
+        def read(call) -> None:
+            try:
+                for answer in call:
+                    seen.append((time.monotonic(), answer.status))
+            except grpc.RpcError:
+                pass  # the server has left, or the test is over
+
+        threading.Thread(target=read, args=(calls[-1],), daemon=True).start()
+        wait_for(lambda: seen)
+        return seen
+
+    yield start
+    for call in calls:
+        call.cancel()
+
+
+def wait_for(condition, seconds: float = 15) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.01)
+
+
+def status(health, name: str = "") -> int:
+    """Ask for a health status, waiting for the server to listen."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    return health.Check(request, wait_for_ready=True, timeout=15).status
+
+
+def test_before_loading_it_is_alive_and_not_ready(slow, launch, asking, failure, request_of, encode, watch):
+    """While models load: live, NOT_SERVING, 503, and requests UNAVAILABLE with a hint; ready afterwards."""
+    server = launch(slow)
+    stub, health = asking(server.target)
+    assert [status(health, name) for name in ("live", "", SERVICE)] == [SERVING, NOT_SERVING, NOT_SERVING]
+    error = failure(lambda: stub.Classify(request_of(encode(10))))
+    trailing = dict(error.trailing_metadata())
+    assert (error.code(), trailing["penult-reason"]) == (grpc.StatusCode.UNAVAILABLE, "LOADING")
+    assert int(trailing["grpc-retry-pushback-ms"]) > 0
+    assert [httpx.get(f"{server.http}/{path}").status_code for path in ("livez", "readyz")] == [200, 503]
+    seen = watch(server.target)
+    assert server.process.stdout.readline().startswith("ready ")
+    wait_for(lambda: [s for _, s in seen] == [NOT_SERVING, SERVING])
+    assert httpx.get(f"{server.http}/readyz").status_code == 200
+    assert stub.Classify(request_of(encode(10))).results[0].classification.label == "dark"
+
+
+def test_a_signal_while_loading_ends_it(slow, launch, asking):
+    """SIGTERM before the models are loaded ends the server with exit code 0, without it becoming ready."""
+    server = launch(slow)
+    assert status(asking(server.target)[1]) == NOT_SERVING
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(15) == 0
+    assert server.process.stdout.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_draining_serves_on_while_not_ready(quick, start_server, asking, request_of, encode, watch, number):
+    """A signal turns readiness off at once; for --drain-lead seconds requests are answered and liveness stays well."""
+    server = start_server(quick, "--drain-lead", "2")
+    stub, health = asking(server.target)
+    seen = watch(server.target, SERVICE)
+    asked = time.monotonic()
+    server.process.send_signal(number)
+    wait_for(lambda: len(seen) == 2)
+    assert seen[-1][1] == NOT_SERVING
+    assert seen[-1][0] - asked < 0.5
+    while time.monotonic() - asked < 1.5:
+        assert [status(health, name) for name in ("", SERVICE, "live")] == [NOT_SERVING, NOT_SERVING, SERVING]
+        assert [httpx.get(f"{server.http}/{path}").status_code for path in ("readyz", "livez")] == [503, 200]
+        assert stub.Classify(request_of(encode(230))).results[0].classification.label == "bright"
+        time.sleep(0.1)
+    seen_by_then = len(seen)
+    assert server.process.poll() is None
+    # The watching client must go first: this test is about the lead, the next one about who stays.
+    assert seen_by_then == 2
+
+
+def test_an_idle_server_leaves_at_once(quick, start_server):
+    """Without a lead and without work, SIGTERM ends the server within two seconds, with exit code 0."""
+    server = start_server(quick)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(2) == 0
+    assert server.log.read_text().splitlines()[-1].endswith("stopped")
+
+
+def test_a_health_watch_does_not_hold_up_the_exit(quick, start_server, watch):
+    """A client that watches health for ever is no accepted work: the server leaves without using up its grace."""
+    server = start_server(quick, "--grace", "6")
+    watch(server.target)
+    server.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert server.process.wait(15) == 0
+    assert time.monotonic() - started < 4
+
+
+def test_accepted_work_is_finished(slow, start_server, asking, request_of, encode):
+    """Requests that are queued and running at SIGTERM are all answered, then the exit code is 0."""
+    server = start_server(slow, "--batch-max-images", "2", "--threads", "1")
+    stub, _ = asking(server.target)
+    calls = [stub.Classify.future(request_of(encode(10), encode(230)), timeout=30) for _ in range(4)]
+    wait_for(lambda: "penult_batch_size_count 1.0" in httpx.get(f"{server.http}/metrics").text)
+    server.process.send_signal(signal.SIGTERM)
+    for call in calls:
+        assert [r.classification.label for r in call.result().results] == ["dark", "bright"]
+    assert server.process.wait(10) == 0
+
+
+def test_grace_bounds_the_wait(slow, start_server, asking, request_of, encode):
+    """Work that would outlast --grace is given up with a status that is not UNKNOWN, and the exit code is still 0."""
+    server = start_server(slow, "--batch-max-images", "1", "--threads", "1", "--grace", "0.5")
+    stub, _ = asking(server.target)
+    call = stub.Classify.future(request_of(*[encode(10)] * 60), timeout=60)
+    wait_for(lambda: "penult_batch_size_count 1.0" in httpx.get(f"{server.http}/metrics").text)
+    server.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert server.process.wait(20) == 0
+    assert time.monotonic() - started < 8
+    assert call.exception().code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_a_second_signal_leaves_at_once(quick, start_server):
+    """Who asks twice does not wait for the lead: the process ends at once, with exit code 1."""
+    server = start_server(quick, "--drain-lead", "60")
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "draining" in server.log.read_text())
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(2) == 1
+    assert "second signal" in server.log.read_text()
+
+
+def test_under_load_no_accepted_request_is_lost(quick, start_server, asking, request_of, encode):
+    """Clients that ask without pause through SIGTERM see only OK until the server stops accepting, then UNAVAILABLE."""
+    server = start_server(quick, "--drain-lead", "1")
+    request, outcomes, lock = request_of(encode(230), encode(20)), [], threading.Lock()
+
+    def ask() -> None:
+        stub, _ = asking(server.target)
+        code = grpc.StatusCode.OK
+        while code is grpc.StatusCode.OK:
+            try:
+                labels = [r.classification.label for r in stub.Classify(request, timeout=10).results]
+                assert labels == ["bright", "dark"]
+            except grpc.RpcError as error:
+                code = error.code()
+            with lock:
+                outcomes.append((time.monotonic(), code))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(outcomes) > 100)
+    asked = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    assert server.process.wait(10) == 0
+    counts = Counter(code for _, code in outcomes)
+    assert set(counts) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert counts[grpc.StatusCode.UNAVAILABLE] == len(threads)
+    assert min(when for when, code in outcomes if code is not grpc.StatusCode.OK) - asked > 0.9
+    assert counts[grpc.StatusCode.OK] > 200
+
+
+def test_a_stream_under_way_is_finished(slow, start_server, asking, request_of, encode):
+    """A stream whose requests were read before SIGTERM gets its answers, and ends with OK."""
+    server = start_server(slow, "--threads", "1")
+    stub, _ = asking(server.target)
+    answers = stub.StreamClassify(iter([request_of(encode(level)) for level in (10, 230, 10)]), timeout=30)
+    next(answers)
+    server.process.send_signal(signal.SIGTERM)
+    assert [answer.results[0].classification.label for answer in answers] == ["bright", "dark"]
+    assert answers.code() is grpc.StatusCode.OK
+    assert server.process.wait(10) == 0
+
+
+def test_after_the_end_nobody_answers(quick, start_server, asking, failure, request_of, encode):
+    """Once the process is gone, a new request is UNAVAILABLE."""
+    server = start_server(quick)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(5) == 0
+    stub, _ = asking(server.target)
+    assert failure(lambda: stub.ListModels(pb.ListModelsRequest())).code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,60 @@
+"""The metric names that dashboards rely on, in a registry of their own."""
+
+import pytest
+from penult.service.metrics import Metrics
+from prometheus_client import CollectorRegistry
+
+# Fixed by DESIGN.md, with their labels.
+FIXED = {
+    "penult_requests_total": ("model", "version", "method", "code"),
+    "penult_request_seconds": ("method",),
+    "penult_phase_seconds": ("phase",),
+    "penult_batch_size": (),
+    "penult_queue_depth": (),
+    "penult_dropped_total": ("reason",),
+    "penult_model_info": ("model", "version", "fingerprint", "architecture", "provider", "signed"),
+    "penult_reloads_total": ("outcome",),
+}
+
+
+def test_the_fixed_names_exist_with_their_labels():
+    """Every metric that DESIGN.md names is registered, with exactly its labels and no other metric beside them."""
+    metrics = Metrics(CollectorRegistry())
+    ours = [m for m in vars(metrics).values() if hasattr(m, "_labelnames")]
+    found = {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
+    assert found == FIXED
+
+
+def test_two_servers_of_one_process_count_apart(samples):
+    """Each Metrics has a registry of its own, process metrics included."""
+    one, other = Metrics(), Metrics()
+    one.requests.labels("m", "1", "Classify", "OK").inc()
+    labels = (("code", "OK"), ("method", "Classify"), ("model", "m"), ("version", "1"))
+    assert samples(one)[("penult_requests_total", *labels)] == 1
+    assert ("penult_requests_total", *labels) not in samples(other)
+    assert samples(other)[("process_open_fds",)] > 0
+
+
+def test_reload_outcomes_are_there_from_the_start(samples):
+    """Both outcomes stand at 0 before the first reload, so that an alert on a rise sees it."""
+    found = samples(Metrics())
+    assert found[("penult_reloads_total", ("outcome", "loaded"))] == 0
+    assert found[("penult_reloads_total", ("outcome", "refused"))] == 0
+
+
+def test_counters_have_no_timestamp_series(samples):
+    """No *_created series doubles the output."""
+    metrics = Metrics()
+    metrics.requests.labels("m", "1", "Classify", "OK").inc()
+    assert not [name for name, *_ in samples(metrics) if name.endswith("_created")]
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"), [("", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")]
+)  # fmt: skip
+def test_the_format_is_the_one_asked_for(accept, content_type):
+    """Prometheus' text is the default, OpenMetrics is given where the scraper asks for it."""
+    body, given = Metrics().exposition(accept)
+    assert given.startswith(content_type)
+    assert b"penult_queue_depth" in body
+    assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics")

@@ -1,0 +1,213 @@
+"""Admission, decoding, batching and scoring together, on a real onnxruntime session, without gRPC."""
+
+import asyncio
+import pickle
+
+import numpy as np
+import pytest
+from penult.bundle.errors import ImageError
+from penult.bundle.reader import read_bundle
+from penult.service.answers import Answer
+from penult.service.config import ServeConfig
+from penult.service.decoding import EncodedPhoto, RawPhoto
+from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, Overloaded
+from penult.service.metrics import Metrics
+from penult.service.pipeline import Pipeline, batch_limit
+from penult.service.repository import load
+from penult.service.session import CPU, CUDA
+from prometheus_client import CollectorRegistry
+from sklearn.svm import LinearSVC
+
+
+@pytest.fixture
+def metrics():
+    """Metrics of this test."""
+    return Metrics(CollectorRegistry())
+
+
+@pytest.fixture
+def light(publish_brightness, tmp_path):
+    """Load a model of dark and bright photos: light(work=…)."""
+
+    def make(**options):
+        publish_brightness(tmp_path, **options)
+        return load(read_bundle(tmp_path / "light"), "cpu")
+
+    return make
+
+
+@pytest.fixture
+def svm_files():
+    """Fit an SVM on brightness, as files for publish_brightness."""
+    descriptors = np.repeat(np.linspace(0, 1, 20, dtype=np.float32)[:, None], 3, axis=1)
+    model = LinearSVC(random_state=0).fit(descriptors, (descriptors[:, 0] > 0.5).astype(int))
+    return model, {"svm.pkl": pickle.dumps(model, protocol=5)}
+
+
+@pytest.fixture
+def run(metrics):
+    """Run a scenario with a pipeline that serves a model: run(model, scenario, **settings); it is closed after."""
+
+    def start(model, scenario, **settings):
+        async def whole():
+            pipeline = Pipeline(ServeConfig(**({"threads": 2} | settings)), metrics)
+            pipeline.serve(model)
+            try:
+                return await scenario(pipeline)
+            finally:
+                await pipeline.close()
+
+        return asyncio.run(whole())
+
+    return start
+
+
+def grey(level: int) -> RawPhoto:
+    """Return a photo of one grey level."""
+    return RawPhoto(8, 8, bytes([level]) * 192)
+
+
+def test_outcomes_stand_in_the_order_of_the_photos(light, run, encode):
+    """Good, undecodable and refused photos each keep their place in the answer."""
+    refused = ImageError("IMAGE_EMPTY", "no source")
+    photos = [grey(10), EncodedPhoto(b"text"), grey(240), refused, EncodedPhoto(encode(20)), RawPhoto(1, 1, b"")]
+    scorer, outcomes, timings = run(light(), lambda p: p.classify(light(), photos, None, 5))
+    assert scorer == "dense"
+    labels = [o.classes[0].label if isinstance(o, Answer) else o.reason for o in outcomes]
+    assert labels == ["dark", "IMAGE_UNKNOWN_FORMAT", "bright", "IMAGE_EMPTY", "dark", "IMAGE_WRONG_LENGTH"]
+    assert 0 < timings.inference <= timings.total
+    assert 0 < timings.decode <= timings.total
+
+
+def test_bad_photos_are_counted(light, run, metrics, samples):
+    """A photo that cannot be decoded is one drop with the reason bad_image, and costs no run of the model."""
+    run(light(), lambda p: p.classify(light(), [EncodedPhoto(b"text"), EncodedPhoto(b"")], None, 5))
+    found = samples(metrics)
+    assert found[("penult_dropped_total", ("reason", "bad_image"))] == 2
+    assert found[("penult_batch_size_count",)] == 0
+
+
+def test_a_model_without_finite_numbers_is_our_fault(light, run):
+    """Logits that are NaN or infinite become BadOutput for that photo, and leave the others alone."""
+    model = light(nan_at_white=True)
+    _, outcomes, _ = run(model, lambda p: p.classify(model, [grey(10), grey(255), grey(200)], None, 5))
+    assert [type(outcome) for outcome in outcomes] == [Answer, BadOutput, Answer]
+    assert outcomes[1].reason == "MODEL_NOT_FINITE"
+
+
+@pytest.mark.parametrize("method", ["classify", "score"])
+def test_a_missing_scorer_is_a_failed_request(light, run, method):
+    """Asking a model for a scorer that it lacks raises LacksScorer before anything is decoded."""
+    model = light()
+
+    async def scenario(pipeline):
+        if method == "classify":
+            return await pipeline.classify(model, [grey(1)], "svm", 5)
+        return pipeline.score(model, [np.ones(3, dtype=np.float32)], 5)
+
+    with pytest.raises(LacksScorer, match="light version 1 has no svm scorer"):
+        run(model, scenario)
+
+
+def test_scoring_descriptors_keeps_errors_in_place(light, run, svm_files):
+    """score() answers the good descriptors with the SVM's numbers and repeats the errors where they stood."""
+    estimator, files = svm_files
+    goldens = {"svm_scores": np.array([[-1.0, 1.0]], dtype=np.float32)}
+    descriptors = [np.full(3, level, dtype=np.float32) for level in (20 / 255, 230 / 255)]
+    scores = estimator.decision_function(descriptors).astype(np.float32)
+    goldens = {"svm_scores": np.stack([-scores, scores], axis=1)}
+    model = light(files=files, goldens=goldens)
+    wrong = InvalidRequest("DESCRIPTOR_LENGTH", "too short")
+
+    async def scenario(pipeline):
+        return pipeline.score(model, [descriptors[0], wrong, descriptors[1]], 1)
+
+    outcomes, timings = run(model, scenario)
+    assert outcomes[1] is wrong
+    assert [outcomes[0].classes[0].label, outcomes[2].classes[0].label] == ["dark", "bright"]
+    assert outcomes[2].classes[0].score == pytest.approx(scores[1], rel=1e-4)
+    assert timings.total > 0
+
+
+def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples):
+    """Above queue_max_images a request is refused with a hint and counted, and fits again once others are answered."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        first = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 6, None, 5))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await pipeline.classify(model, [grey(10)] * 5, None, 5)
+        small = await pipeline.classify(model, [grey(10)] * 4, None, 5)
+        await first
+        again = await pipeline.classify(model, [grey(10)] * 5, None, 5)
+        return caught.value, len(small[1]), len(again[1])
+
+    error, small, again = run(model, scenario, queue_max_images=10)
+    assert (error.reason, error.retry_after_ms, small, again) == ("QUEUE_FULL", 200, 4, 5)
+    assert samples(metrics)[("penult_dropped_total", ("reason", "queue_full"))] == 5
+
+
+def test_a_lone_request_always_fits(light, run):
+    """A request larger than the whole queue is answered when nothing else is going on."""
+    outcomes = run(light(), lambda p: p.classify(light(), [grey(10)] * 20, None, 5), queue_max_images=4)[1]
+    assert len(outcomes) == 20
+
+
+def test_leaving_gives_the_room_back(light, run):
+    """Cancelled and failed requests no longer count as in flight."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        for _ in range(3):
+            task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 10, None, 5))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        good = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 5, None, 5))
+        await asyncio.sleep(0)
+        return await asyncio.gather(good, pipeline.classify(model, [grey(10)] * 5, None, 5))
+
+    answers = run(model, scenario, queue_max_images=10)
+    assert [len(outcomes) for _, outcomes, _ in answers] == [5, 5]
+
+
+def test_a_fault_of_the_runtime_fails_the_request_and_not_the_next(light, run):
+    """An exception out of onnxruntime passes through to the caller; later requests are answered."""
+    model = light(most_images=2)
+
+    async def scenario(pipeline):
+        with pytest.raises(Exception, match="indices element out of data bounds"):
+            await pipeline.classify(model, [grey(10)] * 4, None, 5)
+        return await pipeline.classify(model, [grey(10)] * 2, None, 5)
+
+    assert len(run(model, scenario, threads=1)[1]) == 2
+
+
+def test_closing_waits_for_answers(light, run):
+    """close() ends only when the photos that were accepted are answered."""
+    model = light(work=3)
+
+    async def scenario(pipeline):
+        task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 4, None, 5))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        await pipeline.close()
+        return await task
+
+    assert len(run(model, scenario)[1]) == 4
+
+
+def test_scoring_is_timed(light, run, metrics, samples):
+    """Decoding is timed per photo, scoring per request."""
+    run(light(), lambda p: p.classify(light(), [grey(1), grey(2), grey(3)], None, 5))
+    found = samples(metrics)
+    assert found[("penult_phase_seconds_count", ("phase", "decode"))] == 3
+    assert found[("penult_phase_seconds_count", ("phase", "queue"))] == 3
+    assert found[("penult_phase_seconds_count", ("phase", "score"))] == 1
+
+
+def test_batches_are_as_large_as_the_device_likes():
+    """Batches are small on CPUs and larger on CUDA, unless a setting decides."""
+    assert batch_limit(ServeConfig(), CPU) < batch_limit(ServeConfig(), CUDA)
+    assert batch_limit(ServeConfig(batch_max_images=5), CUDA) == 5

@@ -1,0 +1,212 @@
+"""What is served: the newest version that passes every check, and a clear word on those that do not."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from penult.bundle.errors import BundleError
+from penult.service.config import ConfigError
+from penult.service.errors import NotFound, NotReady
+from penult.service.repository import Repository
+from penult.service.session import CPU, has_cuda_device
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Make a repository of tmp_path; `refused` counts what it refuses."""
+
+    def make(device: str = "cpu") -> Repository:
+        made = Repository(tmp_path, device, lambda: made.refused.append(1))
+        made.refused = []
+        return made
+
+    return make
+
+
+@pytest.fixture
+def loaded(repository):
+    """Load all of tmp_path: {name: version}, and the repository."""
+
+    def load(most_images: int = 2) -> tuple[dict[str, int], Repository]:
+        made = repository()
+        return {model.name: model.version for model in made.load_all(lambda provider: most_images)}, made
+
+    return load
+
+
+def test_the_newest_version_is_served(publish_brightness, tmp_path, loaded):
+    """Of versions 1 to 11, 11 is served: numbers are compared, not texts."""
+    publish_brightness(tmp_path)
+    for version in (2, 9, 10, 11):
+        shutil.copytree(tmp_path / "light" / "1", tmp_path / "light" / str(version))
+    served, repository = loaded()
+    assert served == {"light": 11}
+    assert repository.get("light", 0).version == 11
+    assert repository.refused == []
+
+
+def flip_a_byte(folder):
+    """Damage the network."""
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+
+
+def cut_the_manifest(folder):
+    """Damage the manifest."""
+    (folder / "manifest.json").write_text("{")
+
+
+def lose_the_goldens(folder):
+    """Remove a file."""
+    (folder / "golden.npz").unlink()
+
+
+def add_a_file(folder):
+    """Add a file that nobody lists."""
+    (folder / "extra.py").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(flip_a_byte, "FILE_DIGEST"), (cut_the_manifest, "MANIFEST_INVALID"), (lose_the_goldens, "FILE_MISSING"),
+     (add_a_file, "FILE_UNLISTED")],
+)  # fmt: skip
+def test_a_damaged_newest_version_leaves_the_older_serving(
+    publish_brightness, tmp_path, loaded, caplog, damage, reason
+):
+    """A damaged version is refused with one clear line, counted, and the version before it is served."""
+    publish_brightness(tmp_path)
+    damage(publish_brightness(tmp_path))
+    with caplog.at_level(logging.INFO, "penult.repository"):
+        served, repository = loaded()
+    assert served == {"light": 1}
+    assert repository.refused == [1]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert line.startswith("refused light version 2: ")
+    assert line.endswith(f"({reason})")
+    assert "\n" not in line
+    assert any("loaded light version 1" in record.getMessage() for record in caplog.records)
+
+
+BAD_GOLDENS = {
+    "logits": ({"logits": np.array([[5.1, -5], [-4, 4]], dtype=np.float32)}, "GOLDEN_VALUES"),
+    "descriptor": ({"descriptor": np.zeros((2, 3), dtype=np.float32)}, "GOLDEN_VALUES"),
+    "crops": ({"crops": np.zeros((2, 8, 8, 3), dtype=np.uint8)}, "GOLDEN_PIXELS"),
+    "sizes": ({"crops": np.zeros((2, 9, 9, 3), dtype=np.uint8)}, "GOLDEN_PIXELS"),
+    "no-photo": ({"images": ()}, "GOLDEN_EMPTY"),
+    "broken-photo": ({"images": (b"\x89PNG\r\n\x1a\n", b"text")}, None),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GOLDENS)
+def test_golden_photos_with_other_answers_are_refused(publish_brightness, tmp_path, loaded, caplog, case):
+    """A model whose golden photos give other pixels, numbers or none at all is refused; the older one is served."""
+    goldens, reason = BAD_GOLDENS[case]
+    publish_brightness(tmp_path)
+    publish_brightness(tmp_path, goldens=goldens)
+    served, repository = loaded()
+    assert served == {"light": 1}
+    assert repository.refused == [1]
+    assert reason is None or f"({reason})" in caplog.text
+
+
+BAD_FILES = {
+    "model": {"model.onnx": b"no model"},
+    "svm": {"svm.pkl": b"no pickle"},
+    "goldens": {"golden.npz": b"no archive"},
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_files_that_cannot_be_parsed_are_refused(publish_brightness, tmp_path, loaded, case):
+    """Files with the right digest and wrong contents are refused; the older version is served."""
+    publish_brightness(tmp_path)
+    publish_brightness(tmp_path, files=BAD_FILES[case])
+    served, repository = loaded()
+    assert (served, repository.refused) == ({"light": 1}, [1])
+
+
+@pytest.mark.parametrize(("batch_limit", "expected"), [(2, ({"light": 2}, [])), (4, ({"light": 1}, [1]))])
+def test_a_model_that_cannot_run_its_batches_is_refused(publish_brightness, tmp_path, loaded, batch_limit, expected):
+    """A network that fails on batches as large as it will meet, and only such a one, is refused before it serves."""
+    publish_brightness(tmp_path)
+    publish_brightness(tmp_path, most_images=3)
+    served, repository = loaded(batch_limit)
+    assert (served, repository.refused) == expected
+
+
+def test_one_bad_model_does_not_hold_up_the_others(publish_brightness, tmp_path, loaded):
+    """Models stand by themselves: one without any good version is left out, the rest are served, by name."""
+    for name in ("b", "a", "c"):
+        publish_brightness(tmp_path, name)
+    flip_a_byte(tmp_path / "b" / "1")
+    served, repository = loaded()
+    assert list(served) == ["a", "c"]
+    assert [model.name for model in repository.all()] == ["a", "c"]
+
+
+def test_nothing_usable_is_an_error(publish_brightness, tmp_path, loaded):
+    """A repository of damaged models only cannot be served, and says where to look."""
+    flip_a_byte(publish_brightness(tmp_path))
+    with pytest.raises(BundleError, match="no model in .* can be served; the lines above say why"):
+        loaded()
+
+
+@pytest.mark.parametrize("folders", [[], ["notes"], ["light/.writing-x"], ["light/01"]])
+def test_an_empty_repository_says_what_to_do(tmp_path, loaded, folders):
+    """Without a single version, unfinished ones left out, the error names the commands that make one."""
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(BundleError, match="make demo, or penult train PHOTOS --out") as caught:
+        loaded()
+    assert caught.value.reason == "MODELS_EMPTY"
+
+
+def test_a_missing_repository_says_what_to_do(tmp_path):
+    """A folder that is not there is named, with the flag that chooses another."""
+    with pytest.raises(BundleError, match="absent is not a folder; .*--models"):
+        Repository(tmp_path / "absent", "cpu", lambda: None).load_all(lambda provider: 1)
+
+
+@pytest.mark.skipif(has_cuda_device(), reason="shows what happens without a CUDA device; this has one")
+def test_a_device_that_is_not_there_is_no_models_fault(publish_brightness, tmp_path, repository):
+    """--device cuda without CUDA stops the start; it does not refuse one bundle after the other."""
+    publish_brightness(tmp_path)
+    made = repository("cuda")
+    with pytest.raises(ConfigError):
+        made.load_all(lambda provider: 1)
+    assert made.refused == []
+
+
+def test_models_are_found_by_name_and_version(publish_brightness, tmp_path, loaded):
+    """A name finds its model, with version 0 or its own; "" finds the only one, and is refused among several."""
+    publish_brightness(tmp_path, "a")
+    _, repository = loaded()
+    assert repository.get("", 0) is repository.get("a", 0) is repository.get("a", 1)
+    publish_brightness(tmp_path, "b")
+    _, repository = loaded()
+    assert repository.get("b", 0).name == "b"
+    for name, version, reason in (
+        ("", 0, "MODEL_UNNAMED"), ("c", 0, "MODEL_UNKNOWN"), ("a", 2, "VERSION_UNKNOWN"), ("A", 0, "MODEL_UNKNOWN"),
+    ):  # fmt: skip
+        with pytest.raises(NotFound) as caught:
+            repository.get(name, version)
+        assert caught.value.reason == reason
+
+
+def test_before_loading_nothing_is_ready(repository):
+    """Until load_all() is done, asking for any model is NotReady with a hint, not NotFound."""
+    with pytest.raises(NotReady) as caught:
+        repository().get("light", 0)
+    assert caught.value.retry_after_ms
+
+
+def test_a_loaded_model_tells_what_it_is(publish_brightness, tmp_path, loaded):
+    """What is served knows its provider, its scorers, its fingerprint and how near its goldens came."""
+    publish_brightness(tmp_path)
+    model = loaded()[1].get("light", 0)
+    assert (model.session.provider, model.scorers, model.svm) == (CPU, ("dense",), None)
+    assert model.fingerprint == model.manifest.fingerprint
+    assert 0 <= model.golden_difference < 1e-4
