@@ -101,11 +101,11 @@ def over_grpc(process: "subprocess.Popen[str]", target: str, photos: list[bytes]
 @contextmanager
 def serving() -> Iterator[tuple["subprocess.Popen[str]", str, float]]:
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penult.cli", "serve", "--models", str(MODEL.parent), "--port", "0", "--metrics-port", "0",
-         "--drain-lead", "0", "--log-level", "error", "--device", "cpu"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [
+        *(sys.executable, "-m", "penult.cli", "serve", "--models", str(MODEL.parent), "--device", "cpu"),
+        *("--port", "0", "--metrics-port", "0", "--drain-lead", "0", "--log-level", "error"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         words = dict(word.split("=", 1) for word in process.stdout.readline().split()[1:])
         yield process, words["grpc"], time.perf_counter() - started

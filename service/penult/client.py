@@ -18,6 +18,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 

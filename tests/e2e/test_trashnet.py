@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import read_bundle
 from penult.client import Client

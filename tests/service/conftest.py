@@ -265,12 +265,13 @@ def _brightness(work: int, nan_at_white: bool, most_images: int) -> bytes:
         nodes.append(helper.make_node("Gather", ["table", "images"], ["zeros"]))
         extras.append("zeros")
     nodes.append(helper.make_node("Sum", ["plain", *extras], ["logits"]))
+    used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes, "brightness",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2]),
          helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in used],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 18)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import torch
 import torchvision
+from torch import nn
+
 from penult.bundle.preprocess import Preprocess
 from penult.export.errors import SettingsError
-from torch import nn
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import random
 from collections.abc import Callable
 
 import numpy as np
-from penult.bundle.preprocess import Pixels, Preprocess, crop_image
 from PIL import Image
+
+from penult.bundle.preprocess import Pixels, Preprocess, crop_image
 
 Augmentation = Callable[[Image.Image, Preprocess, random.Random], Pixels]
 

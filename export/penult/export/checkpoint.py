@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.settings import TrainSettings
 from penult.export.stopping import EarlyStopping
-from torch import nn
 
 Weights = dict[str, torch.Tensor]
 

@@ -7,11 +7,12 @@ from typing import cast
 
 import onnx
 import torch
+from torch import nn
+
 from penult.bundle.manifest import Manifest
 from penult.export.errors import ParityError
 from penult.export.finetune import Normalise
 from penult.export.model import PenultNet
-from torch import nn
 
 # Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
 OPSET = 20

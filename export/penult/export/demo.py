@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
 from penult import cli
 from penult.bundle.errors import PenultError
 from penult.export.run import train
 from penult.export.settings import TrainSettings
-from PIL import Image
-from sklearn.datasets import load_digits
 
 _SCRATCH = Path("demo-out")
 _MODELS = Path("models")

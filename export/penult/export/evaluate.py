@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from penult.bundle.scores import Floats, softmax
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
+
+from penult.bundle.scores import Floats, softmax
 
 _Z95 = 1.959964
 _LOG_TEMPERATURES = (-5.0, 5.0)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from penult.bundle.preprocess import Preprocess
 from penult.export import augment
 from penult.export.architectures import Architecture
@@ -25,8 +28,6 @@ from penult.export.photos import Batch, PhotoReader
 from penult.export.progress import say
 from penult.export.settings import FREEZE_ALL, TrainSettings
 from penult.export.stopping import EarlyStopping
-from torch import nn
-from torch.nn import functional as F
 
 # The training loss is re-measured on this many photos at least, in eval mode: dropout would hide the gap otherwise.
 _FEWEST_MEASURED = 200

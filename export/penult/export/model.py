@@ -11,10 +11,11 @@ from urllib.error import URLError
 
 import torch
 import torchvision
+from torch import nn
+
 from penult.export.architectures import Architecture
 from penult.export.errors import SettingsError
 from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
-from torch import nn
 
 _HEADS = ("fc.", "classifier.", "head.")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from penult.bundle.goldens import TOLERANCE
 from penult.bundle.scores import largest_difference
 from penult.export.errors import ParityError

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
 from penult.bundle.preprocess import Pixels, Preprocess, crop_encoded, decode
 from penult.export.augment import Augmentation
 from penult.export.data import Photo
 from penult.export.progress import bar
-from PIL import Image
 
 Batch = tuple[Pixels, NDArray[np.int64]]
 _AHEAD = 3

@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
 from penult.export.history import Epoch, History
 
 _TRAIN, _VAL, _MARK, _MUTED = "#3b6fb6", "#d1603d", "#2f2f2f", "#8a8a8a"

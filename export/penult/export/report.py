@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+
 from penult.bundle.manifest import Manifest
 from penult.bundle.scores import Floats, softmax
 from penult.export import pictures

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from penult.bundle import goldens, reader, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest, check_model_name
 from penult.bundle.preprocess import crop_encoded

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnxruntime as ort
+
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats

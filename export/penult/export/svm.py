@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from penult.bundle.scores import Floats, as_columns
-from penult.export.progress import bar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.svm import LinearSVC
+
+from penult.bundle.scores import Floats, as_columns
+from penult.export.progress import bar
 
 GRID = tuple(float(f"{c:.2g}") for c in np.logspace(-2, 3, 11))
 _PATIENCE = 3

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.preprocess import Pixels, crop_encoded

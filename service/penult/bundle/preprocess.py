@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, check_png_complete, image_format
-from PIL import Image
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None

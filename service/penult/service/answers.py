@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats, softmax
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service.metrics import Metrics

@@ -15,6 +15,7 @@ Anything else that is raised is a bug: INTERNAL with an id, details in the log o
 """
 
 import grpc
+
 from penult.bundle.errors import ImageError, PenultError
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from penult.service.config import ConfigError
-from penult.service.metrics import Metrics
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from penult.service.config import ConfigError
+from penult.service.metrics import Metrics
 
 
 class HttpServer:

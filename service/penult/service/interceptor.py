@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+
 from penult.bundle.errors import PenultError
 from penult.service.errors import InvalidRequest, ServiceError, code_of
 from penult.service.metrics import Metrics

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
+
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats

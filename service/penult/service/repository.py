@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from penult.bundle import goldens
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import SVM, Manifest

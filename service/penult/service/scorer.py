@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
 

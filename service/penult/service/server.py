@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+
 from penult.service.config import ConfigError, ServeConfig
 from penult.service.http import HttpServer
 from penult.service.interceptor import Interceptor

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats

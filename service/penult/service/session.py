@@ -4,6 +4,7 @@ import ctypes
 from typing import Any
 
 import onnxruntime as ort
+
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Pixels
