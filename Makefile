@@ -44,7 +44,7 @@ $(UV): locks/uv.txt
 
 $(VENV)/.ready: $(UV) locks/dev.txt pyproject.toml
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	@echo "setup 2/3: installing the locked packages into $(VENV)/ (about 3 GB the first time, then from uv's cache)"
+	@echo "setup 2/3: installing the locked packages into $(VENV)/ (about 3.3 GB to download the first time)"
 ifeq ($(strip $(TORCH_BACKEND)),)
 	@$(UV) pip sync --python $(BIN)/python --require-hashes locks/dev.txt
 else

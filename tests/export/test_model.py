@@ -21,7 +21,7 @@ _CASES += [(name, count) for name in _DEEP for count in (3, FREEZE_ALL)]
 
 def _one_step(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> None:
     """Learn from two random pictures once, as the whole phase does; rates are high, so that what can move does."""
-    optimizer = torch.optim.AdamW(parameter_groups(net, architecture, settings), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(parameter_groups(net, architecture, settings), weight_decay=0.1, fused=True)
     size = min(64, architecture.preprocess.crop)
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     loss = F.cross_entropy(net.train()(pixels)[0], torch.tensor([0, 1]))
@@ -156,7 +156,7 @@ def test_real_weights_load(settings: Settings, shared_data: Path, name: str):
     """State dicts with torchvision's names load into the body, and their own classifier is left out."""
     path = shared_data / f"{name}.pth"
     body, stored = build(get(name), settings(arch=name, weights=str(path)), 6).body.state_dict(), torch.load(path)
-    assert len(body) > 50
+    assert len(body) >= 50
     assert all(torch.equal(value, stored[key]) for key, value in body.items())
 
 

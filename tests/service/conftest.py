@@ -40,13 +40,6 @@ class Launched(NamedTuple):
     log: Path
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):  # DEVELOPMENT ONLY
-    from types import SimpleNamespace
-
-    return SimpleNamespace(folder=Path("/tmp/svc/repo/digits/1"))
-
-
 # -- talking to servers ------------------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,8 @@ class _Rpc:
     async def fail(self, error: BaseException) -> NoReturn:
         """Count and answer an error; cancellation and the server's own exits pass through."""
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            expired = (self._context.time_remaining() or 1) <= 0
+            remaining = self._context.time_remaining()  # seconds; None without a deadline
+            expired = remaining is not None and remaining <= 0
             self._metrics.dropped.labels("deadline" if expired else "cancelled").inc()
             self._count("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error

@@ -122,7 +122,12 @@ async def _in_order(
     async def read() -> None:
         try:
             async for request in requests:
-                await pending.put(asyncio.ensure_future(answer(request)))
+                task = asyncio.ensure_future(answer(request))
+                try:
+                    await pending.put(task)
+                except asyncio.CancelledError:
+                    task.cancel()
+                    raise
         finally:
             await pending.put(None)
 
