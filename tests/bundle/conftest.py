@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.manifest import GOLDEN_NAME, MODEL_NAME, SVM_NAME, FileEntry, Manifest
 from penult.bundle.preprocess import Preprocess
-from PIL import Image
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _COLOUR_BY_CHANNELS = {1: 0, 2: 4, 3: 2, 4: 6}

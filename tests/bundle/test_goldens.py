@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import Goldens, choose, replay
 from penult.bundle.preprocess import Pixels

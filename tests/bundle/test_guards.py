@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, check_png_complete, image_format
 from penult.bundle.preprocess import Preprocess, crop_encoded, decode
-from PIL import Image
 
 SPEC = Preprocess(resize=32, crop=32)
 
@@ -39,6 +40,10 @@ def reason(data: bytes, limits: ImageLimits | None = None) -> str:
         crop_encoded(data, SPEC, limits or ImageLimits())
     assert "\n" not in caught.value.message
     return caught.value.reason
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 
 def _last_scan(progressive: bytes) -> bytes:
@@ -85,6 +90,7 @@ def test_a_truncated_photo_is_said_to_be_truncated(photo: Image.Image, encode: C
     assert reason(data[: len(data) // 2]) == "IMAGE_TRUNCATED"
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "tail"), [("JPEG", 0), ("PNG", 4), ("WEBP", 0)])
 def test_no_cut_passes(small_photo: Image.Image, encode: Callable[..., bytes], kind: str, tail: int):
     """However many bytes are missing at the end, the photo is refused; only a PNG's last checksum may lack."""
@@ -116,6 +122,20 @@ def test_a_png_that_lacks_one_byte_of_pixels_is_truncated(make_png: Callable[...
 def test_a_png_with_damaged_pixel_data_is_corrupt(make_png: Callable[..., bytes]):
     """Pixel data that are no zlib stream are refused as corrupt."""
     assert reason(make_png(np.zeros((5, 7, 3), int), pack=lambda raw: b"\x78\x9c" + b"\xff" * 60)) == "IMAGE_CORRUPT"
+
+
+def test_what_the_decoder_trips_over_is_corrupt(make_png: Callable[..., bytes]):
+    """Bytes on which Pillow raises something else than its usual OSError are refused like any other damage."""
+    good = make_png(np.random.default_rng(0).integers(0, 256, (40, 30, 3)))
+    at = good.index(b"IDAT") - 4
+    inflated = zlib.compress(bytes(2 << 20))
+    text_bomb = good[:at] + _chunk(b"zTXt", b"Comment\0\0" + inflated) + good[at:]
+    body = good[at + 8 : good.index(b"IEND") - 8]
+    nameless = good[:at] + b"".join(
+        _chunk(kind, part) for kind, part in ((b"IDAT", body[:900]), (b"\1\2\3\4", b""), (b"IDAT", body[900:]))
+    )
+    assert reason(text_bomb) == "IMAGE_CORRUPT"
+    assert reason(nameless + good[good.index(b"IEND") - 4 :]) == "IMAGE_CORRUPT"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 5), (8, 8), (17, 9), (2, 33)])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import (
     FORMAT_VERSION,

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.errors import ImageError
 from penult.bundle.preprocess import DEFAULT_LIMITS, Preprocess, crop_encoded, crop_image, decode, open_image
-from PIL import Image
 
 # What must be done to an upright picture so that turning it by this EXIF orientation makes it upright again.
 _STORED = {
@@ -113,11 +114,25 @@ def test_every_exif_orientation_gives_the_upright_picture(
     assert np.abs(rgb.astype(int) - upright).max() <= (8 if kind == "JPEG" else 0)
 
 
+_SENSELESS_EXIF = [
+    exif(0),
+    exif(9),
+    b"Exif\0\0garbage",
+    b"Exif\0\0II+\0\x08\0\0\0",
+    b"Exif\0\0II*\0\xff\xff\xff\xff",
+    b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x01\0\0\0a\0\0\0\0\0\0\0",  # orientation "a"
+    b"Exif\0\0",
+]
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("block", [exif(0), exif(9), b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage", b"no EXIF"])
-def test_a_senseless_exif_block_is_ignored(small_photo: Image.Image, encode: Callable[..., bytes], block: object):
+@pytest.mark.parametrize("block", _SENSELESS_EXIF, ids=range(len(_SENSELESS_EXIF)))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_senseless_exif_block_is_ignored(
+    small_photo: Image.Image, encode: Callable[..., bytes], kind: str, block: object
+):
     """An unknown orientation or a damaged block leaves the picture as it is stored."""
-    plain, odd = encode(small_photo, "JPEG"), encode(small_photo, "JPEG", exif=block)
+    plain, odd = encode(small_photo, kind), encode(small_photo, kind, exif=block)
     assert np.array_equal(decoded(odd), decoded(plain))
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded, crop_image, crop_rgb
-from PIL import Image
 
 _SIZES = [
     (640, 427),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from penult.bundle.errors import BundleError, BundleNotFound
 from penult.bundle.reader import read_bundle, read_manifest, versions
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from penult.bundle.scores import as_columns, largest_difference, softmax
 from sklearn.svm import LinearSVC
+
+from penult.bundle.scores import as_columns, largest_difference, softmax
 
 
 def test_softmax_gives_probabilities():

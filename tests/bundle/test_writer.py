@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
 from penult.bundle.reader import read_bundle, versions

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from penult.export.architectures import get
 from penult.export.model import PenultNet, build
 from penult.export.settings import TrainSettings
-from PIL import Image
 
 
 @pytest.fixture(scope="session")

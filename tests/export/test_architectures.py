@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from penult.export.architectures import Architecture, get, names
 from penult.export.errors import SettingsError
-from torch import nn
 
 
 @pytest.fixture(scope="module", params=names())

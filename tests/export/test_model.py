@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from penult.export.architectures import Architecture, get, names
 from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.settings import FREEZE_ALL, TrainSettings
-from torch import nn
-from torch.nn import functional as F
 
 Settings = Callable[..., TrainSettings]
 _DEEP = [name for name in names() if name not in ("tiny5", "resnet18")]

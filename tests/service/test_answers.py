@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from penult.bundle.preprocess import crop_encoded
 from penult.service.answers import rank
 from penult.v1 import penult_pb2 as pb
@@ -41,7 +42,10 @@ def _table(response, bundle, field: str) -> np.ndarray:
     """Return a field of all classes, [photos, classes], in the bundle's order of classes."""
     return np.array(
         [
-            [getattr({c.label: c for c in result.classification.classes}[name], field) for name in bundle.manifest.classes]
+            [
+                getattr({c.label: c for c in result.classification.classes}[name], field)
+                for name in bundle.manifest.classes
+            ]
             for result in response.results
         ]
     )

@@ -5,9 +5,10 @@ import threading
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+
 from penult.service.batching import Batcher
 from penult.service.metrics import Metrics
-from prometheus_client import CollectorRegistry
 
 
 class Model:

@@ -1,18 +1,19 @@
 """The Python client, plain and asyncio: photos in any form, failures in place, order kept over many messages."""
 
 import asyncio
-import io
 import inspect
+import io
 import socket
 from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.client import AsyncClient, Classification, Client, ItemFailure, RequestFailed
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
-from PIL import Image
 
 
 @pytest.fixture(params=["plain", "asyncio"])
@@ -70,6 +71,12 @@ def test_a_photo_that_cannot_be_used_fails_in_its_place(ask, photo_paths, tmp_pa
         assert "absent.png" in results[1].message
         assert (results[2].code, results[2].reason) == ("INVALID_ARGUMENT", "IMAGE_UNKNOWN_FORMAT")
         assert results[3].reason == "FILE_UNREADABLE"
+
+
+def test_a_photo_larger_than_any_message_fails_alone(ask, photos):
+    """A photo that no message can carry is an ItemFailure in its place; the others are answered."""
+    results = ask("classify", [photos[0], bytes((64 << 20) + 1), photos[1]]).results
+    assert [isinstance(result, ItemFailure) for result in results] == [False, True, False]
 
 
 def test_nothing_readable_is_an_answer_of_failures(ask, tmp_path):
@@ -140,7 +147,7 @@ def test_descriptors_and_classes_are_numpy_and_plain(ask, photos, bundle):
     for result, descriptor in zip(classified.results, described.results, strict=True):
         assert isinstance(result, Classification)
         np.testing.assert_allclose(result.descriptor, descriptor, atol=1e-4)
-        assert [scored.label for scored in result.classes][0] == result.label
+        assert result.classes[0].label == result.label
         assert len(result.classes) == 3
     assert ask("classify", photos[:1]).results[0].descriptor is None
 
@@ -216,7 +223,17 @@ def test_both_clients_have_the_same_methods():
             assert inspect.signature(other) == inspect.signature(method)
 
 
-FORBIDDEN = ("onnxruntime", "PIL", "sklearn", "torch", "starlette", "prometheus_client", "uvicorn", "grpc_health", "grpc_reflection")
+FORBIDDEN = (
+    "onnxruntime",
+    "PIL",
+    "sklearn",
+    "torch",
+    "starlette",
+    "prometheus_client",
+    "uvicorn",
+    "grpc_health",
+    "grpc_reflection",
+)
 
 
 def test_the_base_install_is_enough(run_python, server, photo_paths):

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
+
 from penult.service.config import ConfigError, ServeConfig, add_arguments, from_arguments
 
 
@@ -105,8 +106,13 @@ def test_a_missing_file_is_named(configure, tmp_path):
 @pytest.mark.parametrize("env", [{"PENULT_PORT": "many"}, {"PENULT_DEVICE": "tpu"}, {"PENULT_GRACE": ""}])
 def test_a_wrong_variable_is_refused(configure, env):
     """A PENULT_* variable is checked as strictly as a flag."""
-    with pytest.raises(ConfigError, match="--(port|device|grace)"):
+    with pytest.raises(ConfigError, match=r"--(port|device|grace)"):
         configure(env=env)
+
+
+def test_variables_that_kubernetes_sets_are_no_settings(configure):
+    """PENULT_PORT=tcp://…, which every pod beside a Service called penult has, leaves the port alone."""
+    assert configure(env={"PENULT_PORT": "tcp://10.0.0.1:50051"}).port == ServeConfig().port
 
 
 @pytest.mark.parametrize("argv", [["--port", "many"], ["--device", "tpu"], ["--prot", "1"]])

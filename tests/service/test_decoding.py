@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.service.decoding import Decoder, EncodedPhoto, PixelBudget, RawPhoto
-from PIL import Image
 
 SPEC = Preprocess(resize=16, crop=12)
 

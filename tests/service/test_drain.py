@@ -9,6 +9,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 

@@ -4,6 +4,7 @@ import re
 
 import grpc
 import pytest
+
 from penult.bundle.errors import BundleError, ImageError, PenultError
 from penult.service import errors
 

@@ -10,11 +10,12 @@ import uuid
 import grpc
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+
 from penult.service.config import ConfigError
 from penult.service.http import HttpServer
 from penult.service.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
-from prometheus_client import CollectorRegistry
 
 
 def _key(name: str, **labels: str) -> tuple:

@@ -6,13 +6,14 @@ import re
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
+
 from penult.bundle.errors import ImageError
 from penult.service import errors
 from penult.service.interceptor import Interceptor
 from penult.service.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
-from prometheus_client import CollectorRegistry
 
 CLASSIFY = "/penult.v1.PenultService/Classify"
 SECRET = "secret path /etc/penult/key"
@@ -131,7 +132,10 @@ def test_a_bug_is_internal_and_tells_only_an_id(served, caplog, metrics, samples
     assert counted(metrics, samples) == {("", "", method, "INTERNAL"): 1}
 
 
-KNOWN = [*(kind("A_REASON", "a line") for kind in errors.ServiceError.__subclasses__()), ImageError("A_REASON", "a line")]
+KNOWN = [
+    *(kind("A_REASON", "a line") for kind in errors.ServiceError.__subclasses__()),
+    ImageError("A_REASON", "a line"),
+]
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda error: type(error).__name__)
@@ -199,7 +203,10 @@ def test_answers_have_an_id_and_count_under_their_model(served, metrics, samples
         calls = [stub.Classify(pb.ClassifyRequest(model={"name": f"asked-{n}"})) for n in range(3)]
         ids = [dict(await call.trailing_metadata())["penult-request-id"] for call in calls]
         await stub.GetModel(pb.GetModelRequest(model={"name": "asked"}))
-        assert [answer.model.version async for answer in stub.StreamClassify(iter([pb.ClassifyRequest()] * 2))] == [3, 3]
+        assert [answer.model.version async for answer in stub.StreamClassify(iter([pb.ClassifyRequest()] * 2))] == [
+            3,
+            3,
+        ]
         return ids
 
     assert len(set(served(nothing, scenario))) == 3

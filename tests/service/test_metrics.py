@@ -1,8 +1,9 @@
 """The metric names that dashboards rely on, in a registry of their own."""
 
 import pytest
-from penult.service.metrics import Metrics
 from prometheus_client import CollectorRegistry
+
+from penult.service.metrics import Metrics
 
 # Fixed by DESIGN.md, with their labels.
 FIXED = {

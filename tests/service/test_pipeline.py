@@ -5,6 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+from sklearn.svm import LinearSVC
+
 from penult.bundle.errors import ImageError
 from penult.bundle.reader import read_bundle
 from penult.service.answers import Answer
@@ -15,8 +18,6 @@ from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.repository import load
 from penult.service.session import CPU, CUDA
-from prometheus_client import CollectorRegistry
-from sklearn.svm import LinearSVC
 
 
 @pytest.fixture

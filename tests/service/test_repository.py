@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from penult.bundle.errors import BundleError
 from penult.service.config import ConfigError
 from penult.service.errors import NotFound, NotReady
@@ -150,7 +151,7 @@ def test_one_bad_model_does_not_hold_up_the_others(publish_brightness, tmp_path,
 def test_nothing_usable_is_an_error(publish_brightness, tmp_path, loaded):
     """A repository of damaged models only cannot be served, and says where to look."""
     flip_a_byte(publish_brightness(tmp_path))
-    with pytest.raises(BundleError, match="no model in .* can be served; the lines above say why"):
+    with pytest.raises(BundleError, match=r"no model in .* can be served; the lines above say why"):
         loaded()
 
 
@@ -166,7 +167,7 @@ def test_an_empty_repository_says_what_to_do(tmp_path, loaded, folders):
 
 def test_a_missing_repository_says_what_to_do(tmp_path):
     """A folder that is not there is named, with the flag that chooses another."""
-    with pytest.raises(BundleError, match="absent is not a folder; .*--models"):
+    with pytest.raises(BundleError, match=r"absent is not a folder; .*--models"):
         Repository(tmp_path / "absent", "cpu", lambda: None).load_all(lambda provider: 1)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
-from penult.bundle.errors import BundleError
-from penult.bundle.scores import as_columns
-from penult.service.scorer import load_scorer
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
+
+from penult.bundle.errors import BundleError
+from penult.bundle.scores import as_columns
+from penult.service.scorer import load_scorer
 
 LENGTH = 16
 

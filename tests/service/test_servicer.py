@@ -5,10 +5,11 @@ import io
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
+
 from penult.bundle.preprocess import crop_encoded
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
-from PIL import Image
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -170,7 +171,9 @@ def test_score_counts_its_descriptors(stub, failure, count):
     assert (error.code(), _reason(error)) == (INVALID, "REQUEST_COUNT")
 
 
-def test_a_model_without_an_svm_says_so(publish_brightness, tmp_path, start_server, connect, failure, encode, request_of):
+def test_a_model_without_an_svm_says_so(
+    publish_brightness, tmp_path, start_server, connect, failure, encode, request_of
+):
     """SVM asked of a model without one is FAILED_PRECONDITION; the dense head, also by default, answers."""
     publish_brightness(tmp_path)
     stub = penult_pb2_grpc.PenultServiceStub(connect(start_server(tmp_path).target))
@@ -201,5 +204,3 @@ def test_a_model_tells_all_about_itself(stub, bundle):
     np.testing.assert_allclose(model.preprocess.mean, spec.mean, rtol=1e-6)
     np.testing.assert_allclose(model.preprocess.std, spec.std, rtol=1e-6)
     assert list(stub.ListModels(pb.ListModelsRequest()).models) == [model]
-
-

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from penult.bundle.errors import BundleError
 from penult.service.config import ConfigError
 from penult.service.session import CPU, CUDA, Session, has_cuda_device
@@ -53,7 +54,7 @@ def test_auto_falls_back_to_the_cpu(bundle):
 @without_cuda
 def test_cuda_without_a_device_is_refused(bundle):
     """--device cuda never becomes a CPU quietly: it is an error that says what to do."""
-    with pytest.raises(ConfigError, match="--device cuda: .*nvidia-smi.*--device cpu"):
+    with pytest.raises(ConfigError, match=r"--device cuda: .*nvidia-smi.*--device cpu"):
         Session(bundle.onnx, bundle.manifest, "cuda")
 
 

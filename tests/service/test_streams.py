@@ -6,9 +6,9 @@ import time
 import grpc
 import numpy as np
 import pytest
+
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
-
 
 REQUEST_LABELS = (("code", "CANCELLED"), ("method", "StreamClassify"), ("model", ""))
 

@@ -38,7 +38,8 @@ class Pipeline:
         """Serve no model yet."""
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(config.cpu_threads, config.image_limits, PixelBudget(config.decode_max_pixels))
-        self._batchers: dict[str, Batcher] = {}
+        # By version too: a request that began with one version ends with it.
+        self._batchers: dict[tuple[str, int], Batcher] = {}
         self._in_flight = 0
 
     def serve(self, model: ServedModel) -> None:
@@ -46,7 +47,7 @@ class Pipeline:
         # On CPUs one caller per core, each with one thread; a device takes one batch at a time.
         callers = self._config.cpu_threads if model.session.provider == CPU else 1
         limit = batch_limit(self._config, model.session.provider)
-        self._batchers[model.name] = Batcher(model.session.run, limit, callers, self._metrics)
+        self._batchers[model.name, model.version] = Batcher(model.session.run, limit, callers, self._metrics)
 
     async def close(self) -> None:
         """Finish what was accepted, then stop all threads."""
@@ -105,7 +106,7 @@ class Pipeline:
             self._metrics.dropped.labels("bad_image").inc()
             return 0.0, error
         self._metrics.phase_seconds.labels("decode").observe(seconds)
-        output = await self._batchers[model.name].run(pixels)
+        output = await self._batchers[model.name, model.version].run(pixels)
         if not (np.isfinite(output.logits).all() and np.isfinite(output.descriptor).all()):
             return seconds, BadOutput("MODEL_NOT_FINITE", "the model gave no finite numbers for this image")
         return seconds, output
