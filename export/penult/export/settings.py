@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torchvision's ImageNet weights, a state-dict file, or a random start (%(default)s)",
     )  # fmt: skip
     learn.add_argument(
-        "--freeze", type=_freeze, default=default["freeze"], metavar="0..5|all",
-        help="conv stages, from the input, that keep their weights and statistics (%(default)s)",
+        "--freeze", type=_freeze, metavar="0..5|all",
+        help="conv stages, from the input, that keep their weights and statistics (3; 0 with --weights none)",
     )  # fmt: skip
     learn.add_argument("--reinit", action="store_true", help="start what is not frozen at random (default: continue)")
     learn.add_argument("--resume", action="store_true", help="go on with a run that was cut off, if there is one")
@@ -135,8 +135,8 @@ def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
         values["out"] = Path("models") / (
             re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model"
         )
-    if values["weights"] == "none" and arguments.freeze == TrainSettings.freeze:
-        values["freeze"] = 0  # the default only makes sense with weights; an explicit --freeze is refused above
+    if values["freeze"] is None:
+        values["freeze"] = 0 if values["weights"] == "none" else TrainSettings.freeze
     return TrainSettings(**values)
 
 

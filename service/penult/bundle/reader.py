@@ -47,6 +47,11 @@ def read_bundle(model_folder: Path, version: int | None = None) -> Bundle:
     """Read models/NAME/VERSION (by default the newest) into memory; raise BundleError."""
     name = check_model_name(model_folder.resolve().name)
     present = versions(model_folder)
+    if not present and (model_folder / MANIFEST_NAME).is_file():
+        raise BundleNotFound(
+            "MODEL_NOT_FOUND",
+            f"{model_folder} is one version; give {model_folder.parent} --version {model_folder.name}",
+        )
     if not present:
         raise BundleNotFound(
             "MODEL_NOT_FOUND", f"{model_folder} holds no version (folders 1, 2, …); make one with penult train"
