@@ -76,6 +76,12 @@ def test_changed_weights_are_refused(bundle: Bundle, run_svm: Callable, change: 
     assert _refused(bundle.goldens, bundle, _with_weights(bundle, change), run_svm) == "GOLDEN_VALUES"
 
 
+def test_another_descriptor_is_refused(bundle: Bundle, run: Run):
+    """The descriptor is compared for itself: right logits do not make up for it."""
+    other = replace(bundle.goldens, descriptor=bundle.goldens.descriptor * np.float32(1.001))
+    assert _refused(other, bundle, run, None) == "GOLDEN_VALUES"
+
+
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_answers_that_are_no_numbers_are_refused(bundle: Bundle, run_svm: Callable, odd: float):
     """A network that gives NaN or infinity does not replay, even if the same was recorded."""

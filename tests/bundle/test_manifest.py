@@ -19,7 +19,7 @@ from penult.bundle.manifest import (
     check_model_name,
     parse_version,
 )
-from penult.bundle.preprocess import Preprocess
+from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess
 
 _JUNK = [
     None,
@@ -99,6 +99,13 @@ def test_the_fingerprint_changes_with_what_decides_the_descriptor(manifest: Mani
     ):
         others.append(replace(manifest, preprocess=replace(manifest.preprocess, **change)))
     assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 7
+
+
+def test_the_fingerprint_changes_with_the_preprocessing_code(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
+    """Raising PREPROCESS_VERSION, as a change of the pixels demands, gives another fingerprint."""
+    before = manifest.fingerprint
+    monkeypatch.setattr("penult.bundle.manifest.PREPROCESS_VERSION", PREPROCESS_VERSION + 1)
+    assert manifest.fingerprint != before
 
 
 def test_the_fingerprint_stays_when_the_descriptor_does(manifest: Manifest):

@@ -5,12 +5,13 @@ that a wrong decoder, runtime, driver or library version is found before the fir
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from penult.bundle.errors import BundleError
+from penult.bundle.errors import BundleError, ImageError
 from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats, largest_difference
@@ -97,12 +98,19 @@ def choose(scores: Floats, labels: Sequence[int], count: int) -> list[int]:
     ordered = np.sort(scores, axis=1)
     margins = ordered[:, -1] - ordered[:, -2]
     by_margin = sorted(range(len(labels)), key=lambda row: -float(margins[row]))
-    rank = {row: sum(labels[other] == labels[row] for other in by_margin[:at]) for at, row in enumerate(by_margin)}
+    before: Counter[int] = Counter()
+    rank = {}
+    for row in by_margin:
+        rank[row] = before[labels[row]]
+        before[labels[row]] += 1
     return sorted(by_margin, key=lambda row: rank[row])[:count]
 
 
 def _crops(goldens: Goldens, manifest: Manifest) -> Pixels:
-    crops = np.stack([crop_encoded(image, manifest.preprocess) for image in goldens.images])
+    try:
+        crops = np.stack([crop_encoded(image, manifest.preprocess) for image in goldens.images])
+    except ImageError as error:
+        raise BundleError("GOLDEN_PIXELS", f"a golden photo cannot be decoded here: {error.message}") from error
     if crops.shape != goldens.crops.shape:
         raise BundleError("GOLDEN_PIXELS", "golden photos decode to another size than when the bundle was made")
     worst = int(np.abs(crops.astype(np.int16) - goldens.crops).max())

@@ -5,6 +5,7 @@ some of them pass: it decodes a PNG whose pixel data stop early into a black res
 scans for nine seconds.
 """
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ _CHANNELS_BY_PNG_COLOUR = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7: (x offset, y offset, x step, y step) of each pass of an interlaced PNG.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_STEP_BYTES = 1 << 20
+# A marker that begins a segment: in entropy-coded data 0xFF is followed by 0x00 or a restart marker only.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", 0xD9
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,9 @@ class ImageLimits:
 
     def check_scans(self, data: bytes) -> None:
         """Raise ImageError for a JPEG with more than `max_scans` scans."""
-        # Inside entropy-coded data 0xFF is always followed by 0x00 or a restart marker, so counting is exact there.
-        scans = data.count(b"\xff\xda")
-        if scans > self.max_scans:
-            raise ImageError(
-                "IMAGE_TOO_MANY_SCANS", f"the JPEG has {scans} scans; at most {self.max_scans} are accepted"
-            )
+        # A cheap bound first: what looks like a scan may also stand in metadata, or behind the picture's end.
+        if data.count(_START_OF_SCAN) > self.max_scans and _count_scans(data) > self.max_scans:
+            raise ImageError("IMAGE_TOO_MANY_SCANS", f"the JPEG has more than the {self.max_scans} scans accepted")
 
 
 def image_format(data: bytes) -> str:
@@ -69,6 +70,12 @@ def image_format(data: bytes) -> str:
     )
 
 
+def check_webp_complete(data: bytes) -> None:
+    """Raise ImageError where a WebP is shorter than its header says."""
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise ImageError("IMAGE_TRUNCATED", "the WebP ends before its last byte; send the whole file")
+
+
 def check_png_complete(data: bytes) -> None:
     """Raise ImageError unless a PNG's pixel data inflate to at least the length that its header promises."""
     header, compressed = _png_parts(data)
@@ -82,6 +89,18 @@ def check_png_complete(data: bytes) -> None:
                 raise ImageError("IMAGE_TRUNCATED", "the PNG ends before its last row; send the whole file")
     except zlib.error as error:
         raise ImageError("IMAGE_CORRUPT", "the PNG's pixel data are damaged; send the original file") from error
+
+
+def _count_scans(data: bytes) -> int:
+    """Count a JPEG's scans, segment by segment, up to its end: a phone may append a film, and metadata a thumbnail."""
+    scans, at = 0, 2
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        scans += marker == _START_OF_SCAN[1]
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans
 
 
 def _png_parts(data: bytes) -> tuple[bytes, bytes]:

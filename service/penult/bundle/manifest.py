@@ -5,6 +5,7 @@ Unknown fields are ignored (a newer penult may add some); a newer `format_versio
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,20 @@ GOLDEN_NAME = "golden.npz"
 DENSE, SVM = "dense", "svm"
 SCORERS = (DENSE, SVM)
 
+_TYPES = {
+    "architecture": str,
+    "classes": list,
+    "preprocess": dict,
+    "descriptor_length": int,
+    "default_scorer": str,
+    "temperatures": dict,
+    "libraries": dict,
+    "training": dict,
+    "files": dict,
+    "input_name": str,
+    "logits_name": str,
+    "descriptor_name": str,
+}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -109,10 +124,13 @@ class Manifest:
                     f"the bundle has format version {version}; this penult reads {FORMAT_VERSION}: update penult or "
                     "train again",
                 )
+            _check_types(values)
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
             manifest = cls(**known | _typed(values))
             _check(manifest)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except BundleError:
+            raise
+        except Exception as error:  # the file is input: any type may be wrong, any nesting too deep
             raise BundleError("MANIFEST_INVALID", f"{MANIFEST_NAME} cannot be read: {_one_line(error)}") from error
         if values.get("fingerprint") != manifest.fingerprint:
             raise BundleError("MANIFEST_FINGERPRINT", "the fingerprint does not match the files; restore the bundle")
@@ -131,20 +149,31 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_types(values: dict[str, Any]) -> None:
+    """Raise TypeError where a field that is there has another JSON type than the manifest's."""
+    for name, kind in _TYPES.items():
+        if name in values and type(values[name]) is not kind:
+            raise TypeError(f"{name} must be {kind.__name__}")
+    for entry in values["files"].values():
+        if type(entry["size"]) is not int or type(entry["sha256"]) is not str:
+            raise TypeError("every file needs a size and a sha256")
+
+
 def _check(manifest: Manifest) -> None:
     """Raise ValueError for values that contradict each other."""
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         raise ValueError("classes must be two or more different names")
-    if not all(isinstance(name, str) and name for name in manifest.classes):
+    # encode() refuses lone surrogates, which no answer could carry.
+    if not all(isinstance(name, str) and name.encode() for name in manifest.classes):
         raise ValueError("classes must be non-empty strings")
     if MODEL_NAME not in manifest.files or GOLDEN_NAME not in manifest.files:
         raise ValueError(f"{MODEL_NAME} and {GOLDEN_NAME} must be listed in files")
     if manifest.default_scorer not in manifest.scorers:
         raise ValueError(f"default_scorer {manifest.default_scorer!r} is not one of {', '.join(manifest.scorers)}")
-    if not isinstance(manifest.descriptor_length, int) or manifest.descriptor_length < 1:
+    if manifest.descriptor_length < 1:
         raise ValueError("descriptor_length must be a whole number above 0")
-    if any(manifest.temperatures[scorer] <= 0 for scorer in manifest.scorers):
-        raise ValueError("temperatures must be above 0")
+    if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers):
+        raise ValueError("temperatures must be finite and above 0")
 
 
 def _one_line(error: Exception) -> str:

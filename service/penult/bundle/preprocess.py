@@ -5,10 +5,12 @@ bytes → guards → decode (upright, 8-bit RGB) → resize and crop → uint8 [
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
 (guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
 part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
-section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the size needed.
+section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that divides their sides and leaves at
+least twice the size needed.
 """
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits, check_png_complete, image_format
+from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_complete, image_format
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
@@ -41,6 +43,7 @@ _UPRIGHT = {
 }
 # Below this many times the size needed, a scaled JPEG decode visibly changes pixels (ceilings.md, section 3).
 _DRAFT_MARGIN = 2
+_DRAFT_SCALES = (8, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,19 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         """Check the values once, so that nobody needs to later."""
-        if not 1 <= self.crop <= self.resize <= 4096:
+        sizes_are_whole = type(self.crop) is int and type(self.resize) is int
+        if not sizes_are_whole or not 1 <= self.crop <= self.resize <= 4096:
             raise ValueError(f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= 4096")
         if self.interpolation not in _FILTERS:
             raise ValueError(f"preprocess: interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise ValueError("preprocess: mean and std need three numbers each, std above 0")
+        numbers = (*self.mean, *self.std)
+        if (
+            len(self.mean) != 3
+            or len(self.std) != 3
+            or not all(math.isfinite(n) for n in numbers)
+            or min(self.std) <= 0
+        ):
+            raise ValueError("preprocess: mean and std need three finite numbers each, std above 0")
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after resizing, rounded as torchvision's Resize does."""
@@ -122,6 +132,8 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     """
     limits.check_bytes(len(data))
     kind = image_format(data)
+    if kind == "WEBP":
+        check_webp_complete(data)
     try:
         image = Image.open(io.BytesIO(data), formats=[kind])
     except Exception as error:  # as in _load()
@@ -132,9 +144,20 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     elif kind == "JPEG":
         limits.check_scans(data)
         if spec:
-            wanted = spec.resized_size(*image.size)
-            image.draft(None, (_DRAFT_MARGIN * wanted[0], _DRAFT_MARGIN * wanted[1]))
+            _draft(image, spec)
     return image
+
+
+def _draft(image: Image.Image, spec: Preprocess) -> None:
+    """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 where that is enough and divides both sides.
+
+    Where it does not divide them, the last row or column would stand for a part of one, and shift the crop.
+    """
+    width, height = image.size
+    for scale in _DRAFT_SCALES:
+        if width % scale == 0 == height % scale and min(width, height) // scale >= _DRAFT_MARGIN * spec.resize:
+            image.draft(None, (width // scale, height // scale))
+            return
 
 
 def _load(image: Image.Image) -> Image.Image:
@@ -159,12 +182,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return 8-bit RGB: 16-bit grey is divided by 257, transparency is laid on white, CMYK and palettes converted."""
-    if image.mode == "RGB":
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and key is None:
         return image
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.uint32)
+        if isinstance(key, int):
+            grey = np.where(grey == key, 65535, grey)
         return Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or key is not None:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")

@@ -120,15 +120,10 @@ def _files(folder: Path) -> set[str]:
 
 def _read_plain(path: Path, most_bytes: int) -> bytes:
     """Read a plain file of at most `most_bytes` (a longer one is cut, and fails its digest); refuse links."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | _no_follow(path))
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise BundleError("FILE_LINK", f"{path} is a link or no plain file; copy the file itself into the bundle")
-        return file.read(most_bytes + 1)
-
-
-def _no_follow(path: Path) -> int:
-    if path.is_symlink():
-        raise BundleError("FILE_LINK", f"{path} is a link or no plain file; copy the file itself into the bundle")
-    return os.O_NOFOLLOW
+    if stat.S_ISREG(os.lstat(path).st_mode):
+        # What was a plain file a moment ago may be a link now: refused by the flag, or seen on the open file.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                return file.read(min(most_bytes, status.st_size) + 1)
+    raise BundleError("FILE_LINK", f"{path} is a link or no plain file; copy the file itself into the bundle")

@@ -24,8 +24,8 @@ def softmax(scores: NDArray[np.floating], temperature: float = 1.0) -> Floats:
 
 
 def largest_difference(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """Return the largest absolute difference, relative to the largest expected value; infinite for NaN or inf."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
+    """Return the largest absolute difference, relative to the largest expected value (infinite for NaN or inf)."""
+    if actual.shape != expected.shape or not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         return float("inf")
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     return float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0)) / scale
