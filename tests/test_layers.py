@@ -37,7 +37,7 @@ KNOWN_TO = {
     "uvicorn": {"penult.service.http"},
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},
-    "pickle": {"penult.service.scorer", "penult.export.svm"},
+    "pickle": {"penult.service.unpickle", "penult.export.svm"},
     "sklearn": {"penult.export.svm", "penult.export.evaluate", "penult.export.demo"},
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {"penult.export.pictures"},

@@ -147,17 +147,25 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files: JPEG, PNG or WebP")
     parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
-    parser.add_argument("--version", type=int, default=0, metavar="V", help="which version (default: the newest)")
+    parser.add_argument("--version", type=_count, default=0, metavar="V", help="which version (default: the newest)")
     target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
     parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
+def _count(text: str) -> int:
+    """Read a whole number as the wire carries it."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
+    return value
+
+
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
     _describe_arguments(parser)
     parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
+    parser.add_argument("--top", type=_count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
 
 
 def _classify(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ DEFAULT_TIMEOUT_S = 30.0
 _CHUNK_IMAGES = 64
 _CHUNK_BYTES = 16 << 20
 _MESSAGE_BYTES = 64 << 20
+_ENVELOPE_BYTES = 4096
 _SCORERS = {None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM}
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
@@ -99,7 +100,7 @@ class Client:
         """Connect lazily to HOST:PORT; `timeout_s` is per request."""
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._stub = penult_pb2_grpc.PenultServiceStub(self._channel)
-        self._timeout_s = timeout_s
+        self._target, self._timeout_s = target, timeout_s
 
     def classify(
         self,
@@ -157,7 +158,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise _failure(error) from error
+            raise _failure(error, self._target) from error
 
 
 class AsyncClient:
@@ -167,7 +168,7 @@ class AsyncClient:
         """Connect lazily to HOST:PORT; `timeout_s` is per request."""
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self._stub: Any = penult_pb2_grpc.PenultServiceStub(self._channel)
-        self._timeout_s = timeout_s
+        self._target, self._timeout_s = target, timeout_s
 
     async def classify(
         self,
@@ -224,7 +225,7 @@ class AsyncClient:
         try:
             return await method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise _failure(error) from error
+            raise _failure(error, self._target) from error
 
 
 _OPTIONS = (
@@ -284,6 +285,16 @@ class _Work:
 
 
 def _image(photo: Photo) -> pb.Image | ItemFailure:
+    """Return the photo as a message, or why no message can carry it."""
+    image = _unbounded_image(photo)
+    if isinstance(image, pb.Image) and image.ByteSize() > _MESSAGE_BYTES - _ENVELOPE_BYTES:
+        return ItemFailure(
+            "INVALID_ARGUMENT", "IMAGE_TOO_MANY_BYTES", "the photo is larger than a whole message may be"
+        )
+    return image
+
+
+def _unbounded_image(photo: Photo) -> pb.Image | ItemFailure:
     if isinstance(photo, bytes):
         return pb.Image(encoded=photo)
     if isinstance(photo, np.ndarray):
@@ -340,8 +351,11 @@ def _item_failure(error: pb.ItemError) -> ItemFailure:
     return ItemFailure(names.get(error.code, str(error.code)), error.reason, error.message)
 
 
-def _failure(error: Any) -> RequestFailed:
+def _failure(error: Any, target: str) -> RequestFailed:
     trailing = dict(error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "penult-reason" not in trailing:
+        message = f"no server answers at {target}; start one with penult serve, or name another with --target"
+        return RequestFailed("UNAVAILABLE", "", message)
     return RequestFailed(
         error.code().name,
         str(trailing.get("penult-reason", "")),

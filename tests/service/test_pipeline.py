@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def test_outcomes_stand_in_the_order_of_the_photos(light, run, encode):
     """Good, undecodable and refused photos each keep their place in the answer."""
     refused = ImageError("IMAGE_EMPTY", "no source")
     photos = [grey(10), EncodedPhoto(b"text"), grey(240), refused, EncodedPhoto(encode(20)), RawPhoto(1, 1, b"")]
-    scorer, outcomes, timings = run(light(), lambda p: p.classify(light(), photos, None, 5))
+    model = light()
+    scorer, outcomes, timings = run(model, lambda p: p.classify(model, photos, None, 5))
     assert scorer == "dense"
     labels = [o.classes[0].label if isinstance(o, Answer) else o.reason for o in outcomes]
     assert labels == ["dark", "IMAGE_UNKNOWN_FORMAT", "bright", "IMAGE_EMPTY", "dark", "IMAGE_WRONG_LENGTH"]
@@ -82,7 +84,8 @@ def test_outcomes_stand_in_the_order_of_the_photos(light, run, encode):
 
 def test_bad_photos_are_counted(light, run, metrics, samples):
     """A photo that cannot be decoded is one drop with the reason bad_image, and costs no run of the model."""
-    run(light(), lambda p: p.classify(light(), [EncodedPhoto(b"text"), EncodedPhoto(b"")], None, 5))
+    model = light()
+    run(model, lambda p: p.classify(model, [EncodedPhoto(b"text"), EncodedPhoto(b"")], None, 5))
     found = samples(metrics)
     assert found[("penult_dropped_total", ("reason", "bad_image"))] == 2
     assert found[("penult_batch_size_count",)] == 0
@@ -151,7 +154,8 @@ def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples):
 
 def test_a_lone_request_always_fits(light, run):
     """A request larger than the whole queue is answered when nothing else is going on."""
-    outcomes = run(light(), lambda p: p.classify(light(), [grey(10)] * 20, None, 5), queue_max_images=4)[1]
+    model = light()
+    outcomes = run(model, lambda p: p.classify(model, [grey(10)] * 20, None, 5), queue_max_images=4)[1]
     assert len(outcomes) == 20
 
 
@@ -186,22 +190,24 @@ def test_a_fault_of_the_runtime_fails_the_request_and_not_the_next(light, run):
 
 
 def test_closing_waits_for_answers(light, run):
-    """close() ends only when the photos that were accepted are answered."""
-    model = light(work=3)
+    """close() ends only when the photos that were accepted are answered, and leaves no thread behind."""
+    model = light(work=2)
 
     async def scenario(pipeline):
         task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 4, None, 5))
         await asyncio.sleep(0.1)
         assert not task.done()
         await pipeline.close()
-        return await task
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("model", "decode"))]
+        return await asyncio.wait_for(task, 0.1)  # the four runs take longer than this
 
-    assert len(run(model, scenario)[1]) == 4
+    assert len(run(model, scenario, threads=1, batch_max_images=1)[1]) == 4
 
 
 def test_scoring_is_timed(light, run, metrics, samples):
     """Decoding is timed per photo, scoring per request."""
-    run(light(), lambda p: p.classify(light(), [grey(1), grey(2), grey(3)], None, 5))
+    model = light()
+    run(model, lambda p: p.classify(model, [grey(1), grey(2), grey(3)], None, 5))
     found = samples(metrics)
     assert found[("penult_phase_seconds_count", ("phase", "decode"))] == 3
     assert found[("penult_phase_seconds_count", ("phase", "queue"))] == 3

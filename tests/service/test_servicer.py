@@ -1,6 +1,8 @@
 """The methods of penult.v1 on the wire: every bad input gets its status, its neighbours and the next request answers."""
 
 import io
+import random
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from penult.bundle.preprocess import crop_encoded
+from penult.bundle.writer import publish
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -171,20 +174,19 @@ def test_score_counts_its_descriptors(stub, failure, count):
     assert (error.code(), _reason(error)) == (INVALID, "REQUEST_COUNT")
 
 
-def test_a_model_without_an_svm_says_so(
-    publish_brightness, tmp_path, start_server, connect, failure, encode, request_of
-):
+def test_a_model_without_an_svm_says_so(bundle, tmp_path, start_server, connect, failure, photos, request_of):
     """SVM asked of a model without one is FAILED_PRECONDITION; the dense head, also by default, answers."""
-    publish_brightness(tmp_path)
+    files = {"model.onnx": bundle.onnx, "golden.npz": bundle.goldens.to_bytes()}
+    publish(tmp_path / "digits", replace(bundle.manifest, default_scorer="dense"), files)
     stub = penult_pb2_grpc.PenultServiceStub(connect(start_server(tmp_path).target))
     for act in (
-        lambda: stub.Classify(request_of(encode(200), scorer=pb.SCORER_SVM)),
-        lambda: stub.Score(pb.ScoreRequest(descriptors=[pb.Descriptor(values=[1, 1, 1])])),
+        lambda: stub.Classify(request_of(photos[0], scorer=pb.SCORER_SVM)),
+        lambda: stub.Score(pb.ScoreRequest(descriptors=[pb.Descriptor(values=[0.5] * 128)])),
     ):
         error = failure(act)
         assert (error.code(), _reason(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "SCORER_MISSING")
-    response = stub.Classify(request_of(encode(200)))
-    assert (response.scorer, response.results[0].classification.label) == (pb.SCORER_DENSE, "bright")
+    response = stub.Classify(request_of(photos[0]))
+    assert (response.scorer, response.results[0].classification.label) == (pb.SCORER_DENSE, "0")
     assert list(stub.GetModel(pb.GetModelRequest()).model.scorers) == [pb.SCORER_DENSE]
 
 
@@ -204,3 +206,25 @@ def test_a_model_tells_all_about_itself(stub, bundle):
     np.testing.assert_allclose(model.preprocess.mean, spec.mean, rtol=1e-6)
     np.testing.assert_allclose(model.preprocess.std, spec.std, rtol=1e-6)
     assert list(stub.ListModels(pb.ListModelsRequest()).models) == [model]
+
+
+METHODS = ["Classify", "Describe", "Score", "ListModels", "GetModel"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_random_bytes_never_end_in_unknown_or_internal(server, connect, photos, request_of, method):
+    """Two hundred random or damaged messages per method get OK or the status of the table, and the server goes on."""
+    call = connect(server.target).unary_unary(f"/penult.v1.PenultService/{method}")
+    numbers, good = random.Random(method), request_of(photos[0]).SerializeToString()
+    codes = set()
+    for n in range(200):
+        data = bytearray(good) if n % 2 else bytearray(numbers.randbytes(numbers.randrange(1, 60)))
+        for _ in range(n % 7):
+            data[numbers.randrange(len(data))] = numbers.randrange(256)
+        try:
+            call(bytes(data), timeout=20)
+            codes.add(grpc.StatusCode.OK)
+        except grpc.RpcError as error:
+            codes.add(error.code())
+    assert INVALID in codes
+    assert codes <= {grpc.StatusCode.OK, INVALID, grpc.StatusCode.NOT_FOUND}

@@ -41,9 +41,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
+def is_model_name(name: str) -> bool:
+    """Tell whether `name` can name a model."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_model_name(name: str) -> str:
     """Return `name` if it can name a model (it becomes a folder, never a path); raise BundleError."""
-    if not _NAME.fullmatch(name):
+    if not is_model_name(name):
         raise BundleError("MODEL_NAME", "a model name is 1 to 64 letters, digits, '_' and '-'")
     return name
 

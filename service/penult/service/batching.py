@@ -59,8 +59,10 @@ class Batcher:
 
     async def close(self) -> None:
         """Finish what was accepted, then stop the threads."""
+        self._start_batches()
         while self._running:
             await asyncio.wait(self._running)
+            await asyncio.sleep(0)  # a finished batch starts the next one in its callback
         self._threads.shutdown(wait=True)
 
     def _start_batches(self) -> None:

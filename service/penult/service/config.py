@@ -6,6 +6,7 @@ A setting `image_max_bytes` is the flag --image-max-bytes, the variable PENULT_I
 
 import argparse
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -128,7 +129,12 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _convert(name: str, value: Any, f: Any) -> Any:
     try:
         converted = _reader(f.default)(value)
-    except (TypeError, ValueError):
+        # TOML has types of its own: true is no port, 1.5 no count of images, 5 no address.
+        if not isinstance(value, str) and (isinstance(value, bool) or converted != value):
+            raise ValueError
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not {_reader(f.default).__name__}") from None
     if f.metadata["choices"] and converted not in f.metadata["choices"]:
         raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not one of {', '.join(f.metadata['choices'])}")

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -30,6 +31,24 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def __init__(self, services: tuple[str, ...], metrics: Metrics) -> None:
         """Wrap methods whose path starts with /SERVICE/."""
         self._prefixes, self._metrics = tuple(f"/{service}/" for service in services), metrics
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no wrapped call is under way."""
+        await self._idle.wait()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def intercept_service(
         self,
@@ -52,12 +71,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _unary(self, handler: Handler, method: str) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
             rpc = _Rpc(method, context, self._metrics)
-            try:
-                response = await handler.unary_unary(_parse(handler, data), context)
-            except BaseException as error:
-                await rpc.fail(error)
-            rpc.succeed(response)
-            return response
+            with self._counted():
+                try:
+                    response = await handler.unary_unary(_parse(handler, data), context)
+                except BaseException as error:
+                    await rpc.fail(error)
+                rpc.succeed(response)
+                return response
 
         return call
 
@@ -65,12 +85,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def call(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             rpc = _Rpc(method, context, self._metrics)
             response = None
-            try:
-                async for response in handler.stream_stream(_parse_all(handler, parts), context):
-                    yield response
-            except BaseException as error:
-                await rpc.fail(error)
-            rpc.succeed(response)
+            with self._counted():
+                try:
+                    async for response in handler.stream_stream(_parse_all(handler, parts), context):
+                        yield response
+                except BaseException as error:
+                    await rpc.fail(error)
+                rpc.succeed(response)
 
         return call
 

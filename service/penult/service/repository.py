@@ -10,9 +10,11 @@ import numpy as np
 
 from penult.bundle import goldens
 from penult.bundle.errors import BundleError
-from penult.bundle.manifest import SVM, Manifest
+from penult.bundle.manifest import SVM, Manifest, is_model_name
+from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle, read_bundle, versions
-from penult.service.errors import NotFound, NotReady
+from penult.bundle.scores import Floats
+from penult.service.errors import InvalidRequest, NotFound, NotReady
 from penult.service.scorer import Score, load_scorer
 from penult.service.session import CPU, Session
 
@@ -46,7 +48,7 @@ def load(bundle: Bundle, device: str) -> ServedModel:
     session = Session(bundle.onnx, manifest, device)
     svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
     tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
-    difference = goldens.replay(bundle.goldens, manifest, session.run, svm, tolerance)
+    difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
     return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference)
 
 
@@ -54,7 +56,19 @@ def warm(model: ServedModel, most_images: int) -> None:
     """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory should show now."""
     crop = model.manifest.preprocess.crop
     for size in {*(2**n for n in range(most_images.bit_length())), most_images}:
-        model.session.run(np.zeros((size, crop, crop, 3), dtype=np.uint8))
+        _checked(model.session)(np.zeros((size, crop, crop, 3), dtype=np.uint8))
+
+
+def _checked(session: Session) -> goldens.RunModel:
+    """Return session.run, with whatever the runtime raises as a fault of the bundle."""
+
+    def run(pixels: Pixels) -> tuple[Floats, Floats]:
+        try:
+            return session.run(pixels)
+        except Exception as error:  # onnxruntime has a dozen of its own
+            raise BundleError("MODEL_FAILED", f"the model cannot run a batch of {len(pixels)} images") from error
+
+    return run
 
 
 class Repository:
@@ -88,6 +102,8 @@ class Repository:
 
     def get(self, name: str, version: int) -> ServedModel:
         """Return a model; "" stands for the only one, 0 for the newest version. Raises NotFound, NotReady."""
+        if name and not is_model_name(name):
+            raise InvalidRequest("MODEL_NAME", "a model name is 1 to 64 letters, digits, '_' and '-'")
         if not self._models:
             raise NotReady("LOADING", "the models are still loading; try again soon", retry_after_ms=1000)
         served = ", ".join(self._models)

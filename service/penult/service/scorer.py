@@ -6,9 +6,6 @@ only hold the arrays: scikit-learn is never imported then, which takes seconds o
 matrix product. The goldens, made with scikit-learn itself, prove at load that they are the same.
 """
 
-import io
-import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,44 +13,12 @@ import numpy as np
 
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
+from penult.service.unpickle import open_pickle
 
 Score = Callable[[Floats], Floats]
 
-_NUMPY = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
-_ESTIMATORS = {
-    ("sklearn.pipeline", "Pipeline"),
-    ("sklearn.preprocessing._data", "Normalizer"),
-    ("sklearn.preprocessing._data", "StandardScaler"),
-    ("sklearn.svm._classes", "LinearSVC"),
-    ("sklearn.svm._classes", "SVC"),
-}
-
-
-class _Shell:
-    """Stands for an estimator: keeps its attributes and does nothing."""
-
-    kind = ""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows NumPy's three reconstruction functions and the estimators above; refuses every other name."""
-
-    def __init__(self, data: bytes, as_shells: bool) -> None:
-        super().__init__(io.BytesIO(data))
-        self._as_shells = as_shells
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY:
-            return super().find_class(module, name)
-        if (module, name) in _ESTIMATORS:
-            return type(name, (_Shell,), {"kind": name}) if self._as_shells else super().find_class(module, name)
-        raise BundleError("SVM_FORBIDDEN", f"svm.pkl refers to {module}.{name}, which no SVM needs; it is not opened")
+# What a pipeline may hold in place of a step.
+_NO_STEP = (None, "passthrough")
 
 
 def load_scorer(data: bytes, descriptor_length: int, classes: int) -> Score:
@@ -61,29 +26,19 @@ def load_scorer(data: bytes, descriptor_length: int, classes: int) -> Score:
 
     Raises BundleError for a pickle that holds anything but a fitted SVM of these sizes.
     """
-    shell = _open(data, as_shells=True)
-    linear = _linear(shell)
-    score = linear if linear else _from_estimator(_open(data, as_shells=False))
+    shell = open_pickle(data, as_shells=True)
+    try:
+        linear = _linear(shell)
+    except Exception as error:  # attributes that lack, or are no arrays
+        raise BundleError("SVM_INVALID", "svm.pkl holds no fitted SVM; restore the bundle, or fit it again") from error
+    score = linear or _from_estimator(open_pickle(data, as_shells=False))
     _probe(score, descriptor_length, classes)
     return score
 
 
-def _open(data: bytes, as_shells: bool) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scikit-learn only warns of a version that cannot read the pickle right
-            return _Unpickler(data, as_shells).load()
-    except BundleError:
-        raise
-    except Warning as warning:
-        raise BundleError("SVM_VERSION", f"svm.pkl was made with another scikit-learn: {warning}") from warning
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise BundleError("SVM_INVALID", "svm.pkl cannot be read; restore the bundle, or fit the SVM again") from error
-
-
 def _linear(shell: Any) -> Score | None:
     """Return the scores of normalise/standardise + LinearSVC as one matrix product; None for any other pipeline."""
-    steps = [step for _, step in getattr(shell, "steps", [("svm", shell)])]
+    steps = [step for _, step in getattr(shell, "steps", [("svm", shell)]) if step not in _NO_STEP]
     if not steps or getattr(steps[-1], "kind", "") != "LinearSVC" or not hasattr(steps[-1], "coef_"):
         return None
     transforms = [_TRANSFORMS[s.kind](s) for s in steps[:-1] if s.kind in _TRANSFORMS]
@@ -114,8 +69,9 @@ def _normalizer(shell: Any) -> Score | None:
 
 
 def _standard_scaler(shell: Any) -> Score | None:
-    mean = np.float32(0) if shell.mean_ is None else shell.mean_.astype(np.float32)
-    scale = np.float32(1) if shell.scale_ is None else shell.scale_.astype(np.float32)
+    # Without centring, scikit-learn still keeps the mean that it saw.
+    mean = shell.mean_.astype(np.float32) if shell.with_mean else np.float32(0)
+    scale = shell.scale_.astype(np.float32) if shell.with_std else np.float32(1)
     return lambda descriptors: np.asarray((descriptors - mean) / scale, dtype=np.float32)
 
 

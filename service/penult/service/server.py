@@ -31,6 +31,8 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_MAX_AGE_MS = 300_000
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
+# For answers that are already on their way out.
+_LAST_BYTES_S = 0.2
 
 
 def serve(config: ServeConfig) -> int:
@@ -53,6 +55,7 @@ class Server:
         self._repository = Repository(
             config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc()
         )
+        self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
         self._health = health_aio.HealthServicer()
         self._is_ready = False
         self._stop = asyncio.Event()
@@ -73,7 +76,7 @@ class Server:
                 await self._stop.wait()
                 await self._drain()
         finally:
-            await server.stop(self._config.grace)
+            await self._finish(server)
             await self._pipeline.close()
             await http.stop()
         log.info("stopped")
@@ -88,7 +91,7 @@ class Server:
     def _listen(self) -> tuple[grpc.aio.Server, int]:
         """Bind the gRPC port; raise ConfigError if that fails."""
         config = self._config
-        server = grpc.aio.server(interceptors=[Interceptor((SERVICE_NAME,), self.metrics)], options=_options(config))
+        server = grpc.aio.server(interceptors=[self._interceptor], options=_options(config))
         servicer = PenultServicer(self._repository, self._pipeline, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -137,6 +140,15 @@ class Server:
             f"provider={provider}",
             flush=True,
         )
+
+    async def _finish(self, server: grpc.aio.Server) -> None:
+        """Take no new request, and wait for those under way; an open health watch is not waited for."""
+        stopped = asyncio.create_task(server.stop(self._config.grace))
+        idle = asyncio.create_task(self._interceptor.idle())
+        await asyncio.wait((stopped, idle), return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await server.stop(_LAST_BYTES_S)
+        await stopped
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""

@@ -1,0 +1,170 @@
+"""Splits: given or drawn, by class, the same every time, and without a photo in two of them."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from penult.export.data import Photo, Splits, load_splits
+from penult.export.errors import DataError
+from penult.export.settings import TrainSettings
+
+Settings = Callable[..., TrainSettings]
+Photos = Callable[..., Path]
+_PARTS = ("train", "val", "test")
+
+
+def _paths(splits: Splits, part: str) -> set[Path]:
+    return {photo.path for photo in getattr(splits, part)}
+
+
+@pytest.fixture
+def folder(make_photos: Photos, tmp_path: Path) -> Path:
+    """Forty cats, twenty dogs, seven eels, without a split."""
+    return make_photos(tmp_path / "photos", {"cat": 40, "dog": 20, "eel": 7})
+
+
+def test_a_drawn_split_is_stratified(settings: Settings, folder: Path):
+    """Each class gives its share to each part: 20 % to the test, 25 % of the rest to validation, at least one."""
+    splits = load_splits(settings(test="0.2", val="0.25"))
+    counts = {part: Counter(splits.classes[photo.label] for photo in getattr(splits, part)) for part in _PARTS}
+    assert counts["test"] == {"cat": 8, "dog": 4, "eel": 1}
+    assert counts["val"] == {"cat": 8, "dog": 4, "eel": 2}
+    assert counts["train"] == {"cat": 24, "dog": 12, "eel": 4}
+    assert splits.counts() == {"train": 40, "val": 14, "test": 13}
+
+
+def test_the_smallest_fraction_takes_one_of_each(settings: Settings, folder: Path):
+    """However small the fraction, every class is validated and tested."""
+    splits = load_splits(settings(test="0.001", val="0.001"))
+    assert splits.counts() == {"train": 61, "val": 3, "test": 3}
+    assert {photo.label for photo in splits.val} == {photo.label for photo in splits.test} == {0, 1, 2}
+
+
+def test_parts_are_disjoint_and_whole(settings: Settings, folder: Path):
+    """Every photo is in exactly one part, under its own class, with the digest of its bytes."""
+    splits = load_splits(settings())
+    assert sum(len(_paths(splits, part)) for part in _PARTS) == 67
+    assert set.union(*(_paths(splits, part) for part in _PARTS)) == set(folder.glob("*/*.png"))
+    for part in _PARTS:
+        for photo in getattr(splits, part):
+            assert splits.classes[photo.label] == photo.path.parent.name
+            assert len(photo.sha256) == 64
+
+
+def test_a_split_is_repeatable(settings: Settings, folder: Path):
+    """The same seed draws the same split in the same order, another one another."""
+    first, again, other = (load_splits(settings(seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert _paths(first, "test") != _paths(other, "test")
+    assert _paths(first, "val") != _paths(other, "val")
+
+
+def test_file_names_do_not_decide_the_split(settings: Settings, folder: Path, tmp_path: Path):
+    """Renamed photos stay in their parts: only contents and seed decide."""
+    before = load_splits(settings())
+    for number, path in enumerate(sorted(folder.glob("*/*.png"), reverse=True)):
+        path.rename(path.parent / f"x{number}.png")
+    after = load_splits(settings())
+    for part in _PARTS:
+        assert {photo.sha256 for photo in getattr(before, part)} == {photo.sha256 for photo in getattr(after, part)}
+
+
+def test_a_new_test_photo_leaves_other_classes_split_as_they_were(
+    settings: Settings, folder: Path, photo_bytes: Callable[[int], bytes]
+):
+    """Each class is drawn for itself, so that a photo more of one does not shuffle the others."""
+    before = load_splits(settings())
+    (folder / "cat" / "new.png").write_bytes(photo_bytes(999_999))
+    after = load_splits(settings())
+    for part in _PARTS:
+        dogs = [{photo.path for photo in getattr(splits, part) if photo.label == 1} for splits in (before, after)]
+        assert dogs[0] == dogs[1]
+
+
+def test_given_folders_are_used_as_they_are(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """DATA/train, DATA/val and DATA/test are the parts, nothing is drawn, and options' fractions do not matter."""
+    for seed, (part, count) in enumerate(zip(_PARTS, (9, 3, 2), strict=True)):
+        make_photos(tmp_path / "photos" / part, {"cat": count, "dog": count}, seed)
+    splits = load_splits(settings(val="0.5", test="0.5"))
+    assert splits.counts() == {"train": 18, "val": 6, "test": 4}
+    for part in _PARTS:
+        assert all(tmp_path / "photos" / part in path.parents for path in _paths(splits, part))
+    assert splits.notes == ()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_folder_option_wins(settings: Settings, make_photos: Photos, tmp_path: Path, part: str):
+    """--val DIR and --test DIR replace DATA's own folders, and serve a DATA without any."""
+    other = make_photos(tmp_path / "other", {"cat": 3, "dog": 1}, seed=5)
+    make_photos(tmp_path / "photos" / "train", {"cat": 9, "dog": 9})
+    make_photos(tmp_path / "photos" / part, {"cat": 2, "dog": 2}, seed=1)
+    flat = make_photos(tmp_path / "flat", {"cat": 9, "dog": 9})
+    for data in (tmp_path / "photos", flat):
+        splits = load_splits(settings(data=data, **{part: str(other)}))
+        assert _paths(splits, part) == set(other.glob("*/*.png"))
+
+
+def test_a_split_may_lack_a_class(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """Labels keep their meaning where test/ has fewer classes than train/."""
+    make_photos(tmp_path / "photos" / "train", {"cat": 5, "dog": 5, "eel": 5})
+    make_photos(tmp_path / "photos" / "test", {"eel": 2}, seed=1)
+    splits = load_splits(settings())
+    assert [splits.classes[photo.label] for photo in splits.test] == ["eel", "eel"]
+
+
+@pytest.mark.parametrize("option", ["0", "1", "-0.1", "1.5", "nan", "inf", "absent/folder", ""])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_an_option_that_is_neither_is_refused(settings: Settings, folder: Path, part: str, option: str):
+    """Neither a folder nor a fraction between 0 and 1 is refused, naming the option."""
+    with pytest.raises(DataError) as caught:
+        load_splits(settings(**{part: option}))
+    assert caught.value.reason == "DATA_SPLIT"
+    assert f"--{part}" in caught.value.message
+
+
+def test_what_was_drawn_is_noted(settings: Settings, folder: Path):
+    """The notes say how many photos were set aside for each part, and by which seed."""
+    splits = load_splits(settings(seed=3))
+    for part in ("val", "test"):
+        wanted = f"no {part}/ folder: {len(getattr(splits, part))} photos set aside at random (seed 3)"
+        assert wanted in splits.notes
+
+
+def test_copies_in_two_parts_are_noted(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """Photos that stand byte for byte in training and test are counted, whatever they are called."""
+    train = make_photos(tmp_path / "photos" / "train", {"cat": 9, "dog": 9})
+    test = make_photos(tmp_path / "photos" / "test", {"cat": 2, "dog": 2}, seed=1)
+    (test / "cat" / "copy.png").write_bytes((train / "cat" / "000.png").read_bytes())
+    (test / "dog" / "other.png").write_bytes((train / "cat" / "001.png").read_bytes())
+    (train / "cat" / "twin.png").write_bytes((train / "cat" / "002.png").read_bytes())
+    splits = load_splits(settings(val=str(make_photos(tmp_path / "val", {"cat": 2, "dog": 2}, seed=2))))
+    assert [note for note in splits.notes if "byte for byte" in note] == [
+        "2 photos stand in more than one split, byte for byte; remove the copies"
+    ]
+
+
+def test_the_hash_changes_with_content_class_and_split(photo_bytes: Callable[[int], bytes]):
+    """The data hash tells apart other contents, labels and parts, and nothing else, such as order or names."""
+    a, b, c = (Photo(Path(name), label, name * 64) for name, label in (("a", 0), ("b", 1), ("c", 0)))
+    base = Splits(("cat", "dog"), (a, b), (c,), (), ())
+    same = Splits(("cat", "dog"), (b, Photo(Path("z"), 0, "a" * 64)), (c,), (), ("a note",))
+    assert base.sha256 == same.sha256
+    others = [
+        Splits(("cat", "dog"), (a, Photo(Path("b"), 0, "b" * 64)), (c,), (), ()),
+        Splits(("cat", "dog"), (a, Photo(Path("b"), 1, "d" * 64)), (c,), (), ()),
+        Splits(("cat", "dog"), (a, b), (), (c,), ()),
+        Splits(("cat", "dog"), (a, b, c), (), (), ()),
+        Splits(("cat", "cow"), (a, b), (c,), (), ()),
+    ]
+    assert len({base.sha256, *(other.sha256 for other in others)}) == 6
+
+
+def test_the_hash_changes_with_a_photo(settings: Settings, folder: Path, photo_bytes: Callable[[int], bytes]):
+    """One photo with other bytes makes another data set; touching a file does not."""
+    before = load_splits(settings()).sha256
+    (folder / "cat" / "000.png").touch()
+    assert load_splits(settings()).sha256 == before
+    (folder / "cat" / "000.png").write_bytes(photo_bytes(424_242))
+    assert load_splits(settings()).sha256 != before

@@ -1,0 +1,110 @@
+"""How good a scorer is: intervals, calibration, and the figures of the report against known values."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penult.bundle.scores import softmax
+from penult.export.evaluate import evaluate, fit_temperature, wilson
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662),
+     (15, 148, 0.0624, 0.1605), (1, 1, 0.2065, 1.0)],
+)  # fmt: skip
+def test_wilson_gives_published_intervals(hits: int, count: int, low: float, high: float):
+    """The intervals are Wilson's: 81/263 and 15/148 are Newcombe's examples (1998, table I)."""
+    assert wilson(hits / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def _sampled(temperature: float, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and labels that were drawn from the scores' own probabilities at this temperature."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 3, (count, classes)).astype(np.float32)
+    noise = rng.gumbel(size=(count, classes))
+    return scores, (scores / temperature + noise).argmax(1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("classes", [2, 6])
+def test_a_known_temperature_is_found(temperature: float, classes: int):
+    """Labels drawn at a temperature give that temperature back, within a tenth."""
+    assert fit_temperature(*_sampled(temperature, 8000, classes)) == pytest.approx(temperature, rel=0.1)
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
+def test_perfect_answers_do_not_give_certainty(count: int, scale: float):
+    """Where all held-out photos are right, the probability grows with their number, and is never 1."""
+    labels = np.arange(count) % 4
+    scores = (np.eye(4, dtype=np.float32)[labels] * 2 - 1) * np.float32(scale)
+    surest = float(softmax(scores, fit_temperature(scores, labels)).max())
+    assert surest == pytest.approx((count + 1) / (count + 2), abs=0.02)
+    assert surest < 1
+
+
+def test_useless_scores_become_an_even_guess():
+    """Scores that have nothing to do with the labels end near equal probabilities."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(0, 5, (2000, 4)).astype(np.float32), rng.integers(0, 4, 2000)
+    assert softmax(scores, fit_temperature(scores, labels)).max() < 0.4
+
+
+def test_figures_of_a_known_case():
+    """Five photos of three classes, worked out by hand."""
+    predicted, labels = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 2])
+    scores = np.eye(3, dtype=np.float32)[predicted] * 3
+    found = evaluate(scores, labels, ("cat", "dog", "eel"), temperature=1.5)
+    assert found["photos"] == 5
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["accuracy_95"] == pytest.approx(list(wilson(0.8, 5)))
+    assert found["recall"] == pytest.approx({"cat": 1.0, "dog": 1.0, "eel": 0.5})
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert found["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
+    hit, miss = (math.exp(value) / (math.exp(2) + 2) for value in (2, 0))
+    assert found["log_loss"] == pytest.approx(-(4 * math.log(hit) + math.log(miss)) / 5, rel=1e-5)
+
+
+def test_a_class_without_photos_has_figures_too():
+    """A class that the split lacks counts as a recall of 0, without a warning, and the result is plain JSON."""
+    scores = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    found = evaluate(scores, np.array([0, 1, 1]), ("cat", "dog", "eel"), 1.0)
+    assert found["recall"]["eel"] == 0
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_certain_answers_have_a_finite_loss():
+    """A photo that is surely wrong costs much, but not infinitely much."""
+    found = evaluate(np.array([[1e6, 0.0]], np.float32), np.array([1]), ("cat", "dog"), 1.0)
+    assert math.isfinite(found["log_loss"])
+    assert found["log_loss"] > 10
+
+
+def test_digits_are_named_as_well_as_promised(trained: Any):
+    """On scikit-learn's digits, half split, dense head and SVM each name 97.5 % of the unseen half."""
+    for scorer in ("dense", "svm"):
+        assert trained.metrics["test"][scorer]["photos"] == 899
+        assert trained.metrics["test"][scorer]["accuracy"] >= 0.975, scorer
+        assert trained.metrics["test"][scorer]["macro_f1"] >= 0.975, scorer
+
+
+def test_metrics_are_published(trained: Any):
+    """metrics.json holds what the run returned: both scorers on every part, with intervals that hold the accuracy."""
+    stored = json.loads((trained.folder / "metrics.json").read_bytes())
+    assert stored == trained.metrics
+    for part in ("test", "val", "train"):
+        assert set(stored[part]) == {"dense", "svm"}
+        for values in stored[part].values():
+            low, high = values["accuracy_95"]
+            assert 0 < low <= values["accuracy"] <= high <= 1
+            assert sum(map(sum, values["confusion"])) == values["photos"]
+
+
+def test_probabilities_are_calibrated(trained: Any):
+    """On unseen photos, the stored temperatures give either scorer a log loss below a tenth of guessing."""
+    for values in trained.metrics["test"].values():
+        assert values["log_loss"] < 0.1 * math.log(10)

@@ -1,0 +1,261 @@
+"""The client's verbs on the command line: tables for people, JSON for scripts, exit codes, one line per error."""
+
+import json
+import re
+import shutil
+import socket
+
+import numpy as np
+import pytest
+
+from penult import cli
+
+
+@pytest.fixture
+def penult(capsys, server):
+    """Run a verb in this process, by default against the shared server: (exit code, stdout, stderr)."""
+
+    def run(*argv: object, target: str | None = server.target) -> tuple[int, str, str]:
+        asks = argv[0] in {"classify", "describe"} and target and "--target" not in argv
+        words = [str(word) for word in argv] + (["--target", target] if asks else [])
+        capsys.readouterr()
+        try:
+            code = cli.main(words)
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def damaged(models, tmp_path):
+    """A copy of the digits model whose network has one byte changed."""
+    shutil.copytree(models / "digits", tmp_path / "digits")
+    file = tmp_path / "digits" / "1" / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+    return tmp_path / "digits"
+
+
+def one_line(stderr: str) -> str:
+    """Return the only line of an error, which names the program and shows no traceback."""
+    (line,) = stderr.splitlines()
+    assert line.startswith("penult: ")
+    assert "Traceback" not in line
+    return line
+
+
+def test_classify_prints_a_table(penult, photo_paths):
+    """People get a header, a line per photo with label, probability and score, and which model answered."""
+    code, out, err = penult("classify", *photo_paths[:3], "--model", "digits", "--scorer", "svm")
+    header, *rows, last = out.splitlines()
+    assert (code, err) == (0, "")
+    assert header.split() == ["image", "label", "probability", "score"]
+    assert [row.split()[0] for row in rows] == [str(path) for path in photo_paths[:3]]
+    for row in rows:
+        assert re.fullmatch(r"\S+ +\d +\d+\.\d% +-?\d+\.\d\d", row)
+    assert last == "model digits version 1, scorer svm"
+
+
+def test_describe_prints_a_table(penult, photo_paths, bundle):
+    """People get each descriptor's length and beginning, and the fingerprint that tells which ones compare."""
+    code, out, err = penult("describe", *photo_paths[:2])
+    header, *rows, last = out.splitlines()
+    assert (code, err) == (0, "")
+    assert header.split() == ["image", "numbers", "descriptor"]
+    for row, path in zip(rows, photo_paths[:2], strict=True):
+        assert row.split()[:2] == [str(path), "128"]
+        assert row.endswith("…")
+    assert last == f"model digits version 1, fingerprint {bundle.manifest.fingerprint}"
+
+
+def test_classify_json_is_for_scripts(penult, photo_paths):
+    """--json gives model, version and results in request order, each with image, label, score and probability."""
+    code, out, err = penult("classify", *photo_paths[:4], "--json", "--scorer", "dense", "--top", "3")
+    answer = json.loads(out)
+    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    assert (answer["model"], answer["version"], answer["scorer"]) == ("digits", 1, "dense")
+    assert [result["image"] for result in answer["results"]] == [str(path) for path in photo_paths[:4]]
+    for result in answer["results"]:
+        assert set(result) == {"image", "label", "score", "probability", "classes"}
+        assert isinstance(result["score"], float)
+        assert 0 <= result["probability"] <= 1
+        assert len(result["classes"]) == 3
+        assert result["classes"][0] == {name: result[name] for name in ("label", "score", "probability")}
+
+
+def test_describe_json_is_for_scripts(penult, photo_paths, bundle):
+    """--json gives each photo's descriptor as a list of numbers, and the model's fingerprint."""
+    code, out, _ = penult("describe", *photo_paths[:2], "--json", "--model", "digits", "--version", "1")
+    answer = json.loads(out)
+    assert code == 0
+    assert set(answer) == {"model", "version", "fingerprint", "results"}
+    assert answer["fingerprint"] == bundle.manifest.fingerprint
+    for result, path in zip(answer["results"], photo_paths[:2], strict=True):
+        assert set(result) == {"image", "descriptor"}
+        assert result["image"] == str(path)
+        assert np.array(result["descriptor"]).shape == (128,)
+
+
+@pytest.mark.parametrize("verb", ["classify", "describe"])
+def test_a_failed_photo_is_an_error_in_its_place(penult, photo_paths, tmp_path, verb):
+    """A photo that fails has an error with code and message, the others their answers; the exit code is 1."""
+    text = tmp_path / "notes.txt"
+    text.write_text("no photo")
+    images = [photo_paths[0], text, tmp_path / "absent.png", photo_paths[1]]
+    code, out, err = penult(verb, *images, "--json")
+    results = json.loads(out)["results"]
+    assert (code, err) == (1, "")
+    assert [result["image"] for result in results] == [str(image) for image in images]
+    assert ["error" in result for result in results] == [False, True, True, False]
+    assert results[1]["error"]["code"] == "INVALID_ARGUMENT"
+    assert results[2]["error"]["code"] == "NOT_FOUND"
+    assert "JPEG, PNG or WebP" in results[1]["error"]["message"]
+    assert "absent.png" in results[2]["error"]["message"]
+    code, out, _ = penult(verb, *images)
+    assert code == 1
+    assert ["INVALID_ARGUMENT" in line for line in out.splitlines()[1:5]] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("verb", ["classify", "describe"])
+def test_a_server_that_is_not_there_is_one_line(penult, photo_paths, verb):
+    """Without a server: exit code 1, nothing on stdout, and one line that names the address and says what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        target = f"127.0.0.1:{taken.getsockname()[1]}"
+    code, out, err = penult(verb, photo_paths[0], "--timeout", "5", target=target)
+    line = one_line(err)
+    assert (code, out) == (1, "")
+    assert target in line
+    assert "penult serve" in line or "--target" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--model", "absent"], "digits"), (["--version", "7"], "version 1"), (["--timeout", "0.0001"], ""),
+     (["--target", "no.such.host.invalid:1"], "")],
+)  # fmt: skip
+def test_a_failed_request_is_one_line(penult, photo_paths, options, told):
+    """A request without an answer gives exit code 1 and one line that says what there is instead."""
+    code, out, err = penult("classify", photo_paths[0], *options)
+    assert (code, out) == (1, "")
+    assert told in one_line(err)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--version", "-1"], ["--version", "4294967296"], ["--top", "-1"], ["--version", "one"], ["--scorer", "knn"],
+     ["--timeout", "soon"], ["--nonsense"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_wrong_command_line_is_exit_2(penult, photo_paths, options):
+    """Numbers and words that cannot be right end with exit code 2 and the usage, not with a traceback."""
+    code, out, err = penult("classify", photo_paths[0], *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: penult ")
+    assert options[0] in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["classify"], ["check"]])
+def test_missing_words_are_exit_2(penult, argv):
+    """Without a verb, with an unknown one, or without what it needs, the exit code is 2."""
+    code, out, _ = penult(*(argv or ["--target"]))
+    assert (code, out) == (2, "")
+
+
+def test_the_target_comes_from_the_environment(penult, server, photo_paths, monkeypatch):
+    """PENULT_TARGET names the server where --target does not."""
+    monkeypatch.setenv("PENULT_TARGET", server.target)
+    assert penult("classify", photo_paths[0], target=None)[0] == 0
+
+
+def test_check_says_what_was_checked(penult, models, bundle):
+    """A good bundle gives exit code 0 and one line with name, version and what was proved."""
+    code, out, err = penult("check", models / "digits", "--device", "cpu")
+    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    assert out.startswith("digits version 1: good. All digests match; goldens replayed on CPUExecutionProvider")
+    assert "Not signed" in out
+
+
+def test_check_json_is_for_scripts(penult, models, bundle):
+    """--json gives the same facts."""
+    code, out, _ = penult("check", models / "digits", "--version", "1", "--json", "--device", "cpu")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["ok"], answer["model"], answer["version"]) == (True, "digits", 1)
+    assert answer["fingerprint"] == bundle.manifest.fingerprint
+    assert answer["signed"] is False
+    assert 0 <= answer["golden_difference"] < 1e-4
+
+
+def test_check_refuses_a_damaged_bundle(penult, damaged):
+    """One changed byte gives exit code 1, with the file and the reason, as a line or as JSON."""
+    code, out, err = penult("check", damaged)
+    assert (code, out) == (1, "")
+    assert "model.onnx" in one_line(err)
+    assert "(FILE_DIGEST)" in err
+    code, out, err = penult("check", damaged, "--json")
+    answer = json.loads(out)
+    assert (code, err) == (1, "")
+    assert (answer["ok"], answer["reason"]) == (False, "FILE_DIGEST")
+    assert "model.onnx" in answer["message"]
+
+
+@pytest.mark.parametrize(("options", "reason"), [(["--version", "9"], "VERSION_NOT_FOUND"), ([], "MODEL_NOT_FOUND")])
+def test_check_of_what_is_not_there(penult, models, tmp_path, options, reason):
+    """A version or model that does not exist gives exit code 1 and one line."""
+    code, out, err = penult("check", models / "digits" if options else tmp_path / "absent", *options)
+    assert (code, out) == (1, "")
+    assert f"({reason})" in one_line(err)
+
+
+def test_check_of_broken_golden_photos_is_a_reason(penult, publish_brightness, tmp_path):
+    """A golden photo that cannot be decoded is a fault of the bundle: exit code 1 and a reason, also as JSON."""
+    publish_brightness(tmp_path, goldens={"images": (b"text", b"text")})
+    code, out, _ = penult("check", tmp_path / "light", "--json")
+    assert code == 1
+    assert json.loads(out)["reason"].startswith("GOLDEN")
+
+
+def test_a_process_ends_with_the_verbs_code(run_python, photo_paths, server):
+    """`python -m penult.cli` ends with the code of main()."""
+    good = run_python("-m", "penult.cli", "classify", "--target", server.target, str(photo_paths[0]))
+    bad = run_python("-m", "penult.cli", "classify", "--target", server.target, "absent.png")
+    assert (good.returncode, bad.returncode) == (0, 1)
+    assert "absent.png" in bad.stdout
+
+
+def test_a_missing_extra_is_one_line(run_python):
+    """Where the serving extra is not installed, the verbs that need it say which to install."""
+    code = """
+import sys
+sys.modules["onnxruntime"] = None
+from penult import cli
+raise SystemExit(cli.main(["check", "models/absent"]))
+"""
+    result = run_python("-c", code)
+    assert result.returncode == 1
+    assert re.fullmatch(r"penult: penult check needs onnxruntime: pip install 'penult\[serve,.*\]'\n", result.stderr)
+
+
+@pytest.mark.parametrize("verb", ["classify", "describe", "check", "serve", "train"])
+def test_every_verb_has_help(penult, verb):
+    """--help of each verb ends with exit code 0 and shows defaults."""
+    code, out, _ = penult(verb, "--help", target=None)
+    assert code == 0
+    assert f"usage: penult {verb}" in out
+
+
+def test_help_is_quick(run_python):
+    """`penult --help` imports none of the large libraries."""
+    code = """
+import sys
+from penult import cli
+try:
+    cli.main(["--help"])
+except SystemExit:
+    pass
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "onnxruntime", "grpc", "sklearn", "numpy"}))
+"""
+    assert run_python("-c", code).stdout.splitlines()[-1] == "[]"
