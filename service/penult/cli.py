@@ -134,6 +134,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from penult.service.config import from_arguments
 
     config = from_arguments(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
     from penult.service.server import serve
 
     return serve(config)

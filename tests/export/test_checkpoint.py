@@ -1,5 +1,6 @@
 """The file behind --resume: whole or absent, and of this run or refused."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,20 @@ def test_a_half_written_one_is_never_seen(run: dict[str, Any], settings: Callabl
     Checkpoint(path, settings(), HASH).save(1, **run)
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
     path.with_suffix(".tmp").write_bytes(path.read_bytes()[:100])
+    assert Checkpoint(path, settings(resume=True), HASH).phase == 1
+
+
+def test_a_full_disk_leaves_the_last_one(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):
+    """A write that fails half-way raises, and the checkpoint before it can still be resumed from."""
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint(path, settings(), HASH).save(1, **run)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises((OSError, RuntimeError)):
+            Checkpoint(path, settings(), HASH).save(1, **run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert Checkpoint(path, settings(resume=True), HASH).phase == 1
 
 

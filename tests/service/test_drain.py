@@ -209,8 +209,10 @@ def test_under_load_no_accepted_request_is_lost(quick, start_server, asking, req
         thread.join(30)
     assert server.process.wait(10) == 0
     counts = Counter(code for _, code in outcomes)
-    assert set(counts) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-    assert counts[grpc.StatusCode.UNAVAILABLE] == len(threads)
+    # gRPC cancels what reached the socket while the server stopped and no handler had seen: nothing of it was run.
+    refused = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert set(counts) - {grpc.StatusCode.OK} <= refused
+    assert sum(counts[code] for code in refused) == len(threads)
     assert min(when for when, code in outcomes if code is not grpc.StatusCode.OK) - asked > 0.9
     assert any(when > asked for when, code in outcomes if code is grpc.StatusCode.OK)
 

@@ -31,7 +31,12 @@ class Checkpoint:
             self._load()
 
     def _load(self) -> None:
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
+            raise SettingsError(
+                "RESUME", f"--resume: {self.path} is damaged; remove it, or leave --resume out, to start anew"
+            ) from error
         if state["identity"] != self.identity:
             raise SettingsError(
                 "RESUME",

@@ -7,6 +7,7 @@ and named; what else is wrong stops the run with one line.
 import hashlib
 import os
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,12 @@ from penult.export.progress import bar
 from penult.export.settings import TrainSettings
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Control characters, line separators, and what reverses the text after it; joiners inside words are part of many scripts.
+_UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Fewer photos than this leave nothing to learn from once some are set aside.
 _FEWEST_PER_CLASS = 4
+# The SVM's cross-validation needs two of each class.
+_FEWEST_LEARNT_FROM = 2
 _NAMED = 3
 # A small target lets JPEGs be checked to their last byte at an eighth of their size.
 _GLANCE = Preprocess(resize=32, crop=32)
@@ -79,13 +84,16 @@ def load_splits(settings: TrainSettings) -> Splits:
         if folder:
             _, photos = _find(folder, notes, classes)
             parts[part] = _readable(photos, notes)
+            if not parts[part]:
+                raise DataError("DATA_EMPTY", f"none of the photos in {folder} can be read; restore or remove them")
     _check_enough(classes, parts["train"])
-    for part in ("test", "val"):
-        if part not in parts:
-            parts["train"], parts[part] = _hold_out(
-                parts["train"], _fraction(part, getattr(settings, part)), f"{settings.seed} {part}"
-            )
-            notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {settings.seed})")
+    missing = [part for part in ("test", "val") if part not in parts]
+    for later, part in zip(reversed(range(len(missing))), missing, strict=True):
+        fraction = _fraction(part, getattr(settings, part))
+        parts["train"], parts[part] = _hold_out(
+            parts["train"], fraction, f"{settings.seed} {part}", _FEWEST_LEARNT_FROM + later
+        )
+        notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {settings.seed})")
     notes.extend(_duplicates(parts))
     return Splits(classes, tuple(parts["train"]), tuple(parts["val"]), tuple(parts["test"]), tuple(notes))
 
@@ -126,7 +134,8 @@ def _check_class_name(root: Path, name: str) -> None:
         raise DataError(
             "DATA_CLASS_NAME", f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it"
         ) from None
-    if not name.isprintable() or name != name.strip():
+    kinds = {unicodedata.category(letter) for letter in name} | {unicodedata.bidirectional(letter) for letter in name}
+    if kinds & _UNPRINTABLE or name != name.strip():
         raise DataError("DATA_CLASS_NAME", f"{root} has a class folder with an unprintable name: {name!r}; rename it")
 
 
@@ -176,7 +185,7 @@ def _check_enough(classes: Sequence[str], photos: Sequence[Photo]) -> None:
 
 def _given_folder(data: Path | None, part: str, option: str) -> Path | None:
     """Return the folder of a split if there is one: the option's, else DATA's own."""
-    if Path(option).is_dir():
+    if option and Path(option).is_dir():
         return Path(option)
     if data and (data / part).is_dir():
         return data / part
@@ -194,8 +203,8 @@ def _fraction(part: str, option: str) -> float:
     return value
 
 
-def _hold_out(photos: Sequence[Photo], fraction: float, seed: str) -> tuple[list[Photo], list[Photo]]:
-    """Set a share of every class aside, at least one photo of each; what is kept and what is set aside."""
+def _hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
+    """Set a share of every class aside: at least one photo, and so that at least `keep` stay."""
     kept, aside = [], []
     for label in sorted({photo.label for photo in photos}):
         # Ordered by content, so that the split depends on the photos and the seed, not on file names.
@@ -203,7 +212,7 @@ def _hold_out(photos: Sequence[Photo], fraction: float, seed: str) -> tuple[list
             (photo for photo in photos if photo.label == label), key=lambda photo: (photo.sha256, photo.path)
         )
         random.Random(f"{seed} {label}").shuffle(group)
-        count = max(1, round(fraction * len(group)))
+        count = max(1, min(round(fraction * len(group)), len(group) - keep))
         aside += group[:count]
         kept += group[count:]
     return kept, aside

@@ -182,7 +182,7 @@ class FineTuner:
         """Take one optimizer step per batch; return the mean loss per photo."""
         total, seen = 0.0, 0
         for inputs, labels in batches:
-            if len(labels) == 1 and seen:
+            if len(labels) == 1 and seen and self.settings.batch_size > 1:
                 continue  # batch norm cannot learn from a single photo
             optimizer.zero_grad(set_to_none=True)
             with self._autocast():

@@ -151,5 +151,6 @@ def _mismatches(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tens
     yield from (f"{key} is missing" for key in own if key not in loaded and not key.endswith("num_batches_tracked"))
     yield from (f"{key} is not part of it" for key in loaded if key not in own and not key.startswith(_HEADS))
     for key in own.keys() & loaded.keys():
-        if own[key].shape != loaded[key].shape:
-            yield f"{key} has shape {tuple(loaded[key].shape)}, not {tuple(own[key].shape)}"
+        shape = tuple(getattr(loaded[key], "shape", ()))
+        if not isinstance(loaded[key], torch.Tensor) or shape != own[key].shape:
+            yield f"{key} has shape {shape}, not {tuple(own[key].shape)}"

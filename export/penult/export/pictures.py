@@ -1,6 +1,7 @@
 """The report's pictures, as PNG bytes: learning curves and confusion matrices."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -28,6 +29,7 @@ _STYLE: Any = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called $5
 }
 
 
@@ -112,6 +114,9 @@ def _matrix(axis: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    with warnings.catch_warnings():
+        # Class names may be in scripts that no font here has: boxes in a picture are no reason to stop.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="png", dpi=_DPI)
     plt.close(figure)
     return buffer.getvalue()

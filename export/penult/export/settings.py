@@ -1,6 +1,7 @@
 """The options of `penult train`, checked once. Light to import: the command line shows help without loading torch."""
 
 import argparse
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,16 @@ from penult.export.errors import SettingsError
 ALL_STAGES = 5
 # What `--freeze all` means: the five conv stages and the hidden dense layers; only the head learns.
 FREEZE_ALL = ALL_STAGES + 1
+_RANGES = (
+    ("seed", 0, 2**32),
+    ("lr_head", 0, math.inf),
+    ("lr_backbone", 0, math.inf),
+    ("lr_stage_decay", 0, math.inf),
+    ("lr_factor", 0, 1),
+    ("lr_patience", 0, math.inf),
+    ("weight_decay", 0, math.inf),
+    ("cache_mb", 0, math.inf),
+)
 AUGMENTATIONS = ("photo", "gentle", "none")
 
 
@@ -59,6 +70,12 @@ class TrainSettings:
             raise SettingsError("FREEZE", "--reinit restarts what is not frozen, and --freeze all freezes everything")
         if min(self.epochs, self.head_epochs, self.batch_size) < 1:
             raise SettingsError("EPOCHS", "--epochs, --head-epochs and --batch-size must be at least 1")
+        for name, lowest, below in _RANGES:
+            if not lowest <= getattr(self, name) < below:
+                flag = "--" + name.replace("_", "-")
+                raise SettingsError(
+                    "RANGE", f"{flag} {getattr(self, name)} must be at least {lowest:g} and below {below:g}"
+                )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
