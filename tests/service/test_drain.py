@@ -130,10 +130,10 @@ def test_draining_serves_on_while_not_ready(quick, start_server, asking, request
 
 
 def test_an_idle_server_leaves_at_once(quick, start_server):
-    """Without a lead and without work, SIGTERM ends the server within two seconds, with exit code 0."""
+    """Without a lead and without work, SIGTERM ends the server within a few seconds, with exit code 0."""
     server = start_server(quick)
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(2) == 0
+    assert server.process.wait(5) == 0
     assert server.log.read_text().splitlines()[-1].endswith("stopped")
 
 
@@ -178,7 +178,7 @@ def test_a_second_signal_leaves_at_once(quick, start_server):
     server.process.send_signal(signal.SIGTERM)
     wait_for(lambda: "draining" in server.log.read_text())
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(2) == 1
+    assert server.process.wait(5) == 1
     assert "second signal" in server.log.read_text()
 
 

@@ -21,7 +21,7 @@ from penult.export.progress import bar
 from penult.export.settings import TrainSettings
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# Control characters, line separators, and what reverses the text after it; joiners inside words are part of many scripts.
+# Control characters, line separators, what reverses the text after it; joiners are part of many scripts and stay.
 _UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Fewer photos than this leave nothing to learn from once some are set aside.
 _FEWEST_PER_CLASS = 4
