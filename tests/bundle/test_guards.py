@@ -198,5 +198,6 @@ def test_too_many_scans_are_refused(small_photo: Image.Image, encode: Callable[.
 def test_scans_are_counted_inside_the_picture_only(small_photo: Image.Image, encode: Callable[..., bytes]):
     """Bytes behind a JPEG's end, such as a phone's motion video, and its metadata hold no scans, whatever they look like."""
     lookalikes = b"\xff\xda" * 100
-    for data in (encode(small_photo, "JPEG") + lookalikes, encode(small_photo, "JPEG", icc_profile=lookalikes)):
+    film, profile = encode(small_photo, "JPEG"), encode(small_photo, "JPEG", icc_profile=lookalikes)
+    for data in (film + lookalikes, film + b"\0\2" + b"\xff\xda\0\2" * 100, profile):
         assert crop_encoded(data, SPEC).shape == (32, 32, 3)

@@ -198,6 +198,17 @@ def test_network_and_goldens_must_be_listed(manifest: Manifest, name: str):
 
 
 @pytest.mark.parametrize(
+    "entry", [5, None, [], {"size": 5}, {"sha256": "0"}, {"size": "5", "sha256": "0"}, {"size": 5.0, "sha256": "0"},
+              {"size": True, "sha256": "0"}, {"size": 5, "sha256": 0}], ids=str,
+)  # fmt: skip
+def test_wrong_file_entries_are_refused(manifest: Manifest, entry: object):
+    """Every listed file has a whole number of bytes and a digest; anything else is refused."""
+    values = json.loads(manifest.to_json())
+    values["files"][SVM_NAME] = entry
+    assert _refused(json.dumps(values).encode()) == "MANIFEST_INVALID"
+
+
+@pytest.mark.parametrize(
     "data",
     [b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe{", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000],
     ids=lambda data: repr(data[:12]),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import replay
 from penult.bundle.reader import read_bundle, versions
+from penult.export import run
 from penult.export.errors import SettingsError
 from penult.export.run import Result, train
 from penult.export.runtime import ExportedModel
@@ -216,3 +218,20 @@ def test_odd_folders_go_all_the_way(make_photos: Callable[..., Path], settings: 
     assert bundle.goldens.svm_scores.shape[1] == 2
     assert any("broken.jpg (IMAGE_UNKNOWN_FORMAT)" in note for note in result.metrics["notes"])
     assert "broken.jpg" in (result.folder / "report" / "index.html").read_text()
+
+
+def test_goldens_that_do_not_replay_publish_nothing(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the recorded answers cannot be repeated, the run fails and no version appears."""
+    made = run._make_goldens
+
+    def other_answers(*arguments: Any) -> Any:
+        good = made(*arguments)
+        return replace(good, logits=good.logits + 1)
+
+    monkeypatch.setattr(run, "_make_goldens", other_answers)
+    with pytest.raises(BundleError) as caught:
+        train(TrainSettings(**options | {"epochs": 1}, out=tmp_path / "digits"))
+    assert caught.value.reason == "GOLDEN_VALUES"
+    assert versions(tmp_path / "digits") == []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penult.bundle import goldens, reader, writer
+from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest, check_model_name
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import Floats
@@ -132,10 +132,9 @@ def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: Ph
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
     files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
     files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
-    folder = writer.publish(settings.out, manifest, files)
-    bundle = reader.read_bundle(settings.out, int(folder.name))
-    goldens.replay(bundle.goldens, bundle.manifest, ExportedModel(bundle.onnx, manifest).run, fitted.scores)
-    return Result(folder, metrics)
+    # From their bytes, as the service will read them, and before anything can be served.
+    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
+    return Result(writer.publish(settings.out, manifest, files), metrics)
 
 
 def _measure(
