@@ -70,6 +70,7 @@ def test_without_any_source_the_defaults_of_the_design_hold(configure):
         "models = 5",
         'drain_lead = "soon"',
         "drain_lead = nan",
+        "grace = inf",
         "port = 65536",
         "port = -1",
         'device = "tpu"',
@@ -103,7 +104,12 @@ def test_a_missing_file_is_named(configure, tmp_path):
         configure("--config", str(tmp_path / "absent.toml"))
 
 
-@pytest.mark.parametrize("env", [{"PENULT_PORT": "many"}, {"PENULT_DEVICE": "tpu"}, {"PENULT_GRACE": ""}])
+@pytest.mark.parametrize(
+    "env",
+    [{"PENULT_PORT": "many"}, {"PENULT_DEVICE": "tpu"}, {"PENULT_GRACE": ""}, {"PENULT_GRACE": "nan"},
+     {"PENULT_GRACE": "inf"}, {"PENULT_PORT": "1.5"}],
+    ids=str,
+)  # fmt: skip
 def test_a_wrong_variable_is_refused(configure, env):
     """A PENULT_* variable is checked as strictly as a flag."""
     with pytest.raises(ConfigError, match=r"--(port|device|grace)"):

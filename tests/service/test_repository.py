@@ -31,7 +31,10 @@ def loaded(repository):
 
     def load(most_images: int = 2) -> tuple[dict[str, int], Repository]:
         made = repository()
-        return {model.name: model.version for model in made.load_all(lambda provider: most_images)}, made
+        models = made.load_all(lambda provider: most_images)
+        for model in models:
+            made.serve(model)
+        return {model.name: model.version for model in models}, made
 
     return load
 

@@ -4,9 +4,10 @@ isort:skip_file
 penult.v1: classes, descriptors and SVM scores of photos, over gRPC.
 
 Every RPC takes several items and answers each on its own, in request order: one unreadable photo costs one
-`ItemError`, never the request. A request fails as a whole only when nothing in it could be answered; its
-trailing metadata then carry `penult-reason` (a stable word, e.g. IMAGE_TRUNCATED), `penult-request-id`, and
-`grpc-retry-pushback-ms` where trying again later makes sense.
+`ItemError`, never the request; a request of unreadable photos only is still OK, with an error for each. A request
+fails as a whole where it is wrong itself, or cannot be served now; its trailing metadata then carry `penult-reason`
+(a stable word, e.g. MODEL_UNKNOWN), `penult-request-id`, and `grpc-retry-pushback-ms` where trying again later
+makes sense.
 
 Status codes: INVALID_ARGUMENT (bad input), NOT_FOUND (model or version), FAILED_PRECONDITION (the model lacks
 the scorer asked for), RESOURCE_EXHAUSTED (message too large, queue full), DEADLINE_EXCEEDED, UNAVAILABLE

@@ -5,17 +5,17 @@ Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNO
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
 
 from penult.bundle.errors import PenultError
-from penult.service.errors import InvalidRequest, ServiceError, code_of
+from penult.service.errors import InvalidRequest, NotReady, ServiceError, code_of
 from penult.service.metrics import Metrics
 
 log = logging.getLogger("penult.rpc")
@@ -23,6 +23,7 @@ log = logging.getLogger("penult.rpc")
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
+_RETRY_MS = 1000
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -34,13 +35,21 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._is_closed = False
 
-    async def idle(self) -> None:
-        """Wait until no wrapped call is under way."""
-        await self._idle.wait()
+    async def close(self, most_seconds: float) -> None:
+        """Answer new calls with UNAVAILABLE, and wait for those under way, `most_seconds` at most.
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+        grpc.aio itself would cancel a call that it had read and not yet handed over when it stops.
+        """
+        self._is_closed = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), most_seconds)
+
+    @contextlib.contextmanager
+    def _accepted(self) -> Iterator[None]:
+        if self._is_closed:
+            raise NotReady("DRAINING", "the server is stopping; ask another, or again soon", retry_after_ms=_RETRY_MS)
         self._under_way += 1
         self._idle.clear()
         try:
@@ -71,13 +80,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _unary(self, handler: Handler, method: str) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
             rpc = _Rpc(method, context, self._metrics)
-            with self._counted():
-                try:
+            try:
+                with self._accepted():
                     response = await handler.unary_unary(_parse(handler, data), context)
-                except BaseException as error:
-                    await rpc.fail(error)
-                rpc.succeed(response)
-                return response
+            except BaseException as error:
+                await rpc.fail(error)
+            rpc.succeed(response)
+            return response
 
         return call
 
@@ -85,13 +94,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def call(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             rpc = _Rpc(method, context, self._metrics)
             response = None
-            with self._counted():
-                try:
+            try:
+                with self._accepted():
                     async for response in handler.stream_stream(_parse_all(handler, parts), context):
                         yield response
-                except BaseException as error:
-                    await rpc.fail(error)
-                rpc.succeed(response)
+            except BaseException as error:
+                await rpc.fail(error)
+            rpc.succeed(response)
 
         return call
 

@@ -80,7 +80,7 @@ class Repository:
         self._models: dict[str, ServedModel] = {}
 
     def load_all(self, batch_limit: Callable[[str], int]) -> list[ServedModel]:
-        """Load the newest good version of every model; raise BundleError if there is none at all.
+        """Load the newest good version of every model, without serving it; raise BundleError if there is none at all.
 
         `batch_limit` tells the most images per run on a provider; up to that many are warmed.
         """
@@ -97,8 +97,11 @@ class Repository:
         models = [model for folder in folders if (model := self._newest_good(folder, batch_limit))]
         if not models:
             raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
-        self._models = {model.name: model for model in models}
         return models
+
+    def serve(self, model: ServedModel) -> None:
+        """Let requests find a model, from now on."""
+        self._models[model.name] = model
 
     def get(self, name: str, version: int) -> ServedModel:
         """Return a model; "" stands for the only one, 0 for the newest version. Raises NotFound, NotReady."""

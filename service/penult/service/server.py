@@ -76,7 +76,8 @@ class Server:
                 await self._stop.wait()
                 await self._drain()
         finally:
-            await self._finish(server)
+            await self._interceptor.close(self._config.grace)
+            await server.stop(_LAST_BYTES_S)
             await self._pipeline.close()
             await http.stop()
         log.info("stopped")
@@ -123,7 +124,9 @@ class Server:
         return self._repository.load_all(lambda provider: batch_limit(self._config, provider))
 
     def _take_up(self, model: ServedModel) -> None:
+        # The pipeline first: whoever finds the model in the repository may use it at once.
         self._pipeline.serve(model)
+        self._repository.serve(model)
         self.metrics.reloads.labels("loaded").inc()
         self.metrics.model_info.labels(
             model.name, str(model.version), model.fingerprint, model.manifest.architecture, model.session.provider, "no"
@@ -140,15 +143,6 @@ class Server:
             f"provider={provider}",
             flush=True,
         )
-
-    async def _finish(self, server: grpc.aio.Server) -> None:
-        """Take no new request, and wait for those under way; an open health watch is not waited for."""
-        stopped = asyncio.create_task(server.stop(self._config.grace))
-        idle = asyncio.create_task(self._interceptor.idle())
-        await asyncio.wait((stopped, idle), return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await server.stop(_LAST_BYTES_S)
-        await stopped
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""
