@@ -18,9 +18,10 @@ import torch
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import replay
 from penult.bundle.reader import read_bundle, versions
-from penult.export import run
+from penult.export import publish
 from penult.export.errors import SettingsError
-from penult.export.run import Result, train
+from penult.export.publish import Result
+from penult.export.run import train
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 
@@ -224,13 +225,13 @@ def test_goldens_that_do_not_replay_publish_nothing(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Where the recorded answers cannot be repeated, the run fails and no version appears."""
-    made = run._make_goldens
+    made = publish._make_goldens
 
     def other_answers(*arguments: Any) -> Any:
         good = made(*arguments)
         return replace(good, logits=good.logits + 1)
 
-    monkeypatch.setattr(run, "_make_goldens", other_answers)
+    monkeypatch.setattr(publish, "_make_goldens", other_answers)
     with pytest.raises(BundleError) as caught:
         train(TrainSettings(**options | {"epochs": 1}, out=tmp_path / "digits"))
     assert caught.value.reason == "GOLDEN_VALUES"

@@ -11,10 +11,9 @@ from torch import nn
 
 from penult.export.errors import SettingsError
 from penult.export.history import History
+from penult.export.model import Weights
 from penult.export.settings import TrainSettings
 from penult.export.stopping import EarlyStopping
-
-Weights = dict[str, torch.Tensor]
 
 
 class Checkpoint:

@@ -23,7 +23,7 @@ from penult.export.checkpoint import Checkpoint
 from penult.export.data import Photo, Splits
 from penult.export.errors import SettingsError
 from penult.export.history import Epoch, History
-from penult.export.model import PenultNet, freeze_stages, parameter_groups
+from penult.export.model import PenultNet, copy_weights, freeze_stages, parameter_groups
 from penult.export.photos import Batch, PhotoReader
 from penult.export.progress import say
 from penult.export.settings import FREEZE_ALL, TrainSettings
@@ -95,7 +95,7 @@ class FineTuner:
         )
         # A phase must beat the one before it: where it does not, the earlier weights stay.
         stopping = EarlyStopping(settings.stop_patience, best=history.best_loss)
-        best = checkpoint.restore(number, phase.optimizer, plateau, stopping) or _copy(self.net)
+        best = checkpoint.restore(number, phase.optimizer, plateau, stopping) or copy_weights(self.net)
         while stopping.epoch < phase.epochs and not stopping.should_stop:
             epoch, started = stopping.epoch + 1, time.monotonic()
             torch.manual_seed(zlib.crc32(f"{settings.seed} {phase.name} {epoch}".encode()))
@@ -107,7 +107,7 @@ class FineTuner:
             improved = stopping.improved(val_loss)
             plateau.step(val_loss)
             if improved:
-                best = _copy(self.net)
+                best = copy_weights(self.net)
             seconds = time.monotonic() - started
             history.add(
                 Epoch(phase.name, epoch, rate, running, train_loss, val_loss, train_accuracy, val_accuracy, seconds)
@@ -237,10 +237,6 @@ class Normalise(nn.Module):
 def _loss_and_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     loss = F.cross_entropy(logits.float(), labels).item()
     return loss, (logits.argmax(1) == labels).float().mean().item()
-
-
-def _copy(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in net.state_dict().items()}
 
 
 def _sample(splits: Splits, seed: int) -> tuple[Photo, ...]:

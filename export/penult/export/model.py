@@ -17,6 +17,8 @@ from penult.export.architectures import Architecture
 from penult.export.errors import SettingsError
 from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
 
+Weights = dict[str, torch.Tensor]
+
 _HEADS = ("fc.", "classifier.", "head.")
 
 
@@ -68,6 +70,11 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
     _set_dropout(body, dropout)
     return PenultNet(body, length, classes, dropout)
+
+
+def copy_weights(net: nn.Module) -> Weights:
+    """Return a copy of all parameters and buffers."""
+    return {key: value.detach().clone() for key, value in net.state_dict().items()}
 
 
 def stage_modules(net: PenultNet, architecture: Architecture) -> list[list[nn.Module]]:

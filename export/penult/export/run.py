@@ -1,54 +1,20 @@
-"""`penult train` from top to bottom: photos → network → ONNX → parity → SVM → metrics → bundle."""
+"""`penult train` from top to bottom: photos → network → fine-tuning → bundle."""
 
-import importlib.metadata
-import json
-import math
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from penult.bundle import goldens, writer
-from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest, check_model_name
-from penult.bundle.preprocess import crop_encoded
-from penult.bundle.scores import Floats
-from penult.export import architectures, svm
+from penult.bundle.manifest import check_model_name
+from penult.export import architectures
 from penult.export.checkpoint import Checkpoint
-from penult.export.convert import to_onnx
-from penult.export.data import Photo, Splits, load_splits
+from penult.export.data import Splits, load_splits
 from penult.export.errors import SettingsError
-from penult.export.evaluate import evaluate, fit_temperature
-from penult.export.finetune import FineTuner, Normalise
-from penult.export.history import History
-from penult.export.model import PenultNet, build
-from penult.export.parity import Parity, check_parity
+from penult.export.finetune import FineTuner
+from penult.export.model import PenultNet, build, copy_weights
 from penult.export.photos import Cache, PhotoReader
 from penult.export.progress import say
-from penult.export.report import predictions_csv, report_files
-from penult.export.runtime import ExportedModel
+from penult.export.publish import Result, publish
 from penult.export.settings import TrainSettings
-
-_GOLDENS = 8
-_LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run ends with: the published folder and the contents of metrics.json."""
-
-    folder: Path
-    metrics: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The exported model's outputs on one split: logits [N, classes], descriptors [N, length], labels [N]."""
-
-    logits: Floats
-    descriptors: Floats
-    labels: np.ndarray
 
 
 def train(settings: TrainSettings) -> Result:
@@ -59,11 +25,12 @@ def train(settings: TrainSettings) -> Result:
     splits = load_splits(settings)
     _introduce(settings, splits, device)
     net = build(architecture, settings, len(splits.classes))
+    given = copy_weights(net)
     photos = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
     checkpoint = settings.out / ".training" / "checkpoint.pt"
     history = FineTuner(net, architecture, settings, splits, photos, device).run(checkpoint)
     net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    result = _publish(settings, splits, net, photos, history)
+    result = publish(settings, splits, net, given, photos, history)
     if settings.save_weights:
         save_weights(net, settings.save_weights)
     Checkpoint(checkpoint, settings, splits.sha256).remove()
@@ -93,90 +60,3 @@ def _device(wanted: str) -> torch.device:
             "DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu"
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _publish(settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader, history: History) -> Result:
-    """Export, check, fit the SVM, measure, and write the bundle."""
-    draft = Manifest(
-        architecture=settings.arch,
-        classes=splits.classes,
-        preprocess=photos.spec,
-        descriptor_length=net.descriptor_length,
-        default_scorer=DENSE,
-        temperatures={},
-        libraries=_libraries(),
-        training={"settings": settings.as_json(), "data_sha256": splits.sha256, "photos": splits.counts()},
-    )
-    say("exporting to ONNX")
-    onnx = to_onnx(net, draft)
-    exported = ExportedModel(onnx, draft)
-    parity = check_parity(net, Normalise(photos.spec), exported, photos.crops(splits.val, "comparing with ONNX"))
-    say(f"parity: {parity.photos} photos, all labels identical, values within {_worst(parity):.0e} of the largest")
-    measured = {
-        part: _Measured(*exported.run_all(photos.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in ("train", "val", "test")
-    }
-    fitted = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed)
-    scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
-    labels = {part: m.labels for part, m in measured.items()}
-    manifest, metrics = _measure(draft, splits, scores, labels)
-    metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
-    files = {
-        MODEL_NAME: onnx,
-        SVM_NAME: fitted.to_bytes(),
-        GOLDEN_NAME: _make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
-        "history.csv": history.to_csv(),
-        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
-    }
-    # The report reads the manifest, so it must know which files there will be.
-    listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
-    files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
-    files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
-    # From their bytes, as the service will read them, and before anything can be served.
-    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
-    return Result(writer.publish(settings.out, manifest, files), metrics)
-
-
-def _measure(
-    draft: Manifest, splits: Splits, scores: dict[str, dict[str, Floats]], labels: dict[str, np.ndarray]
-) -> tuple[Manifest, dict[str, Any]]:
-    """Calibrate and choose the scorer on validation photos, then measure both scorers on every split.
-
-    `scores` is [N, classes] by split and scorer, `labels` [N] by split.
-    """
-    temperatures = {name: fit_temperature(values, labels["val"]) for name, values in scores["val"].items()}
-    metrics: dict[str, Any] = {
-        part: {
-            name: evaluate(values, labels[part], splits.classes, temperatures[name])
-            for name, values in scores[part].items()
-        }
-        for part in ("test", "val", "train")
-    }
-    val = metrics["val"]
-    default = SVM if val[SVM]["accuracy"] > val[DENSE]["accuracy"] else DENSE
-    metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
-    return replace(draft, default_scorer=default, temperatures=temperatures), metrics
-
-
-def _make_goldens(
-    manifest: Manifest, photos: tuple[Photo, ...], measured: _Measured, exported: ExportedModel, fitted: svm.FittedSvm
-) -> goldens.Goldens:
-    """Choose validation photos that are clear cases, and record the answers of the exported model."""
-    rows = goldens.choose(measured.logits, measured.labels.tolist(), _GOLDENS)
-    images = tuple(photos[row].read() for row in rows)
-    crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
-    logits, descriptor = exported.run(crops)
-    return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
-
-
-def _worst(parity: Parity) -> float:
-    worst = max(parity.logits_difference, parity.descriptor_difference)
-    return 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
-
-
-def _libraries() -> dict[str, str]:
-    installed = {
-        distribution.metadata["Name"].lower(): distribution.version
-        for distribution in importlib.metadata.distributions()
-    }
-    return {name: installed[name] for name in (*_LIBRARIES, "penult") if name in installed}
