@@ -44,6 +44,8 @@ KNOWN_TO = {
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.convert"},
     "tqdm": {"penult.export.progress"},
+    "tensorboardX": {"penult.export.board"},
+    "torch.distributed": {"penult.export.workers"},
     "torchvision": {"penult.export.architectures", "penult.export.model"},
     "PIL": {
         "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",

@@ -77,6 +77,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from penult.export.run import train
 
     result = train(settings)
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # under torchrun, the first process speaks for all
     test = result.metrics["test"]
     if arguments.json:
         print(

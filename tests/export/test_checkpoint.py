@@ -1,5 +1,6 @@
 """The file behind --resume: whole or absent, and of this run or refused."""
 
+import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -13,42 +14,40 @@ from penult.export.checkpoint import Checkpoint
 from penult.export.errors import SettingsError
 from penult.export.history import Epoch, History
 from penult.export.model import PenultNet
+from penult.export.schedule import Schedule
 from penult.export.settings import TrainSettings
-from penult.export.stopping import EarlyStopping
 
 HASH = "0" * 64
 
 
 @pytest.fixture
-def run(tiny_net: PenultNet) -> dict[str, Any]:
-    """A run after a step: network, optimizer with momentum, schedule that has waited, stopping, best weights."""
+def run(tiny_net: PenultNet, settings: Callable[..., TrainSettings]) -> dict[str, Any]:
+    """A run after a step: network, optimizer with momentum, schedule that has waited, best weights."""
     optimizer = torch.optim.AdamW(tiny_net.parameters(), lr=1e-3)
     tiny_net(torch.rand(2, 3, 32, 32))[0].sum().backward()
     optimizer.step()
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
-    stopping = EarlyStopping(10)
+    schedule = Schedule(optimizer, settings(), math.inf, warm_steps=5)
+    schedule.before_step()
     for loss in (1.0, 2.0):
-        plateau.step(loss)
-        stopping.improved(loss)
+        schedule.after_epoch(loss)
     best = {key: value + 1 for key, value in tiny_net.state_dict().items()}
-    history = History([Epoch("all", 1, 1e-3, 1.0, 1.0, 1.0, 0.5, 0.5, 0.1)])
-    return {"net": tiny_net, "optimizer": optimizer, "plateau": plateau, "stopping": stopping, "best": best,
-            "history": history}  # fmt: skip
+    history = History([Epoch("all", 1, 1e-3, 1.0, 1.0, 1.0, 0.5, 0.5, 0.1)], ["a note"])
+    return {"net": tiny_net, "optimizer": optimizer, "schedule": schedule, "best": best, "history": history}
 
 
 def test_what_is_saved_is_restored(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):
-    """Weights, optimizer, schedule, stopping, best weights and history all come back."""
+    """Weights, optimizer, schedule, best weights and history all come back."""
     path = tmp_path / "checkpoint.pt"
     Checkpoint(path, settings(), HASH).save(1, **run)
     again = Checkpoint(path, settings(resume=True), HASH)
     optimizer = torch.optim.AdamW(run["net"].parameters(), lr=7.0)
-    plateau, stopping = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), EarlyStopping(10)
-    best = again.restore(1, optimizer, plateau, stopping)
+    schedule = Schedule(optimizer, settings(), math.inf, warm_steps=5)
+    best = again.restore(1, optimizer, schedule)
     assert all(torch.equal(best[key], value) for key, value in run["best"].items())
     assert all(torch.equal(again.state["net"][key], value) for key, value in run["net"].state_dict().items())
     assert str(optimizer.state_dict()) == str(run["optimizer"].state_dict())
-    assert plateau.state_dict() == run["plateau"].state_dict()
-    assert stopping == run["stopping"]
+    assert schedule.state_dict() == run["schedule"].state_dict()
+    assert (schedule.step, schedule.stopping.epoch, schedule.stopping.best) == (1, 2, 1.0)
     assert again.history == run["history"]
 
 
@@ -58,7 +57,7 @@ def test_finished_phases_are_known(run: dict[str, Any], settings: Callable[..., 
     Checkpoint(path, settings(), HASH).save_finished(0, run["net"], run["history"])
     again = Checkpoint(path, settings(resume=True), HASH)
     assert [again.finished(phase) for phase in (0, 1)] == [True, False]
-    assert again.restore(1, run["optimizer"], run["plateau"], run["stopping"]) is None
+    assert again.restore(1, run["optimizer"], run["schedule"]) is None
 
 
 def test_without_resume_it_is_ignored(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):

@@ -14,8 +14,7 @@ from penult.export import convert
 from penult.export.architectures import get
 from penult.export.convert import to_onnx
 from penult.export.errors import ParityError
-from penult.export.finetune import Normalise
-from penult.export.model import PenultNet, build
+from penult.export.model import Normalise, PenultNet, build
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 

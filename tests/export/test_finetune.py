@@ -19,6 +19,7 @@ from penult.export.history import History
 from penult.export.model import PenultNet, build
 from penult.export.photos import Cache, PhotoReader
 from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.workers import ALONE
 
 Learn = Callable[..., tuple[PenultNet, History, FineTuner]]
 
@@ -30,7 +31,7 @@ def _learn(folder: Path, **changes: Any) -> tuple[PenultNet, History, FineTuner]
     architecture, splits = get("tiny5"), load_splits(settings)
     net = build(architecture, settings, len(splits.classes))
     reader = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
-    tuner = FineTuner(net, architecture, settings, splits, reader, torch.device("cpu"))
+    tuner = FineTuner(net, architecture, settings, splits, reader, ALONE)
     with tempfile.TemporaryDirectory() as scratch:
         return net, tuner.run(Path(scratch) / "checkpoint.pt"), tuner
 
@@ -66,13 +67,13 @@ def _val_loss(net: PenultNet, tuner: FineTuner) -> float:
     ((pixels, labels),) = PhotoReader(tuner.reader.spec, Cache(0), 10_000).crops(tuner.splits.val, "test")
     with torch.no_grad():
         return F.cross_entropy(
-            net.eval()(tuner.normalise(torch.from_numpy(pixels)))[0], torch.from_numpy(labels)
+            net.eval()(tuner.learner.normalise(torch.from_numpy(pixels)))[0], torch.from_numpy(labels)
         ).item()
 
 
 def _steps(tuner: FineTuner) -> int:
     """Count the optimizer's steps of one more epoch."""
-    phase, seen = tuner._whole_phase(), []
+    phase, seen = tuner._whole_phase(History()), []
     phase.optimizer.register_step_post_hook(lambda *_: seen.append(1))
     phase.train(2)
     return len(seen)
@@ -167,7 +168,7 @@ def test_the_rate_drops_where_the_loss_stalls(stopped: tuple[PenultNet, History,
 def test_the_first_steps_are_small(learn: Learn):
     """In the first epoch the rate grows from step to step, so that the new head does not upset what was loaded."""
     _, _, tuner = learn(epochs=1)
-    phase, seen = tuner._whole_phase(), []
+    phase, seen = tuner._whole_phase(History()), []
     phase.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
     phase.train(1)
     steps = -(-len(tuner.splits.train) // 8)

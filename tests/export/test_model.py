@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from penult.export.architectures import Architecture, get, names
 from penult.export.errors import SettingsError
-from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
+from penult.export.model import BatchDropout, PenultNet, build, freeze_stages, parameter_groups
 from penult.export.settings import FREEZE_ALL, TrainSettings
 
 Settings = Callable[..., TrainSettings]
@@ -89,7 +88,7 @@ def test_the_descriptor_is_taken_before_dropout(settings: Settings, name: str):
     net.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
         _, descriptor = net.train()(torch.randn(2, 3, *[get(name).preprocess.crop] * 2))
-    assert isinstance(net.head[0], nn.Dropout)
+    assert isinstance(net.head[0], BatchDropout)
     assert torch.equal(given[0], descriptor)
     assert descriptor.shape == (2, net.descriptor_length)
 
@@ -100,7 +99,9 @@ def test_the_descriptor_is_taken_before_dropout(settings: Settings, name: str):
 def test_dropout_is_the_networks_own_or_the_one_given(settings: Settings, name: str, given: float, expected: float):
     """Without --dropout each network has its own rate; a rate given holds for all its dropouts."""
     net = build(get(name), settings(arch=name, dropout=given), classes=2)
-    assert {module.p for module in net.modules() if isinstance(module, nn.Dropout)} == {expected}
+    assert {
+        module.share for module in net.modules() if isinstance(module, BatchDropout) and not module.whole_photos
+    } == {expected}
 
 
 def test_rates_fall_towards_the_input(settings: Settings, tiny_weights: Path):

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from penult.bundle.manifest import Manifest
-from penult.export import run
+from penult.export import publish
 from penult.export.architectures import get
 from penult.export.convert import to_onnx
 from penult.export.errors import ParityError
-from penult.export.finetune import Normalise
-from penult.export.model import PenultNet
+from penult.export.model import Normalise, PenultNet
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import Batch
+from penult.export.run import train
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 
@@ -117,10 +117,10 @@ def test_a_failed_gate_publishes_nothing(
     chosen = settings(data=few_digits, epochs=1, save_weights=tmp_path / "w.pt")
     old = chosen.out / "1"
     old.mkdir(parents=True)
-    real: Any = run.to_onnx
-    monkeypatch.setattr(run, "to_onnx", lambda *arguments: _perturbed(real(*arguments), lambda w: w * 1.01))
+    real: Any = publish.to_onnx
+    monkeypatch.setattr(publish, "to_onnx", lambda *arguments: _perturbed(real(*arguments), lambda w: w * 1.01))
     with pytest.raises(ParityError):
-        run.train(chosen)
+        train(chosen)
     assert sorted(entry.name for entry in chosen.out.iterdir()) == [".training", "1"]
     assert list(old.iterdir()) == []
     assert not (tmp_path / "w.pt").exists()

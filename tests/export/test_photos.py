@@ -13,6 +13,7 @@ from penult.export import augment
 from penult.export.data import Photo, load_splits
 from penult.export.photos import Cache, PhotoReader
 from penult.export.settings import TrainSettings
+from penult.export.workers import ALONE
 
 SPEC = Preprocess(resize=32, crop=32)
 
@@ -31,9 +32,8 @@ def _reader(batch_size: int = 4, most_bytes: int = 1 << 24) -> PhotoReader:
 
 
 def _augmented(photos: tuple[Photo, ...], seed: str, **options: int) -> tuple[np.ndarray, np.ndarray]:
-    batches = list(_reader(**options).augmented(photos, augment.photo, seed, "test"))
-    pixels, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return pixels, labels
+    batches = list(_reader(**options).augmented(photos, augment.photo, seed, "test", ALONE.bounds))
+    return np.concatenate([batch.pixels for batch in batches]), np.concatenate([batch.labels for batch in batches])
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 1000])
@@ -106,7 +106,7 @@ def test_small_photos_are_not_enlarged_before_cropping(tmp_path: Path):
         return augment.none(image, spec, rng)
 
     for name in ("small.png", "large.png"):
-        list(_reader().augmented((Photo(tmp_path / name, 0, name),), spy, "0", "test"))
+        list(_reader().augmented((Photo(tmp_path / name, 0, name),), spy, "0", "test", ALONE.bounds))
     assert seen == [(10, 8), (40, 32)]
 
 

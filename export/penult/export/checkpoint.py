@@ -12,26 +12,33 @@ from torch import nn
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.model import Weights
+from penult.export.schedule import Schedule
 from penult.export.settings import TrainSettings
-from penult.export.stopping import EarlyStopping
+from penult.export.workers import ALONE, Workers
 
 
 class Checkpoint:
     """The file behind `--resume`; without that option an old one is ignored and overwritten."""
 
-    def __init__(self, path: Path, settings: TrainSettings, data_sha256: str) -> None:
-        """Load the file if the run resumes; raise SettingsError if it belongs to another run."""
-        self.path = path
+    def __init__(self, path: Path, settings: TrainSettings, data_sha256: str, workers: Workers = ALONE) -> None:
+        """Load the file if the run resumes; raise SettingsError if it belongs to another run.
+
+        The first process reads and writes it; the others are told, for they may have other disks.
+        """
+        self.path, self._workers = path, workers
         self.identity = json.dumps([settings.as_json(), data_sha256], sort_keys=True)
         self.state: dict[str, Any] | None = None
         self.phase = 0
         self.history = History()
-        if settings.resume and path.is_file():
-            self._load()
+        if settings.resume:
+            self.state = workers.same(self._read() if workers.is_first and path.is_file() else None)
+        if self.state:
+            self.phase = self.state["phase"]
+            self.history = History.from_state(self.state["history"])
 
-    def _load(self) -> None:
+    def _read(self) -> dict[str, Any]:
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
             raise SettingsError(
                 "RESUME", f"--resume: {self.path} is damaged; remove it, or leave --resume out, to start anew"
@@ -41,22 +48,23 @@ class Checkpoint:
                 "RESUME",
                 "--resume: the interrupted run had other settings or photos; repeat those, or leave --resume out",
             )
-        self.state, self.phase = state, state["phase"]
-        self.history = History.from_list(state["history"])
+        return state
 
     def finished(self, phase: int) -> bool:
         """Whether the interrupted run was past this phase."""
         return self.state is not None and phase < self.phase
 
-    def restore(
-        self, phase: int, optimizer: torch.optim.Optimizer, plateau: Any, stopping: EarlyStopping
-    ) -> Weights | None:
-        """Put optimizer, schedule and stopping back where they were in this phase; return the best weights so far."""
-        if self.state is None or phase != self.phase or "optimizer" not in self.state:
+    def is_within(self, phase: int) -> bool:
+        """Whether the interrupted run had begun this phase."""
+        return self.state is not None and phase == self.phase and "optimizer" in self.state
+
+    def restore(self, phase: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Weights | None:
+        """Put optimizer and schedule back where they were in this phase; return the best weights so far."""
+        if not self.is_within(phase):
             return None
+        assert self.state is not None  # for the type checker: asked above
         optimizer.load_state_dict(self.state["optimizer"])
-        plateau.load_state_dict(self.state["plateau"])
-        vars(stopping).update(self.state["stopping"])
+        schedule.load_state_dict(self.state["schedule"])
         best: Weights = self.state["best"]
         return best
 
@@ -65,8 +73,7 @@ class Checkpoint:
         phase: int,
         net: nn.Module,
         optimizer: torch.optim.Optimizer,
-        plateau: Any,
-        stopping: EarlyStopping,
+        schedule: Schedule,
         best: Weights,
         history: History,
     ) -> None:
@@ -76,24 +83,27 @@ class Checkpoint:
                 "phase": phase,
                 "net": net.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "plateau": plateau.state_dict(),
-                "stopping": vars(stopping),
+                "schedule": schedule.state_dict(),
                 "best": best,
-                "history": history.to_list(),
+                "history": history.to_state(),
             }
         )
 
     def save_finished(self, phase: int, net: nn.Module, history: History) -> None:
         """Write the state between two phases."""
-        self._write({"phase": phase + 1, "net": net.state_dict(), "history": history.to_list()})
+        self._write({"phase": phase + 1, "net": net.state_dict(), "history": history.to_state()})
 
     def remove(self) -> None:
         """Forget the run: its bundle is published."""
+        if not self._workers.is_first:
+            return
         self.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not there, or somebody keeps something else in it
             self.path.parent.rmdir()
 
     def _write(self, state: dict[str, Any]) -> None:
+        if not self._workers.is_first:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".tmp")
         with open(scratch, "wb") as file:

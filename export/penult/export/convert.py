@@ -11,13 +11,12 @@ from torch import nn
 
 from penult.bundle.manifest import Manifest
 from penult.export.errors import ParityError
-from penult.export.finetune import Normalise
-from penult.export.model import PenultNet
+from penult.export.model import Normalise, PenultNet
 
 # Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
 OPSET = 20
 _EXAMPLE_BATCH = 2
-_TRAINING_ONLY = {"Dropout", "BatchNormalization"}
+_TRAINING_ONLY = {"Dropout", "BatchNormalization", "Bernoulli", "RandomUniform", "RandomUniformLike"}
 
 
 class _Served(nn.Module):

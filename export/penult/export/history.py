@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch. `running_loss` is with dropout and augmentation on; the other losses are measured in eval mode."""
+    """One epoch. `running_loss` is with dropout and augmentation on; the other losses are measured in eval mode.
+
+    `learning_rate` is the head's at the epoch's end; `val_loss_error` is the standard error of `val_loss`.
+    """
 
     phase: str
     epoch: int
@@ -20,17 +23,15 @@ class Epoch:
     train_accuracy: float
     val_accuracy: float
     seconds: float
+    val_loss_error: float = 0.0
 
 
 @dataclass
 class History:
-    """All epochs of a run, in order."""
+    """All epochs of a run, in order, and what else the user should know of it."""
 
     epochs: list[Epoch] = field(default_factory=list)
-
-    def add(self, epoch: Epoch) -> None:
-        """Append one epoch."""
-        self.epochs.append(epoch)
+    notes: list[str] = field(default_factory=list)
 
     def phase(self, name: str) -> list[Epoch]:
         """Return the epochs of one phase."""
@@ -58,11 +59,11 @@ class History:
         writer.writerows(astuple(epoch) for epoch in self.epochs)
         return text.getvalue().encode()
 
-    def to_list(self) -> list[dict[str, Any]]:
+    def to_state(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        return [asdict(epoch) for epoch in self.epochs]
+        return asdict(self)
 
     @classmethod
-    def from_list(cls, rows: list[dict[str, Any]]) -> "History":
+    def from_state(cls, state: dict[str, Any]) -> "History":
         """Rebuild from plain values."""
-        return cls([Epoch(**row) for row in rows])
+        return cls([Epoch(**row) for row in state["epochs"]], list(state["notes"]))

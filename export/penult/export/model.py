@@ -5,14 +5,17 @@ Frozen means no gradient *and* BatchNorm in eval mode: of the three ways in use,
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import nn
+from torchvision.ops import StochasticDepth
 
+from penult.bundle.preprocess import Preprocess
 from penult.export.architectures import Architecture
 from penult.export.errors import SettingsError
 from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
@@ -22,15 +25,64 @@ Weights = dict[str, torch.Tensor]
 _HEADS = ("fc.", "classifier.", "head.")
 
 
+@dataclass
+class Rows:
+    """Which rows of a batch this process holds: from `first` on, of `total` (0: all, there is no other process)."""
+
+    first: int = 0
+    total: int = 0
+
+
+class BatchDropout(nn.Module):
+    """Dropout whose mask is drawn for the whole batch, so that it does not depend on how many processes share it."""
+
+    def __init__(self, share: float, rows: Rows, whole_photos: bool = False) -> None:
+        """Drop this share of the numbers while learning; or of the photos (stochastic depth, Huang et al. 2016)."""
+        super().__init__()
+        self.share, self.rows, self.whole_photos = share, rows, whole_photos
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Map [n, …] to the same shape: unchanged in eval mode."""
+        if not self.training or not self.share:
+            return values
+        total = self.rows.total or len(values)
+        shape = [1] * (values.dim() - 1) if self.whole_photos else values.shape[1:]
+        kept = values.new_empty(total, *shape).bernoulli_(1 - self.share)
+        return values * kept[self.rows.first : self.rows.first + len(values)] / (1 - self.share)
+
+    def extra_repr(self) -> str:
+        """Show the share."""
+        return f"p={self.share}"
+
+
+class Normalise(nn.Module):
+    """Scale and normalise: uint8 [N, H, W, 3] → float [N, 3, H, W]. Part of the exported graph."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: Preprocess) -> None:
+        """Take mean and std from the preprocessing values."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean) * 255)
+        self.register_buffer("std", torch.tensor(spec.std) * 255)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise per channel, then put channels first."""
+        return ((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
 class PenultNet(nn.Module):
     """Body and head. forward(): float [N, 3, H, W] → (logits float [N, classes], descriptor float [N, length])."""
 
     def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float) -> None:
         """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers."""
         super().__init__()
+        self.rows = Rows()
         self.body = body
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(descriptor_length, classes))
-        self.descriptor_length = descriptor_length
+        _replace_dropout(body, dropout, self.rows)
+        self.head = nn.Sequential(BatchDropout(dropout, self.rows), nn.Linear(descriptor_length, classes))
+        self.descriptor_length, self.classes = descriptor_length, classes
         self._frozen: list[nn.Module] = []
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +120,6 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     with torch.no_grad():
         length = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
-    _set_dropout(body, dropout)
     return PenultNet(body, length, classes, dropout)
 
 
@@ -88,10 +139,10 @@ def freeze_stages(net: PenultNet, architecture: Architecture, count: int) -> Non
     net.freeze([net.body] if count >= FREEZE_ALL else [module for stage in stages[:count] for module in stage])
 
 
-def parameter_groups(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> list[dict[str, object]]:
+def parameter_groups(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> list[dict[str, Any]]:
     """Return AdamW's groups: the head, the hidden dense layers, then stage 5 … 1 at ever lower rates."""
-    fresh = settings.reinit or settings.weights == "none"
-    groups: list[dict[str, object]] = [{"name": "head", "params": list(net.head.parameters()), "lr": settings.lr_head}]
+    fresh = settings.starts_fresh
+    groups: list[dict[str, Any]] = [{"name": "head", "params": list(net.head.parameters()), "lr": settings.lr_head}]
     *stages, dense = stage_modules(net, architecture)
     top = settings.lr_head if fresh else settings.lr_backbone
     decay = 1.0 if fresh else settings.lr_stage_decay
@@ -103,11 +154,14 @@ def parameter_groups(net: PenultNet, architecture: Architecture, settings: Train
     return groups
 
 
-def _set_dropout(body: nn.Module, dropout: float) -> None:
-    """Use the same dropout before hidden dense layers (AlexNet, VGG) as before the head."""
-    for module in body.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
+def _replace_dropout(body: nn.Module, share: float, rows: Rows) -> None:
+    """Use the same dropout before hidden dense layers (AlexNet, VGG) as before the head; stochastic depth keeps its."""
+    for parent in list(body.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Dropout):
+                setattr(parent, name, BatchDropout(share, rows))
+            elif isinstance(child, StochasticDepth):
+                setattr(parent, name, BatchDropout(child.p, rows, whole_photos=True))
 
 
 def _load(arch: str, weights: str) -> Mapping[str, torch.Tensor]:

@@ -9,8 +9,7 @@ import torch
 from penult.bundle.goldens import TOLERANCE
 from penult.bundle.scores import largest_difference
 from penult.export.errors import ParityError
-from penult.export.finetune import Normalise
-from penult.export.model import PenultNet
+from penult.export.model import Normalise, PenultNet
 from penult.export.photos import Batch
 from penult.export.runtime import ExportedModel
 

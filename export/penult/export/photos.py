@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,24 @@ from penult.export.augment import Augmentation
 from penult.export.data import Photo
 from penult.export.progress import bar
 
+T = TypeVar("T")
+
 Batch = tuple[Pixels, NDArray[np.int64]]
+Bounds = Callable[[int], tuple[int, int]]
 _AHEAD = 3
+
+
+@dataclass(frozen=True)
+class LearningBatch:
+    """One process's part of a batch: uint8 [n, crop, crop, 3], labels int64 [n], from row `first` on of the `whole`.
+
+    `whole` are the labels of all processes' photos, int64 [N].
+    """
+
+    pixels: Pixels
+    labels: NDArray[np.int64]
+    first: int
+    whole: NDArray[np.int64]
 
 
 @dataclass
@@ -47,28 +64,44 @@ class PhotoReader:
 
     def crops(self, photos: Sequence[Photo], what: str) -> Iterator[Batch]:
         """Yield (uint8 [n, crop, crop, 3], labels int64 [n]): the pixels that the service would see."""
-        return self._batches(photos, self._crop, what)
+        groups = self._groups(photos)
+        for pixels, group in zip(self._cut(groups, self._crop, what), groups, strict=True):
+            yield pixels, np.array([photo.label for photo in group], dtype=np.int64)
 
-    def augmented(self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str) -> Iterator[Batch]:
-        """Yield the photos in an order and with crops that `seed` alone decides, whatever the threads do."""
+    def augmented(
+        self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str, bounds: Bounds
+    ) -> Iterator[LearningBatch]:
+        """Yield the photos in an order and with crops that `seed` alone decides, whatever threads and processes do.
+
+        `bounds` tells which rows of a batch of some size are this process's.
+        """
         order = list(range(len(photos)))
         random.Random(f"order {seed}").shuffle(order)
-        seeds = {photos[index].path: f"{seed} {index}" for index in order}
+        wholes = self._groups(order)
+        rows = [bounds(len(group)) for group in wholes]
+        parts = [group[start:end] for group, (start, end) in zip(wholes, rows, strict=True)]
 
-        def crop(photo: Photo) -> Pixels:
-            return augmentation(self._shrunk(photo), self.spec, random.Random(seeds[photo.path]))
+        def crop(index: int) -> Pixels:
+            return augmentation(self._shrunk(photos[index]), self.spec, random.Random(f"{seed} {index}"))
 
-        return self._batches([photos[index] for index in order], crop, what)
+        labels = (np.array([photos[index].label for index in group], dtype=np.int64) for group in wholes)
+        pixels = self._cut(parts, crop, what)
+        for cut, whole, (start, end) in zip(pixels, labels, rows, strict=True):
+            yield LearningBatch(cut, whole[start:end], start, whole)
 
-    def _batches(self, photos: Sequence[Photo], crop: Callable[[Photo], Pixels], what: str) -> Iterator[Batch]:
-        groups = [photos[at : at + self.batch_size] for at in range(0, len(photos), self.batch_size)]
+    def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
+        return [items[at : at + self.batch_size] for at in range(0, len(items), self.batch_size)]
+
+    def _cut(self, groups: Sequence[Sequence[T]], crop: Callable[[T], Pixels], what: str) -> Iterator[Pixels]:
+        """Yield uint8 [n, crop, crop, 3] per group; some groups ahead are being cut on threads meanwhile."""
+        empty = np.empty((0, self.spec.crop, self.spec.crop, 3), dtype=np.uint8)
         with ThreadPoolExecutor() as threads:
-            pending = [[threads.submit(crop, photo) for photo in group] for group in groups[:_AHEAD]]
-            for at, group in enumerate(bar(groups, what, len(groups))):
-                pixels = np.stack([future.result() for future in pending.pop(0)])
+            pending = [[threads.submit(crop, item) for item in group] for group in groups[:_AHEAD]]
+            for at in bar(range(len(groups)), what, len(groups)):
+                cut = [future.result() for future in pending.pop(0)]
                 if at + _AHEAD < len(groups):
-                    pending.append([threads.submit(crop, photo) for photo in groups[at + _AHEAD]])
-                yield pixels, np.array([photo.label for photo in group], dtype=np.int64)
+                    pending.append([threads.submit(crop, item) for item in groups[at + _AHEAD]])
+                yield np.stack(cut) if cut else empty
 
     def _crop(self, photo: Photo) -> Pixels:
         return self.cache.get(("crop", photo.sha256), lambda: crop_encoded(photo.read(), self.spec))

@@ -7,10 +7,20 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+# The processes beside the first work in silence: one bar is enough for a person.
+_silent = False
+
+
+def silence() -> None:
+    """Show nothing from now on."""
+    global _silent  # noqa: PLW0603 - a process is silent as a whole
+    _silent = True
 
 
 def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     """Pass `items` on, drawing a bar with rate and remaining time; it is removed when done."""
+    if _silent:
+        return items
     quiet = not sys.stderr.isatty()
     # Into a log file a bar is noise: there it starts after ten seconds, and then says so every ten.
     pace = 10.0 if quiet else 0.1
@@ -21,4 +31,5 @@ def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
 
 def say(line: str) -> None:
     """Print one line, above any bar."""
-    tqdm.write(line, file=sys.stderr)
+    if not _silent:
+        tqdm.write(line, file=sys.stderr)

@@ -17,9 +17,8 @@ from penult.export import svm
 from penult.export.convert import to_onnx
 from penult.export.data import Photo, Splits
 from penult.export.evaluate import evaluate, fit_temperature
-from penult.export.finetune import Normalise
 from penult.export.history import History
-from penult.export.model import PenultNet, Weights
+from penult.export.model import Normalise, PenultNet, Weights
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import PhotoReader
 from penult.export.progress import say

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from penult.export.errors import SettingsError
 
@@ -22,6 +23,11 @@ _RANGES = (
     ("cache_mb", 0, math.inf),
 )
 AUGMENTATIONS = ("photo", "gentle", "none")
+PLATEAU, ONE_CYCLE = "plateau", "onecycle"
+BALANCED = "balanced"
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# What one-cycle ignores: given with it, these options would promise what does not happen.
+_PLATEAU_ONLY = ("lr_factor", "lr_patience", "stop_patience")
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,25 @@ class TrainSettings:
     device: str = "auto"
     resume: bool = False
     batch_size: int = 32
+    lr: str = "fixed"
     lr_head: float = 1e-3
     lr_backbone: float = 1e-4
     lr_stage_decay: float = 0.3
+    schedule: str = PLATEAU
     lr_factor: float = 0.3
     lr_patience: int = 3
     stop_patience: int = 10
     weight_decay: float = 1e-2
+    class_weights: str = "none"
     dropout: float | None = None
+    precision: str = "auto"
     augment: str = "photo"
     cache_mb: int = 2048
     save_weights: Path | None = None
+    tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, each with what to change."""
-        if self.stop_patience <= 2 * (self.lr_patience + 1):
-            raise SettingsError(
-                "PATIENCE",
-                f"--stop-patience {self.stop_patience} would stop before a lower learning rate could help; it must be "
-                f"more than 2 x (--lr-patience + 1) = {2 * (self.lr_patience + 1)}",
-            )
         if self.weights == "none" and self.freeze:
             raise SettingsError(
                 "FREEZE", "--weights none starts at random, and random layers must learn: add --freeze 0"
@@ -76,12 +81,37 @@ class TrainSettings:
                 raise SettingsError(
                     "RANGE", f"{flag} {getattr(self, name)} must be at least {lowest:g} and below {below:g}"
                 )
+        self._check_schedule()
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
+    def _check_schedule(self) -> None:
+        """Refuse a schedule whose parts work against each other."""
+        if self.schedule == ONE_CYCLE:
+            given = [name for name in _PLATEAU_ONLY if getattr(self, name) != getattr(TrainSettings, name)]
+            if given:
+                raise SettingsError(
+                    "SCHEDULE",
+                    f"--{given[0].replace('_', '-')} has no effect with --schedule onecycle, whose rates and end are "
+                    "fixed beforehand; leave it out, or use --schedule plateau",
+                )
+        elif self.stop_patience <= 2 * (self.lr_patience + 1):
+            raise SettingsError(
+                "PATIENCE",
+                f"--stop-patience {self.stop_patience} would stop before a lower learning rate could help; it must be "
+                f"more than 2 x (--lr-patience + 1) = {2 * (self.lr_patience + 1)}",
+            )
+        if self.lr == "auto" and self.freeze == FREEZE_ALL:
+            raise SettingsError("LR", "--lr auto looks for the rate of the layers that learn; --freeze all leaves none")
+
+    @property
+    def starts_fresh(self) -> bool:
+        """Whether the layers that learn start at random: then no head can be learnt on their descriptors first."""
+        return self.reinit or self.weights == "none"
+
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
-        local = {"data", "out", "resume", "device", "cache_mb", "save_weights"}
+        local = {"data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
@@ -123,7 +153,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-mb", type=int, default=default["cache_mb"], help="memory for decoded photos, MiB (%(default)s)"
     )
 
-    fit = parser.add_argument_group("learning")
+    _add_learning(parser.add_argument_group("learning"), default)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_learning(fit: Any, default: dict[str, Any]) -> None:
+    """Add the options of learning to their group."""
+    fit.add_argument(
+        "--schedule", choices=(PLATEAU, ONE_CYCLE), default=default["schedule"],
+        help="plateau: validation loss lowers the rate and stops; onecycle: up and down over all epochs (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--lr", choices=("fixed", "auto"), default=default["lr"],
+        help="auto: a range test of 50 steps scales the rates below (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--class-weights", choices=("none", BALANCED), default=default["class_weights"],
+        help="balanced: rare classes weigh as much as common ones (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--precision", choices=PRECISIONS, default=default["precision"],
+        help="auto: bf16 on GPUs that have it, fp16 on others, fp32 on the CPU (%(default)s)",
+    )  # fmt: skip
     for name, unit, kind in (
         ("epochs", "most epochs over all layers that learn", int),
         ("head_epochs", "most epochs of the head alone, on cached descriptors", int),
@@ -142,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--dropout", type=float, help="before the dense layers (default: 0.2; 0.5 for alexnet and vgg16)")
     fit.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to learn (%(default)s)")
     fit.add_argument("--save-weights", type=Path, metavar="FILE", help="also write the network's state dict")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    fit.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard event files")
 
 
 def from_arguments(arguments: argparse.Namespace) -> TrainSettings:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from penult.export.history import Epoch, History
-from penult.export.stopping import EarlyStopping
+from penult.export.schedule import EarlyStopping
 
 
 def _stops_after(losses: list[float], patience: int) -> int:
@@ -52,13 +52,11 @@ def _epoch(number: int, phase: str = "all", **changes: Any) -> Epoch:
 
 def test_history_is_one_row_per_epoch():
     """history.csv has a header of the fields in their order, and every value to its last digit."""
-    history = History()
-    history.add(_epoch(1, "head"))
-    history.add(_epoch(2, val_loss=1 / 3))
+    history = History([_epoch(1, "head"), _epoch(2, val_loss=1 / 3)])
     rows = list(csv.DictReader(io.StringIO(history.to_csv().decode())))
     assert list(rows[0]) == [
         "phase", "epoch", "learning_rate", "running_loss", "train_loss", "val_loss", "train_accuracy", "val_accuracy",
-        "seconds",
+        "seconds", "val_loss_error",
     ]  # fmt: skip
     assert [(row["phase"], row["epoch"]) for row in rows] == [("head", "1"), ("all", "2")]
     assert float(rows[1]["val_loss"]) == 1 / 3
@@ -66,8 +64,8 @@ def test_history_is_one_row_per_epoch():
 
 def test_history_survives_a_checkpoint():
     """Plain values and back give the same history."""
-    history = History([_epoch(1, "head"), _epoch(1), _epoch(2)])
-    assert History.from_list(history.to_list()) == history
+    history = History([_epoch(1, "head"), _epoch(1), _epoch(2)], ["a note"])
+    assert History.from_state(history.to_state()) == history
     assert [epoch.epoch for epoch in history.phase("all")] == [1, 2]
 
 

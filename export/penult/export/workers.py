@@ -1,0 +1,193 @@
+"""The processes of one run: one alone, or those that torchrun started. The only module that knows torch.distributed.
+
+Every process reads the same photos' list and works on its part of every batch. Sums are taken over all of them, never
+means of means, so that uneven parts weigh as they should (research/learning.md, table of complaints).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from penult.export.errors import SettingsError
+
+T = TypeVar("T")
+# The first process may learn the head or export for long while the others wait.
+_TIMEOUT = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One process (`rank`, from 0) among `size`, and the device that it works on."""
+
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def are_many(self) -> bool:
+        """Whether there are others."""
+        return self.size > 1
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """Return where this process's part of `count` items begins and ends; parts differ by one item at most."""
+        return count * self.rank // self.size, count * (self.rank + 1) // self.size
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part, unpadded."""
+        start, end = self.bounds(len(items))
+        return items[start:end]
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Add each value up over all processes, in double precision."""
+        if not self.are_many:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def rows(self, own: torch.Tensor) -> torch.Tensor:
+        """Return the rows [n, …] of every process, in the order of their ranks; n may differ."""
+        if not self.are_many:
+            return own
+        counts = self._counts(len(own))
+        padded = own.new_zeros(max(counts), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def same(self, value: T) -> T:
+        """Return the first process's value in all of them."""
+        if not self.are_many:
+            return value
+        box = [value if self.is_first else None]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]  # type: ignore[return-value]
+
+    def copy(self, net: nn.Module) -> None:
+        """Give every process the first one's parameters and buffers."""
+        if self.are_many:
+            for value in net.state_dict().values():
+                dist.broadcast(value, 0)
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """Return the network with gradients averaged over the processes, for what learns now.
+
+        To be wrapped anew whenever layers are frozen or unfrozen: a gradient that was off when DDP wrapped stays
+        unshared, silently (research/learning.md).
+        """
+        if not self.are_many:
+            return net
+        return DistributedDataParallel(net, broadcast_buffers=False)
+
+    def _counts(self, own: int) -> list[int]:
+        counts = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        counts[self.rank] = own
+        dist.all_reduce(counts)
+        numbers: list[int] = counts.tolist()
+        return numbers
+
+
+ALONE = Workers()
+
+
+@contextmanager
+def started(wanted: str) -> Iterator[Workers]:
+    """Join the processes that torchrun started, or be alone; `wanted` is auto, cuda or cpu. Raises SettingsError."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device(wanted, int(os.environ.get("LOCAL_RANK", "0")))
+    if size == 1:
+        yield Workers(device)
+        return
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_TIMEOUT, device_id=device if on_cuda else None)
+    try:
+        yield Workers(device, dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu" or (wanted == "auto" and not count):
+        return torch.device("cpu")
+    if not count:
+        raise SettingsError(
+            "DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu"
+        )
+    if local_rank >= count:
+        raise SettingsError(
+            "DEVICE", f"torchrun started more processes than there are GPUs; use --nproc-per-node {count}"
+        )
+    return torch.device("cuda", local_rank)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; so is its gradient, since each process's loss depends on the sum."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the whole batch of all processes, on any device (torch's SyncBatchNorm needs a GPU).
+
+    Without it, two processes would normalise by the statistics of half a batch each, and learn something else.
+    """
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Map [n, C, H, W] to the same shape; n may be 0 here, as long as another process has photos."""
+        if not self.training:
+            return super().forward(maps)
+        values = maps.float()
+        ones = values.new_full((1,), values.numel() / max(values.shape[1], 1))
+        count = _Sum.apply(ones)
+        mean = _Sum.apply(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        assert self.weight is not None  # none of our networks is built without
+        scale = self.weight / torch.sqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        assert self.num_batches_tracked is not None  # as torch's own forward
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+def share_batch_norm(net: nn.Module, workers: Workers) -> None:
+    """Let every batch norm of the network take its statistics over all processes."""
+    for module in net.modules() if workers.are_many else ():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
