@@ -72,9 +72,7 @@ class Pipeline:
         outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for _, o in outputs]
         return scorer, outcomes, self._timings(outputs, started, scoring)
 
-    async def describe(
-        self, model: ServedModel, photos: Sequence[Photo | ImageError]
-    ) -> tuple[list[Outcome], Timings]:
+    async def describe(self, model: ServedModel, photos: Sequence[Photo | ImageError]) -> tuple[list[Outcome], Timings]:
         """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
         started = time.perf_counter()
         outputs = await self._run_all(model, photos)
