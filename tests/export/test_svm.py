@@ -66,10 +66,19 @@ def test_the_largest_score_is_the_prediction_where_classes_overlap(classes: int,
 
 
 def test_c_is_the_smallest_of_the_best():
-    """Every C of the grid is tried, and of equally good ones the smallest wins."""
-    fitted = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel="linear")
-    assert set(fitted.accuracy_by_c) == set(svm.GRID)
-    assert set(fitted.accuracy_by_c.values()) == {1.0}
+    """Where every photo is named right by the smallest C, it is taken, and nothing else is tried."""
+    for kernel, grid in (("linear", svm.GRID), ("rbf", svm.RBF_GRID)):
+        fitted = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel=kernel)
+        assert fitted.accuracy_by_c == {grid[0]: 1.0}
+        assert fitted.c == fitted.pipeline[-1].C == grid[0]
+    assert [search.kernel for search in svm.fit(*_blobs(3, 120, 0.01), seed=0).searches] == ["linear"]
+
+
+def test_ties_do_not_end_the_search_and_the_smallest_wins():
+    """Where no value is better than the smallest, but not all photos are right, the whole grid is tried."""
+    labels = (np.arange(100) % 10 == 0).astype(np.int64)
+    fitted = svm.fit(np.ones((100, 4), np.float32), labels, seed=0, kernel="linear")
+    assert fitted.accuracy_by_c == dict.fromkeys(svm.GRID, 0.9)
     assert fitted.c == min(svm.GRID)
 
 
@@ -123,7 +132,7 @@ def test_the_search_on_distances_finds_what_plain_fits_find():
 
 def test_auto_takes_the_better_kernel():
     """Where no line parts the classes, auto is the RBF kernel; where one does, the linear: it serves quicker."""
-    unlike, alike = svm.fit(*_rings(200), seed=0), svm.fit(*_blobs(3, 120, 1.0), seed=0)
+    unlike, alike = svm.fit(*_rings(200), seed=0), svm.fit(*_blobs(3, 120, 6.0), seed=0)
     assert unlike.kernel == "rbf"
     assert isinstance(unlike.pipeline[-1], SVC)
     assert alike.kernel == "linear"

@@ -160,7 +160,10 @@ def fit(
         warnings.simplefilter("ignore", ConvergenceWarning)
         search = {LINEAR: _search_linear, RBF: _search_rbf}
         folds = _Folds(labels, seed, class_weight, threads)
-        searches = [search[name](descriptors, labels, folds) for name in kernels]
+        searches: list[Search] = []
+        for name in kernels:
+            if not (searches and searches[0].hits.all()):  # nothing can be better than all of them
+                searches.append(search[name](descriptors, labels, folds))
         if len(searches) == 2 and _beats(searches[1], searches[0], folds):
             searches.reverse()
         chosen = searches[0]
@@ -250,7 +253,10 @@ def _climb(
     hits_of: Callable[[float, float], Hits],
     past_ties: bool,
 ) -> Search:
-    """Try (C, gamma) in order, until the best lies a few values back; `past_ties`: only if the last one was worse."""
+    """Try (C, gamma) in order, until all are right or the best lies a few values back.
+
+    `past_ties`: an equally good value is no reason to stop, only a worse one.
+    """
     accuracy: dict[tuple[float, float], float] = {}
     best, best_hits, since = (0.0, 0.0), np.zeros(len(rows), dtype=bool), 0
     for candidate in candidates:
@@ -258,6 +264,8 @@ def _climb(
         accuracy[candidate] = float(np.average(hits, weights=weights))
         if not any(best) or accuracy[candidate] > accuracy[best] + _TIE:
             best, best_hits, since = candidate, hits, 0
+            if hits.all():
+                break
             continue
         since += 1
         if since >= _PATIENCE and (accuracy[candidate] < accuracy[best] - _TIE or not past_ties):
