@@ -71,7 +71,7 @@ def _introduce(settings: TrainSettings, splits: Splits, workers: Workers) -> Non
     say(
         f"{len(splits.classes)} classes; {counts['train']} photos to learn from, {counts['val']} to validate, "
         f"{counts['test']} to test; {settings.arch} on {workers.device.type}"
-        + (f", {workers.size} processes" if workers.are_many else "")
+        + (f", {workers.size} processes" if workers.are_joined else "")
     )
     for note in splits.notes:
         say(f"note: {note}")
