@@ -171,7 +171,7 @@ class FineTuner:
         augmentation = augment.BY_NAME[settings.augment]
         optimizer = self._optimizer(1.0)
         if settings.lr == "auto" and is_new:
-            factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings.seed)
+            factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings)
             optimizer = self._optimizer(factor)
             history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
             say(history.notes[-1])
@@ -180,7 +180,9 @@ class FineTuner:
 
         def run_epoch(epoch: int) -> float:
             seed = f"{settings.seed} {epoch}"
-            batches = self.reader.augmented(splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds)
+            batches = self.reader.augmented(
+                splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds, settings.train_crop
+            )
             losses = learner.epoch(batches, optimizer, plan, forward)
             return sum(losses) / len(losses)
 
