@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- train, check, serve -----------------------------------------------------------------------------------------------
+# -- train, svm, check, serve ------------------------------------------------------------------------------------------
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,16 +80,38 @@ def _train(arguments: argparse.Namespace) -> int:
     result = train(settings)
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, the first process speaks for all
-    test = result.metrics["test"]
+    return _show_trained(arguments, result)
+
+
+def _svm_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.export.refit_settings import add_arguments
+
+    add_arguments(parser)
+
+
+def _svm(arguments: argparse.Namespace) -> int:
+    from penult.export.refit_settings import from_arguments
+
+    settings, started = from_arguments(arguments), time.monotonic()
+    from penult.export.refit import refit
+
+    result = refit(settings)
+    seconds = round(time.monotonic() - started, 1)
+    code = _show_trained(arguments, result, kernel=result.metrics["svm"]["kernel"], seconds=seconds)
+    print(f"done in {seconds} s", file=sys.stderr)
+    return code
+
+
+def _show_trained(arguments: argparse.Namespace, result: Any, **more: object) -> int:
+    """Print what was published and how good it is on the test photos."""
+    test, default = result.metrics["test"], result.metrics["default_scorer"]
     if arguments.json:
-        print(
-            json.dumps({"bundle": str(result.folder), "default_scorer": result.metrics["default_scorer"], "test": test})
-        )
+        print(json.dumps({"bundle": str(result.folder), "default_scorer": default, "test": test, **more}))
         return 0
     rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
             for name, m in test.items()]  # fmt: skip
     _print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
-    print(f"on {test['dense']['photos']} test photos; default scorer: {result.metrics['default_scorer']}")
+    print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
     return 0
 
@@ -235,6 +258,11 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
 
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "train": ("Fine-tune on a folder of labelled photos and publish a checked bundle.", _train_arguments, _train),
+    "svm": (
+        "Fit a new SVM on a model's descriptors, also for other classes, and publish it as the next version.",
+        _svm_arguments,
+        _svm,
+    ),
     "check": ("Check a bundle: digests, formats, golden answers.", _check_arguments, _check),
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
     "classify": ("Name photos with a running server.", _classify_arguments, _classify),

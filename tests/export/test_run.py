@@ -225,13 +225,13 @@ def test_goldens_that_do_not_replay_publish_nothing(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Where the recorded answers cannot be repeated, the run fails and no version appears."""
-    made = publish._make_goldens
+    made = publish.make_goldens
 
     def other_answers(*arguments: Any) -> Any:
         good = made(*arguments)
         return replace(good, logits=good.logits + 1)
 
-    monkeypatch.setattr(publish, "_make_goldens", other_answers)
+    monkeypatch.setattr(publish, "make_goldens", other_answers)
     with pytest.raises(BundleError) as caught:
         train(TrainSettings(**options | {"epochs": 1}, out=tmp_path / "digits"))
     assert caught.value.reason == "GOLDEN_VALUES"

@@ -29,7 +29,7 @@ def test_every_option_reaches_the_settings():
         "arch": "vgg16", "weights": "w.pt", "epochs": 3, "head_epochs": 4, "seed": 5, "val": "0.3", "test": "t",
         "device": "cpu", "batch_size": 6, "lr_head": 0.7, "lr_backbone": 0.8, "lr_stage_decay": 0.9, "lr_factor": 0.25,
         "lr_patience": 1, "stop_patience": 11, "weight_decay": 0.5, "dropout": 0.4, "augment": "gentle", "cache_mb": 7,
-        "save_weights": Path("s.pt"), "freeze": 2,
+        "save_weights": Path("s.pt"), "freeze": 2, "svm": "rbf",
     }  # fmt: skip
     options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
     parsed = _parse("photos", "--out", "models/x", "--reinit", "--resume", *options)

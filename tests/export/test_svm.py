@@ -1,13 +1,17 @@
 """The SVM: C searched on the training photos alone, plain pickle out."""
 
+import json
 import pickle
 import pickletools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.pipeline import Pipeline
-from sklearn.svm import LinearSVC
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
+from sklearn.svm import SVC, LinearSVC
 
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import as_columns
@@ -26,20 +30,44 @@ def _blobs(classes: int, count: int, spread: float, seed: int = 0) -> tuple[np.n
     return (centres[labels] + noise).astype(np.float32), labels.astype(np.int64)
 
 
+def _rings(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return descriptors [N, 3] of unit length and labels: a cap around a pole, the equator, and the other cap."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    height = np.where(labels == 1, rng.uniform(-0.25, 0.25, count), rng.choice([-1, 1], count) * 0.8)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    radius = np.sqrt(1 - height**2)
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
+    return points.astype(np.float32), labels.astype(np.int64)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
 @pytest.mark.parametrize("classes", [2, 3, 12])
-def test_it_tells_classes_apart(classes: int):
+def test_it_tells_classes_apart(classes: int, kernel: str, class_weight: str | None):
     """Two, three and twelve classes are learnt; scores have a column for each, and the largest names the class."""
-    fitted = svm.fit(*_blobs(classes, 240, 1.0), seed=0)
+    fitted = svm.fit(*_blobs(classes, 240, 1.0), seed=0, kernel=kernel, class_weight=class_weight)
     unseen, labels = _blobs(classes, 240, 1.0, seed=1)
     scores = fitted.scores(unseen)
-    assert (scores.shape, scores.dtype) == ((240, classes), np.float32)
+    assert (fitted.kernel, scores.shape, scores.dtype) == (kernel, (240, classes), np.float32)
     assert (scores.argmax(1) == labels).mean() > 0.98
     assert np.array_equal(scores.argmax(1), fitted.pipeline.predict(unseen))
 
 
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("classes", [2, 3, 12])
+def test_the_largest_score_is_the_prediction_where_classes_overlap(classes: int, kernel: str):
+    """Also on 2,000 photos between the classes, argmax of the scores is scikit-learn's own prediction."""
+    fitted = svm.fit(*_blobs(classes, 240, 8.0), seed=0, kernel=kernel)
+    between, _ = _blobs(classes, 2000, 12.0, seed=1)
+    named = fitted.scores(between).argmax(1)
+    assert np.array_equal(named, fitted.pipeline.predict(between))
+    assert len(set(named.tolist())) == classes
+
+
 def test_c_is_the_smallest_of_the_best():
     """Every C of the grid is tried, and of equally good ones the smallest wins."""
-    fitted = svm.fit(*_blobs(3, 120, 0.01), seed=0)
+    fitted = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel="linear")
     assert set(fitted.accuracy_by_c) == set(svm.GRID)
     assert set(fitted.accuracy_by_c.values()) == {1.0}
     assert fitted.c == min(svm.GRID)
@@ -51,7 +79,7 @@ def test_c_is_searched():
     labels = (np.arange(200) % 4 == 0).astype(np.int64)
     descriptors = np.ones((200, 8), np.float32)
     descriptors[:, 0] += labels * 0.1 + rng.normal(0, 0.02, 200)
-    fitted = svm.fit(descriptors, labels, seed=0)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel="linear")
     accuracy = fitted.accuracy_by_c
     assert accuracy[svm.GRID[0]] == 0.75
     assert accuracy[fitted.c] == max(accuracy.values()) > 0.95
@@ -61,7 +89,7 @@ def test_c_is_searched():
 def test_the_search_ends_where_c_only_hurts():
     """Once larger values have been worse for a while, still larger and slower ones are not tried."""
     descriptors, labels = _blobs(4, 80, 12.0)
-    fitted = svm.fit(descriptors, labels, seed=0)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel="linear")
     tried = list(fitted.accuracy_by_c)
     assert tried == list(svm.GRID[: len(tried)])
     assert len(tried) < len(svm.GRID)
@@ -70,40 +98,132 @@ def test_the_search_ends_where_c_only_hurts():
     assert fitted.accuracy_by_c[tried[-1]] < best
 
 
-def test_length_does_not_matter():
+def test_gamma_is_searched_around_scikit_learns_scale():
+    """Every gamma is tried, the best (C, gamma) is used, and "scale" itself is among them."""
+    descriptors, labels = _rings(200)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel="rbf")
+    (search,) = fitted.searches
+    gammas = sorted({gamma for _, gamma in search.accuracy})
+    assert len(gammas) == len(svm.RBF_GAMMAS)
+    assert gammas[2] == pytest.approx(SVC(gamma="scale").fit(descriptors, labels)._gamma, rel=1e-3)
+    assert search.accuracy[fitted.c, fitted.gamma] == max(search.accuracy.values())
+    assert (fitted.pipeline[-1].C, fitted.pipeline[-1].gamma) == (fitted.c, fitted.gamma)
+
+
+def test_the_search_on_distances_finds_what_plain_fits_find():
+    """Accuracies from precomputed distances are those of Normalizer → SVC fitted fold by fold."""
+    descriptors, labels = _blobs(3, 120, 9.0)
+    (search,) = svm.fit(descriptors, labels, seed=3, kernel="rbf").searches
+    folds = StratifiedKFold(5, shuffle=True, random_state=3)
+    for c, gamma in list(search.accuracy)[::4]:
+        plain = make_pipeline(Normalizer(), SVC(C=c, gamma=gamma, break_ties=True))
+        found = cross_val_predict(plain, descriptors, labels, cv=folds)
+        assert search.accuracy[c, gamma] == pytest.approx((found == labels).mean(), abs=1e-9)
+
+
+def test_auto_takes_the_better_kernel():
+    """Where no line parts the classes, auto is the RBF kernel; where one does, the linear: it serves quicker."""
+    unlike, alike = svm.fit(*_rings(200), seed=0), svm.fit(*_blobs(3, 120, 1.0), seed=0)
+    assert unlike.kernel == "rbf"
+    assert isinstance(unlike.pipeline[-1], SVC)
+    assert alike.kernel == "linear"
+    assert isinstance(alike.pipeline[-1], LinearSVC)
+    for fitted in (unlike, alike):
+        assert {search.kernel for search in fitted.searches} == {"linear", "rbf"}
+        assert fitted.searches[0].kernel == fitted.kernel
+
+
+def test_a_lead_within_two_standard_errors_is_none():
+    """RBF replaces the linear kernel only where it names clearly more photos right."""
+
+    def search(kernel: str, right: int, photos: int = 100) -> svm.Search:
+        hits = np.arange(photos) < right
+        return svm.Search(kernel, 1.0, 0.0, {(1.0, 0.0): hits.mean()}, np.arange(photos), hits)
+
+    with ThreadPoolExecutor(1) as threads:
+        folds = svm._Folds(np.zeros(100, np.int64), 0, None, threads)
+    for right, better in ((79, False), (80, False), (83, False), (85, True)):
+        assert svm._beats(search("rbf", right), search("linear", 80), folds) is better
+
+
+def test_balanced_weights_reach_the_estimator():
+    """class_weight decides the choice of C and the SVM itself: a rare class is named more often."""
+    descriptors, labels = _blobs(2, 400, 14.0)
+    rows = np.flatnonzero((labels == 0) | (np.arange(400) % 16 == 1))
+    unseen, truth = _blobs(2, 400, 14.0, seed=1)
+    for kernel in ("linear", "rbf"):
+        plain, balanced = (svm.fit(descriptors[rows], labels[rows], 0, kernel, w) for w in (None, "balanced"))
+        assert balanced.pipeline[-1].class_weight == "balanced"
+        assert (plain.as_json()["criterion"], balanced.as_json()["criterion"]) == ("accuracy", "balanced accuracy")
+        recall = [(f.scores(unseen[truth == 1]).argmax(1) == 1).mean() for f in (plain, balanced)]
+        assert recall[1] > recall[0] + 0.1
+
+
+def test_many_photos_are_searched_on_a_share_of_every_class(monkeypatch: pytest.MonkeyPatch):
+    """Above the limit RBF is searched on that many photos, rare classes kept, and auto does not try it."""
+    monkeypatch.setattr(svm, "RBF_MOST_SEARCHED", 100)
+    descriptors, labels = _blobs(3, 300, 1.0)
+    labels[labels == 2] = np.where(np.arange(100) < 6, 2, 0)
+    (search,) = svm.fit(descriptors, labels, seed=0, kernel="rbf").searches
+    counts = np.bincount(labels[search.rows])
+    assert 95 <= len(search.rows) <= 105
+    assert counts[2] == 5
+    assert counts[0] / counts[1] == pytest.approx((labels == 0).sum() / (labels == 1).sum(), rel=0.05)
+    assert [search.kernel for search in svm.fit(descriptors, labels, seed=0).searches] == ["linear"]
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_length_does_not_matter(kernel: str):
     """Descriptors are normalised inside the pipeline: scaling one changes nothing."""
     descriptors, labels = _blobs(3, 120, 1.0)
-    fitted = svm.fit(descriptors, labels, seed=0)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel=kernel)
     assert np.allclose(fitted.scores(descriptors * 50), fitted.scores(descriptors), atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_svm():
-    """Fits repeat bit for bit."""
-    first, again = (svm.fit(*_blobs(3, 120, 4.0), seed=5) for _ in range(2))
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "auto"])
+def test_the_same_seed_gives_the_same_svm(kernel: str):
+    """Fits repeat bit for bit, although folds run on threads."""
+    first, again = (svm.fit(*_blobs(3, 120, 6.0), seed=5, kernel=kernel) for _ in range(2))
     assert first.to_bytes() == again.to_bytes()
-    assert first.accuracy_by_c == again.accuracy_by_c
+    assert first.as_json() | {"seconds": 0} == again.as_json() | {"seconds": 0}
 
 
+def test_the_report_learns_every_choice_that_was_tried():
+    """as_json() is plain JSON: kernel, C, gamma, folds, seconds, and each kernel's accuracy by C, and by gamma."""
+    fitted = svm.fit(*_rings(100), seed=0)
+    told = json.loads(json.dumps(fitted.as_json()))
+    assert (told["kernel"], told["c"], told["gamma"], told["folds"]) == ("rbf", fitted.c, fitted.gamma, 5)
+    assert told["seconds"] > 0
+    linear, rbf = told["searches"]["linear"], told["searches"]["rbf"]
+    assert linear["accuracy"] == max(linear["accuracy_by_c"].values())
+    assert [entry["gamma"] for entry in rbf["by_gamma"]] == sorted({gamma for _, gamma in fitted.searches[0].accuracy})
+    chosen = next(entry for entry in rbf["by_gamma"] if entry["gamma"] == fitted.gamma)
+    assert chosen["accuracy_by_c"] == told["accuracy_by_c"]
+    assert told["accuracy_by_c"][f"{fitted.c:g}"] == rbf["accuracy"]
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "auto"])
 @pytest.mark.parametrize("counts", [(2, 2), (2, 30), (3, 2, 9)])
-def test_few_photos_are_enough(counts: tuple[int, ...]):
+def test_few_photos_are_enough(counts: tuple[int, ...], kernel: str):
     """Two photos of a class are enough to search C without a warning."""
     labels = np.repeat(np.arange(len(counts)), counts)
     descriptors = np.eye(len(counts), 16, dtype=np.float32)[labels] + 0.01
-    fitted = svm.fit(descriptors, labels, seed=0)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel=kernel)
     assert np.array_equal(fitted.scores(descriptors).argmax(1), labels)
 
 
-def test_the_pickle_is_plain_and_protocol_5():
+@pytest.mark.parametrize(("kernel", "kind"), [("linear", LinearSVC), ("rbf", SVC)])
+def test_the_pickle_is_plain_and_protocol_5(kernel: str, kind: type):
     """svm.pkl is one pickle of protocol 5 that scikit-learn alone can load, and that scores as before."""
     descriptors, labels = _blobs(3, 120, 1.0)
-    fitted = svm.fit(descriptors, labels, seed=0)
+    fitted = svm.fit(descriptors, labels, seed=0, kernel=kernel)
     data = fitted.to_bytes()
     operations = list(pickletools.genops(data))
     assert (operations[0][0].name, operations[0][1]) == ("PROTO", 5)
     assert operations[-1][2] == len(data) - 1
     again = pickle.loads(data)
     assert isinstance(again, Pipeline)
-    assert isinstance(again[-1], LinearSVC)
+    assert [type(step) for _, step in again.steps] == [Normalizer, kind]
     assert np.array_equal(as_columns(again.decision_function(descriptors)), fitted.scores(descriptors))
 
 
@@ -115,6 +235,6 @@ def test_it_is_fitted_on_training_photos_only(trained: Any, digits: Any):
     reader = PhotoReader(bundle.manifest.preprocess, Cache(1 << 24), settings.batch_size)
     _, descriptors, labels = ExportedModel(bundle.onnx, bundle.manifest).run_all(reader.crops(splits.train, "test"))
     again, published = svm.fit(descriptors, labels, settings.seed), pickle.loads(bundle.svm)
-    assert again.as_json() == trained.metrics["svm"]
+    assert again.as_json() | {"seconds": 0} == trained.metrics["svm"] | {"seconds": 0}
     assert again.c == published[-1].C
-    assert np.allclose(published[-1].coef_, again.pipeline[-1].coef_, atol=1e-6)
+    assert np.allclose(as_columns(published.decision_function(descriptors)), again.scores(descriptors), atol=1e-5)

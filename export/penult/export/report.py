@@ -25,12 +25,12 @@ _TEMPLATES.filters["percent"] = lambda share: f"{100 * share:.1f} %"
 
 
 def report_files(
-    name: str, manifest: Manifest, splits: Splits, history: History, metrics: dict[str, Any]
+    name: str, manifest: Manifest, splits: Splits, history: History | None, metrics: dict[str, Any]
 ) -> dict[str, bytes]:
-    """Return the files of the report by their path in the bundle."""
+    """Return the files of the report by their path in the bundle; `history` is None where only an SVM was fitted."""
     values = {"name": name, "manifest": manifest, "splits": splits, "history": history, "metrics": metrics}
-    return {
-        "report/learning_curves.png": pictures.learning_curves(history),
+    curves = {"report/learning_curves.png": pictures.learning_curves(history)} if history else {}
+    return curves | {
         "report/confusion.png": pictures.confusion_matrices(splits.classes, metrics["test"]),
         "report/index.html": _TEMPLATES.get_template("report.html").render(values).encode(),
         "MODEL_CARD.md": _TEMPLATES.get_template("MODEL_CARD.md").render(values).encode(),

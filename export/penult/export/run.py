@@ -93,7 +93,7 @@ def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoRe
 
 
 def preprocess(settings: TrainSettings) -> Preprocess:
-    """Return what becomes of a photo: the network's own values, with `settings.resize` if given; raise SettingsError."""
+    """Return what becomes of a photo: the network's own values, or the resize given; raise SettingsError."""
     spec = architectures.get(settings.arch).preprocess
     if settings.resize and settings.resize < spec.crop:
         raise SettingsError(

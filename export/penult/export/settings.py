@@ -28,6 +28,7 @@ AUGMENTATIONS = ("photo", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
 BALANCED = "balanced"
 SWEEPS = ("no", "freeze", "labels")
+SVM_KERNELS = ("auto", "linear", "rbf")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What one-cycle ignores: given with it, these options would promise what does not happen.
 _PLATEAU_ONLY = ("lr_factor", "lr_patience", "stop_patience")
@@ -61,6 +62,7 @@ class TrainSettings:
     stop_patience: int = 10
     weight_decay: float = 1e-2
     class_weights: str = "none"
+    svm: str = "auto"
     dropout: float | None = None
     precision: str = "auto"
     augment: str = "photo"
@@ -185,6 +187,10 @@ def _add_learning(fit: Any, default: dict[str, Any]) -> None:
     fit.add_argument(
         "--class-weights", choices=("none", BALANCED), default=default["class_weights"],
         help="balanced: rare classes weigh as much as common ones (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--svm", choices=SVM_KERNELS, default=default["svm"],
+        help="the SVM's kernel; auto: rbf where it is clearly better in cross-validation (%(default)s)",
     )  # fmt: skip
     fit.add_argument(
         "--precision", choices=PRECISIONS, default=default["precision"],

@@ -36,7 +36,11 @@ _TYPES = {
     "input_name": str,
     "logits_name": str,
     "descriptor_name": str,
+    "scorers": list,
+    "logits_length": int,
 }
+# Optional in the file, under the names of what they decide.
+_STATED = {"stated_scorers": "scorers", "stated_logits_length": "logits_length"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -77,7 +81,8 @@ class Manifest:
 
     `classes` is in the order of the logits and of the SVM's integer classes. `temperatures` holds, per scorer, what
     its scores are divided by before the softmax. `files` has an entry for every file but the manifest and its
-    signature.
+    signature. Where an SVM names other classes than the network was trained on, the dense head has nothing to say:
+    the manifest then states its scorers, and how many logits the network has; None stands for what is usual.
     """
 
     architecture: str
@@ -93,11 +98,20 @@ class Manifest:
     logits_name: str = "logits"
     descriptor_name: str = "descriptor"
     format_version: int = FORMAT_VERSION
+    stated_scorers: tuple[str, ...] | None = None
+    stated_logits_length: int | None = None
 
     @property
     def scorers(self) -> tuple[str, ...]:
         """The scorers that this bundle has."""
+        if self.stated_scorers is not None:
+            return self.stated_scorers
         return SCORERS if SVM_NAME in self.files else (DENSE,)
+
+    @property
+    def logits_length(self) -> int:
+        """How many logits the network gives: one per class, unless the dense head knows other classes."""
+        return len(self.classes) if self.stated_logits_length is None else self.stated_logits_length
 
     @property
     def fingerprint(self) -> str:
@@ -115,6 +129,9 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the file's bytes."""
         values = asdict(self) | {"fingerprint": self.fingerprint}
+        for field_name, name in _STATED.items():
+            if (stated := values.pop(field_name)) is not None:
+                values[name] = stated
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -130,7 +147,7 @@ class Manifest:
                     "train again",
                 )
             _check_types(values)
-            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values and name not in _STATED}
             manifest = cls(**known | _typed(values))
             _check(manifest)
         except BundleError:
@@ -151,6 +168,8 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
             spec["resize"], spec["crop"], spec["interpolation"], tuple(spec["mean"]), tuple(spec["std"])
         ),
         "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
+        "stated_scorers": tuple(values["scorers"]) if "scorers" in values else None,
+        "stated_logits_length": values.get("logits_length"),
     }
 
 
@@ -173,12 +192,23 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("classes must be non-empty strings")
     if MODEL_NAME not in manifest.files or GOLDEN_NAME not in manifest.files:
         raise ValueError(f"{MODEL_NAME} and {GOLDEN_NAME} must be listed in files")
+    _check_scorers(manifest)
     if manifest.default_scorer not in manifest.scorers:
         raise ValueError(f"default_scorer {manifest.default_scorer!r} is not one of {', '.join(manifest.scorers)}")
     if manifest.descriptor_length < 1:
         raise ValueError("descriptor_length must be a whole number above 0")
     if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers):
         raise ValueError("temperatures must be finite and above 0")
+
+
+def _check_scorers(manifest: Manifest) -> None:
+    scorers = manifest.scorers
+    if not scorers or list(scorers) != [name for name in SCORERS if name in scorers]:
+        raise ValueError(f"scorers must be some of {', '.join(SCORERS)}, in this order")
+    if (SVM in scorers) != (SVM_NAME in manifest.files):
+        raise ValueError(f"scorers must name {SVM} where {SVM_NAME} is listed in files, and only there")
+    if manifest.logits_length < 1 or (DENSE in scorers and manifest.logits_length != len(manifest.classes)):
+        raise ValueError(f"the {DENSE} scorer needs one logit per class")
 
 
 def _one_line(error: Exception) -> str:

@@ -84,6 +84,17 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
+def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Read one file that the manifest of models/NAME/VERSION lists; raise BundleError where it is another one."""
+    entry = manifest.files[name]
+    data = _read_plain(folder / name, entry.size)
+    if FileEntry.of(data) != entry:
+        raise BundleError(
+            "FILE_DIGEST", f"{folder / name} is not the file that the manifest describes; restore the bundle"
+        )
+    return data
+
+
 def _read_listed(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     """Check every file of the folder against the manifest; return the bytes of those that will be parsed."""
     present = _files(folder)
@@ -97,12 +108,8 @@ def _read_listed(folder: Path, manifest: Manifest) -> dict[str, bytes]:
             "FILE_MISSING", f"{folder} lacks {missing[0]!r}, which its manifest lists; restore the bundle"
         )
     kept = {}
-    for name, entry in manifest.files.items():
-        data = _read_plain(folder / name, entry.size)
-        if FileEntry.of(data) != entry:
-            raise BundleError(
-                "FILE_DIGEST", f"{folder / name} is not the file that the manifest describes; restore the bundle"
-            )
+    for name in manifest.files:
+        data = read_file(folder, manifest, name)
         if name in _PARSED:
             kept[name] = data
     return kept

@@ -20,7 +20,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Answer:
-    """One photo's classes, best first, and its descriptor, float32 [length]."""
+    """One photo's classes, best first (none where they were not asked for), and its descriptor, float32 [length]."""
 
     classes: tuple[Scored, ...]
     descriptor: Floats

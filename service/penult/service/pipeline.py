@@ -63,8 +63,7 @@ class Pipeline:
         Raises ServiceError where the request as a whole has no answer.
         """
         scorer = scorer or model.manifest.default_scorer
-        if scorer not in model.scorers:
-            raise LacksScorer("SCORER_MISSING", f"{model.name} version {model.version} has no {scorer} scorer")
+        _check_has(model, scorer)
         started = time.perf_counter()
         outputs = await self._run_all(model, photos)
         scoring = time.perf_counter()
@@ -73,12 +72,19 @@ class Pipeline:
         outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for _, o in outputs]
         return scorer, outcomes, self._timings(outputs, started, scoring)
 
+    async def describe(self, model: ServedModel, photos: Sequence[Photo | ImageError]) -> tuple[list[Outcome], Timings]:
+        """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
+        started = time.perf_counter()
+        outputs = await self._run_all(model, photos)
+        outcomes: list[Outcome] = [o if isinstance(o, PenultError) else Answer((), o.descriptor) for _, o in outputs]
+        return outcomes, self._timings(outputs, started, time.perf_counter())
+
     def score(
         self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
     ) -> tuple[list[Outcome], Timings]:
         """Score descriptors float32 [length] with the SVM; one outcome each, in order. Raises ServiceError."""
-        if model.svm is None:
-            raise LacksScorer("SCORER_MISSING", f"{model.name} version {model.version} has no svm scorer")
+        _check_has(model, SVM)
+        assert model.svm is not None  # it was checked just now
         started = time.perf_counter()
         good = [d for d in descriptors if not isinstance(d, PenultError)]
         ranked: Iterator[tuple[Scored, ...]] = iter(())
@@ -145,4 +151,12 @@ class Pipeline:
             inference=max((output.inference_seconds for output in ran), default=0.0),
             score=now - scoring,
             total=now - started,
+        )
+
+
+def _check_has(model: ServedModel, scorer: str) -> None:
+    if scorer not in model.scorers:
+        raise LacksScorer(
+            "SCORER_MISSING",
+            f"{model.name} version {model.version} has no {scorer} scorer; ask for {' or '.join(model.scorers)}",
         )

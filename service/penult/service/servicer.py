@@ -59,7 +59,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Return descriptors."""
         model = self._model(request.model)
-        _, outcomes, timings = await self._pipeline.classify(model, self._photos(request.images), DENSE, 1)
+        outcomes, timings = await self._pipeline.describe(model, self._photos(request.images))
         return pb.DescribeResponse(
             model=_version(model),
             results=[

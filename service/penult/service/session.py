@@ -41,7 +41,7 @@ class Session:
         self._check_shape(manifest)
 
     def run(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Map uint8 [N, crop, crop, 3] to (logits float32 [N, classes], descriptor float32 [N, length])."""
+        """Map uint8 [N, crop, crop, 3] to (logits float32 [N, logits_length], descriptor float32 [N, length])."""
         logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
         return logits, descriptor
 
@@ -63,7 +63,7 @@ class Session:
         shapes = {value.name: value.shape[1:] for value in (*self._session.get_inputs(), *self._session.get_outputs())}
         expected = {
             manifest.input_name: [crop, crop, 3],
-            manifest.logits_name: [len(manifest.classes)],
+            manifest.logits_name: [manifest.logits_length],
             manifest.descriptor_name: [manifest.descriptor_length],
         }
         if shapes != expected:

@@ -1,0 +1,104 @@
+"""What a training run and a new SVM do alike between descriptors and a bundle: calibrate, choose, measure, record.
+
+Nothing here needs PyTorch: `penult svm` must not wait for it.
+"""
+
+import importlib.metadata
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.bundle import goldens
+from penult.bundle.manifest import DENSE, Manifest
+from penult.bundle.preprocess import crop_encoded
+from penult.bundle.scores import Floats
+from penult.export.data import Photo, Splits
+from penult.export.evaluate import evaluate, fit_temperature
+from penult.export.runtime import ExportedModel
+from penult.export.svm import FittedSvm
+
+_GOLDENS = 8
+# Relative to the largest value. TF32 on a GPU keeps ten bits: the descriptor moves by about a thousandth.
+_DEVICE_NOISE = 1e-3
+_MOST_MOVED = 0.05
+_SHAKES = 4
+_LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ends with: the published folder and the contents of metrics.json."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The exported model's outputs on one split: logits [N, logits_length], descriptors [N, length], labels [N]."""
+
+    logits: Floats
+    descriptors: Floats
+    labels: np.ndarray
+
+
+def measure(
+    draft: Manifest, splits: Splits, scores: dict[str, dict[str, Floats]], labels: dict[str, np.ndarray]
+) -> tuple[Manifest, dict[str, Any]]:
+    """Calibrate and choose the scorer on validation photos, then measure each scorer on every split.
+
+    `scores` is [N, classes] by split and scorer, `labels` [N] by split.
+    """
+    temperatures = {name: fit_temperature(values, labels["val"]) for name, values in scores["val"].items()}
+    metrics: dict[str, Any] = {
+        part: {
+            name: evaluate(values, labels[part], splits.classes, temperatures[name])
+            for name, values in scores[part].items()
+        }
+        for part in ("test", "val", "train")
+    }
+    # Where both are equally good it is the first, the dense head: it costs nothing.
+    default = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
+    metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
+    return replace(draft, default_scorer=default, temperatures=temperatures), metrics
+
+
+def make_goldens(
+    manifest: Manifest, photos: tuple[Photo, ...], measured: Measured, exported: ExportedModel, fitted: FittedSvm
+) -> goldens.Goldens:
+    """Choose validation photos that are clear cases, and record the answers of the exported model and the SVM."""
+    clear = measured.logits if DENSE in manifest.scorers else fitted.scores(measured.descriptors)
+    steady = _steady(measured.descriptors, fitted)
+    rows = steady[goldens.choose(clear[steady], measured.labels[steady].tolist(), _GOLDENS)]
+    images = tuple(photos[row].read() for row in rows)
+    crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
+    logits, descriptor = exported.run(crops)
+    return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
+
+
+def _steady(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
+    """Return the rows whose SVM scores move no further than their descriptors do (all, where there are none).
+
+    An RBF SVM counts votes between pairs of classes: where two classes tie, a rounding difference on another device
+    moves a whole vote, and a golden photo would be refused without any fault.
+    """
+    random, moved = np.random.default_rng(0), np.zeros(len(descriptors))
+    scores = fitted.scores(descriptors)
+    for _ in range(_SHAKES):
+        noise = random.normal(size=descriptors.shape) * _DEVICE_NOISE * np.abs(descriptors).max(axis=1, keepdims=True)
+        shaken = fitted.scores((descriptors + noise).astype(np.float32))
+        moved = np.maximum(moved, np.abs(shaken - scores).max(axis=1))
+    rows = np.flatnonzero(moved <= _MOST_MOVED * np.abs(scores).max())
+    return rows if len(rows) else np.arange(len(descriptors))
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that decide the numbers, as far as they are installed."""
+    installed = {
+        distribution.metadata["Name"].lower(): distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
+    return {name: installed[name] for name in (*_LIBRARIES, "penult") if name in installed}

@@ -1,0 +1,184 @@
+"""`penult svm`: a new SVM on a bundle's descriptors, published as the model's next version, without PyTorch.
+
+The network stays byte for byte, so its fingerprint does too and descriptors of both versions compare. The photos may
+have other classes than the network was trained on; its dense head then has nothing to say, and the SVM is the only
+scorer.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from penult.bundle import goldens, writer
+from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
+from penult.bundle.reader import Bundle, read_bundle, read_file
+from penult.export import svm
+from penult.export.bundling import Measured, Result, libraries, make_goldens, measure
+from penult.export.data import Splits, load_splits
+from penult.export.photos import Cache, PhotoReader
+from penult.export.progress import say
+from penult.export.refit_settings import RefitSettings
+from penult.export.report import predictions_csv, report_files
+from penult.export.runtime import ExportedModel
+from penult.export.settings import TrainSettings
+
+_BATCH = 32
+_FRACTION = TrainSettings.val
+_HISTORY = "history.csv"
+# Libraries that a new SVM and its goldens depend on; the others made the network.
+_USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a bundle tells of its network's training: classes in the order of the logits, and how photos were split."""
+
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    data_sha256: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "_Trained":
+        """Read a manifest; fields of other types than penult writes count as absent."""
+        settings, classes = manifest.training.get("settings"), manifest.training.get("classes")
+        if DENSE in manifest.scorers or not isinstance(classes, list) or len(classes) != manifest.logits_length:
+            classes = manifest.classes if DENSE in manifest.scorers else ()
+        data = manifest.training.get("data_sha256")
+        return cls(tuple(map(str, classes)), settings if isinstance(settings, dict) else {}, str(data))
+
+
+def refit(settings: RefitSettings) -> Result:
+    """Fit a new SVM on the photos of `settings.data` and publish it; raise PenultError with what to do."""
+    bundle = read_bundle(settings.model, settings.version)
+    trained = _Trained.of(bundle.manifest)
+    seed = _seed(settings, trained)
+    splits = _in_order(load_splits(_split_settings(settings, trained, seed)), trained.classes, bundle.manifest.classes)
+    splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
+    _introduce(bundle, splits, trained)
+    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
+    measured = {
+        part: Measured(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
+        for part in ("train", "val", "test")
+    }
+    train = measured["train"]
+    fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
+    chosen = {"kernel": fitted.kernel, "class_weights": settings.class_weights, "seed": seed}
+    return _publish(settings, bundle, _draft(bundle, splits, trained, chosen), splits, exported, measured, fitted)
+
+
+def _publish(
+    settings: RefitSettings,
+    bundle: Bundle,
+    draft: Manifest,
+    splits: Splits,
+    exported: ExportedModel,
+    measured: dict[str, Measured],
+    fitted: svm.FittedSvm,
+) -> Result:
+    """Measure, and write the next version."""
+    scorers = draft.stated_scorers or SCORERS
+    scores = {
+        part: {name: m.logits if name == DENSE else fitted.scores(m.descriptors) for name in scorers}
+        for part, m in measured.items()
+    }
+    manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
+    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), "network_of_version": bundle.version}
+    files = _unchanged(settings.model / str(bundle.version), bundle) | {
+        SVM_NAME: fitted.to_bytes(),
+        GOLDEN_NAME: make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
+        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
+    }
+    # The report reads the manifest, so it must know which files there will be.
+    listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
+    files |= report_files(bundle.name, listed, splits, None, metrics)
+    files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
+    # From their bytes, as the service will read them, and before anything can be served.
+    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
+    return Result(writer.publish(settings.model, manifest, files), metrics)
+
+
+def _seed(settings: RefitSettings, trained: _Trained) -> int:
+    seed = trained.settings.get("seed") if settings.seed is None else settings.seed
+    return seed if type(seed) is int and 0 <= seed < 2**32 else 0
+
+
+def _split_settings(settings: RefitSettings, trained: _Trained, seed: int) -> TrainSettings:
+    """Return what decides the splits. Drawn as they were for training, the test photos are as new to the network."""
+    val, test = (
+        asked or _fraction(trained.settings.get(part))
+        for part, asked in (("val", settings.val), ("test", settings.test))
+    )
+    return TrainSettings(settings.data, settings.model, weights="none", freeze=0, seed=seed, val=val, test=test)
+
+
+def _fraction(before: object) -> str:
+    """Return a recorded fraction; of a folder only its name was recorded, which says nothing here."""
+    try:
+        return str(before) if 0 < float(str(before)) < 1 else _FRACTION
+    except ValueError:
+        return _FRACTION
+
+
+def _in_order(splits: Splits, *orders: tuple[str, ...]) -> Splits:
+    """Return the splits with their classes in the first of the given orders that has the same classes, if one has."""
+    for classes in orders:
+        if sorted(classes) == sorted(splits.classes):
+            train, val, test = (
+                tuple(replace(photo, label=classes.index(splits.classes[photo.label])) for photo in photos)
+                for photos in (splits.train, splits.val, splits.test)
+            )
+            return replace(splits, classes=classes, train=train, val=val, test=test)
+    return splits
+
+
+def _notes(splits: Splits, trained: _Trained) -> Iterable[str]:
+    if splits.sha256 != trained.data_sha256:
+        yield (
+            "the network was trained on other photos, or on another split of these: where it has seen a test photo in "
+            "training, the accuracy here is too good"
+        )
+
+
+def _introduce(bundle: Bundle, splits: Splits, trained: _Trained) -> None:
+    counts = splits.counts()
+    say(
+        f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "
+        f"{counts['train']} photos to learn from, {counts['val']} to validate, {counts['test']} to test"
+    )
+    if splits.classes != trained.classes:
+        say("note: the network was trained on other classes, so the SVM will be the only scorer")
+    for note in splits.notes:
+        say(f"note: {note}")
+
+
+def _draft(bundle: Bundle, splits: Splits, trained: _Trained, chosen: dict[str, Any]) -> Manifest:
+    """Return the manifest but for what measuring adds: the network's record stays, the SVM's stands beside it."""
+    before = bundle.manifest
+    has_dense = splits.classes == trained.classes
+    record = {key: value for key, value in before.training.items() if key != "classes"}
+    record["svm"] = {
+        **chosen, "data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version,
+    }  # fmt: skip
+    if not has_dense:
+        record["classes"] = list(trained.classes)
+    now = {name: version for name, version in libraries().items() if name in _USED}
+    return replace(
+        before,
+        classes=splits.classes,
+        default_scorer=SVM,
+        temperatures={},
+        libraries=dict(before.libraries) | now,
+        training=record,
+        files={},
+        stated_scorers=None if has_dense else (SVM,),
+        stated_logits_length=None if has_dense else before.logits_length,
+    )
+
+
+def _unchanged(folder: Path, bundle: Bundle) -> dict[str, bytes]:
+    """Return the files that a new SVM does not change: the network, and the history of its training."""
+    history = {_HISTORY: read_file(folder, bundle.manifest, _HISTORY)} if _HISTORY in bundle.manifest.files else {}
+    return {MODEL_NAME: bundle.onnx} | history

@@ -1,0 +1,59 @@
+"""The options of `penult svm`. Light to import: the command line shows help without loading scikit-learn."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from penult.export.errors import SettingsError
+from penult.export.settings import BALANCED, SVM_KERNELS
+
+
+@dataclass(frozen=True)
+class RefitSettings:
+    """One new SVM. None stands for what the network was trained with, so that the same photos are set aside."""
+
+    model: Path
+    data: Path
+    version: int | None = None
+    kernel: str = "auto"
+    class_weights: str = "none"
+    val: str | None = None
+    test: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that NumPy would refuse later."""
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise SettingsError("RANGE", f"--seed {self.seed} must be at least 0 and below {2**32}")
+
+    @property
+    def class_weight(self) -> str | None:
+        """The class weights as scikit-learn names them."""
+        return None if self.class_weights == "none" else self.class_weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `penult svm`."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME; gets a new version")
+    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of class/photo, or with train/ [val/ test/]")
+    parser.add_argument("--version", type=int, metavar="V", help="whose network is used (default: the newest)")
+    parser.add_argument(
+        "--kernel", choices=SVM_KERNELS, default=RefitSettings.kernel,
+        help="auto: rbf where it is clearly better in cross-validation (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-weights", choices=("none", BALANCED), default=RefitSettings.class_weights,
+        help="balanced: rare classes weigh as much as common ones (%(default)s)",
+    )  # fmt: skip
+    for part, what in (("val", "set probabilities and the default scorer"), ("test", "only the final report sees")):
+        parser.add_argument(
+            f"--{part}", metavar="DIR|FRACTION",
+            help=f"photos that {what}; DATA/{part} wins (default: as the network was trained, else 0.15)",
+        )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="decides splits and folds (default: as the network was trained)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def from_arguments(arguments: argparse.Namespace) -> RefitSettings:
+    """Turn parsed options into settings; raise SettingsError."""
+    return RefitSettings(**{name: getattr(arguments, name) for name in RefitSettings.__dataclass_fields__})
