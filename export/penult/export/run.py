@@ -1,14 +1,14 @@
 """`penult train` from top to bottom: photos → network → fine-tuning → bundle."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from penult.bundle.manifest import check_model_name
 from penult.bundle.preprocess import Preprocess
-from penult.export import architectures, sweep
+from penult.export import architectures, sweep, sweep_view
 from penult.export.board import Board
 from penult.export.checkpoint import Checkpoint
 from penult.export.data import Splits, load_splits
@@ -18,6 +18,7 @@ from penult.export.history import History
 from penult.export.learner import Learner
 from penult.export.model import PenultNet, Weights, build, copy_weights
 from penult.export.photos import Cache, PhotoReader
+from penult.export.pictures_sweep import sweep_picture
 from penult.export.progress import say, silence
 from penult.export.publish import Result, publish
 from penult.export.settings import TrainSettings
@@ -48,8 +49,8 @@ def _train(settings: TrainSettings, workers: Workers) -> Result:
     return result
 
 
-def compare(settings: TrainSettings, on_outcome: Callable[[Sweep], None]) -> Sweep:
-    """Run `settings.sweep` below the model's folder, telling `on_outcome` after each trial; raise PenultError."""
+def compare(settings: TrainSettings) -> Sweep:
+    """Run `settings.sweep`; table and picture are written anew after every trial. Raises PenultError."""
     check_model_name(settings.out.resolve().name)
     with started(settings.device) as workers:
         if not workers.is_first:
@@ -60,7 +61,15 @@ def compare(settings: TrainSettings, on_outcome: Callable[[Sweep], None]) -> Swe
             tuner, _, history = learn(trial, part, photos, workers, checkpoint)
             return tuner.net, tuner.learner, history
 
-        return sweep.run(settings, splits, workers, learn_one, sweep_folder(settings), on_outcome)
+        return sweep.run(
+            settings, splits, workers, learn_one, sweep_folder(settings), partial(_show, sweep_folder(settings))
+        )
+
+
+def _show(folder: Path, found: Sweep) -> None:
+    (folder / "table.csv").write_text(sweep_view.to_csv(found))
+    (folder / "sweep.png").write_bytes(sweep_picture(found))
+    say(" ".join(sweep_view.table(found)[-1]))
 
 
 def sweep_folder(settings: TrainSettings) -> Path:

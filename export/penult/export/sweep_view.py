@@ -12,6 +12,7 @@ from penult.export.settings import ALL_STAGES
 from penult.export.sweep import REINIT, Outcome, Sweep
 
 _WORTH_LABELLING = 0.01
+AXES = {"freeze": "stages frozen", "labels": "labels per class"}
 
 
 def table(sweep: Sweep) -> list[list[str]]:
@@ -49,12 +50,16 @@ def advice(sweep: Sweep) -> str:
     return _freeze_advice(sweep) if sweep.kind == "freeze" else _label_advice(sweep)
 
 
-def _freeze_advice(sweep: Sweep) -> str:
-    """Name the best on validation photos; of equals the one that keeps more, which is also the faster."""
+def best_freeze(sweep: Sweep) -> tuple[str, int]:
+    """Return mode and place that are best on validation photos; of equals the one that keeps more, and is faster."""
     found = {(mode, at): mean(o, "val_accuracy") for mode in sweep.modes() for at, o in sweep.points(mode).items()}
-    mode, at = max(found, key=lambda key: (found[key], key[1]))
+    return max(found, key=lambda key: (found[key], key[1]))
+
+
+def _freeze_advice(sweep: Sweep) -> str:
+    mode, at = best_freeze(sweep)
     options = f"--freeze {place(sweep, at)}" + (" --reinit" if mode == REINIT else "")
-    return f"best on validation photos: {options} ({found[mode, at]:.1%})"
+    return f"best on validation photos: {options} ({mean(sweep.points(mode)[at], 'val_accuracy'):.1%})"
 
 
 def _label_advice(sweep: Sweep) -> str:
