@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ import numpy as np
 
 from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
-from penult.bundle.preprocess import crop_encoded
+from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats
-from penult.export import svm
+from penult.export import architectures, svm
 from penult.export.convert import to_onnx
 from penult.export.data import Photo, Splits
-from penult.export.evaluate import evaluate, fit_temperature
+from penult.export.evaluate import compare, evaluate, fit_temperature
+from penult.export.evidence import Evidence, Learning
 from penult.export.finetune import Normalise
 from penult.export.history import History
-from penult.export.model import PenultNet, Weights
+from penult.export.model import PenultNet, Weights, parameter_groups
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import PhotoReader
 from penult.export.progress import say
 from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
+from penult.export.verdict import Verdict, diagnose
 
 _GOLDENS = 8
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
@@ -75,7 +78,9 @@ def publish(
     scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = _measure(draft, splits, scores, labels)
+    verdict = diagnose(history, len(splits.classes))
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
+    metrics["verdict"] = verdict.as_json()
     files = {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
@@ -85,7 +90,14 @@ def publish(
     }
     # The report reads the manifest, so it must know which files there will be.
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
-    files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
+    say("drawing the report")
+    test = measured["test"]
+    evidence = Evidence(
+        settings.out.resolve().name, listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
+        learning=_learning(settings, net, given, history, verdict),
+        crops=_crops(photos) if settings.report_photos else None,
+    )  # fmt: skip
+    files |= report_files(evidence)
     files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
     # From their bytes, as the service will read them, and before anything can be served.
     goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
@@ -109,8 +121,23 @@ def _measure(
     }
     val = metrics["val"]
     default = SVM if val[SVM]["accuracy"] > val[DENSE]["accuracy"] else DENSE
+    metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
     metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
+
+
+def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict) -> Learning:
+    """Gather what the report tells of the training itself."""
+    architecture = architectures.get(settings.arch)
+    groups = parameter_groups(net, architecture, settings)
+    rates = {str(group["name"]): float(str(group["lr"])) for group in groups}
+    dropout = architecture.dropout if settings.dropout is None else settings.dropout
+    return Learning(architecture, history, verdict, given, net.state_dict(), rates, dropout)
+
+
+def _crops(photos: PhotoReader) -> Callable[[Sequence[Photo]], Pixels]:
+    """Return what reads some photos as uint8 [n, crop, crop, 3]."""
+    return lambda chosen: np.concatenate([pixels for pixels, _ in photos.crops(chosen, "reading the worst errors")])
 
 
 def _make_goldens(

@@ -53,6 +53,7 @@ class TrainSettings:
     augment: str = "photo"
     cache_mb: int = 2048
     save_weights: Path | None = None
+    report_photos: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, each with what to change."""
@@ -81,7 +82,7 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
-        local = {"data", "out", "resume", "device", "cache_mb", "save_weights"}
+        local = {"data", "out", "resume", "device", "cache_mb", "save_weights", "report_photos"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
@@ -142,6 +143,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--dropout", type=float, help="before the dense layers (default: 0.2; 0.5 for alexnet and vgg16)")
     fit.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to learn (%(default)s)")
     fit.add_argument("--save-weights", type=Path, metavar="FILE", help="also write the network's state dict")
+    parser.add_argument(
+        "--no-report-photos", dest="report_photos", action="store_false",
+        help="show none of the test photos in the report (default: those that were most surely named wrong)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
