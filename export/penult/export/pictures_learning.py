@@ -78,11 +78,11 @@ def _mark_best(axis: Axes, epochs: Sequence[Epoch], is_kept: bool) -> None:
     best = min(epochs, key=lambda epoch: epoch.val_loss)
     right = best.epoch > (epochs[0].epoch + epochs[-1].epoch) / 2
     axis.plot(best.epoch, best.val_loss, "o", ms=10, mfc="none", mec=INK, mew=1.2, clip_on=False)
+    axis.axvline(best.epoch, color=INK, lw=0.8)
     axis.annotate(
-        f"{'kept' if is_kept else 'best'}: epoch {best.epoch}", (best.epoch, best.val_loss),
-        xytext=(-6 if right else 6, 26), textcoords="offset points", ha="right" if right else "left", color=INK,
-        arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.8, "shrinkB": 5},
-        bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85},
+        f"{'kept' if is_kept else 'best'}: epoch {best.epoch}", (best.epoch, 0.97), xycoords=axis.get_xaxis_transform(),
+        xytext=(-4 if right else 4, 0), textcoords="offset points", ha="right" if right else "left", va="top",
+        color=INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85},
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
         if moved:
             _tiles(axes[1][0], 0.5 + (after - before) / (2 * moved), "difference (grey: none)")
             share = moved / (float(np.abs(before).max()) or 1.0)
-            text = f"Largest change of a weight:\n{share:.2%} of the largest weight.\n\n{_DIFFERENCE_NOTE}"
+            text = f"Largest change of a weight:\n{share:.1%} of the largest weight.\n\n{_DIFFERENCE_NOTE}"
             axes[1][1].set_axis_off()
             axes[1][1].text(0, 1, text, va="top", color=INK, fontsize=8, transform=axes[1][1].transAxes)
         else:

@@ -31,21 +31,24 @@ _PARTS = {"test": "test photos", "val": "validation photos"}
 LINEAR = "linear"
 _LINES, _DASHES = (PURPLE, BLUE, VERMILION, GREEN, ORANGE), ("-", "--", ":", "-.")
 _MOST_COUNTED = 25
+_INCHES_PER_CLASS, _MARGIN, _LARGEST = 0.3, 1.8, 26.0
 
 
 def confusion(classes: Sequence[str], values: Mapping[str, Any], scorer: str) -> bytes:
     """Draw one scorer's confusion on the test photos: rows are true classes, shading is the share of the row."""
     counts, names = np.array(values["confusion"]), [short(name) for name in classes]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = max(3.6, 0.3 * len(classes) + 1.8)
+    side = min(max(3.6, _INCHES_PER_CLASS * len(classes) + _MARGIN), _LARGEST)
+    # Where a thousand classes have less room each, their names shrink with it.
+    size = min(9.0, 30 * (side - _MARGIN) / len(classes))
     with style():
         figure, axes = new(side, width=max(WIDTH * 0.9, side))
         axis: Axes = axes[0][0]
         axis.grid(visible=False)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         slanted: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
-        axis.set_xticks(range(len(names)), names, **(slanted if max(map(len, names)) > 3 else {}))
-        axis.set_yticks(range(len(names)), names)
+        axis.set_xticks(range(len(names)), names, fontsize=size, **(slanted if max(map(len, names)) > 3 else {}))
+        axis.set_yticks(range(len(names)), names, fontsize=size)
         axis.set_xlabel("answered class")
         axis.set_ylabel("true class")
         axis.set_title(f"{SCORER_NAMES[scorer]}: {values['accuracy']:.1%} right")
