@@ -68,6 +68,10 @@ class PhotoReader:
         for pixels, group in zip(self._cut(groups, self._crop, what, self.spec.crop), groups, strict=True):
             yield pixels, np.array([photo.label for photo in group], dtype=np.int64)
 
+    def stack(self, photos: Sequence[Photo]) -> Pixels:
+        """Return the crops of a few photos at once, uint8 [n, crop, crop, 3]."""
+        return np.stack([self._crop(photo) for photo in photos])
+
     def augmented(
         self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str, bounds: Bounds, side: int = 0
     ) -> Iterator[LearningBatch]:

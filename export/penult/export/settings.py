@@ -71,6 +71,7 @@ class TrainSettings:
     cache_mb: int = 2048
     save_weights: Path | None = None
     tensorboard: Path | None = None
+    report_photos: bool = True
     sweep: str = "no"
     repeats: int = 1
 
@@ -120,7 +121,7 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
-        local = {"data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard"}
+        local = {"data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "report_photos"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
@@ -220,6 +221,10 @@ def _add_learning(fit: Any, default: dict[str, Any]) -> None:
     )  # fmt: skip
     fit.add_argument("--repeats", type=int, default=default["repeats"], help="seeds per trial of a sweep (%(default)s)")
     fit.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard event files")
+    fit.add_argument(
+        "--no-report-photos", dest="report_photos", action="store_false",
+        help="show none of the test photos in the report (default: those that were most surely named wrong)",
+    )  # fmt: skip
 
 
 def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
