@@ -18,7 +18,7 @@ from penult.export.model import copy_weights
 from penult.export.settings import TrainSettings
 
 _STEPS = 50
-_LOWEST, _HIGHEST = 1e-2, 1e2
+_LOWEST, _HIGHEST = 1e-2, 1e3
 _SMOOTHING = 0.9
 _BACK_FROM_LOWEST = 10
 
@@ -62,7 +62,7 @@ def find_factor(
 
 
 def factor_of(step: int) -> float:
-    """Return the factor of step 0 … 49: 0.01 to 100."""
+    """Return the factor of step 0 … 49: 0.01 to 1000."""
     return _LOWEST * float(_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
 
 

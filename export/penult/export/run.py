@@ -115,7 +115,8 @@ def _finish(
     settings: TrainSettings, splits: Splits, net: PenultNet, given: Weights, photos: PhotoReader, history: History
 ) -> Result:
     net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    result = publish(settings, splits, net, given, photos, history)
+    noted = replace(splits, notes=(*splits.notes, *history.notes))
+    result = publish(settings, noted, net, given, photos, history)
     if settings.save_weights:
         save_weights(net, settings.save_weights)
     return result
