@@ -74,6 +74,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
     settings = from_arguments(arguments)
     print("loading PyTorch", file=sys.stderr)
+    if settings.dry_run:
+        from penult.export.plan import show
+
+        show(settings, arguments.json)
+        return 0
     from penult.export.run import train
 
     result = train(settings)

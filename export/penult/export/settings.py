@@ -41,6 +41,7 @@ class TrainSettings:
     test: str = "0.15"
     device: str = "auto"
     resume: bool = False
+    dry_run: bool = False
     batch_size: int = 32
     lr_head: float = 1e-3
     lr_backbone: float = 1e-4
@@ -81,7 +82,7 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
-        local = {"data", "out", "resume", "device", "cache_mb", "save_weights"}
+        local = {"data", "out", "resume", "dry_run", "device", "cache_mb", "save_weights"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
@@ -142,6 +143,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--dropout", type=float, help="before the dense layers (default: 0.2; 0.5 for alexnet and vgg16)")
     fit.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to learn (%(default)s)")
     fit.add_argument("--save-weights", type=Path, metavar="FILE", help="also write the network's state dict")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="only say what a run would do, how large it would be and how long it would take; learn and write nothing",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
