@@ -75,6 +75,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
     settings = from_arguments(arguments)
     print("loading PyTorch", file=sys.stderr)
+    if settings.dry_run:
+        from penult.export.plan import show
+
+        show(settings, arguments.json)
+        return 0
     if settings.sweep != "no":
         return _sweep(arguments, settings)
     from penult.export.run import train

@@ -51,6 +51,7 @@ class TrainSettings:
     test: str = "0.15"
     device: str = "auto"
     resume: bool = False
+    dry_run: bool = False
     batch_size: int = 32
     lr: str = "fixed"
     lr_head: float = 1e-3
@@ -121,7 +122,17 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
-        local = {"data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "report_photos"}
+        local = {
+            "data",
+            "out",
+            "resume",
+            "dry_run",
+            "device",
+            "cache_mb",
+            "save_weights",
+            "tensorboard",
+            "report_photos",
+        }
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
@@ -224,6 +235,10 @@ def _add_learning(fit: Any, default: dict[str, Any]) -> None:
     fit.add_argument(
         "--no-report-photos", dest="report_photos", action="store_false",
         help="show none of the test photos in the report (default: those that were most surely named wrong)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--dry-run", action="store_true",
+        help="only say what a run would do, how large it would be and how long it would take; learn and write nothing",
     )  # fmt: skip
 
 

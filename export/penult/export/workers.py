@@ -107,7 +107,7 @@ ALONE = Workers()
 @contextmanager
 def started(wanted: str) -> Iterator[Workers]:
     """Join the processes that torchrun started, or be alone; `wanted` is auto, cuda or cpu. Raises SettingsError."""
-    device = _device(wanted, int(os.environ.get("LOCAL_RANK", "0")))
+    device = device_for(wanted, int(os.environ.get("LOCAL_RANK", "0")))
     if "WORLD_SIZE" not in os.environ:
         yield Workers(device)
         return
@@ -121,7 +121,8 @@ def started(wanted: str) -> Iterator[Workers]:
         dist.destroy_process_group()
 
 
-def _device(wanted: str, local_rank: int) -> torch.device:
+def device_for(wanted: str, local_rank: int = 0) -> torch.device:
+    """Return the device of a process, from auto, cuda or cpu; raise SettingsError where it is not there."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not count):
         return torch.device("cpu")
