@@ -62,33 +62,6 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     return make
 
 
-@pytest.fixture(scope="session")
-def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits 0 to 3: 24 photos each to learn from, 10 to test."""
-    folder = tmp_path_factory.mktemp("photos") / "few"
-    for part, count in (("train", 24), ("test", 10)):
-        for digit in "0123":
-            (folder / part / digit).mkdir(parents=True)
-            for source in sorted((digits / part / digit).iterdir())[:count]:
-                (folder / part / digit / source.name).write_bytes(source.read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state-dict file for tiny5 whose every value, statistics too, differs from a fresh network's."""
-    generator = torch.Generator().manual_seed(7)
-    body = get("tiny5").body().train()
-    with torch.no_grad():
-        for parameter in body.parameters():
-            parameter.add_((torch.rand(parameter.shape, generator=generator) - 0.5) * 0.02)
-        for _ in range(50):
-            body(torch.randn(16, 3, 32, 32, generator=generator))
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(body.state_dict(), path)
-    return path
-
-
 @pytest.fixture
 def tiny_net(settings: Callable[..., TrainSettings]) -> PenultNet:
     """A tiny5 of four classes with random weights, in eval mode; running statistics are not the initial ones."""
