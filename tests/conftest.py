@@ -25,12 +25,54 @@ class Running:
     log: Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, for what penult remembers of photos; matplotlib keeps its list of fonts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "MPLCONFIGDIR" not in os.environ:
+            patch.setenv("MPLCONFIGDIR", str(Path("~/.cache/matplotlib").expanduser()))
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train/ and test/ folders, half and half."""
     from penult.export.demo import write_digits
 
     return write_digits(tmp_path_factory.mktemp("photos") / "digits", "0123456789")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits 0 to 3: 24 photos each to learn from, 10 to test."""
+    folder = tmp_path_factory.mktemp("photos") / "few"
+    for part, count in (("train", 24), ("test", 10)):
+        for digit in "0123":
+            (folder / part / digit).mkdir(parents=True)
+            for source in sorted((digits / part / digit).iterdir())[:count]:
+                (folder / part / digit / source.name).write_bytes(source.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state-dict file for tiny5 whose every value, statistics too, differs from a fresh network's."""
+    import torch
+
+    from penult.export.architectures import get
+
+    generator = torch.Generator().manual_seed(7)
+    body = get("tiny5").body().train()
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.add_((torch.rand(parameter.shape, generator=generator) - 0.5) * 0.02)
+        for _ in range(50):
+            body(torch.randn(16, 3, 32, 32, generator=generator))
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save(body.state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,14 @@ KNOWN_TO = {
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},
     "pickle": {"penult.service.unpickle", "penult.export.svm"},
-    "sklearn": {"penult.export.svm", "penult.export.evaluate", "penult.export.demo"},
+    "sklearn": {
+        "penult.export.svm", "penult.export.evaluate", "penult.export.descriptor_map", "penult.export.demo",
+    },
     "scipy": {"penult.export.evaluate"},
-    "matplotlib": {"penult.export.pictures"},
+    "matplotlib": {
+        "penult.export.pictures", "penult.export.pictures_learning", "penult.export.pictures_network",
+        "penult.export.pictures_photos", "penult.export.pictures_scorers",
+    },
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.convert"},
     "tqdm": {"penult.export.progress"},

@@ -75,6 +75,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
     settings = from_arguments(arguments)
     print("loading PyTorch", file=sys.stderr)
+    if settings.dry_run:
+        from penult.export.plan import show
+
+        show(settings, arguments.json)
+        return 0
+    if settings.sweep != "no":
+        return _sweep(arguments, settings)
     from penult.export.run import train
 
     result = train(settings)
@@ -113,6 +120,22 @@ def _show_trained(arguments: argparse.Namespace, result: Any, **more: object) ->
     _print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
+    from penult.export import sweep_view
+    from penult.export.run import compare, sweep_folder
+
+    sweep, folder = compare(settings), sweep_folder(settings)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    if arguments.json:
+        print(json.dumps({"sweep": sweep.kind, "folder": str(folder), "advice": sweep_view.advice(sweep),
+                          "trials": [vars(outcome) for outcome in sweep.outcomes]}))  # fmt: skip
+        return 0
+    _print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
+    print(f"{sweep_view.advice(sweep)}\npicture: {folder / 'sweep.png'}\ntable: {folder / 'table.csv'}")
     return 0
 
 

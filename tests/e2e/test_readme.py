@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+LEARNING = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "learning.md").read_text(), re.MULTILINE | re.DOTALL)
 # Run by .ci/run on a clean clone: running them here would start this suite within itself.
 SET_UP = "make demo\nmake test\n"
 SERVE = "make serve\n"
@@ -53,6 +53,7 @@ def block_of(language: str, word: str) -> str:
 def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "Client(")]
+    run_here.append(block_of("bash", "--sweep"))
     run_here.append(block_of("javascript", "PenultService"))
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
 
@@ -66,6 +67,40 @@ def test_ci_runs_the_two_commands():
 def test_report_is_where_the_readme_says(pets: Path):
     """Training leaves the report where the README points."""
     assert (pets / "pets" / "1" / "report" / "index.html").is_file()
+
+
+def _ways_to_learn(block: str, photos: Path, weights: Path) -> str:
+    """Put small pictures, a small network and few epochs in place of a download and hours."""
+    words = f"--arch tiny5 --weights {weights} --epochs 1 --head-epochs 2 --augment gentle"
+    return block.replace("PHOTOS", str(photos)).replace("--arch resnet18", words).replace("models/pets", "models/few")
+
+
+def _run(script: str, folder: Path) -> str:
+    result = subprocess.run(
+        ["bash", "-euc", script], cwd=folder, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_ways_to_learn_block(checkout: Path, few_digits: Path, tiny_weights: Path):
+    """A dry run, both sweeps and a new SVM: plan, tables, pictures and a second version."""
+    # penult svm needs a model of these photos; the README's reader has one by then.
+    train = _ways_to_learn(block_of("bash", "penult train").splitlines()[0], few_digits, tiny_weights)
+    printed = _run(train + "\n" + _ways_to_learn(block_of("bash", "--sweep"), few_digits, tiny_weights), checkout)
+    assert "best on validation photos: --freeze" in printed
+    for kind in ("freeze", "labels"):
+        assert (checkout / "models" / "few" / f"sweep-{kind}" / "sweep.png").is_file()
+    assert sorted(path.name for path in (checkout / "models" / "few").glob("[0-9]*")) == ["1", "2"]
+
+
+def test_learning_page_blocks(checkout: Path, few_digits: Path, tiny_weights: Path):
+    """What docs/learning.md says beyond the README runs as well: freezing, and two processes under torchrun."""
+    script = "".join(block for block in LEARNING if "--sweep labels" not in block)
+    lines = [line for line in script.splitlines() if "--sweep" not in line]  # run above
+    assert len(lines) == 3
+    printed = _run(_ways_to_learn("\n".join(lines), few_digits, tiny_weights), checkout)
+    assert printed.count("default scorer:") == 3
 
 
 def test_command_line_block(pets: Path, target: str, digits: Path, checkout: Path):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from penult.bundle.manifest import Manifest
+from penult.bundle.preprocess import Preprocess
 from penult.export.architectures import get
-from penult.export.model import PenultNet, build
+from penult.export.data import Photo, Splits
+from penult.export.evaluate import compare, evaluate
+from penult.export.evidence import Evidence, Learning
+from penult.export.history import Epoch, History
+from penult.export.model import PenultNet, build, copy_weights
 from penult.export.settings import TrainSettings
+from penult.export.verdict import diagnose
 
 
 @pytest.fixture(scope="session")
@@ -54,33 +62,6 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     return make
 
 
-@pytest.fixture(scope="session")
-def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits 0 to 3: 24 photos each to learn from, 10 to test."""
-    folder = tmp_path_factory.mktemp("photos") / "few"
-    for part, count in (("train", 24), ("test", 10)):
-        for digit in "0123":
-            (folder / part / digit).mkdir(parents=True)
-            for source in sorted((digits / part / digit).iterdir())[:count]:
-                (folder / part / digit / source.name).write_bytes(source.read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state-dict file for tiny5 whose every value, statistics too, differs from a fresh network's."""
-    generator = torch.Generator().manual_seed(7)
-    body = get("tiny5").body().train()
-    with torch.no_grad():
-        for parameter in body.parameters():
-            parameter.add_((torch.rand(parameter.shape, generator=generator) - 0.5) * 0.02)
-        for _ in range(50):
-            body(torch.randn(16, 3, 32, 32, generator=generator))
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(body.state_dict(), path)
-    return path
-
-
 @pytest.fixture
 def tiny_net(settings: Callable[..., TrainSettings]) -> PenultNet:
     """A tiny5 of four classes with random weights, in eval mode; running statistics are not the initial ones."""
@@ -88,3 +69,59 @@ def tiny_net(settings: Callable[..., TrainSettings]) -> PenultNet:
     with torch.no_grad():
         net.train()(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     return net.eval()
+
+
+@pytest.fixture
+def made_up_history() -> Callable[..., History]:
+    """made_up_history(epochs, phases=("all",)): a run whose validation loss and rate fall like 1 / epoch."""
+
+    def make(epochs: int, phases: tuple[str, ...] = ("all",)) -> History:
+        halves: dict[str, Any] = dict.fromkeys([f.name for f in fields(Epoch)], 0.5)
+        rows = [(phase, n) for phase in phases for n in range(1, epochs + 1)]
+        return History(
+            [replace(Epoch(**halves), phase=p, epoch=n, val_loss=1 / n, learning_rate=0.1 / n) for p, n in rows]
+        )
+
+    return make
+
+
+@pytest.fixture
+def evidence(
+    tiny_net: PenultNet, settings: Callable[..., TrainSettings], made_up_history: Callable[..., History]
+) -> Callable[..., Evidence]:
+    """evidence(classes, scorers=…, **parts): a made-up run of tiny5 on 20 photos, of which the fourth is named wrong."""
+
+    def make(classes: tuple[str, ...], scorers: tuple[str, ...] = ("dense", "svm"), history: History | None = None,
+             notes: tuple[str, ...] = (), **parts: Any) -> Evidence:  # fmt: skip
+        labels = np.arange(20) % len(classes)
+        scores = np.eye(len(classes), dtype=np.float32)[(labels + (np.arange(20) == 3)) % len(classes)]
+        photos = tuple(Photo(Path(f"{row}.png"), int(label), "0" * 64) for row, label in enumerate(labels))
+        figures = evaluate(scores, labels, classes, 1.0)
+        history = history or made_up_history(3)
+        verdict = diagnose(history, len(classes))
+        metrics = {part: dict.fromkeys(scorers, figures) for part in ("test", "val", "train")}
+        metrics |= {"parity": {"photos": 20, "logits_difference": 1e-6, "descriptor_difference": 2e-6}, "goldens": 8}
+        metrics |= {"svm": {"kernel": "linear", "c": 1.0, "accuracy_by_c": {"0.1": 0.9, "1": 0.95}}}
+        metrics["verdict"] = verdict.as_json()
+        if len(scorers) > 1:
+            metrics["comparison"] = {part: compare(scores, scores, labels) for part in ("test", "val")}
+        given = copy_weights(tiny_net)
+        final = {key: value if ".stages.0." in key else value + 0.01 for key, value in given.items()}
+        values: dict[str, Any] = {
+            "name": "test",
+            "manifest": Manifest(
+                "tiny5", classes, Preprocess(32, 32), 128, scorers[-1], dict.fromkeys(scorers, 1.0),
+                training={"settings": settings().as_json()}, libraries={"torch": "2.0"},
+            ),
+            "splits": Splits(classes, photos, photos, photos, notes),
+            "metrics": metrics,
+            "scores": dict.fromkeys(scorers, scores),
+            "labels": labels,
+            "descriptors": np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32),
+            "settings": settings(),
+            "learning": Learning(get("tiny5"), history, verdict, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
+            "crops": lambda chosen: np.full((len(chosen), 32, 32, 3), 90, np.uint8),
+        }  # fmt: skip
+        return Evidence(**(values | parts))
+
+    return make

@@ -80,5 +80,5 @@ def test_the_descriptor_is_what_the_last_layer_gives(architecture: Architecture,
     with torch.no_grad():
         descriptors = body.eval()(torch.zeros(3, 3, size, size)).flatten(1)
     assert descriptors.shape[0] == 3
-    assert descriptors.shape[1] in (128, 512, 576, 1024, 1280, 2048, 4096)
+    assert descriptors.shape[1] in (128, 512, 576, 768, 1024, 1280, 2048, 4096)
     assert not isinstance(ran[-1], nn.Dropout)

@@ -154,9 +154,11 @@ def test_unreadable_photos_are_counted_and_named(settings: Settings, make_photos
     assert len(_all(splits)) == 20
     (note,) = (note for note in splits.notes if "cannot be read" in note)
     assert note == (
-        "5 photos cannot be read and are left out: broken0.jpg (IMAGE_EMPTY), broken1.jpg (IMAGE_UNKNOWN_FORMAT), "
-        "broken2.jpg (IMAGE_TRUNCATED) and 2 more"
+        "5 photos cannot be read and are left out; restore or remove them: dog/broken0.jpg (IMAGE_EMPTY), "
+        "dog/broken1.jpg (IMAGE_UNKNOWN_FORMAT), dog/broken2.jpg (IMAGE_TRUNCATED) and 2 more"
     )
+    assert [name for name, _ in splits.left_out] == [f"dog/broken{number}.jpg" for number in range(5)]
+    assert dict(splits.left_out)["dog/broken4.jpg"] == "IMAGE_UNKNOWN_FORMAT"
 
 
 def test_a_link_to_nowhere_is_an_unreadable_photo(settings: Settings, make_photos: Photos, tmp_path: Path):
@@ -178,6 +180,24 @@ def test_a_photo_whose_name_is_no_text_is_used_and_can_be_named(
     "".join(splits.notes).encode()
 
 
+def test_a_folder_that_holds_itself_is_noted(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """A link back to a folder above it is named and not followed."""
+    folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
+    (folder / "cat" / "loop").symlink_to(folder / "cat")
+    splits = load_splits(settings())
+    said = "cat/loop (a link back to a folder that holds it)"
+    assert f"1 folders cannot be entered and are left out: {said}" in splits.notes
+    assert splits.left_out == (("cat/loop", "a link back to a folder that holds it"),)
+    assert len(_all(splits)) == 10
+
+
+def test_a_class_may_be_a_link(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """A class folder that is a link to another place is a class like any other."""
+    make_photos(tmp_path / "photos", {"cat": 5})
+    (tmp_path / "photos" / "dog").symlink_to(make_photos(tmp_path / "store", {"beagle": 5}, seed=1) / "beagle")
+    assert load_splits(settings()).classes == ("cat", "dog")
+
+
 def test_hidden_files_and_folders_are_ignored(settings: Settings, make_photos: Photos, tmp_path: Path):
     """What begins with a dot is neither a class nor a photo, and not worth a note."""
     folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5, ".ipynb_checkpoints": 5})
@@ -197,7 +217,7 @@ def test_other_files_are_counted_and_named(settings: Settings, make_photos: Phot
     for name in ("a.txt", "b.gif", "c"):
         (folder / "cat" / name).write_bytes(b"x")
     (note,) = (note for note in load_splits(settings()).notes if "JPEG" in note)
-    assert note == "3 files are not JPEG, PNG or WebP and are left out: a.txt, b.gif, c"
+    assert note == "3 files are not JPEG, PNG or WebP and are left out: cat/a.txt, cat/b.gif, cat/c"
 
 
 def test_photos_below_a_class_belong_to_it(

@@ -140,9 +140,82 @@ def test_copies_in_two_parts_are_noted(settings: Settings, make_photos: Photos, 
     (test / "dog" / "other.png").write_bytes((train / "cat" / "001.png").read_bytes())
     (train / "cat" / "twin.png").write_bytes((train / "cat" / "002.png").read_bytes())
     splits = load_splits(settings(val=str(make_photos(tmp_path / "val", {"cat": 2, "dog": 2}, seed=2))))
-    assert [note for note in splits.notes if "byte for byte" in note] == [
-        "2 photos stand in more than one split, byte for byte; remove the copies"
+    assert list(splits.notes) == [
+        "2 photos stand in more than one split, byte for byte; remove the copies: "
+        "test/cat/copy.png = train/cat/000.png, test/dog/other.png = train/cat/001.png",
+        "1 photos have more than one label; keep the file whose label is right: test/dog/other.png = train/cat/001.png",
+        "1 photos are copies of another one in the same split and class; each counts",
     ]
+    assert splits.copies == (("test/cat/copy.png", "train/cat/000.png"), ("test/dog/other.png", "train/cat/001.png"))
+
+
+def test_copies_stay_together_when_a_split_is_drawn(settings: Settings, folder: Path):
+    """Copies of one photo in one class all go to the same part, whichever the seed; shares stay as they were."""
+    for path in sorted(folder.glob("cat/*.png"))[:10]:
+        for copy in range(3):
+            (folder / "cat" / f"copy{copy}_{path.name}").write_bytes(path.read_bytes())
+    for seed in range(10):
+        splits = load_splits(settings(seed=seed, test="0.2", val="0.25"))
+        parts = [{photo.sha256 for photo in getattr(splits, part)} for part in _PARTS]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 67
+        cats = Counter(part for part in _PARTS for photo in getattr(splits, part) if photo.label == 0)
+        assert sum(cats.values()) == 70
+        assert 11 <= cats["test"] <= 14
+        assert 11 <= cats["val"] <= 14
+
+
+def test_photos_with_two_labels_are_never_set_aside(settings: Settings, folder: Path):
+    """A photo that is a cat and a dog stays in training, whichever the seed; nobody could be right about it."""
+    for path in sorted(folder.glob("cat/*.png"))[:5]:
+        (folder / "dog" / f"also_{path.name}").write_bytes(path.read_bytes())
+    for seed in range(10):
+        splits = load_splits(settings(seed=seed))
+        labels = {part: {(photo.sha256, photo.label) for photo in getattr(splits, part)} for part in _PARTS}
+        both = {digest for digest, label in labels["train"] if label == 0} & {d for d, n in labels["train"] if n == 1}
+        assert len(both) == 5
+        assert not any("more than one split" in note for note in splits.notes)
+        (note,) = (note for note in splits.notes if "more than one label" in note)
+        assert note.startswith("5 photos have more than one label; keep the file whose label is right: cat/000.png = ")
+        assert note.endswith(" and 2 more")
+        assert len(splits.copies) == 5
+
+
+def test_one_photo_copied_many_times_is_one_photo(settings: Settings, folder: Path, tmp_path: Path):
+    """A class is too small if its files are few photos, over and over, or if another class has them all."""
+    for number in range(1, 7):
+        data = (folder / "eel" / f"{number % 3:03d}.png").read_bytes()
+        (folder / "eel" / f"{number:03d}.png").write_bytes(data)
+    with pytest.raises(DataError, match="'eel' has 7 readable photos, only 3 different ones of its own") as caught:
+        load_splits(settings())
+    assert caught.value.reason == "DATA_FEW"
+
+
+@pytest.mark.parametrize("copies", [2, 5, 12])
+def test_a_photo_copied_more_often_than_a_share_is_large_does_not_empty_a_part(
+    settings: Settings, make_photos: Photos, tmp_path: Path, copies: int
+):
+    """Four photos with many copies each still give one photo to each part, and two to learn from."""
+    folder = make_photos(tmp_path / "photos", {"cat": 4, "dog": 4})
+    for path in sorted(folder.glob("*/*.png")):
+        for copy in range(copies):
+            (path.parent / f"copy{copy}_{path.name}").write_bytes(path.read_bytes())
+    splits = load_splits(settings(val="0.5", test="0.5"))
+    for part, least in (("train", 2), ("val", 1), ("test", 1)):
+        for label in (0, 1):
+            assert len({photo.sha256 for photo in getattr(splits, part) if photo.label == label}) == least
+    assert sum(splits.counts().values()) == 8 * (copies + 1)
+
+
+def test_names_of_files_do_not_show_where_they_lie(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """What is left out, or doubled, is named without this machine's folders and in printable letters."""
+    train = make_photos(tmp_path / "photos" / "train", {"cat": 9, "dog": 9})
+    test = make_photos(tmp_path / "mine" / "other", {"cat": 2, "dog": 2}, seed=1)
+    (test / "cat" / "copy\x1b[31m.png").write_bytes((train / "cat" / "000.png").read_bytes())
+    (test / "cat" / "bad\n.png").write_bytes(b"no photo")
+    splits = load_splits(settings(test=str(test)))
+    assert splits.left_out == ((r"other/cat/bad\n.png", "IMAGE_UNKNOWN_FORMAT"),)
+    assert splits.copies[0][0] == r"other/cat/copy\x1b[31m.png"
+    assert all(note.isprintable() and str(tmp_path) not in note for note in splits.notes)
 
 
 def test_the_hash_changes_with_content_class_and_split(photo_bytes: Callable[[int], bytes]):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from penult.bundle.scores import softmax
-from penult.export.evaluate import evaluate, fit_temperature, wilson
+from penult.export.evaluate import calibration, compare, evaluate, fit_temperature, wilson
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,8 @@ def test_figures_of_a_known_case():
     assert found["accuracy"] == pytest.approx(0.8)
     assert found["accuracy_95"] == pytest.approx(list(wilson(0.8, 5)))
     assert found["recall"] == pytest.approx({"cat": 1.0, "dog": 1.0, "eel": 0.5})
+    assert found["precision"] == pytest.approx({"cat": 1.0, "dog": 0.5, "eel": 1.0})
+    assert found["photos_by_class"] == {"cat": 2, "dog": 1, "eel": 2}
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
     assert found["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
     hit, miss = (math.exp(value) / (math.exp(2) + 2) for value in (2, 0))
@@ -73,7 +75,7 @@ def test_a_class_without_photos_has_figures_too():
     """A class that the split lacks counts as a recall of 0, without a warning, and the result is plain JSON."""
     scores = np.eye(3, dtype=np.float32)[[0, 1, 1]]
     found = evaluate(scores, np.array([0, 1, 1]), ("cat", "dog", "eel"), 1.0)
-    assert found["recall"]["eel"] == 0
+    assert found["recall"]["eel"] == found["precision"]["eel"] == found["photos_by_class"]["eel"] == 0
     assert json.loads(json.dumps(found)) == found
 
 
@@ -82,6 +84,77 @@ def test_certain_answers_have_a_finite_loss():
     found = evaluate(np.array([[1e6, 0.0]], np.float32), np.array([1]), ("cat", "dog"), 1.0)
     assert math.isfinite(found["log_loss"])
     assert found["log_loss"] > 10
+
+
+def test_the_calibration_error_of_a_known_case():
+    """Forty photos in two bins of twenty, worked out by hand: (0.5 - 0.4 and 0.9 - 1.0) give 0.1."""
+    probabilities = np.array([[0.5, 0.5]] * 20 + [[0.1, 0.9]] * 20)
+    labels = np.array([0] * 8 + [1] * 12 + [1] * 20)
+    found = calibration(probabilities, labels)
+    assert found["reliability"] == [
+        {"confidence": pytest.approx(0.5), "accuracy": pytest.approx(0.4), "photos": 20},
+        {"confidence": pytest.approx(0.9), "accuracy": 1.0, "photos": 20},
+    ]
+    assert found["ece"] == pytest.approx(0.1)
+    assert found["mean_confidence"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("count", "bins"), [(1, 1), (39, 1), (40, 2), (205, 10), (5000, 10)])
+def test_the_bins_hold_equally_many_photos(count: int, bins: int):
+    """One bin per twenty photos, ten at most; they hold all photos, and sizes differ by one at most."""
+    rng = np.random.default_rng(0)
+    parts = calibration(rng.dirichlet([1, 1, 1], count), rng.integers(0, 3, count))["reliability"]
+    sizes = [part["photos"] for part in parts]
+    assert len(parts) == bins
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+    confidences = [part["confidence"] for part in parts]
+    assert confidences == sorted(confidences)
+
+
+def test_the_right_temperature_has_the_smallest_calibration_error():
+    """Labels drawn from the scores' own probabilities: hardly any error there, and much at other temperatures."""
+    scores, labels = _sampled(2.0, 8000, 6)
+    right, sharp, flat = (calibration(softmax(scores, t), labels)["ece"] for t in (2.0, 0.5, 8.0))
+    assert right < 0.02
+    assert min(sharp, flat) > 0.1
+
+
+def _one_hot(right: list[bool]) -> np.ndarray:
+    return np.eye(2, dtype=np.float32)[[0 if value else 1 for value in right]]
+
+
+@pytest.mark.parametrize(
+    ("only_dense", "only_svm", "p_value"),
+    # Twice the binomial tail at one half: 2 * sum(C(13, k) for k <= 4) / 2**13, and so on.
+    [(4, 9, 2 * (1 + 13 + 78 + 286 + 715) / 2**13), (0, 6, 2 / 2**6), (5, 5, 1.0), (1, 0, 1.0), (0, 0, 1.0)],
+)
+def test_mcnemars_test_of_known_counts(only_dense: int, only_svm: int, p_value: float):
+    """Discordant photos alone decide, and their exact p value is the binomial one."""
+    dense = [True] * 30 + [True] * only_dense + [False] * only_svm + [False] * 3
+    svm = [True] * 30 + [False] * only_dense + [True] * only_svm + [False] * 3
+    found = compare(_one_hot(dense), _one_hot(svm), np.zeros(len(dense), int))
+    assert [found[name] for name in ("both_right", "only_dense", "only_svm", "neither")] == [
+        30,
+        only_dense,
+        only_svm,
+        3,
+    ]
+    assert found["p_value"] == pytest.approx(p_value)
+
+
+def test_the_comparison_is_one_plain_sentence():
+    """The sentence names both counts, calls chance chance, and names the better scorer only beyond it."""
+    labels = np.zeros(13, int)
+    even = compare(_one_hot([True] * 4 + [False] * 9), _one_hot([False] * 4 + [True] * 9), labels)["sentence"]
+    assert even == (
+        "The SVM names 9 photos right that the dense head gets wrong, and the other way round 4: no significant "
+        "difference (McNemar's exact test, p = 0.27)."
+    )
+    one, other = _one_hot([False] * 13), _one_hot([True] * 13)
+    assert "the SVM is better (McNemar's exact test, p < 0.001)" in compare(one, other, labels)["sentence"]
+    assert "the dense head is better" in compare(other, one, labels)["sentence"]
+    assert compare(one, one, labels)["sentence"] == "The SVM and the dense head name exactly the same photos right."
 
 
 def test_digits_are_named_as_well_as_promised(trained: Any):
@@ -102,6 +175,24 @@ def test_metrics_are_published(trained: Any):
             low, high = values["accuracy_95"]
             assert 0 < low <= values["accuracy"] <= high <= 1
             assert sum(map(sum, values["confusion"])) == values["photos"]
+
+
+def test_the_comparison_is_published(trained: Any):
+    """metrics.json compares the scorers on test and validation photos, consistently with their accuracies."""
+    for part in ("test", "val"):
+        found, values = trained.metrics["comparison"][part], trained.metrics[part]
+        for scorer in ("dense", "svm"):
+            right = found["both_right"] + found[f"only_{scorer}"]
+            assert right == round(values[scorer]["accuracy"] * values[scorer]["photos"])
+        assert sum(found[n] for n in ("both_right", "only_dense", "only_svm", "neither")) == values["svm"]["photos"]
+
+
+def test_the_calibration_error_is_published(trained: Any):
+    """On 899 unseen digits, confidence and accuracy are within three hundredths of each other, in ten bins."""
+    for values in trained.metrics["test"].values():
+        assert len(values["reliability"]) == 10
+        assert values["ece"] < 0.03
+        assert values["mean_confidence"] == pytest.approx(values["accuracy"], abs=0.03)
 
 
 def test_probabilities_are_calibrated(trained: Any):

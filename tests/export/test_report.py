@@ -1,82 +1,92 @@
-"""The report: it renders for any class name and any history, and escapes what photos' folders are called."""
+"""The report: one page that needs nothing else, for any run, class name and set of scorers; and the model card."""
 
+import base64
 import csv
 import io
 import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from penult.bundle.manifest import Manifest
-from penult.bundle.preprocess import Preprocess
+from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
 from penult.export.data import Photo, Splits
-from penult.export.evaluate import evaluate
-from penult.export.history import Epoch, History
-from penult.export.report import predictions_csv, report_files
+from penult.export.report import command, predictions_csv, report_files
+from penult.export.settings import FREEZE_ALL, TrainSettings
 
-_NASTY = ("<script>alert(1)</script>", "a & b", '"quoted"', "{{ 7 * 7 }}", "größe")
-
-
-@pytest.fixture
-def render() -> Callable[..., dict[str, bytes]]:
-    """render(classes, **parts): the report's files for a made-up run."""
-
-    def make(classes: tuple[str, ...], history: History | None = None, notes: tuple[str, ...] = ()) -> dict[str, bytes]:
-        labels = np.arange(20) % len(classes)
-        scores = np.eye(len(classes), dtype=np.float32)[(labels + (np.arange(20) == 3)) % len(classes)]
-        figures = evaluate(scores, labels, classes, 1.0)
-        photos = tuple(Photo(Path("x"), int(label), "0" * 64) for label in labels)
-        metrics = {part: {"dense": figures, "svm": figures} for part in ("test", "val", "train")}
-        metrics |= {"parity": {"photos": 20, "logits_difference": 1e-6, "descriptor_difference": 2e-6}, "goldens": 8}
-        manifest = Manifest(
-            "tiny5", classes, Preprocess(32, 32), 128, "svm", {"dense": 1.0, "svm": 1.0},
-            training={"settings": {"weights": "none", "freeze": 0, "reinit": False}},
-        )  # fmt: skip
-        splits = Splits(classes, photos, photos, photos, notes)
-        return report_files("test", manifest, splits, history or _history(3), metrics)
-
-    return make
+_NASTY = ("<script>alert(1)</script>", "a & b", '"quoted"', "{{ 7 * 7 }}", "größe", "a | b")
+_PICTURES = {
+    "learning_curves.png", "filters.png", "changes.png", "scorers.png", "confusion_dense.png", "confusion_svm.png",
+    "reliability.png", "svm_c.png", "descriptors.png", "errors.png",
+}  # fmt: skip
+_TABLES = {"changes.csv", "reliability.csv", "svm_c.csv", "descriptors.csv"}
 
 
-def _history(epochs: int, phases: tuple[str, ...] = ("all",)) -> History:
-    zeros: dict[str, Any] = dict.fromkeys([f.name for f in fields(Epoch)], 0.5)
-    first = Epoch(**zeros)
-    rows = [(phase, n) for phase in phases for n in range(1, epochs + 1)]
-    return History([replace(first, phase=p, epoch=n, val_loss=1 / n, learning_rate=0.1 / n) for p, n in rows])
+class _Page(HTMLParser):
+    """Collects what a page shows and what it would load."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.alternatives: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.sources += [values[name] for name in ("src", "srcset", "data", "poster") if values.get(name)]
+        self.links += [values["href"]] if values.get("href") else []
+        self.ids += [values["id"]] if values.get("id") else []
+        self.alternatives += [values.get("alt") or ""] if tag == "img" else []
 
 
-def test_the_report_has_its_files(render: Callable):
-    """A page, its two pictures and a model card; the page shows both pictures by relative paths."""
-    files = render(("cat", "dog"))
-    assert set(files) == {"report/index.html", "report/learning_curves.png", "report/confusion.png", "MODEL_CARD.md"}
-    page = files["report/index.html"].decode()
-    assert re.findall(r'src="([^"]+)"', page) == ["learning_curves.png", "confusion.png"]
-    for name in ("report/learning_curves.png", "report/confusion.png"):
-        assert Image.open(io.BytesIO(files[name])).size > (300, 300)
+def test_the_report_has_its_files(evidence: Callable):
+    """A page, a model card, every picture and the tables behind them."""
+    files = report_files(evidence(("cat", "dog")))
+    assert set(files) == {f"report/{name}" for name in _PICTURES | _TABLES | {"index.html"}} | {"MODEL_CARD.md"}
 
 
-def test_the_report_states_the_figures(render: Callable):
-    """Accuracy, interval and default scorer stand in the page and in the card, and nothing is left unfilled."""
-    files = render(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
+def test_the_page_opens_alone(evidence: Callable):
+    """Every picture is inside the page, byte for byte, with a text for those who cannot see it; nothing is loaded."""
+    files = report_files(evidence(("cat", "dog")))
+    page = _Page(files["report/index.html"])
+    start = "data:image/png;base64,"
+    assert all(source.startswith(start) for source in page.sources)
+    inside = {base64.b64decode(source.removeprefix(start)) for source in page.sources}
+    assert inside == {files[f"report/{name}"] for name in _PICTURES}
+    assert all(len(text) > 20 for text in page.alternatives)
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert not re.search(rb"url\(|@import|<script|<link", files["report/index.html"])
+
+
+def test_the_report_states_the_figures(evidence: Callable):
+    """Accuracy, interval, default scorer, verdict and comparison stand in page and card; nothing is left unfilled."""
+    made = evidence(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
+    files = report_files(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = files[name].decode()
         assert "95.0 %" in text
+        assert "76.4 % – 99.1 %" in text
         assert "svm (default)" in text
+        assert made.learning.verdict.sentence in text
+        assert "name exactly the same photos right" in text
         assert "3 photos cannot be read" in text
+        assert made.splits.sha256 in text
+        assert "frozen: identical, bit for bit" in text
         assert "{{" not in text
         assert "{%" not in text
 
 
-def test_names_are_escaped(render: Callable):
+def test_names_are_escaped(evidence: Callable):
     """A class called like a script is shown, not run; template marks in a name are text."""
-    page = render(_NASTY, notes=("<img src=x onerror=alert(1)>",))["report/index.html"].decode()
+    page = report_files(evidence(_NASTY, notes=("<img src=x onerror=alert(1)>",)))["report/index.html"].decode()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "a &amp; b" in page
@@ -84,39 +94,111 @@ def test_names_are_escaped(render: Callable):
     assert "<img src=x" not in page
 
 
-@pytest.mark.parametrize("name", ["$_{$", "US$ and CA$", "a$b", "\\frac{1}", "100%", "_^", "🐱", "猫", "ไทย"])
-def test_any_class_name_can_be_drawn(render: Callable, name: str):
-    """Dollar signs, other scripts and emoji in a class name neither stop a run at its end nor print warnings."""
-    assert render((name, "other"))["report/confusion.png"].startswith(b"\x89PNG")
+def test_tables_of_the_card_are_whole(evidence: Callable):
+    """Every row of a table in the card has as many cells as its head, whatever classes are called."""
+    card = report_files(evidence(_NASTY))["MODEL_CARD.md"].decode()
+    tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
+    assert len(tables) == 3
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+        assert len(table.splitlines()) > 2
 
 
-def test_a_dollar_sign_is_drawn_as_such(render: Callable):
-    """A name is drawn as it stands, not as a formula, in which spaces would not show."""
-    drawn = [render((name, "b"))["report/confusion.png"] for name in ("$x+y$", "$x + y$")]
-    assert drawn[0] != drawn[1]
+@pytest.mark.parametrize("scorer", ["dense", "svm"])
+def test_one_scorer_is_enough(evidence: Callable, scorer: str):
+    """A bundle with the dense head alone, or the SVM alone, has a report that compares nothing."""
+    files = report_files(evidence(("cat", "dog"), scorers=(scorer,)))
+    assert f"report/confusion_{scorer}.png" in files
+    assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
 
 
-@pytest.mark.parametrize("phases", [("all",), ("head",), ("head", "all")])
-@pytest.mark.parametrize("epochs", [1, 2, 40])
-def test_any_history_can_be_drawn(render: Callable, phases: tuple[str, ...], epochs: int):
-    """One phase or two, one epoch or many: the curves are drawn."""
-    picture = render(("cat", "dog"), _history(epochs, phases))["report/learning_curves.png"]
-    assert Image.open(io.BytesIO(picture)).width > 300
+def test_a_new_svm_alone_has_a_report(evidence: Callable):
+    """Where no network learnt, there are no curves, filters or verdict, and nothing else is missing."""
+    made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
+    made.metrics.pop("verdict")
+    made.metrics.pop("train")
+    files = report_files(made)
+    left_out = {"learning_curves.png", "filters.png", "changes.png", "confusion_dense.png", "changes.csv"}
+    assert set(files) == {f"report/{name}" for name in (_PICTURES | _TABLES | {"index.html"}) - left_out} | {
+        "MODEL_CARD.md"
+    }
+    assert "Verdict" not in files["report/index.html"].decode()
 
 
-def test_many_classes_can_be_drawn(render: Callable):
-    """Forty classes make a larger matrix, not an error."""
-    small, large = (render(tuple(f"class {n}" for n in range(count)))["report/confusion.png"] for count in (3, 40))
-    assert Image.open(io.BytesIO(large)).width > Image.open(io.BytesIO(small)).width
+def test_photos_can_be_kept_out(evidence: Callable):
+    """Without leave to show photos there is no picture of them, and page and card say so."""
+    files = report_files(evidence(("cat", "dog"), crops=None))
+    assert "report/errors.png" not in files
+    assert "--no-report-photos" in files["report/index.html"].decode()
+    assert "The report shows no photos." in files["MODEL_CARD.md"].decode()
+    shown = report_files(evidence(("cat", "dog")))["MODEL_CARD.md"].decode()
+    assert "`report/errors.png` and `report/index.html` show test photos" in shown
+
+
+def test_the_photos_shown_are_the_worst_errors(evidence: Callable):
+    """Only wrongly named photos are asked for, the surest first, twelve at most, by the default scorer."""
+    asked: list[Photo] = []
+
+    def crops(chosen: list[Photo]) -> np.ndarray:
+        asked.extend(chosen)
+        return np.zeros((len(chosen), 32, 32, 3), np.uint8)
+
+    made = evidence(("cat", "dog"), crops=crops)
+    report_files(made)
+    assert asked == [made.splits.test[3]]
+    asked.clear()
+    wrong = np.eye(2, dtype=np.float32)[1 - made.labels] * (0.1 + np.arange(20, dtype=np.float32) / 10)[:, None]
+    report_files(evidence(("cat", "dog"), crops=crops, scores={"dense": made.scores["dense"], "svm": wrong}))
+    assert asked == [made.splits.test[row] for row in range(19, 7, -1)]
+
+
+def test_a_faultless_scorer_has_no_errors_to_show(evidence: Callable):
+    """Where every test photo is named right, the page says so."""
+    made = evidence(("cat", "dog"))
+    right = np.eye(2, dtype=np.float32)[made.labels]
+    files = report_files(evidence(("cat", "dog"), scores={"dense": right, "svm": right}))
+    assert "No test photo was named wrong." in files["report/index.html"].decode()
+    assert "report/errors.png" not in files
+
+
+def test_classes_with_few_photos_are_marked(evidence: Callable):
+    """Ten test photos per class are few: page and card mark them. Photos of all parts are counted by class."""
+    files = report_files(evidence(("cat", "dog")))
+    assert "| cat | 10 (few) |" in files["MODEL_CARD.md"].decode()
+    assert "<td>10 *</td>" in files["report/index.html"].decode()
+    assert "| cat | 10 | 10 | 10 |" in files["MODEL_CARD.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({}, ""), ({"freeze": FREEZE_ALL, "weights": "/home/me/my net.pth"}, "--weights 'my net.pth' --freeze all"),
+     ({"report_photos": False, "seed": 3}, "--seed 3 --no-report-photos"), ({"dropout": 0.5}, "--dropout 0.5")],
+)  # fmt: skip
+def test_the_command_repeats_the_run(changes: dict[str, Any], words: str):
+    """The command holds what is not the default, no path of this machine, and is understood by the parser."""
+    settings = TrainSettings(data=Path("/home/me/pets"), out=Path("/home/me/models/pets"), device="cpu", **changes)
+    assert command(settings, "pets") == " ".join(["penult train PHOTOS --out models/pets", words]).strip()
 
 
 def test_the_trained_bundle_has_a_report(trained: Any):
-    """A real run's page and card name its classes and its accuracy."""
+    """A real run's page and card name its accuracy and its verdict, and metrics.json holds the verdict too."""
     accuracy = f"{100 * trained.metrics['test']['dense']['accuracy']:.1f} %"
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = (trained.folder / name).read_text()
         assert accuracy in text
         assert "137" in text
+        assert trained.metrics["verdict"]["sentence"] in text
+    assert (
+        len(trained.metrics["verdict"]["zones"]["all"]) == len((trained.folder / "history.csv").read_text().split()) - 1
+    )
+
+
+def test_the_report_reads_what_the_manifest_lists(evidence: Callable):
+    """A manifest that lists files, as publishing hands it over, changes nothing."""
+    made = evidence(("cat", "dog"))
+    entries = {name: FileEntry.of(b"x") for name in (MODEL_NAME, SVM_NAME)}
+    listed = evidence(("cat", "dog"), manifest=replace(made.manifest, files=entries))
+    assert report_files(listed)["report/index.html"] == report_files(made)["report/index.html"]
 
 
 def test_predictions_can_name_any_photo():

@@ -3,13 +3,17 @@
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from penult.export.history import Epoch, History
-from penult.export.schedule import EarlyStopping
+from penult.export.schedule import EarlyStopping, make, one_cycle
+from penult.export.settings import TrainSettings
 
 
 def _stops_after(losses: list[float], patience: int) -> int:
@@ -88,3 +92,67 @@ def test_the_trained_bundle_has_its_history(trained: Any):
     assert rates == sorted(rates, reverse=True)
     losses = [float(row["val_loss"]) for row in rows]
     assert min(losses) < losses[0] / 5
+
+
+def _optimizer(*rates: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": [torch.zeros(1)], "lr": rate} for rate in rates])
+
+
+def test_one_cycle_rises_and_falls():
+    """The rate starts at a tenth, reaches its height at a quarter, ends at a thousandth, and never jumps."""
+    assert one_cycle(0) == pytest.approx(0.1)
+    assert one_cycle(0.25) == pytest.approx(1)
+    assert one_cycle(1) == pytest.approx(1e-3)
+    values = [one_cycle(step / 1000) for step in range(1001)]
+    assert max(values) == pytest.approx(1)
+    assert max(abs(b - a) for a, b in pairwise(values)) < 0.01
+    peak = values.index(max(values))
+    assert values[: peak + 1] == sorted(values[: peak + 1])
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+
+
+def test_one_cycle_moves_all_groups_and_never_stops_early(settings: Callable[..., TrainSettings]):
+    """Every group follows the same cycle from its own rate, over all epochs, whatever the validation loss does."""
+    chosen = settings(schedule="onecycle", epochs=4)
+    optimizer = _optimizer(1e-2, 1e-4)
+    schedule = make(optimizer, chosen, math.inf, steps=5)
+    seen = []
+    for epoch in range(4):
+        for _ in range(5):
+            schedule.before_step()
+            seen.append([group["lr"] for group in optimizer.param_groups])
+        assert not schedule.is_over or epoch == 3
+        schedule.after_epoch(1.0 + epoch)
+    assert schedule.stopping.best_epoch == 1
+    assert [a / b for a, b in seen] == pytest.approx([100] * 20)
+    assert [a for a, _ in seen] == pytest.approx([1e-2 * one_cycle(step / 19) for step in range(20)])
+
+
+@pytest.mark.parametrize("kind", ["plateau", "onecycle"])
+def test_a_schedule_goes_on_where_it_was(settings: Callable[..., TrainSettings], kind: str):
+    """State saved after any epoch and loaded into a new schedule gives the rates and the end of an unbroken one."""
+    chosen = settings(schedule=kind, epochs=9, **({"lr_patience": 0, "stop_patience": 3} if kind == "plateau" else {}))
+    losses = [3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 1.3, 1.4]
+
+    def rates(cut: int | None) -> list[float]:
+        optimizer = _optimizer(1e-3)
+        schedule, seen = make(optimizer, chosen, math.inf, steps=2), []
+        for number, loss in enumerate(losses):
+            if number == cut:
+                saved, state = optimizer.state_dict(), schedule.state_dict()
+                optimizer = _optimizer(1e-3)
+                schedule = make(optimizer, chosen, math.inf, steps=2)
+                optimizer.load_state_dict(saved)
+                schedule.load_state_dict(state)
+            for _ in range(2):
+                schedule.before_step()
+                seen.append(optimizer.param_groups[0]["lr"])
+            schedule.after_epoch(loss)
+            if schedule.is_over:
+                break
+        return seen
+
+    whole = rates(None)
+    assert len(set(whole)) > 2
+    for cut in range(len(whole) // 2):
+        assert rates(cut) == whole

@@ -131,3 +131,10 @@ def test_what_is_recorded_names_no_path_of_this_machine(settings: Callable[..., 
     assert str(tmp_path) not in json.dumps(recorded)
     assert (recorded["weights"], recorded["val"], recorded["test"], recorded["seed"]) == ("w.pt", "v", "t", 3)
     assert {"arch", "freeze", "reinit", "epochs", "lr_head", "lr_backbone", "batch_size", "augment"} <= set(recorded)
+
+
+def test_photos_in_the_report_can_be_turned_off():
+    """--no-report-photos is parsed; the manifest and a resumed run do not depend on it."""
+    shown, hidden = _parse("photos"), _parse("photos", "--no-report-photos")
+    assert (shown.report_photos, hidden.report_photos) == (True, False)
+    assert shown.as_json() == hidden.as_json()

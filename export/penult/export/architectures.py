@@ -93,7 +93,17 @@ _TINY = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 _ALL = {
     architecture.name: architecture
     for architecture in (
-        *(Architecture(name, _RESNET, _replace_head("fc")) for name in ("resnet18", "resnet34", "resnet50")),
+        *(
+            Architecture(name, _RESNET, _replace_head("fc"))
+            for name in ("resnet18", "resnet34", "resnet50", "resnet101")
+        ),
+        Architecture(
+            "convnext_tiny",
+            _features(0, 1, 2, 4, 6, 8),
+            _replace_head("classifier", 2),
+            ("classifier",),
+            preprocess=Preprocess(resize=236),
+        ),
         Architecture("mobilenet_v2", _features(0, 2, 4, 7, 14, 19), _replace_head("classifier")),
         Architecture(
             "mobilenet_v3_small", _features(0, 1, 2, 4, 9, 13), _replace_head("classifier", 2), ("classifier",)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle import goldens
-from penult.bundle.manifest import DENSE, Manifest
+from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import Floats
 from penult.export.data import Photo, Splits
-from penult.export.evaluate import evaluate, fit_temperature
+from penult.export.evaluate import compare, evaluate, fit_temperature
 from penult.export.runtime import ExportedModel
 from penult.export.svm import FittedSvm
 
@@ -62,6 +62,8 @@ def measure(
     }
     # Where both are equally good it is the first, the dense head: it costs nothing.
     default = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
+    if len(scores["val"]) > 1:
+        metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
     metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 

@@ -1,4 +1,4 @@
-"""How good a scorer is: accuracy with its interval, macro-F1, recall per class, confusion, calibration."""
+"""How good a scorer is, and which of two is better: accuracy with its interval, figures per class, calibration."""
 
 import math
 from typing import Any
@@ -6,28 +6,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
 from penult.bundle.scores import Floats, softmax
 
 _Z95 = 1.959964
 _LOG_TEMPERATURES = (-5.0, 5.0)
+# Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
+_MOST_BINS = 10
+_PHOTOS_PER_BIN = 20
+# A difference between scorers that chance alone gives less often than this is called significant.
+_SIGNIFICANCE = 0.05
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
     """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json."""
     predicted, every = scores.argmax(axis=1), list(range(len(classes)))
     accuracy = float(accuracy_score(labels, predicted))
-    recall = recall_score(labels, predicted, labels=every, average=None, zero_division=0)
+    precision, recall, f1, photos = precision_recall_fscore_support(
+        labels, predicted, labels=every, average=None, zero_division=0
+    )
+    probabilities = softmax(scores, temperature)
     return {
         "photos": len(labels),
         "accuracy": accuracy,
         "accuracy_95": list(wilson(accuracy, len(labels))),
-        "macro_f1": float(f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
-        "log_loss": float(log_loss(labels, softmax(scores, temperature), labels=every)),
-        "recall": {name: float(value) for name, value in zip(classes, recall, strict=True)},
+        "macro_f1": float(np.mean(f1)),
+        "log_loss": float(log_loss(labels, probabilities, labels=every)),
+        "recall": _by_class(classes, recall),
+        "precision": _by_class(classes, precision),
+        "photos_by_class": {name: int(count) for name, count in zip(classes, photos, strict=True)},
         "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+    } | calibration(probabilities, labels)
+
+
+def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return how far confidence and accuracy are apart: the bins of a reliability diagram and their mean distance.
+
+    `probabilities` is [N, classes]; a photo's confidence is its largest. The bins hold equally many photos (Nixon et
+    al. 2019): bins of equal width would leave most of them empty, as most answers of a good network are confident.
+    `ece` is the expected calibration error (Naeini et al. 2015), the distance averaged over photos. With few photos
+    it is too high by chance: a perfectly calibrated scorer does not reach 0.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    count = min(_MOST_BINS, max(1, len(labels) // _PHOTOS_PER_BIN))
+    groups = np.array_split(np.argsort(confidence, kind="stable"), count)
+    bins = [
+        {"confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean()), "photos": len(rows)}
+        for rows in groups
+    ]
+    distance = sum(part["photos"] * abs(part["confidence"] - part["accuracy"]) for part in bins)
+    return {"mean_confidence": float(confidence.mean()), "ece": distance / len(labels), "reliability": bins}
+
+
+def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return McNemar's exact test of two scorers on the same photos (McNemar 1947; binomial form).
+
+    Scores are [N, classes], `labels` [N]. Photos that both name right, or both wrong, say nothing of which is better:
+    the test asks whether the others divide more unevenly than a fair coin would.
+    """
+    dense, svm = dense_scores.argmax(axis=1) == labels, svm_scores.argmax(axis=1) == labels
+    only_dense, only_svm = int((dense & ~svm).sum()), int((svm & ~dense).sum())
+    apart = only_dense + only_svm
+    p_value = float(binomtest(only_svm, apart).pvalue) if apart else 1.0
+    return {
+        "both_right": int((dense & svm).sum()),
+        "only_dense": only_dense,
+        "only_svm": only_svm,
+        "neither": int((~dense & ~svm).sum()),
+        "p_value": p_value,
+        "sentence": _sentence(only_dense, only_svm, p_value),
     }
+
+
+def _sentence(only_dense: int, only_svm: int, p_value: float) -> str:
+    if not only_dense + only_svm:
+        return "The SVM and the dense head name exactly the same photos right."
+    better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
+    outcome = better if p_value < _SIGNIFICANCE else "no significant difference"
+    p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    return (
+        f"The SVM names {only_svm} {'photo' if only_svm == 1 else 'photos'} right that the dense head gets wrong, and "
+        f"the other way round {only_dense}: "
+        f"{outcome} (McNemar's exact test, {p})."
+    )
+
+
+def _by_class(classes: tuple[str, ...], values: NDArray[np.floating]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}
 
 
 def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:

@@ -29,6 +29,8 @@ from penult.export.workers import Workers, share_batch_norm
 # The training loss is re-measured on this many photos at least, in eval mode: dropout would hide the gap otherwise.
 _FEWEST_MEASURED = 200
 _HEAD_BATCH = 64
+# With Adam's usual 1e-8, gradients of rounding noise alone become full steps: runs of one and two processes would part.
+_EPSILON = 1e-6
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -143,7 +145,7 @@ class FineTuner:
         """Make the phase of the head alone on descriptors and labels: its epochs cost next to nothing."""
         head, learner, alone = self.net.head, self.learner, Workers(self.workers.device)
         optimizer = torch.optim.AdamW(
-            head.parameters(), lr=self.settings.lr_head, weight_decay=self.settings.weight_decay
+            head.parameters(), lr=self.settings.lr_head, weight_decay=self.settings.weight_decay, eps=_EPSILON
         )
 
         def run_epoch(epoch: int) -> float:
@@ -169,7 +171,7 @@ class FineTuner:
         augmentation = augment.BY_NAME[settings.augment]
         optimizer = self._optimizer(1.0)
         if settings.lr == "auto" and is_new:
-            factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings.seed)
+            factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings)
             optimizer = self._optimizer(factor)
             history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
             say(history.notes[-1])
@@ -178,7 +180,9 @@ class FineTuner:
 
         def run_epoch(epoch: int) -> float:
             seed = f"{settings.seed} {epoch}"
-            batches = self.reader.augmented(splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds)
+            batches = self.reader.augmented(
+                splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds, settings.train_crop
+            )
             losses = learner.epoch(batches, optimizer, plan, forward)
             return sum(losses) / len(losses)
 
@@ -190,7 +194,7 @@ class FineTuner:
     def _optimizer(self, factor: float) -> torch.optim.Optimizer:
         groups = parameter_groups(self.net, self.architecture, self.settings)
         scaled = [group | {"lr": group["lr"] * factor} for group in groups]
-        return torch.optim.AdamW(scaled, weight_decay=self.settings.weight_decay)
+        return torch.optim.AdamW(scaled, weight_decay=self.settings.weight_decay, eps=_EPSILON)
 
 
 def _sample(splits: Splits, seed: int) -> tuple[Photo, ...]:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -65,16 +65,22 @@ class PhotoReader:
     def crops(self, photos: Sequence[Photo], what: str) -> Iterator[Batch]:
         """Yield (uint8 [n, crop, crop, 3], labels int64 [n]): the pixels that the service would see."""
         groups = self._groups(photos)
-        for pixels, group in zip(self._cut(groups, self._crop, what), groups, strict=True):
+        for pixels, group in zip(self._cut(groups, self._crop, what, self.spec.crop), groups, strict=True):
             yield pixels, np.array([photo.label for photo in group], dtype=np.int64)
 
+    def stack(self, photos: Sequence[Photo]) -> Pixels:
+        """Return the crops of a few photos at once, uint8 [n, crop, crop, 3]."""
+        return np.stack([self._crop(photo) for photo in photos])
+
     def augmented(
-        self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str, bounds: Bounds
+        self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str, bounds: Bounds, side: int = 0
     ) -> Iterator[LearningBatch]:
         """Yield the photos in an order and with crops that `seed` alone decides, whatever threads and processes do.
 
-        `bounds` tells which rows of a batch of some size are this process's.
+        `bounds` tells which rows of a batch of some size are this process's; `side` is the crops' in pixels (0: as in
+        serving).
         """
+        spec = _smaller(self.spec, side or self.spec.crop)
         order = list(range(len(photos)))
         random.Random(f"order {seed}").shuffle(order)
         wholes = self._groups(order)
@@ -82,19 +88,21 @@ class PhotoReader:
         parts = [group[start:end] for group, (start, end) in zip(wholes, rows, strict=True)]
 
         def crop(index: int) -> Pixels:
-            return augmentation(self._shrunk(photos[index]), self.spec, random.Random(f"{seed} {index}"))
+            return augmentation(self._shrunk(photos[index]), spec, random.Random(f"{seed} {index}"))
 
         labels = (np.array([photos[index].label for index in group], dtype=np.int64) for group in wholes)
-        pixels = self._cut(parts, crop, what)
+        pixels = self._cut(parts, crop, what, spec.crop)
         for cut, whole, (start, end) in zip(pixels, labels, rows, strict=True):
             yield LearningBatch(cut, whole[start:end], start, whole)
 
     def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
         return [items[at : at + self.batch_size] for at in range(0, len(items), self.batch_size)]
 
-    def _cut(self, groups: Sequence[Sequence[T]], crop: Callable[[T], Pixels], what: str) -> Iterator[Pixels]:
-        """Yield uint8 [n, crop, crop, 3] per group; some groups ahead are being cut on threads meanwhile."""
-        empty = np.empty((0, self.spec.crop, self.spec.crop, 3), dtype=np.uint8)
+    def _cut(
+        self, groups: Sequence[Sequence[T]], crop: Callable[[T], Pixels], what: str, side: int
+    ) -> Iterator[Pixels]:
+        """Yield uint8 [n, side, side, 3] per group; some groups ahead are being cut on threads meanwhile."""
+        empty = np.empty((0, side, side, 3), dtype=np.uint8)
         with ThreadPoolExecutor() as threads:
             pending = [[threads.submit(crop, item) for item in group] for group in groups[:_AHEAD]]
             for at in bar(range(len(groups)), what, len(groups)):
@@ -114,3 +122,8 @@ class PhotoReader:
         image = decode(photo.read())
         size = self.spec.resized_size(*image.size)
         return np.asarray(image if size[0] > image.size[0] else image.resize(size, Image.Resampling.BILINEAR))
+
+
+def _smaller(spec: Preprocess, crop: int) -> Preprocess:
+    """Return the preprocessing at another scale: the same part of the photo in fewer (or more) pixels."""
+    return replace(spec, crop=crop, resize=max(crop, round(spec.resize * crop / spec.crop)))

@@ -6,18 +6,20 @@ from dataclasses import asdict, replace
 
 from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
-from penult.export import svm
+from penult.export import architectures, svm
 from penult.export.bundling import Measured, Result, libraries, make_goldens, measure
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
+from penult.export.evidence import Evidence, Learning
 from penult.export.history import History
-from penult.export.model import Normalise, PenultNet, Weights
+from penult.export.model import Normalise, PenultNet, Weights, parameter_groups
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import PhotoReader
 from penult.export.progress import say
 from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
+from penult.export.verdict import Verdict, diagnose
 
 __all__ = ["Result", "publish"]
 
@@ -50,7 +52,9 @@ def publish(
     scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
+    verdict = diagnose(history, len(splits.classes))
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
+    metrics["verdict"] = verdict.as_json()
     files = {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
@@ -60,11 +64,27 @@ def publish(
     }
     # The report reads the manifest, so it must know which files there will be.
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
-    files |= report_files(settings.out.resolve().name, listed, splits, history, metrics)
+    say("drawing the report")
+    test = measured["test"]
+    evidence = Evidence(
+        settings.out.resolve().name, listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
+        learning=_learning(settings, net, given, history, verdict),
+        crops=photos.stack if settings.report_photos else None,
+    )  # fmt: skip
+    files |= report_files(evidence)
     files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
     # From their bytes, as the service will read them, and before anything can be served.
     goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
     return Result(writer.publish(settings.out, manifest, files), metrics)
+
+
+def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict) -> Learning:
+    """Gather what the report tells of the training itself."""
+    architecture = architectures.get(settings.arch)
+    groups = parameter_groups(net, architecture, settings)
+    rates = {str(group["name"]): float(str(group["lr"])) for group in groups}
+    dropout = architecture.dropout if settings.dropout is None else settings.dropout
+    return Learning(architecture, history, verdict, given, net.state_dict(), rates, dropout)
 
 
 def _worst(parity: Parity) -> float:

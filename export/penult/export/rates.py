@@ -15,9 +15,10 @@ from penult.export.data import Photo
 from penult.export.errors import SettingsError
 from penult.export.learner import Learner
 from penult.export.model import copy_weights
+from penult.export.settings import TrainSettings
 
 _STEPS = 50
-_LOWEST, _HIGHEST = 1e-2, 1e2
+_LOWEST, _HIGHEST = 1e-2, 1e3
 _SMOOTHING = 0.9
 _BACK_FROM_LOWEST = 10
 
@@ -38,18 +39,21 @@ class _Ramp:
 
 
 def find_factor(
-    learner: Learner, optimizer: torch.optim.Optimizer, photos: tuple[Photo, ...], augmentation: Augmentation, seed: int
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    photos: tuple[Photo, ...],
+    augmentation: Augmentation,
+    settings: TrainSettings,
 ) -> float:
     """Return what to multiply the optimizer's rates by; the network is left as it was, the optimizer is used up."""
     before = copy_weights(learner.net)
     ramp = _Ramp(optimizer, [group["lr"] for group in optimizer.param_groups])
     forward = learner.workers.wrap(learner.net)
     losses: list[float] = []
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     for turn in count():
-        batches = learner.reader.augmented(
-            photos, augmentation, f"{seed} rates {turn}", "trying rates", learner.workers.bounds
-        )
+        seed, bounds = f"{settings.seed} rates {turn}", learner.workers.bounds
+        batches = learner.reader.augmented(photos, augmentation, seed, "trying rates", bounds, settings.train_crop)
         losses += learner.epoch(batches, optimizer, ramp, forward, most_steps=_STEPS - len(losses))
         if len(losses) >= _STEPS:
             break
@@ -58,7 +62,7 @@ def find_factor(
 
 
 def factor_of(step: int) -> float:
-    """Return the factor of step 0 … 49: 0.01 to 100."""
+    """Return the factor of step 0 … 49: 0.01 to 1000."""
     return _LOWEST * float(_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
 
 

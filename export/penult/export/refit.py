@@ -17,6 +17,7 @@ from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.export import svm
 from penult.export.bundling import Measured, Result, libraries, make_goldens, measure
 from penult.export.data import Splits, load_splits
+from penult.export.evidence import Evidence
 from penult.export.photos import Cache, PhotoReader
 from penult.export.progress import say
 from penult.export.refit_settings import RefitSettings
@@ -93,7 +94,13 @@ def _publish(
     }
     # The report reads the manifest, so it must know which files there will be.
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
-    files |= report_files(bundle.name, listed, splits, None, metrics)
+    test = measured["test"]
+    reader = PhotoReader(manifest.preprocess, Cache(0), _BATCH)
+    evidence = Evidence(
+        bundle.name, listed, splits, metrics, scores["test"], test.labels, test.descriptors,
+        crops=reader.stack if settings.report_photos else None,
+    )  # fmt: skip
+    files |= report_files(evidence)
     files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
     # From their bytes, as the service will read them, and before anything can be served.
     goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)

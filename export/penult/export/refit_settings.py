@@ -20,6 +20,7 @@ class RefitSettings:
     val: str | None = None
     test: str | None = None
     seed: int | None = None
+    report_photos: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a seed that NumPy would refuse later."""
@@ -51,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"photos that {what}; DATA/{part} wins (default: as the network was trained, else 0.15)",
         )  # fmt: skip
     parser.add_argument("--seed", type=int, help="decides splits and folds (default: as the network was trained)")
+    parser.add_argument(
+        "--no-report-photos", dest="report_photos", action="store_false",
+        help="show none of the test photos in the report (default: those that were most surely named wrong)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

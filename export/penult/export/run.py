@@ -1,21 +1,28 @@
 """`penult train` from top to bottom: photos → network → fine-tuning → bundle."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from penult.bundle.manifest import check_model_name
-from penult.export import architectures
+from penult.bundle.preprocess import Preprocess
+from penult.export import architectures, sweep, sweep_view
 from penult.export.board import Board
 from penult.export.checkpoint import Checkpoint
 from penult.export.data import Splits, load_splits
-from penult.export.finetune import FineTuner
+from penult.export.errors import SettingsError
+from penult.export.finetune import FineTuner, OnEpoch
 from penult.export.history import History
+from penult.export.learner import Learner
 from penult.export.model import PenultNet, Weights, build, copy_weights
 from penult.export.photos import Cache, PhotoReader
+from penult.export.pictures_sweep import sweep_picture
 from penult.export.progress import say, silence
 from penult.export.publish import Result, publish
 from penult.export.settings import TrainSettings
+from penult.export.sweep import Sweep
 from penult.export.workers import Workers, started
 
 
@@ -32,28 +39,84 @@ def train(settings: TrainSettings) -> Result:
 
 
 def _train(settings: TrainSettings, workers: Workers) -> Result:
-    architecture = architectures.get(settings.arch)
-    splits = workers.same(load_splits(settings) if workers.is_first else None)
-    assert splits is not None  # the first process has read them
-    _introduce(settings, splits, workers)
-    net = build(architecture, settings, len(splits.classes))
-    given = copy_weights(net)
-    photos = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
+    splits, photos = _prepare(settings, workers)
     checkpoint = settings.out / ".training" / "checkpoint.pt"
     with Board(settings.tensorboard if workers.is_first else None) as board:
-        tuner = FineTuner(net, architecture, settings, splits, photos, workers, board.add)
-        history = tuner.run(checkpoint)
-    result = workers.same(_finish(settings, splits, net, given, photos, history) if workers.is_first else None)
+        tuner, given, history = learn(settings, splits, photos, workers, checkpoint, board.add)
+    result = workers.same(_finish(settings, splits, tuner.net, given, photos, history) if workers.is_first else None)
     Checkpoint(checkpoint, settings, splits.sha256, workers).remove()
     assert result is not None  # the first process has published
     return result
+
+
+def compare(settings: TrainSettings) -> Sweep:
+    """Run `settings.sweep`; table and picture are written anew after every trial. Raises PenultError."""
+    check_model_name(settings.out.resolve().name)
+    with started(settings.device) as workers:
+        if not workers.is_first:
+            silence()
+        splits, photos = _prepare(settings, workers)
+
+        def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Learner, History]:
+            tuner, _, history = learn(trial, part, photos, workers, checkpoint)
+            return tuner.net, tuner.learner, history
+
+        return sweep.run(
+            settings, splits, workers, learn_one, sweep_folder(settings), partial(_show, sweep_folder(settings))
+        )
+
+
+def _show(folder: Path, found: Sweep) -> None:
+    (folder / "table.csv").write_text(sweep_view.to_csv(found))
+    (folder / "sweep.png").write_bytes(sweep_picture(found))
+    say(" ".join(sweep_view.table(found)[-1]))
+
+
+def sweep_folder(settings: TrainSettings) -> Path:
+    """Return where a sweep's table and picture lie: beside the versions, where the service does not look."""
+    return settings.out / f"sweep-{settings.sweep}"
+
+
+def learn(
+    settings: TrainSettings,
+    splits: Splits,
+    photos: PhotoReader,
+    workers: Workers,
+    checkpoint: Path,
+    on_epoch: OnEpoch = lambda epoch: None,
+) -> tuple[FineTuner, Weights, History]:
+    """Fine-tune a network; return its trainer, the weights that it began with, and the history."""
+    architecture = architectures.get(settings.arch)
+    net = build(architecture, settings, len(splits.classes))
+    given = copy_weights(net)
+    tuner = FineTuner(net, architecture, settings, splits, photos, workers, on_epoch)
+    return tuner, given, tuner.run(checkpoint)
+
+
+def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoReader]:
+    """Read the photos once, for all processes."""
+    splits = workers.same(load_splits(settings) if workers.is_first else None)
+    assert splits is not None  # the first process has read them
+    _introduce(settings, splits, workers)
+    return splits, PhotoReader(preprocess(settings), Cache(settings.cache_mb << 20), settings.batch_size)
+
+
+def preprocess(settings: TrainSettings) -> Preprocess:
+    """Return what becomes of a photo: the network's own values, or the resize given; raise SettingsError."""
+    spec = architectures.get(settings.arch).preprocess
+    if settings.resize and settings.resize < spec.crop:
+        raise SettingsError(
+            "RESIZE", f"--resize {settings.resize} is smaller than the {spec.crop} pixels that {settings.arch} looks at"
+        )
+    return replace(spec, resize=settings.resize or spec.resize)
 
 
 def _finish(
     settings: TrainSettings, splits: Splits, net: PenultNet, given: Weights, photos: PhotoReader, history: History
 ) -> Result:
     net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    result = publish(settings, splits, net, given, photos, history)
+    noted = replace(splits, notes=(*splits.notes, *history.notes))
+    result = publish(settings, noted, net, given, photos, history)
     if settings.save_weights:
         save_weights(net, settings.save_weights)
     return result
@@ -71,7 +134,7 @@ def _introduce(settings: TrainSettings, splits: Splits, workers: Workers) -> Non
     say(
         f"{len(splits.classes)} classes; {counts['train']} photos to learn from, {counts['val']} to validate, "
         f"{counts['test']} to test; {settings.arch} on {workers.device.type}"
-        + (f", {workers.size} processes" if workers.are_many else "")
+        + (f", {workers.size} processes" if workers.are_joined else "")
     )
     for note in splits.notes:
         say(f"note: {note}")

@@ -119,9 +119,12 @@ def crop_image(image: Image.Image, spec: Preprocess) -> Pixels:
     return np.asarray(image.resize((spec.crop, spec.crop), _FILTERS[spec.interpolation], box=box))
 
 
-def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode a JPEG, PNG or WebP at full size to an upright 8-bit RGB; raise ImageError, whatever the bytes are."""
-    return _load(open_image(data, limits))
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:
+    """Decode a JPEG, PNG or WebP to an upright 8-bit RGB; raise ImageError, whatever the bytes are.
+
+    It comes at full size, but with `spec` a JPEG much larger than needed comes at a fraction of it.
+    """
+    return _load(open_image(data, limits, spec))
 
 
 def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:

@@ -1,0 +1,67 @@
+"""Descriptors in the plane, to look at: by PCA, which keeps distances, and by t-SNE, which keeps neighbours."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+from penult.bundle.scores import Floats
+
+MOST_PHOTOS = 1000
+# t-SNE of fewer points shows nothing that PCA does not.
+_FEWEST_FOR_TSNE = 10
+_PERPLEXITY, _STEPS = 30.0, 500
+
+
+@dataclass(frozen=True)
+class DescriptorMap:
+    """The rows of the photos shown, and their points [N, 2]; `explained` is PCA's share of the variance."""
+
+    rows: NDArray[np.int64]
+    pca: NDArray[np.floating]
+    explained: float
+    tsne: NDArray[np.floating] | None
+
+
+def descriptor_map(descriptors: Floats, seed: int) -> DescriptorMap | None:
+    """Lay descriptors [N, length] out in the plane, at length 1 as the SVM sees them; None where they cannot be.
+
+    Of more than MOST_PHOTOS photos, that many are drawn by `seed`. Where all descriptors are the same, or of fewer
+    than two numbers or photos, there is nothing to lay out. t-SNE: van der Maaten and Hinton 2008, started from PCA.
+    """
+    rows = np.arange(len(descriptors))
+    if len(rows) > MOST_PHOTOS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_PHOTOS, replace=False))
+    points = normalize(descriptors[rows].astype(np.float64))
+    if min(points.shape) < 2 or np.ptp(points, axis=0).max() < 1e-9:
+        return None
+    pca = PCA(2, svd_solver="full").fit(points)
+    tsne = None
+    if len(rows) >= _FEWEST_FOR_TSNE:
+        tsne = _tsne(points, min(_PERPLEXITY, (len(rows) - 1) / 3), seed)
+    return DescriptorMap(rows, pca.transform(points), float(pca.explained_variance_ratio_.sum()), tsne)
+
+
+def _tsne(points: NDArray[np.floating], perplexity: float, seed: int) -> NDArray[np.floating]:
+    # On so few points a second thread costs more than it helps, and several times more where others use the processor.
+    with threadpool_limits(1):
+        tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=_STEPS, random_state=seed)
+        return np.asarray(tsne.fit_transform(points))
+
+
+def map_csv(points: DescriptorMap, labels: NDArray[np.int64], classes: tuple[str, ...]) -> bytes:
+    """Return a CSV of the points; `photo` counts the rows of predictions.csv from 0, `labels` are of all photos."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["photo", "class", "pca_1", "pca_2", "tsne_1", "tsne_2"])
+    tsne = points.tsne if points.tsne is not None else np.full((len(points.rows), 2), np.nan)
+    for row, one, other in zip(points.rows, points.pca, tsne, strict=True):
+        cells = [f"{value:.5g}" if np.isfinite(value) else "" for value in (*one, *other)]
+        writer.writerow([int(row), classes[labels[row]], *cells])
+    return text.getvalue().encode()

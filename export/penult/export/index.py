@@ -1,0 +1,231 @@
+"""The files below class folders: listed, read once, and remembered, so that the next run need not read them again.
+
+What was found about a file is kept in the user's cache folder and holds while its size, times and inode stay the same.
+That memory only saves time: where it is damaged, or cannot be written, the files are read again.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from penult.bundle.errors import ImageError
+from penult.bundle.preprocess import DEFAULT_LIMITS, PREPROCESS_VERSION, Preprocess, decode
+from penult.export.progress import bar
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# A small target lets JPEGs be checked to their last byte at an eighth of their size.
+_GLANCE = Preprocess(resize=32, crop=32)
+# One future per photo would cost as much as a small photo. Processes were slower on real ones: Pillow frees the GIL.
+_CHUNK = 64
+_FORMAT = 1
+# File systems date changes in steps of a few ms: a file changed later than this could change again under its date.
+_SETTLED_NS = 100_000_000
+_KEPT = 16
+_DIGEST_LENGTH = 64
+_LOOP = "a link back to a folder that holds it"
+
+
+class File(NamedTuple):
+    """A file that may be a photo: `path` is relative to the listing's root; `identity` changes when the file does."""
+
+    label: int
+    path: str
+    size: int
+    changed_ns: int
+    identity: str
+
+
+@dataclass
+class Listing:
+    """What lies below the class folders of `root`; paths are relative to it, each list in order of class and name."""
+
+    root: Path
+    files: list[File] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    closed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find(root: Path, folders: Sequence[str]) -> Listing:
+    """List what lies below root/FOLDER at any depth; a file's label is its folder's place in `folders`.
+
+    Links are followed, as torchvision's ImageFolder does; those to nowhere come as `broken`, folders that cannot be
+    opened or that hold themselves as `closed`, both with the reason. Names that begin with a dot are passed over.
+    """
+    listing = Listing(root)
+    for label, name in enumerate(folders):
+        if (root / name).is_dir():
+            _walk(listing, label, name, frozenset())
+    return listing
+
+
+def _walk(listing: Listing, label: int, folder: str, above: frozenset[tuple[int, int]]) -> None:
+    path = os.path.join(listing.root, folder)
+    try:
+        status = os.stat(path)
+        with os.scandir(path) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        listing.closed.append((folder, error.strerror or "unreadable"))
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        listing.closed.append((folder, _LOOP))
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            _walk(listing, label, f"{folder}/{entry.name}", above | {here})
+        elif entry.name.lower().endswith(PHOTO_SUFFIXES):
+            _add(listing, label, f"{folder}/{entry.name}", entry)
+        else:
+            listing.others.append(f"{folder}/{entry.name}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
+
+
+def _add(listing: Listing, label: int, path: str, entry: os.DirEntry[str]) -> None:
+    try:
+        s = entry.stat()
+    except OSError as error:
+        listing.broken.append((path, error.strerror or "unreadable"))
+        return
+    if stat.S_ISREG(s.st_mode):
+        identity = f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+        listing.files.append(File(label, path, s.st_size, s.st_ctime_ns, identity))
+    else:  # opening a pipe would wait for ever
+        listing.broken.append((path, "not a file"))
+
+
+def check(listing: Listing) -> list[str]:
+    """Return for every file of the listing its SHA-256 (64 hex digits), or why it cannot be used: see is_digest()."""
+    settled = time.time_ns() - _SETTLED_NS
+    memory = _Memory(listing.root)
+    answers = [memory.recall(file) for file in listing.files]
+    unknown = [place for place, answer in enumerate(answers) if answer is None]
+    for place, answer in zip(unknown, _look_at(listing, unknown), strict=True):
+        answers[place] = answer
+    found = [answer or "" for answer in answers]
+    if unknown or len(memory.entries) > len(found):
+        memory.write(
+            (file, answer)
+            for file, answer in zip(listing.files, found, strict=True)
+            # An ImageError's reason (in capitals) holds as long as the file; what the system said may pass.
+            if file.changed_ns < settled and (is_digest(answer) or answer.isupper())
+        )
+    return found
+
+
+def is_digest(answer: str) -> bool:
+    """Whether check() gave a digest, and not a reason."""
+    return len(answer) == _DIGEST_LENGTH and set(answer) <= set("0123456789abcdef")
+
+
+def _look_at(listing: Listing, places: list[int]) -> Iterator[str]:
+    chunks = [[listing.files[place] for place in places[at : at + _CHUNK]] for at in range(0, len(places), _CHUNK)]
+
+    def look(chunk: list[File]) -> list[str]:
+        return [_look(os.path.join(listing.root, file.path), file.size) for file in chunk]
+
+    with ThreadPoolExecutor() as threads:
+        try:
+            yield from bar(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
+        except BaseException:  # Ctrl-C shall not wait for all the rest
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _look(path: str, size: int) -> str:
+    try:
+        DEFAULT_LIMITS.check_bytes(size)
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        decode(data, spec=_GLANCE)
+    except ImageError as error:
+        return error.reason
+    except OSError as error:
+        return error.strerror or "unreadable"
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Memory:
+    """The answers of earlier runs on one folder, in a file of the user's cache folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Load what there is."""
+        self.path = _memory_path(root)
+        self.entries: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            self._load()
+
+    def _load(self) -> None:
+        if self.path:
+            digest, _, body = self.path.read_bytes().partition(b"\n")
+            if hashlib.sha256(body).hexdigest().encode() == digest:
+                stored = json.loads(body)
+                if stored["made_by"] == _made_by():
+                    self.entries = stored["files"]
+
+    def recall(self, file: File) -> str | None:
+        """Return the answer for this file if it has not changed since."""
+        identity, _, answer = self.entries.get(file.path, "").rpartition(" ")
+        return answer if identity == file.identity else None
+
+    def write(self, answers: Iterator[tuple[File, str]]) -> None:
+        """Replace the file, so that a reader sees the old one or the new one; only the newest few folders are kept."""
+        entries = {file.path: f"{file.identity} {answer}" for file, answer in answers}
+        body = json.dumps({"made_by": _made_by(), "files": entries}, separators=(",", ":")).encode()
+        with contextlib.suppress(OSError):
+            if self.path:
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _replace(self.path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+                _forget_oldest(self.path.parent)
+
+
+def _made_by() -> str:
+    return f"{_FORMAT} {PREPROCESS_VERSION} {importlib.metadata.version('pillow')}"
+
+
+def _memory_path(root: Path) -> Path | None:
+    """Return where answers about this folder are kept; None if there is no cache folder, or only one inside it."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache"))
+    here = os.path.realpath(root)
+    folder = Path(os.path.realpath(base / "penult" / "photos"))
+    if not base.is_absolute() or folder.is_relative_to(here):
+        return None
+    return folder / f"{hashlib.sha256(os.fsencode(here)).hexdigest()[:32]}.json"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.replace(scratch, path)
+    except OSError:
+        os.unlink(scratch)
+        raise
+
+
+def _forget_oldest(folder: Path) -> None:
+    by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in by_age[_KEPT:]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""The picture of a sweep: accuracy on test photos against freezing depth, or against labelled photos per class."""
+
+from typing import Any
+
+import numpy as np
+
+from penult.export.evaluate import wilson
+from penult.export.pictures import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, new, percent, png, style
+from penult.export.settings import FREEZE_ALL
+from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep
+from penult.export.sweep_view import best_freeze, mean, place
+
+_LOOKS = {
+    CONTINUE: (BLUE, "o"),
+    REINIT: (VERMILION, "s"),
+    FROZEN: (PURPLE, "D"),
+    FINE_TUNED: (BLUE, "o"),
+    SCRATCH: (GREEN, "^"),
+}
+
+
+def sweep_picture(sweep: Sweep) -> bytes:
+    """Draw a line per mode, as PNG bytes: points are means over repeats, bars 95 % intervals on the test photos."""
+    with style():
+        figure, axes = new(3.6)
+        axis = axes[0][0]
+        for mode in sweep.modes():
+            _line(axis, sweep, mode)
+        percent(axis.yaxis)
+        axis.set_ylabel(f"accuracy on {sweep.test_photos} test photos")
+        if sweep.kind == "freeze":
+            _freeze_axis(axis, sweep)
+        else:
+            _labels_axis(axis, sweep)
+        axis.legend(loc="lower left" if sweep.kind == "freeze" else "lower right")
+        return png(figure)
+
+
+def _line(axis: Any, sweep: Sweep, mode: str) -> None:
+    colour, marker = _LOOKS[mode]
+    points = sweep.points(mode)
+    middle = [mean(found, "test_accuracy") for found in points.values()]
+    low, high = np.transpose([_interval(found, sweep.test_photos) for found in points.values()])
+    axis.errorbar(
+        list(points), middle, yerr=[np.subtract(middle, low), np.subtract(high, middle)], color=colour, marker=marker,
+        ms=5, lw=1.6, elinewidth=0.8, capsize=2, label=mode,
+    )  # fmt: skip
+
+
+def _interval(found: list[Outcome], photos: int) -> tuple[float, float]:
+    """Return the interval of the test photos, widened where the repeats differ by more than that."""
+    accuracies = [outcome.test_accuracy for outcome in found]
+    low, high = wilson(float(np.mean(accuracies)), photos)
+    return min(low, *accuracies), max(high, *accuracies)
+
+
+def _freeze_axis(axis: Any, sweep: Sweep) -> None:
+    places = sorted({outcome.at for outcome in sweep.outcomes})
+    axis.set_xticks(places, [place(sweep, at) for at in places])
+    axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
+    axis.set_xlabel("conv stages frozen, from the input")
+    mode, at = best_freeze(sweep)
+    axis.annotate(
+        "best on\nvalidation", (at, mean(sweep.points(mode)[at], "test_accuracy")), xytext=(0, -34),
+        textcoords="offset points", ha="center", fontsize=8, color=INK, arrowprops={"arrowstyle": "-", "color": MUTED},
+    )  # fmt: skip
+
+
+def _labels_axis(axis: Any, sweep: Sweep) -> None:
+    places = sorted({outcome.at for outcome in sweep.outcomes})
+    axis.set_xscale("log")
+    axis.set_xticks(places, [str(at) for at in places])
+    axis.minorticks_off()
+    axis.set_xlabel("labelled photos per class to learn from, at most")

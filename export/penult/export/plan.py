@@ -1,0 +1,246 @@
+"""`penult train --dry-run`: what a run would do, how large it would be, and about how long it would take.
+
+Photos are checked and the network is built as for a run; a batch is tried with weights that are thrown away.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from penult.bundle.manifest import check_model_name
+from penult.bundle.reader import versions
+from penult.export import architectures, estimate
+from penult.export.architectures import Architecture
+from penult.export.data import PARTS, Photo, Splits, load_splits
+from penult.export.errors import SettingsError
+from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
+from penult.export.photos import Cache, PhotoReader
+from penult.export.run import preprocess
+from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.stages import stages_of
+from penult.export.workers import device_for
+
+_MOST_EVEN = 4
+_MANY = 20
+_SHOWN_CLASSES = 40
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A row of the table of stages: `rate` is the learning rate, None where it is frozen."""
+
+    name: str
+    modules: str
+    parameters: int
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. Counts are by class, in the order of `classes`; bytes and seconds are estimates.
+
+    `head_epochs` is 0 where the head has no phase of its own; `epochs` and `steps` (per epoch) are 0 where only the
+    head learns. `most_s` is the time if nothing stops the run early, without the export.
+    """
+
+    architecture: str
+    weights: str
+    device: str
+    bundle: str
+    classes: tuple[str, ...]
+    photos: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...]
+    advice: tuple[str, ...]
+    stages: tuple[StagePlan, ...]
+    descriptor_length: int
+    head_epochs: int
+    epochs: int
+    steps: int
+    batch_size: int
+    cache_needed_bytes: int
+    cache_bytes: int
+    checkpoint_bytes: int
+    bundle_bytes: int
+    batch: estimate.Seconds
+    epoch_s: float
+    most_s: float
+
+
+def show(settings: TrainSettings, as_json: bool = False) -> None:
+    """Print the plan of a run, as text or JSON; nothing is learnt or written. Raise PenultError as the run would."""
+    check_model_name(settings.out.resolve().name)
+    preprocess(settings)
+    device = device_for(settings.device)
+    plan = make(settings, load_splits(settings), device)
+    print(json.dumps(asdict(plan)) if as_json else "\n".join(lines(plan)))
+
+
+def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
+    """Build the network, try a batch, and return the plan; raise SettingsError as the run would."""
+    architecture = architectures.get(settings.arch)
+    net, problem = _build(architecture, settings, len(splits.classes))
+    freeze_stages(net, architecture, settings.freeze)
+    learns_whole = settings.freeze < FREEZE_ALL
+    spec = preprocess(settings)
+    checkpoint, bundle = estimate.file_bytes(net, len(splits.classes), spec)
+    needed = estimate.cache_bytes(splits, spec, learns_whole)
+    stages = stage_plans(net, architecture, settings)
+    reader = PhotoReader(spec, Cache(settings.cache_mb << 20), settings.batch_size)
+    batch = estimate.measure(net, architecture, settings, splits, reader, device)
+    epoch_s, most_s = estimate.durations(splits, settings, batch, needed, device.type == "cpu")
+    return Plan(
+        architecture=settings.arch,
+        weights=settings.weights,
+        device=device.type,
+        bundle=str(settings.out / str(max(versions(settings.out), default=0) + 1)),
+        classes=splits.classes,
+        photos={part: per_class(getattr(splits, part), len(splits.classes)) for part in PARTS},
+        notes=problem + splits.notes,
+        advice=advice(splits, settings, needed),
+        stages=stages,
+        descriptor_length=net.descriptor_length,
+        head_epochs=0 if settings.starts_fresh else settings.head_epochs,
+        epochs=settings.epochs if learns_whole else 0,
+        steps=estimate.batches(len(splits.train), settings.batch_size) if learns_whole else 0,
+        batch_size=settings.batch_size,
+        cache_needed_bytes=needed,
+        cache_bytes=settings.cache_mb << 20,
+        checkpoint_bytes=checkpoint,
+        bundle_bytes=bundle,
+        batch=batch,
+        epoch_s=epoch_s,
+        most_s=most_s,
+    )
+
+
+def _build(architecture: Architecture, settings: TrainSettings, classes: int) -> tuple[PenultNet, tuple[str, ...]]:
+    """Build the network; where only the download of its weights fails, build it with random ones and say so."""
+    try:
+        return build(architecture, settings, classes), ()
+    except SettingsError as error:
+        # A failed download has a cause; weights that torchvision lacks have none, and would never come.
+        if not settings.weights.startswith("imagenet") or error.__cause__ is None:
+            raise
+        net = build(architecture, replace(settings, weights="none", freeze=0, reinit=False), classes)
+        return net, (f"a run would stop here: {error.message}",)
+
+
+def per_class(photos: Iterable[Photo], classes: int) -> tuple[int, ...]:
+    """Return how many photos each class has."""
+    count = Counter(photo.label for photo in photos)
+    return tuple(count[label] for label in range(classes))
+
+
+def advice(splits: Splits, settings: TrainSettings, needed_bytes: int) -> tuple[str, ...]:
+    """Return what other settings may do better, a line each."""
+    count = per_class(splits.train, len(splits.classes))
+    most, least = (splits.classes[count.index(pick(count))] for pick in (max, min))
+    said = []
+    if max(count) > _MOST_EVEN * min(count):
+        ratio = max(count) / max(min(count), 1)
+        said.append(f"{most!r} has {ratio:.1f} times the photos of {least!r}: consider --class-weights balanced")
+    if min(count) < _MANY and settings.freeze < FREEZE_ALL and settings.weights != "none":
+        said.append(
+            f"{least!r} has {min(count)} photos to learn from; below {_MANY}, a frozen network with an SVM on top is "
+            "often better: compare with --freeze all"
+        )
+    if needed_bytes > settings.cache_mb << 20:
+        said.append(f"if there is memory to spare, --cache-mb {-(-needed_bytes >> 20)} keeps every decoded photo")
+    return tuple(said)
+
+
+def stage_plans(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> tuple[StagePlan, ...]:
+    """Return the stages, hidden dense layers and head of a network that is frozen as in the run, with their rates."""
+    rates = {group["name"]: group["lr"] for group in parameter_groups(net, architecture, settings)}
+    rows = [(stage.name, stage.modules, stage.parameters) for stage in stages_of(architecture, net.body)]
+    rows.append(("head", "dropout, dense", sum(p.numel() for p in net.head.parameters())))
+    return tuple(StagePlan(*row, float(str(rates[row[0]])) if row[0] in rates else None) for row in rows)
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def lines(plan: Plan) -> list[str]:
+    """Return the plan as text."""
+    total = sum(map(sum, plan.photos.values()))
+    return [
+        f"{plan.architecture} from {plan.weights} on {plan.device}, {total:,} photos of {len(plan.classes)} classes; "
+        "nothing is learnt or written",
+        "",
+        *_photo_table(plan),
+        "",
+        *(f"note: {line}" for line in plan.notes),
+        *(f"advice: {line}" for line in plan.advice),
+        *([""] if plan.notes or plan.advice else []),
+        *_stage_table(plan),
+        "",
+        *_facts(plan),
+    ]
+
+
+def _photo_table(plan: Plan) -> list[str]:
+    names = [*plan.classes[:_SHOWN_CLASSES], "all"]
+    columns = [[f"{n:,}" for n in (*count[:_SHOWN_CLASSES], sum(count))] for count in plan.photos.values()]
+    rows = [["class", *plan.photos], *map(list, zip(names, *columns, strict=True))]
+    if (more := len(plan.classes) - _SHOWN_CLASSES) > 0:
+        rows.insert(-1, [f"and {more} more classes", *[""] * len(plan.photos)])
+    return _table(rows, left=1)
+
+
+def _stage_table(plan: Plan) -> list[str]:
+    rows = [["stage", "modules", "parameters", "learning rate"]]
+    for stage in plan.stages:
+        rate = "frozen" if stage.rate is None else f"{stage.rate:.3g}"
+        rows.append([stage.name, stage.modules, f"{stage.parameters:,}", rate])
+    learning = sum(stage.parameters for stage in plan.stages if stage.rate is not None)
+    rows.append(["all", "", f"{sum(stage.parameters for stage in plan.stages):,}", f"{learning:,} learn"])
+    return _table(rows, left=2)
+
+
+def _facts(plan: Plan) -> list[str]:
+    share = min(1.0, plan.cache_bytes / max(plan.cache_needed_bytes, 1))
+    kept = "all of them stay" if share == 1 else f"{share:.0%} of that stays, the rest is read and decoded every time"
+    facts = []
+    if plan.head_epochs:
+        facts.append(["head", f"at most {plan.head_epochs} epochs alone, on descriptors that are computed once"])
+    if plan.epochs:
+        facts.append(["network", f"at most {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} photos"])
+    facts += [
+        ["descriptor", f"{plan.descriptor_length:,} numbers"],
+        ["memory", f"about {_mib(plan.cache_needed_bytes)} for decoded photos; --cache-mb is "
+                   f"{plan.cache_bytes >> 20:,}: {kept}"],
+        ["disk", f"bundle {plan.bundle} of about {_mib(plan.bundle_bytes)}; until then a checkpoint of about "
+                 f"{_mib(plan.checkpoint_bytes)}"],
+    ]  # fmt: skip
+    if plan.epochs:
+        each = f"about {_duration(plan.epoch_s)} an epoch; "
+        facts.append(["time", f"{each}about {_duration(plan.most_s)} at the very most, and the export"])
+    else:
+        facts.append(["time", f"about {_duration(plan.most_s)}, and the export"])
+    return _table(facts, left=2)
+
+
+def _mib(count: int) -> str:
+    return f"{max(1, round(count / 2**20)):,} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Align columns, the first `left` of them to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

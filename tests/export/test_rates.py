@@ -1,0 +1,80 @@
+"""--lr auto: the range test finds a factor that learns, leaves the network alone, and is repeated by the seed."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from penult.export import augment, rates
+from penult.export.architectures import get
+from penult.export.data import load_splits
+from penult.export.errors import SettingsError
+from penult.export.finetune import FineTuner
+from penult.export.model import build, copy_weights, freeze_stages
+from penult.export.photos import Cache, PhotoReader
+from penult.export.run import train
+from penult.export.settings import TrainSettings
+from penult.export.workers import ALONE
+
+
+def _tuner(folder: Path, weights: Path, **changes) -> FineTuner:
+    settings = TrainSettings(
+        data=folder, out=Path("unused"), arch="tiny5", weights=str(weights), freeze=1, augment="gentle", device="cpu",
+        batch_size=16, lr="auto", **changes,
+    )  # fmt: skip
+    splits, architecture = load_splits(settings), get("tiny5")
+    net = build(architecture, settings, len(splits.classes))
+    freeze_stages(net, architecture, 1)
+    reader = PhotoReader(architecture.preprocess, Cache(1 << 26), settings.batch_size)
+    return FineTuner(net, architecture, settings, splits, reader, ALONE)
+
+
+def _find(tuner: FineTuner) -> float:
+    return rates.find_factor(tuner.learner, tuner._optimizer(1.0), tuner.splits.train, augment.gentle, tuner.settings)
+
+
+def test_rates_that_are_off_are_put_right(few_digits: Path, tiny_weights: Path):
+    """Rates given ten times lower are raised about ten times more than those ten times higher."""
+    right = _find(_tuner(few_digits, tiny_weights, lr_head=3e-3, lr_backbone=3e-3))
+    low = _find(_tuner(few_digits, tiny_weights, lr_head=3e-4, lr_backbone=3e-4))
+    assert 0.05 < right < 30
+    assert 3 < low / right < 30
+
+
+def test_the_network_is_left_as_it_was(few_digits: Path, tiny_weights: Path):
+    """After the test every weight and statistic is what it was, and the same seed finds the same factor."""
+    tuner = _tuner(few_digits, tiny_weights, lr_backbone=1e-3)
+    before = copy_weights(tuner.net)
+    first = _find(tuner)
+    assert all(torch.equal(value, before[key]) for key, value in tuner.net.state_dict().items())
+    assert _find(_tuner(few_digits, tiny_weights, lr_backbone=1e-3)) == first
+
+
+def test_a_run_uses_it_and_says_so(few_digits: Path, tiny_weights: Path, tmp_path: Path):
+    """A whole run with --lr auto publishes, and its notes say what the rates were multiplied by."""
+    result = train(
+        TrainSettings(
+            data=few_digits, out=tmp_path / "digits", arch="tiny5", weights=str(tiny_weights), freeze=1, epochs=2,
+            head_epochs=2, augment="gentle", device="cpu", lr="auto",
+        )
+    )  # fmt: skip
+    (note,) = [note for note in result.metrics["notes"] if "--lr auto" in note]
+    factor = float(note.split()[-1])
+    assert 0.001 <= factor <= 100
+    rows = (result.folder / "history.csv").read_text().splitlines()
+    assert float(rows[-1].split(",")[2]) == pytest.approx(1e-3 * factor, rel=0.05)
+
+
+def test_the_choice_is_a_tenth_of_where_the_loss_is_lowest():
+    """On a curve that falls, then rises, the factor is a tenth of the lowest point's; what is no number ends the curve."""
+    losses = [2 - step / 20 for step in range(30)] + [0.6 + step for step in range(20)]
+    assert 0.03 < rates.choose(losses) / rates.factor_of(29) < 0.2
+    assert rates.choose([*losses[:20], math.nan, *losses[21:]]) == pytest.approx(rates.factor_of(19) / 10)
+
+
+def test_no_rate_that_works_is_one_line():
+    """Where even the first loss is no number, the run stops with one line on what to do."""
+    with pytest.raises(SettingsError, match="--lr auto") as caught:
+        rates.choose([math.nan, 1.0])
+    assert caught.value.reason == "DIVERGED"

@@ -1,0 +1,193 @@
+"""penult train --sweep: every way is tried once, for real; what was done is kept; validation photos choose."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penult.export.data import Splits, load_splits
+from penult.export.errors import SettingsError
+from penult.export.pictures_sweep import sweep_picture
+from penult.export.run import compare
+from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep, Trial, plan, trials
+from penult.export.sweep_view import advice, table, to_csv
+
+PATIENCE_S = 240
+
+
+@pytest.fixture(scope="module")
+def options(few_digits: Path, tiny_weights: Path) -> dict:
+    """Settings of a short run."""
+    return {"data": few_digits, "arch": "tiny5", "weights": str(tiny_weights), "augment": "gentle", "head_epochs": 4,
+            "epochs": 2, "lr_backbone": 1e-3, "batch_size": 16, "device": "cpu"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def frozen(options: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+    """A whole sweep over freezing depths."""
+    out = tmp_path_factory.mktemp("sweep") / "digits"
+    return compare(TrainSettings(**options, out=out, sweep="freeze")), out / "sweep-freeze"
+
+
+def _splits(options: dict) -> Splits:
+    return load_splits(TrainSettings(**options, out=Path("unused")))
+
+
+def test_freezing_is_tried_at_every_depth(frozen: tuple[Sweep, Path]):
+    """0 to 5 stages, continued and re-initialised, and all frozen with the SVM: thirteen trials, each with accuracies."""
+    found = {(outcome.mode, outcome.at) for outcome in frozen[0].outcomes}
+    assert found == {(mode, at) for mode in (CONTINUE, REINIT) for at in range(6)} | {(FROZEN, FREEZE_ALL)}
+    assert len(frozen[0].outcomes) == 13
+    for outcome in frozen[0].outcomes:
+        assert 0 <= outcome.val_accuracy <= 1
+        assert outcome.test_accuracy in (outcome.dense_test_accuracy, outcome.svm_test_accuracy)
+        assert outcome.test_accuracy * frozen[0].test_photos == pytest.approx(round(outcome.test_accuracy * 40))
+
+
+def test_table_and_picture_are_written_and_nothing_is_published(frozen: tuple[Sweep, Path]):
+    """table.csv has a row per trial, sweep.png is a picture; no version and no checkpoint is left."""
+    sweep, folder = frozen
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [float(row["test_accuracy"]) for row in rows] == [outcome.test_accuracy for outcome in sweep.outcomes]
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in folder.parent.iterdir()] == ["sweep-freeze"]
+    assert not list((folder / ".training").iterdir())
+
+
+def test_the_same_trial_is_the_same_run(frozen: tuple[Sweep, Path], options: dict, tmp_path: Path):
+    """A trial's dense accuracy is what a plain run with its settings reports."""
+    from penult.export.run import train
+
+    (outcome,) = frozen[0].points(CONTINUE)[2]
+    result = train(TrainSettings(**options, out=tmp_path / "digits", freeze=2))
+    assert result.metrics["test"]["dense"]["accuracy"] == pytest.approx(outcome.dense_test_accuracy)
+
+
+def test_a_killed_sweep_goes_on(frozen: tuple[Sweep, Path], options: dict, tmp_path: Path):
+    """kill -9 after some trials: --resume keeps those and ends with the uninterrupted sweep's accuracies."""
+    out = tmp_path / "digits"
+    words = [w for k, v in options.items() if k != "data" for w in (f"--{k.replace('_', '-')}", str(v))]
+    command = [sys.executable, "-m", "penult.cli", "train", str(options["data"]), "--out", str(out), *words]
+    process = subprocess.Popen([*command, "--sweep", "freeze"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    record, ends = out / "sweep-freeze" / "trials.json", time.monotonic() + PATIENCE_S
+    while not record.exists() or len(json.loads(record.read_bytes())["outcomes"]) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    done = json.loads(record.read_bytes())["outcomes"]
+    resumed = compare(TrainSettings(**options, out=out, sweep="freeze", resume=True))
+    assert [vars(outcome) for outcome in resumed.outcomes[: len(done)]] == done
+    for one, other in zip(resumed.outcomes, frozen[0].outcomes, strict=True):
+        assert replace(one, seconds=0) == replace(other, seconds=0)
+
+
+def test_a_sweep_of_other_settings_is_not_resumed(frozen: tuple[Sweep, Path], options: dict):
+    """--resume with another setting is refused in one line."""
+    with pytest.raises(SettingsError) as caught:
+        compare(TrainSettings(**options | {"epochs": 3}, out=frozen[1].parent, sweep="freeze", resume=True))
+    assert caught.value.reason == "RESUME"
+
+
+def test_labels_are_nested_subsets(options: dict):
+    """Fewer labels are part of more, balanced, with a share of the validation photos; all three ways see the same."""
+    splits, settings = _splits(options), TrainSettings(**options, out=Path("unused"), sweep="labels")
+    wanted = trials(settings, splits)
+    assert {trial.at for trial in wanted} == {5, 10, 20}
+    assert {trial.mode for trial in wanted} == {FROZEN, FINE_TUNED, SCRATCH}
+    seen = {}
+    for trial in wanted:
+        chosen, fewer = plan(settings, splits, trial)
+        assert [sum(photo.label == label for photo in fewer.train) for label in range(4)] == [trial.at] * 4
+        assert fewer.test == splits.test
+        assert len(fewer.val) == max(4, round(len(splits.val) * trial.at / 20))
+        assert seen.setdefault(trial.at, fewer) == fewer
+        assert (chosen.weights == "none") == (trial.mode == SCRATCH)
+        assert (chosen.freeze == FREEZE_ALL) == (trial.mode == FROZEN)
+    assert set(seen[5].train) < set(seen[10].train) < set(seen[20].train)
+
+
+def test_labels_are_learnt_from(options: dict, tmp_path: Path):
+    """A sweep over labels runs to its end, in JSON on the command line, with advice and a picture."""
+    words = [w for k, v in options.items() if k != "data" for w in (f"--{k.replace('_', '-')}", str(v))]
+    result = subprocess.run(
+        [sys.executable, "-m", "penult.cli", "train", str(options["data"]), "--out", str(tmp_path / "digits"), *words,
+         "--sweep", "labels", "--json"],
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert len(answer["trials"]) == 9
+    assert "photos per class" in answer["advice"]
+    assert (Path(answer["folder"]) / "sweep.png").is_file()
+
+
+def test_repeats_have_seeds_of_their_own(options: dict):
+    """With --repeats, every trial is there once per seed."""
+    settings = TrainSettings(**options, out=Path("unused"), sweep="freeze", repeats=3)
+    wanted = trials(settings, _splits(options))
+    assert len(wanted) == len(set(wanted)) == 39
+    assert {plan(settings, _splits(options), trial)[0].seed for trial in wanted} == {0, 1, 2}
+
+
+def test_a_sweep_needs_weights(options: dict):
+    """Without weights there is nothing to keep: refused in one line."""
+    settings = TrainSettings(**options | {"weights": "none", "freeze": 0}, out=Path("unused"), sweep="freeze")
+    with pytest.raises(SettingsError, match="--weights"):
+        trials(settings, _splits(options))
+
+
+def _made_up(kind: str, accuracies: dict[tuple[str, int], tuple[float, float]]) -> Sweep:
+    outcomes = [
+        Outcome(*(mode, at, 0, 100, "dense", val, test, test, test - 0.01, 5, 1.0))
+        for (mode, at), (val, test) in accuracies.items()
+    ]
+    return Sweep(kind, tuple(outcomes), 200)
+
+
+def test_advice_on_freezing_comes_from_validation():
+    """The depth named is the best on validation photos, not on test photos; of equals the one that keeps more."""
+    sweep = _made_up("freeze", {(CONTINUE, 0): (0.8, 0.99), (CONTINUE, 3): (0.9, 0.7), (REINIT, 1): (0.9, 0.8)})
+    assert advice(sweep) == "best on validation photos: --freeze 3 (90.0%)"
+    sweep = _made_up("freeze", {(REINIT, 2): (0.95, 0.9), (FROZEN, FREEZE_ALL): (0.9, 0.9)})
+    assert advice(sweep) == "best on validation photos: --freeze 2 --reinit (95.0%)"
+    sweep = _made_up("freeze", {(REINIT, 2): (0.85, 0.9), (FROZEN, FREEZE_ALL): (0.9, 0.9)})
+    assert advice(sweep) == "best on validation photos: --freeze all (90.0%)"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict", "points"),
+    [
+        ((0.6, 0.8), "label more", "+10.0"),
+        ((0.98, 0.99), "bring little", "+0.5"),
+        ((0.9, 0.88), "bring little", "+0.0"),
+    ],
+)
+def test_advice_on_labels_follows_the_power_law(accuracies: tuple[float, float], verdict: str, points: str):
+    """Where doubling halved the error it will halve it again; where it brought nothing, label no more."""
+    sweep = _made_up("labels", {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])})
+    assert verdict in advice(sweep)
+    assert points in advice(sweep)
+
+
+@pytest.mark.parametrize("kind", ["freeze", "labels"])
+def test_pictures_show_every_trial(kind: str):
+    """Both sweeps are drawn, with their axis; the table has a row per place and mode."""
+    random = np.random.default_rng(0)
+    modes = {"freeze": (CONTINUE, REINIT), "labels": (FROZEN, FINE_TUNED, SCRATCH)}[kind]
+    places = range(6) if kind == "freeze" else (5, 10, 20, 50, 91)
+    sweep = _made_up(kind, {(mode, at): (0.8, float(random.uniform(0.6, 0.95))) for mode in modes for at in places})
+    assert sweep_picture(sweep).startswith(b"\x89PNG")
+    assert len(table(sweep)) == len(modes) * len(places)
+    assert len(to_csv(sweep).splitlines()) == 1 + len(sweep.outcomes)
+    assert Trial(modes[0], places[0], 0) in {Trial(o.mode, o.at, o.repeat) for o in sweep.outcomes}
