@@ -1,6 +1,7 @@
 """`penult train --dry-run`: counts and sizes that are right, advice where it is due, and nothing learnt or written."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from penult.export.stopping import EarlyStopping
 from PIL import Image
 
 from penult.bundle.preprocess import Preprocess
@@ -21,7 +21,9 @@ from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.model import build, freeze_stages
 from penult.export.photos import Cache, PhotoReader
+from penult.export.schedule import Schedule
 from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.workers import ALONE
 
 Settings = Callable[..., TrainSettings]
 CPU = torch.device("cpu")
@@ -82,10 +84,10 @@ def test_the_checkpoint_is_as_large_as_estimated(settings: Settings, tmp_path: P
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad])
     net(torch.zeros(2, 3, 32, 32))[0].sum().backward()
     optimizer.step()
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    schedule = Schedule(optimizer, chosen, math.inf, warm_steps=0)
     path = tmp_path / "checkpoint.pt"
     best = {key: value.clone() for key, value in net.state_dict().items()}
-    Checkpoint(path, chosen, "").save(1, net, optimizer, plateau, EarlyStopping(10), best, History())
+    Checkpoint(path, chosen, "").save(1, net, optimizer, schedule, best, History())
     estimated, _ = estimate.file_bytes(net, 10, get("tiny5").preprocess)
     assert estimated == pytest.approx(path.stat().st_size, rel=0.1, abs=1 << 16)
 
@@ -108,7 +110,7 @@ def test_the_memory_is_what_the_reader_uses(settings: Settings, tmp_path: Path):
             image.save(tmp_path / "photos" / name / f"{number}.png")
     splits, spec = load_splits(settings()), Preprocess(resize=32, crop=32)
     reader = PhotoReader(spec, Cache(1 << 30), 8)
-    list(reader.augmented(splits.train, augment.photo, "", ""))
+    list(reader.augmented(splits.train, augment.photo, "", "", ALONE.bounds))
     whole = reader.cache.used_bytes
     for part in (splits.train, splits.val, splits.test):
         list(reader.crops(part, ""))
