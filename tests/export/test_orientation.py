@@ -13,6 +13,7 @@ from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.export import augment
 from penult.export.data import Photo
 from penult.export.photos import Cache, PhotoReader
+from penult.export.workers import ALONE
 
 SPEC = Preprocess(resize=48, crop=40)
 _ORIENTATION = 0x0112
@@ -48,7 +49,8 @@ def _photo(folder: Path, upright: np.ndarray, orientation: int, kind: str) -> Ph
 def _augmented(photos: tuple[Photo, ...], augmentation: augment.Augmentation) -> np.ndarray:
     """What learning sees of each photo alone, so that each gets the same random crop."""
     reader = PhotoReader(SPEC, Cache(1 << 24), 1)
-    return np.concatenate([next(reader.augmented((photo,), augmentation, "0", "test"))[0] for photo in photos])
+    batches = (reader.augmented((photo,), augmentation, "0", "test", ALONE.bounds) for photo in photos)
+    return np.concatenate([next(batch).pixels for batch in batches])
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
