@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import penult.export  # noqa: F401 - sets how OpenMP waits, before a test imports torch
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 READY_TIMEOUT_S = 60
