@@ -18,6 +18,7 @@ from penult.export.pictures import (
     SCORER_COLOURS,
     SCORER_MARKERS,
     SCORER_NAMES,
+    SKY,
     VERMILION,
     WIDTH,
     new,
@@ -29,7 +30,7 @@ from penult.export.pictures import (
 
 _PARTS = {"test": "test photos", "val": "validation photos"}
 LINEAR = "linear"
-_LINES, _DASHES = (PURPLE, BLUE, VERMILION, GREEN, ORANGE), ("-", "--", ":", "-.")
+_LINES, _DASHES = (PURPLE, BLUE, VERMILION, GREEN, ORANGE, SKY), ("-", "--", ":", "-.")
 _MOST_COUNTED = 25
 _INCHES_PER_CLASS, _MARGIN, _LARGEST = 0.3, 1.8, 26.0
 
@@ -109,7 +110,7 @@ def svm_search(svm: Mapping[str, Any]) -> bytes | None:
         axis: Axes = axes[0][0]
         for number, (name, accuracy) in enumerate(curves.items()):
             axis.plot(
-                list(accuracy), list(accuracy.values()), color=_LINES[number % 5], marker="o", ms=4,
+                list(accuracy), list(accuracy.values()), color=_LINES[number % len(_LINES)], marker="o", ms=4,
                 ls=_DASHES[number % 4], label=name,
             )  # fmt: skip
         axis.set_xscale("log")
