@@ -68,7 +68,7 @@ def test_history_is_one_row_per_epoch():
 
 def test_history_survives_a_checkpoint():
     """Plain values and back give the same history."""
-    history = History([_epoch(1, "head"), _epoch(1), _epoch(2)], ["a note"])
+    history = History([_epoch(1, "head"), _epoch(1), _epoch(2)], ["a note"], 2.5)
     assert History.from_state(history.to_state()) == history
     assert [epoch.epoch for epoch in history.phase("all")] == [1, 2]
 

@@ -172,7 +172,7 @@ class FineTuner:
         optimizer = self._optimizer(1.0)
         if settings.lr == "auto" and is_new:
             factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings)
-            optimizer = self._optimizer(factor)
+            optimizer, history.rate_factor = self._optimizer(factor), factor
             history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
             say(history.notes[-1])
         forward = self.workers.wrap(self.net)

@@ -28,10 +28,14 @@ class Epoch:
 
 @dataclass
 class History:
-    """All epochs of a run, in order, and what else the user should know of it."""
+    """All epochs of a run, in order, and what else the user should know of it.
+
+    `rate_factor` is what `--lr auto` multiplied the rates given by.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rate_factor: float = 1.0
 
     def phase(self, name: str) -> list[Epoch]:
         """Return the epochs of one phase."""
@@ -66,4 +70,4 @@ class History:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "History":
         """Rebuild from plain values."""
-        return cls([Epoch(**row) for row in state["epochs"]], list(state["notes"]))
+        return cls([Epoch(**row) for row in state["epochs"]], list(state["notes"]), state["rate_factor"])

@@ -82,7 +82,7 @@ def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: 
     """Gather what the report tells of the training itself."""
     architecture = architectures.get(settings.arch)
     groups = parameter_groups(net, architecture, settings)
-    rates = {str(group["name"]): float(str(group["lr"])) for group in groups}
+    rates = {str(group["name"]): group["lr"] * history.rate_factor for group in groups}
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
     return Learning(architecture, history, verdict, given, net.state_dict(), rates, dropout)
 
