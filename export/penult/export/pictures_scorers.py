@@ -153,7 +153,9 @@ def _bars(axis: Axes, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Non
     for place, (_, scorer, values) in enumerate(rows):
         accuracy, (low, high) = values["accuracy"], values["accuracy_95"]
         axis.barh(place, accuracy, color=SCORER_COLOURS[scorer], height=0.72)
-        axis.errorbar(accuracy, place, xerr=[[accuracy - low], [high - accuracy]], color=INK, lw=1.2, capsize=3)
+        axis.errorbar(
+            accuracy, place, xerr=[[max(accuracy - low, 0)], [max(high - accuracy, 0)]], color=INK, lw=1.2, capsize=3
+        )
         axis.text(0.015, place, f"{accuracy:.1%}", va="center", color="white", fontweight="bold")
     axis.set_yticks(range(len(rows)), [f"{_PARTS[part]}, {SCORER_NAMES[scorer]}" for part, scorer, _ in rows])
     axis.invert_yaxis()

@@ -82,7 +82,11 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """Return what metrics.json tells, the rule included."""
-        return asdict(self) | {"conclusion": self.conclusion, "sentence": self.sentence, "rule": RULE}
+        values = asdict(self)
+        # Lists, as JSON gives them back.
+        values["findings"] = [dict(finding) for finding in values["findings"]]
+        values["zones"] = {name: list(zones) for name, zones in values["zones"].items()}
+        return values | {"conclusion": self.conclusion, "sentence": self.sentence, "rule": RULE}
 
 
 def diagnose(history: History, classes: int) -> Verdict:
