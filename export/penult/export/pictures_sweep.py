@@ -41,8 +41,9 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     points = sweep.points(mode)
     middle = [mean(found, "test_accuracy") for found in points.values()]
     low, high = np.transpose([_interval(found, sweep.test_photos) for found in points.values()])
+    bars = np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0)
     axis.errorbar(
-        list(points), middle, yerr=np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0), color=colour, marker=marker,
+        list(points), middle, yerr=bars, color=colour, marker=marker,
         ms=5, lw=1.6, elinewidth=0.8, capsize=2, label=mode,
     )  # fmt: skip
 
