@@ -38,7 +38,7 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
             axes[1][1].set_axis_off()
             axes[1][1].text(0, 1, text, va="top", color=INK, fontsize=8, transform=axes[1][1].transAxes)
         else:
-            figure.supxlabel("Identical, bit for bit: the layer is frozen.", fontsize=9, color=INK)
+            figure.supxlabel("Identical, bit for bit: this layer did not learn.", fontsize=9, color=INK)
         return png(figure)
 
 
@@ -131,6 +131,6 @@ def _name_stage(axis: Axes, places: list[int], layers: Sequence[LayerChange]) ->
     axis.plot([places[0] - 0.4, places[-1] + 0.4], [-0.02, -0.02], transform=below, color=INK, lw=1, clip_on=False)
     if not any(layers[place].change for place in places):
         axis.text(
-            middle, 0.03, "frozen: exactly 0", transform=below, ha="center", va="bottom", rotation=90, color=INK,
+            middle, 0.03, "unchanged: exactly 0", transform=below, ha="center", va="bottom", rotation=90, color=INK,
             fontsize=8,
         )  # fmt: skip
