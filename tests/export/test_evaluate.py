@@ -21,6 +21,14 @@ def test_wilson_gives_published_intervals(hits: int, count: int, low: float, hig
     assert wilson(hits / count, count) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_wilson_holds_the_share_itself():
+    """However a perfect share rounds, it lies within its interval: error bars of a negative length cannot be drawn."""
+    for count in range(1, 500):
+        for hits in {0, 1, count // 2, count - 1, count}:
+            low, high = wilson(hits / count, count)
+            assert 0 <= low <= hits / count <= high <= 1
+
+
 def _sampled(temperature: float, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and labels that were drawn from the scores' own probabilities at this temperature."""
     rng = np.random.default_rng(0)

@@ -118,4 +118,5 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share seen on `count` photos (Wilson 1927)."""
     spread = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2))
     middle, scale = share + _Z95**2 / (2 * count), 1 + _Z95**2 / count
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    # At shares of 0 and 1 an end is the share itself; rounded, it could lie beside it.
+    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
