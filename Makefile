@@ -25,7 +25,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test check fmt proto lock image bench clean
+.PHONY: help setup demo serve test check fmt proto lock image bench bench-learning clean
 
 help:
 	@sed -n '3,7s/^# *//p' Makefile
@@ -82,6 +82,9 @@ proto: setup
 
 bench: setup
 	@$(BIN)/python bench/spine.py
+
+bench-learning: setup
+	@$(BIN)/python bench/training.py
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
