@@ -113,7 +113,10 @@ def test_resume_without_a_checkpoint_starts_anew(
     again = train(TrainSettings(**options, out=tmp_path / "digits", save_weights=weights, resume=True))
     assert _equal(_weights(weights), _weights(uninterrupted[1]))
     assert (again.folder / "svm.pkl").read_bytes() == (uninterrupted[0].folder / "svm.pkl").read_bytes()
-    assert again.metrics == uninterrupted[0].metrics
+    one, other = (
+        result.metrics | {"svm": result.metrics["svm"] | {"seconds": 0}} for result in (again, uninterrupted[0])
+    )
+    assert one == other
 
 
 def test_frozen_stages_are_published_as_they_were_given(uninterrupted: tuple[Result, Path], tiny_weights: Path):

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from penult.export.evaluate import wilson
-from penult.export.pictures import BLUE, GREEN, INK, MUTED, PURPLE, VERMILION, new, percent, png, style
-from penult.export.settings import FREEZE_ALL
+from penult.export.pictures import BLUE, GREEN, INK, PURPLE, VERMILION, new, percent, png, style
+from penult.export.settings import ALL_STAGES, FREEZE_ALL
 from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep
 from penult.export.sweep_view import best_freeze, mean, place
 
@@ -61,10 +61,16 @@ def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
     axis.set_xlabel("conv stages frozen, from the input")
     mode, at = best_freeze(sweep)
+    axis.margins(y=0.15)
+    top = max(high for _, high in (_interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
     axis.annotate(
-        "best on\nvalidation", (at, mean(sweep.points(mode)[at], "test_accuracy")), xytext=(0, -34),
-        textcoords="offset points", ha="center", fontsize=8, color=INK, arrowprops={"arrowstyle": "-", "color": MUTED},
+        f"best on validation:\n{mode}, {place(sweep, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
+        ha="right" if at > ALL_STAGES else "center", va="bottom", fontsize=8, color=INK,
     )  # fmt: skip
+
+
+def _found_at(sweep: Sweep, at: int) -> list[list[Outcome]]:
+    return [found for mode in sweep.modes() for place, found in sweep.points(mode).items() if place == at]
 
 
 def _labels_axis(axis: Any, sweep: Sweep) -> None:
