@@ -131,6 +131,16 @@ def test_other_labels_are_refused(bundle: Bundle, run: Run, run_svm: Callable):
         assert _refused(swapped, bundle, run, run_svm) == "GOLDEN_VALUES"
 
 
+def test_the_dense_heads_labels_count_only_where_it_is_a_scorer(bundle: Bundle, run: Run, run_svm: Callable):
+    """Where the SVM names other classes, a near tie among the logits is no fault; another SVM label still is."""
+    alone = replace(bundle, manifest=replace(bundle.manifest, stated_scorers=("svm",), stated_logits_length=10))
+    swapped = {name: replace(bundle.goldens, **{name: getattr(bundle.goldens, name)[:, ::-1]})
+               for name in ("logits", "svm_scores")}  # fmt: skip
+    assert replay(swapped["logits"], alone.manifest, run, run_svm, tolerance=1e9) > 1e-4
+    assert _refused(swapped["logits"], alone, run, run_svm) == "GOLDEN_VALUES"
+    assert _refused(swapped["svm_scores"], alone, run, run_svm, tolerance=1e9) == "GOLDEN_LABELS"
+
+
 def test_another_svm_is_refused(bundle: Bundle, run: Run, run_svm: Callable):
     """An SVM that scores otherwise, or where none was recorded, does not replay."""
     assert _refused(bundle.goldens, bundle, run, lambda d: run_svm(d) * np.float32(1.001)) == "GOLDEN_VALUES"

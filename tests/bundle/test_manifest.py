@@ -189,6 +189,47 @@ def test_a_default_scorer_must_be_in_the_bundle(manifest: Manifest):
     assert _refused(replace(without, default_scorer="svm").to_json()) == "MANIFEST_INVALID"
 
 
+def test_stated_scorers_round_trip(manifest: Manifest):
+    """An SVM for other classes than the network's: its scorers and the network's logits are stated, and come back."""
+    stated = replace(
+        manifest, default_scorer="svm", temperatures={"svm": 0.5}, stated_scorers=("svm",), stated_logits_length=10
+    )
+    again = Manifest.from_json(stated.to_json())
+    assert again == stated
+    assert (again.scorers, again.logits_length) == (("svm",), 10)
+    values = json.loads(stated.to_json())
+    assert (values["scorers"], values["logits_length"]) == (["svm"], 10)
+    assert {"stated_scorers", "stated_logits_length"}.isdisjoint(values)
+
+
+def test_usual_bundles_state_neither(manifest: Manifest):
+    """Without them, the files tell the scorers, and there is a logit per class; older manifests read as before."""
+    assert {"scorers", "logits_length"}.isdisjoint(json.loads(manifest.to_json()))
+    assert (manifest.scorers, manifest.logits_length) == (("dense", "svm"), 2)
+    assert Manifest.from_json(_edited(manifest, scorers=["dense", "svm"], logits_length=2)).scorers == ("dense", "svm")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scorers": []}, {"scorers": ["dense"]}, {"scorers": ["svm", "dense"]}, {"scorers": ["knn"]}, {"scorers": None},
+     {"scorers": "svm"}, {"scorers": ["svm", "svm"]}, {"scorers": [["svm"]]}, {"scorers": ["svm"]},
+     {"logits_length": 3}, {"logits_length": 0}, {"logits_length": "2"}, {"logits_length": True},
+     {"logits_length": None}, {"scorers": ["svm"], "default_scorer": "svm", "logits_length": 0},
+     {"scorers": ["svm"], "default_scorer": "svm", "temperatures": {"dense": 1.0}}],
+    ids=str,
+)  # fmt: skip
+def test_scorers_that_cannot_be_are_refused(manifest: Manifest, changes: dict[str, Any]):
+    """Unknown scorers, an SVM without or beside its file, a dense head with other logits than classes are refused."""
+    assert _refused(_edited(manifest, **changes)) == "MANIFEST_INVALID"
+
+
+def test_an_svm_that_is_stated_needs_its_file(manifest: Manifest):
+    """The svm scorer without svm.pkl is refused."""
+    files = {name: entry for name, entry in manifest.files.items() if name != SVM_NAME}
+    without = replace(manifest, files=files, default_scorer="svm", stated_scorers=("svm",))
+    assert _refused(without.to_json()) == "MANIFEST_INVALID"
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
 def test_network_and_goldens_must_be_listed(manifest: Manifest, name: str):
     """A manifest that does not list the network or the goldens is refused."""

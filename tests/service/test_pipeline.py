@@ -99,6 +99,16 @@ def test_a_model_without_finite_numbers_is_our_fault(light, run):
     assert outcomes[1].reason == "MODEL_NOT_FINITE"
 
 
+def test_describing_asks_no_scorer(light, run):
+    """describe() gives descriptors without classes, and errors in their place."""
+    model = light()
+    outcomes, timings = run(model, lambda p: p.describe(model, [grey(51), EncodedPhoto(b"text"), grey(255)]))
+    assert [type(outcome) for outcome in outcomes] == [Answer, ImageError, Answer]
+    assert outcomes[0].classes == ()
+    np.testing.assert_allclose(outcomes[0].descriptor, [0.2] * 3, atol=1e-6)
+    assert 0 < timings.inference <= timings.total
+
+
 @pytest.mark.parametrize("method", ["classify", "score"])
 def test_a_missing_scorer_is_a_failed_request(light, run, method):
     """Asking a model for a scorer that it lacks raises LacksScorer before anything is decoded."""
@@ -109,7 +119,7 @@ def test_a_missing_scorer_is_a_failed_request(light, run, method):
             return await pipeline.classify(model, [grey(1)], "svm", 5)
         return pipeline.score(model, [np.ones(3, dtype=np.float32)], 5)
 
-    with pytest.raises(LacksScorer, match="light version 1 has no svm scorer"):
+    with pytest.raises(LacksScorer, match="light version 1 has no svm scorer; ask for dense"):
         run(model, scenario)
 
 

@@ -95,6 +95,16 @@ def test_a_model_of_another_shape_than_promised_is_refused(bundle, change):
     assert caught.value.reason == "MODEL_SHAPE"
 
 
+def test_more_logits_than_classes_must_be_stated(bundle):
+    """A network of ten logits may serve an SVM of two classes where the manifest states its logits, and only then."""
+    stated = replace(bundle.manifest, classes=("one", "two"), stated_scorers=("svm",), stated_logits_length=10)
+    logits, _ = Session(bundle.onnx, stated, "cpu").run(bundle.goldens.crops)
+    assert logits.shape[1] == 10
+    with pytest.raises(BundleError) as caught:
+        Session(bundle.onnx, replace(stated, stated_logits_length=9), "cpu")
+    assert caught.value.reason == "MODEL_SHAPE"
+
+
 def test_another_crop_than_promised_is_refused(bundle):
     """A manifest whose crop is not the graph's input size gives BundleError."""
     spec = replace(bundle.manifest.preprocess, resize=64, crop=64)
