@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penult.bundle import goldens
-from penult.bundle.manifest import DENSE, SVM, Manifest
+from penult.bundle import goldens, writer
+from penult.bundle.manifest import DENSE, GOLDEN_NAME, SVM, Manifest
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import Floats
 from penult.export.data import Photo, Splits
 from penult.export.evaluate import compare, evaluate, fit_temperature
+from penult.export.evidence import Evidence
+from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.svm import FittedSvm
 
@@ -66,6 +68,21 @@ def measure(
         metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
     metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
+
+
+def seal(
+    folder: Path, data: Path, files: dict[str, bytes], evidence: Evidence, exported: ExportedModel, fitted: FittedSvm
+) -> Result:
+    """Add the report on the photos below `data`, replay the goldens, and publish below `folder`.
+
+    Raises BundleError, with nothing published, where a golden photo gets another answer.
+    """
+    manifest = evidence.manifest
+    predictions = predictions_csv(evidence.splits, data, evidence.scores, manifest.temperatures)
+    files = files | report_files(evidence) | {"report/predictions.csv": predictions}
+    # From their bytes, as the service will read them, and before anything can be served.
+    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
+    return Result(writer.publish(folder, manifest, files), evidence.metrics)
 
 
 def make_goldens(

@@ -4,10 +4,9 @@ import json
 import math
 from dataclasses import asdict, replace
 
-from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
 from penult.export import architectures, svm
-from penult.export.bundling import Measured, Result, libraries, make_goldens, measure
+from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
 from penult.export.evidence import Evidence, Learning
@@ -16,7 +15,6 @@ from penult.export.model import Normalise, PenultNet, Weights, parameter_groups
 from penult.export.parity import Parity, check_parity
 from penult.export.photos import PhotoReader
 from penult.export.progress import say
-from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 from penult.export.verdict import Verdict, diagnose
@@ -71,11 +69,7 @@ def publish(
         learning=_learning(settings, net, given, history, verdict),
         crops=photos.stack if settings.report_photos else None,
     )  # fmt: skip
-    files |= report_files(evidence)
-    files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
-    # From their bytes, as the service will read them, and before anything can be served.
-    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
-    return Result(writer.publish(settings.out, manifest, files), metrics)
+    return seal(settings.out, settings.data, files, evidence, exported, fitted)
 
 
 def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict) -> Learning:

@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.export import svm
-from penult.export.bundling import Measured, Result, libraries, make_goldens, measure
+from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
 from penult.export.data import Splits, load_splits
 from penult.export.evidence import Evidence
 from penult.export.photos import Cache, PhotoReader
 from penult.export.progress import say
 from penult.export.refit_settings import RefitSettings
-from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 
@@ -100,11 +98,7 @@ def _publish(
         bundle.name, listed, splits, metrics, scores["test"], test.labels, test.descriptors,
         crops=reader.stack if settings.report_photos else None,
     )  # fmt: skip
-    files |= report_files(evidence)
-    files["report/predictions.csv"] = predictions_csv(splits, settings.data, scores["test"], manifest.temperatures)
-    # From their bytes, as the service will read them, and before anything can be served.
-    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), listed, exported.run, fitted.scores)
-    return Result(writer.publish(settings.model, manifest, files), metrics)
+    return seal(settings.model, settings.data, files, evidence, exported, fitted)
 
 
 def _seed(settings: RefitSettings, trained: _Trained) -> int:
