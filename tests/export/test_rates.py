@@ -11,6 +11,7 @@ from penult.export.architectures import get
 from penult.export.data import load_splits
 from penult.export.errors import SettingsError
 from penult.export.finetune import FineTuner
+from penult.export.history import Epoch
 from penult.export.model import build, copy_weights, freeze_stages
 from penult.export.photos import Cache, PhotoReader
 from penult.export.run import train
@@ -79,3 +80,28 @@ def test_no_rate_that_works_is_one_line():
     with pytest.raises(SettingsError, match="--lr auto") as caught:
         rates.choose([math.nan, 1.0])
     assert caught.value.reason == "DIVERGED"
+
+
+class _CutOff(Exception):
+    """Stands for the power failing."""
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "onecycle"])
+def test_a_resumed_run_learns_at_the_rates_found(few_digits: Path, tiny_weights: Path, tmp_path: Path, schedule: str):
+    """Cut off after its second epoch and resumed, a run goes on at the rates it had found, to the same weights."""
+
+    def run(path: Path, last: int, **changes) -> FineTuner:
+        def on_epoch(epoch: Epoch) -> None:
+            if (epoch.phase, epoch.epoch) == ("all", last):
+                raise _CutOff
+
+        tuner = _tuner(few_digits, tiny_weights, epochs=4, head_epochs=3, schedule=schedule, **changes)
+        tuner.on_epoch = on_epoch
+        tuner.run(path)
+        return tuner
+
+    whole = run(tmp_path / "whole.pt", last=0)
+    with pytest.raises(_CutOff):
+        run(tmp_path / "cut.pt", last=3)
+    resumed = run(tmp_path / "cut.pt", last=0, resume=True)
+    assert all(torch.equal(value, resumed.net.state_dict()[key]) for key, value in whole.net.state_dict().items())

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from penult.bundle.reader import read_bundle, versions
 from penult.export import publish
 from penult.export.errors import SettingsError
 from penult.export.publish import Result
-from penult.export.run import train
+from penult.export.run import preprocess, train
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 
@@ -240,3 +241,37 @@ def test_goldens_that_do_not_replay_publish_nothing(
         train(TrainSettings(**options | {"epochs": 1}, out=tmp_path / "digits"))
     assert caught.value.reason == "GOLDEN_VALUES"
     assert versions(tmp_path / "digits") == []
+
+
+def test_a_larger_crop_is_learnt_exported_and_read_back(options: dict[str, Any], tmp_path: Path):
+    """--crop 48 on a network of 32: the bundle says so, and its graph takes photos of that size."""
+    result = train(TrainSettings(**options | {"epochs": 1, "head_epochs": 2}, crop=48, out=tmp_path / "digits"))
+    bundle = read_bundle(result.folder.parent)
+    assert (bundle.manifest.preprocess.crop, bundle.manifest.preprocess.resize) == (48, 48)
+    logits, _ = ExportedModel(bundle.onnx, bundle.manifest).run(np.zeros((3, 48, 48, 3), dtype=np.uint8))
+    assert logits.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"arch": "alexnet", "crop": 256}, "leave --crop out"),
+        ({"arch": "resnet18", "crop": 64}, "give 112 or more"),
+        ({"arch": "resnet18", "crop": 256, "resize": 240}, "smaller than the 256 pixels"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(changes: dict[str, Any], advice: str):
+    """Dense layers of a fixed size, and crops too small to tell anything, are refused with what to do."""
+    with pytest.raises(SettingsError, match=advice):
+        preprocess(TrainSettings(data=Path("photos"), out=Path("models/x"), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [({}, (256, 224)), ({"crop": 256}, (256, 256)), ({"crop": 288}, (288, 288)), ({"resize": 224}, (224, 224)),
+     ({"crop": 288, "resize": 320}, (320, 288)), ({"arch": "alexnet", "crop": 224}, (256, 224))],
+)  # fmt: skip
+def test_the_sizes_given_are_used(changes: dict[str, Any], sizes: tuple[int, int]):
+    """--crop alone keeps the network's own resize where that is large enough."""
+    spec = preprocess(TrainSettings(data=Path("photos"), out=Path("models/x"), **changes))
+    assert (spec.resize, spec.crop) == sizes

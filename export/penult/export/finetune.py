@@ -169,7 +169,7 @@ class FineTuner:
         freeze_stages(self.net, self.architecture, settings.freeze)
         measured = _sample(splits, settings.seed)
         augmentation = augment.BY_NAME[settings.augment]
-        optimizer = self._optimizer(1.0)
+        optimizer = self._optimizer(history.rate_factor)  # resumed: what was found before the run was cut off
         if settings.lr == "auto" and is_new:
             factor = rates.find_factor(learner, optimizer, splits.train, augmentation, settings)
             optimizer, history.rate_factor = self._optimizer(factor), factor

@@ -9,6 +9,7 @@ import torch
 from penult.bundle.manifest import check_model_name
 from penult.bundle.preprocess import Preprocess
 from penult.export import architectures, sweep, sweep_view
+from penult.export.architectures import Architecture
 from penult.export.board import Board
 from penult.export.checkpoint import Checkpoint
 from penult.export.data import Splits, load_splits
@@ -102,13 +103,31 @@ def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoRe
 
 
 def preprocess(settings: TrainSettings) -> Preprocess:
-    """Return what becomes of a photo: the network's own values, or the resize given; raise SettingsError."""
-    spec = architectures.get(settings.arch).preprocess
-    if settings.resize and settings.resize < spec.crop:
+    """Return what becomes of a photo: the network's own values, or the sizes given; raise SettingsError."""
+    architecture = architectures.get(settings.arch)
+    own = architecture.preprocess
+    crop = settings.crop or own.crop
+    if crop != own.crop:
+        _check_crop(crop, architecture)
+    if settings.resize and settings.resize < crop:
         raise SettingsError(
-            "RESIZE", f"--resize {settings.resize} is smaller than the {spec.crop} pixels that {settings.arch} looks at"
+            "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels that {settings.arch} looks at"
         )
-    return replace(spec, resize=settings.resize or spec.resize)
+    return replace(own, crop=crop, resize=settings.resize or max(own.resize, crop))
+
+
+def _check_crop(crop: int, architecture: Architecture) -> None:
+    """Refuse a size that the network cannot look at, or can make nothing of."""
+    own = architecture.preprocess.crop
+    if architecture.dense:
+        raise SettingsError(
+            "CROP", f"--crop {crop}: the dense layers of {architecture.name} are made for {own}; leave --crop out"
+        )
+    if crop < own // 2:
+        raise SettingsError(
+            "CROP",
+            f"--crop {crop} is less than half of what {architecture.name} learnt on; give {own // 2} or more",
+        )
 
 
 def _finish(

@@ -21,6 +21,7 @@ _RANGES = (
     ("lr_patience", 0, math.inf),
     ("weight_decay", 0, math.inf),
     ("cache_mb", 0, math.inf),
+    ("crop", 0, 4096),
     ("resize", 0, 4096),
     ("train_crop", 0, 4096),
 )
@@ -67,6 +68,7 @@ class TrainSettings:
     dropout: float | None = None
     precision: str = "auto"
     augment: str = "photo"
+    crop: int = 0
     resize: int = 0
     train_crop: int = 0
     cache_mb: int = 2048
@@ -171,8 +173,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="photo: random crops and mirroring; gentle: small turns and shifts, never mirrored (%(default)s)",
     )  # fmt: skip
     split.add_argument(
+        "--crop", type=int, default=default["crop"], metavar="PIXELS",
+        help="side of what the network looks at: more shows finer detail and costs its square (0: its own, 224)",
+    )  # fmt: skip
+    split.add_argument(
         "--resize", type=int, default=default["resize"], metavar="PIXELS",
-        help="a photo's shorter side before the middle is cut out; less shows more of it (0: the network's own, 256)",
+        help="a photo's shorter side before the middle is cut out; less shows more of it (0: its own, 256, or --crop)",
     )  # fmt: skip
     split.add_argument(
         "--train-crop", type=int, default=default["train_crop"], metavar="PIXELS",
