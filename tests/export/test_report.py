@@ -84,6 +84,23 @@ def test_the_report_states_the_figures(evidence: Callable):
         assert "{%" not in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "stops the run"),
+        ({"schedule": "onecycle"}, "up and down once over all epochs"),
+        ({"schedule": "onecycle", "freeze": FREEZE_ALL, "weights": "file.pth"}, "stops the run"),
+    ],
+)
+def test_the_page_says_what_set_the_rates(evidence: Callable, settings: Callable, changes: dict[str, Any], words: str):
+    """Under one-cycle, validation loss neither lowers the rate nor stops; the head alone always learns by plateau."""
+    made = evidence(("cat", "dog"))
+    manifest = replace(made.manifest, training={"settings": settings(**changes).as_json()})
+    page = report_files(replace(made, manifest=manifest))["report/index.html"].decode()
+    assert words in page
+    assert ("stops the run" in page) == (words == "stops the run")
+
+
 def test_names_are_escaped(evidence: Callable):
     """A class called like a script is shown, not run; template marks in a name are text."""
     page = report_files(evidence(_NASTY, notes=("<img src=x onerror=alert(1)>",)))["report/index.html"].decode()

@@ -42,7 +42,7 @@ def learning_curves(epochs: Sequence[Epoch], verdict: Verdict) -> bytes:
         accuracy.set_ylabel("accuracy")
         percent(accuracy.yaxis)
         accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-        accuracy.set_xlabel(f"epoch (stopped after {epochs[-1].epoch})\n\n{_WORDS_OF_RULE}", fontsize=8)
+        accuracy.set_xlabel(f"epoch (ended after {epochs[-1].epoch})\n\n{_WORDS_OF_RULE}", fontsize=8)
         figure.legend(handles=_legend(verdict.zones[phase], epochs), loc="outside upper left", ncols=3)
         return png(figure)
 
