@@ -90,7 +90,9 @@ def test_a_split_of_broken_photos_is_refused(settings: Settings, make_photos: Ph
     broken = make_photos(tmp_path / "photos" / part, {"cat": 2}, seed=1)
     for path in (broken / "cat").iterdir():
         path.write_bytes(b"no photo")
-    _refused(settings())
+    reason, message = _refused(settings())
+    assert reason == "DATA_EMPTY"
+    assert f"photos/{part} can be read" in message
 
 
 @pytest.mark.parametrize(

@@ -85,17 +85,24 @@ def test_the_report_states_the_figures(evidence: Callable):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("schedule", "phases", "words"),
     [
-        ({}, "stops the run"),
-        ({"schedule": "onecycle"}, "up and down once over all epochs"),
-        ({"schedule": "onecycle", "freeze": FREEZE_ALL, "weights": "file.pth"}, "stops the run"),
+        ("plateau", ("head", "all"), "stops the run"),
+        ("onecycle", ("head", "all"), "up and down once over all epochs"),
+        ("onecycle", ("head",), "stops the run"),
     ],
 )
-def test_the_page_says_what_set_the_rates(evidence: Callable, settings: Callable, changes: dict[str, Any], words: str):
+def test_the_page_says_what_set_the_rates(
+    evidence: Callable,
+    settings: Callable,
+    made_up_history: Callable,
+    schedule: str,
+    phases: tuple[str, ...],
+    words: str,
+):
     """Under one-cycle, validation loss neither lowers the rate nor stops; the head alone always learns by plateau."""
-    made = evidence(("cat", "dog"))
-    manifest = replace(made.manifest, training={"settings": settings(**changes).as_json()})
+    made = evidence(("cat", "dog"), history=made_up_history(3, phases))
+    manifest = replace(made.manifest, training={"settings": settings(schedule=schedule).as_json()})
     page = report_files(replace(made, manifest=manifest))["report/index.html"].decode()
     assert words in page
     assert ("stops the run" in page) == (words == "stops the run")

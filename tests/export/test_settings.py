@@ -120,8 +120,9 @@ def test_values_that_a_library_would_refuse_hours_later_are_refused_at_once(
 
 @pytest.mark.parametrize("changes", [{"stop_patience": 9}, {"dropout": 0.0}, {"dropout": 0.99}, {"epochs": 1}])
 def test_the_edges_of_what_works_are_accepted(settings: Callable[..., TrainSettings], changes: dict[str, Any]):
-    """Values just inside their limits are fine."""
-    settings(**changes)
+    """Values just inside their limits are fine, and kept as they were given."""
+    accepted = settings(**changes)
+    assert {name: getattr(accepted, name) for name in changes} == changes
 
 
 def test_what_is_recorded_names_no_path_of_this_machine(settings: Callable[..., TrainSettings], tmp_path: Path):

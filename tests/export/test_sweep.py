@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penult.export.data import Splits, load_splits
+from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.pictures_sweep import sweep_picture
 from penult.export.run import compare
@@ -115,6 +115,18 @@ def test_labels_are_nested_subsets(options: dict):
         assert (chosen.weights == "none") == (trial.mode == SCRATCH)
         assert (chosen.freeze == FREEZE_ALL) == (trial.mode == FROZEN)
     assert set(seen[5].train) < set(seen[10].train) < set(seen[20].train)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"),
+    [(4, [4]), (5, [5]), (7, [7]), (8, [5, 8]), (105, [5, 10, 20, 50, 105]), (150, [5, 10, 20, 50, 100, 150])],
+)
+def test_the_last_step_in_labels_is_a_real_one(most: int, counts: list[int]):
+    """Counts just below all photos are left out: what labels bring cannot be told from a handful."""
+    photos = tuple(Photo(Path(f"{row}.png"), row % 2, "0" * 64) for row in range(2 * most))
+    settings = TrainSettings(Path("photos"), Path("unused"), sweep="labels")
+    tried = trials(settings, Splits(("cat", "dog"), photos, photos, photos, ()))
+    assert sorted({trial.at for trial in tried}) == counts
 
 
 def test_labels_are_learnt_from(options: dict, tmp_path: Path):

@@ -32,7 +32,7 @@ def sweep_picture(sweep: Sweep) -> bytes:
             _freeze_axis(axis, sweep)
         else:
             _labels_axis(axis, sweep)
-        axis.legend(loc="lower left" if sweep.kind == "freeze" else "lower right")
+        figure.legend(loc="outside upper left", ncols=3)
         return png(figure)
 
 
