@@ -92,6 +92,19 @@ def test_a_killed_sweep_goes_on(frozen: tuple[Sweep, Path], options: dict, tmp_p
         assert replace(one, seconds=0) == replace(other, seconds=0)
 
 
+def test_a_finished_sweep_is_drawn_again(frozen: tuple[Sweep, Path], options: dict):
+    """Cut off after its last record and before its picture, a sweep that is resumed tries nothing and draws it."""
+    folder = frozen[1]
+    for name in ("sweep.png", "table.csv"):
+        (folder / name).unlink()
+    before = (folder / "trials.json").read_bytes()
+    resumed = compare(TrainSettings(**options, out=folder.parent, sweep="freeze", resume=True))
+    assert resumed == frozen[0]
+    assert (folder / "trials.json").read_bytes() == before
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.csv").read_text() == to_csv(resumed)
+
+
 def test_a_sweep_of_other_settings_is_not_resumed(frozen: tuple[Sweep, Path], options: dict):
     """--resume with another setting is refused in one line."""
     with pytest.raises(SettingsError) as caught:

@@ -107,9 +107,11 @@ def run(
     folder: Path,
     on_outcome: Callable[[Sweep], None],
 ) -> Sweep:
-    """Run every trial that is not in `folder` yet, and tell `on_outcome` after each; raise PenultError."""
+    """Run every trial that is not in `folder` yet, and tell `on_outcome` of what there is; raise PenultError."""
     record = _Record(folder / "trials.json", settings, splits, workers)
     wanted = trials(settings, splits)
+    if record.done and workers.is_first:
+        on_outcome(record.sweep)  # a run cut off after a trial's record had not drawn it
     for number, trial in enumerate(wanted, 1):
         if trial in record.done:
             continue
