@@ -65,6 +65,14 @@ def test_a_frozen_network_has_no_epochs_of_its_own(settings: Settings, few_digit
     assert planned.most_s > 0
 
 
+def test_the_input_is_said(settings: Settings, few_digits: Path):
+    """The plan names the sizes that the run would use."""
+    chosen = settings(data=few_digits, crop=40, resize=48)
+    planned = plan.make(chosen, load_splits(chosen), CPU)
+    assert (planned.crop, planned.resize) == (40, 48)
+    assert "40 x 40 pixels from the middle of a photo whose shorter side is 48" in "\n".join(plan.lines(planned))
+
+
 def test_a_random_start_has_no_phase_of_the_head(settings: Settings, few_digits: Path):
     """Where the network learns anew, head and network learn together from the first epoch."""
     planned = plan.make(settings(data=few_digits), load_splits(settings(data=few_digits)), CPU)
@@ -215,7 +223,7 @@ def test_many_classes_are_cut_short():
     """A thousand classes do not fill the screen; the totals are those of all."""
     planned = plan.Plan(
         "resnet18", "imagenet", "cpu", "models/x/1", tuple(f"c{n}" for n in range(1000)),
-        dict.fromkeys(("train", "val", "test"), (1,) * 1000), (), (), (), 512, 40, 30, 32, 32, 1, 1, 1, 1,
+        dict.fromkeys(("train", "val", "test"), (1,) * 1000), (), (), (), 256, 224, 512, 40, 30, 32, 32, 1, 1, 1, 1,
         estimate.Seconds(1, 1, 1, 1), 1.0, 6000.0,
     )  # fmt: skip
     rows = [line.split() for line in plan.lines(planned)]

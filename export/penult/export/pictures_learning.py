@@ -87,9 +87,14 @@ def _mark_best(axis: Axes, epochs: Sequence[Epoch], is_kept: bool) -> None:
 
 
 def _mark_rates(axis: Axes, epochs: Sequence[Epoch]) -> None:
-    for before, after in pairwise(epochs[1:]):  # the first step up is the warm-up
-        if after.learning_rate < before.learning_rate * 0.999:
-            axis.axvline(after.epoch - 0.5, color=MUTED, lw=1, ls=":")
+    for epoch in _lowered(epochs):
+        axis.axvline(epoch - 0.5, color=MUTED, lw=1, ls=":")
+
+
+def _lowered(epochs: Sequence[Epoch]) -> list[int]:
+    """Return the epochs that began with a lower rate than the one before; the first step is the warm-up's."""
+    steps = pairwise(epochs[1:])
+    return [after.epoch for before, after in steps if after.learning_rate < before.learning_rate * 0.999]
 
 
 def _legend(zones: Sequence[str], epochs: Sequence[Epoch]) -> list[Line2D | Patch]:
@@ -97,7 +102,7 @@ def _legend(zones: Sequence[str], epochs: Sequence[Epoch]) -> list[Line2D | Patc
         Line2D([], [], color=_TRAIN, label="training (eval mode)"),
         Line2D([], [], color=_VAL, ls="--", label="validation"),
     ]
-    if any(after.learning_rate < before.learning_rate * 0.999 for before, after in pairwise(epochs[1:])):
+    if _lowered(epochs):
         lines.append(Line2D([], [], color=MUTED, ls=":", label="rate lowered"))
     for zone in (zone for zone in ZONES if zone in zones):
         colour, alpha, hatch = _ZONES[zone]

@@ -55,6 +55,8 @@ class Plan:
     notes: tuple[str, ...]
     advice: tuple[str, ...]
     stages: tuple[StagePlan, ...]
+    resize: int
+    crop: int
     descriptor_length: int
     head_epochs: int
     epochs: int
@@ -101,6 +103,8 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         notes=problem + splits.notes,
         advice=advice(splits, settings, needed),
         stages=stages,
+        resize=spec.resize,
+        crop=spec.crop,
         descriptor_length=net.descriptor_length,
         head_epochs=0 if settings.starts_fresh else settings.head_epochs,
         epochs=settings.epochs if learns_whole else 0,
@@ -209,6 +213,7 @@ def _facts(plan: Plan) -> list[str]:
     if plan.epochs:
         facts.append(["network", f"at most {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} photos"])
     facts += [
+        ["input", f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose shorter side is {plan.resize}"],
         ["descriptor", f"{plan.descriptor_length:,} numbers"],
         ["memory", f"about {_mib(plan.cache_needed_bytes)} for decoded photos; --cache-mb is "
                    f"{plan.cache_bytes >> 20:,}: {kept}"],
