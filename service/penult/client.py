@@ -5,8 +5,9 @@
         for result in answer.results:
             print(result.label, result.probability)
 
-A photo is a path, the bytes of a JPEG, PNG or WebP file, or uint8 RGB pixels [height, width, 3]. A photo that cannot
-be used gives an ItemFailure in its place; a request that fails as a whole raises RequestFailed.
+A photo is a path, the bytes of a JPEG, PNG or WebP file, or uint8 RGB pixels [height, width, 3]; Crop(pixels) says that
+they are cut to the model's size already and are not to be resized. A photo that cannot be used gives an ItemFailure in
+its place; a request that fails as a whole raises RequestFailed.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -32,7 +33,15 @@ _ENVELOPE_BYTES = 4096
 _SCORERS = {None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM}
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
-Photo = str | Path | bytes | NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Crop:
+    """A photo as the network looks at it: uint8 RGB [crop, crop, 3] (`get_model().preprocess.crop`), not resized."""
+
+    pixels: NDArray[np.uint8]
+
+
+Photo = str | Path | bytes | NDArray[np.uint8] | Crop
 
 
 class RequestFailed(Exception):
@@ -297,14 +306,21 @@ def _image(photo: Photo) -> pb.Image | ItemFailure:
 def _unbounded_image(photo: Photo) -> pb.Image | ItemFailure:
     if isinstance(photo, bytes):
         return pb.Image(encoded=photo)
+    if isinstance(photo, Crop):
+        return _raw_image(photo.pixels, is_crop=True)
     if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise ValueError(f"pixels must be uint8 [height, width, 3]; these are {photo.dtype} {list(photo.shape)}")
-        return pb.Image(raw=pb.RawImage(height=photo.shape[0], width=photo.shape[1], rgb=photo.tobytes()))
+        return _raw_image(photo, is_crop=False)
     try:
         return pb.Image(encoded=Path(photo).read_bytes())
     except OSError as error:
         return ItemFailure("NOT_FOUND", "FILE_UNREADABLE", f"{photo}: {error.strerror}")
+
+
+def _raw_image(pixels: NDArray[np.uint8], is_crop: bool) -> pb.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels must be uint8 [height, width, 3]; these are {pixels.dtype} {list(pixels.shape)}")
+    height, width, _ = pixels.shape
+    return pb.Image(raw=pb.RawImage(height=height, width=width, rgb=pixels.tobytes(), is_crop=is_crop))
 
 
 def _classify_request(

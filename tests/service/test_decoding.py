@@ -148,6 +148,23 @@ def test_raw_photos_are_cropped_as_encoded_ones(decoder, encode):
     np.testing.assert_array_equal(pixels, crop_encoded(encode(picture), SPEC))
 
 
+def test_a_ready_crop_is_the_input_itself(decoder):
+    """Pixels said to be cut already are neither resized nor copied."""
+    pixels = np.random.default_rng(0).integers(0, 256, (SPEC.crop, SPEC.crop, 3), dtype=np.uint8)
+    data = pixels.tobytes()
+    found, _ = asyncio.run(decoder().crop(RawPhoto(SPEC.crop, SPEC.crop, data, is_crop=True), SPEC))
+    assert np.array_equal(found, pixels)
+    assert np.shares_memory(found, np.frombuffer(data, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(SPEC.crop + 1, SPEC.crop), (SPEC.crop, SPEC.crop - 1)])
+def test_a_crop_of_another_size_is_refused(decoder, height, width):
+    """A crop that is not of the model's size cannot be what the network looks at."""
+    with pytest.raises(ImageError) as caught:
+        asyncio.run(decoder().crop(RawPhoto(height, width, bytes(height * width * 3), is_crop=True), SPEC))
+    assert caught.value.reason == "IMAGE_NO_CROP"
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_the_budget_is_asked_for_what_decoding_allocates(decoder, encode, kind):
     """A photo holds the pixels that its decoder will make: all of a PNG's, a scaled JPEG's reduced number."""

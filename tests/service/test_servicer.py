@@ -42,6 +42,7 @@ def bad_images(encode, png_header, photos):
         "large": (pb.Image(encoded=bytes((8 << 20) + 1)), "IMAGE_TOO_MANY_BYTES"),
         "raw-short": (_raw(8, 8, 191), "IMAGE_WRONG_LENGTH"),
         "raw-long": (_raw(8, 8, 193), "IMAGE_WRONG_LENGTH"),
+        "raw-no-crop": (pb.Image(raw=pb.RawImage(height=8, width=8, rgb=bytes(192), is_crop=True)), "IMAGE_NO_CROP"),
         "raw-empty": (_raw(0, 8, 0), "IMAGE_NO_PIXELS"),
         "raw-bomb": (_raw(50_000, 50_000, 3), "IMAGE_TOO_MANY_PIXELS"),
         "raw-overflow": (_raw(2**32 - 1, 2**32 - 1, 3), "IMAGE_TOO_MANY_PIXELS"),
@@ -49,7 +50,7 @@ def bad_images(encode, png_header, photos):
 
 
 CASES = ["empty", "no-source", "text", "gif", "half-jpeg", "half-png", "bomb", "wide", "large", "raw-short", "raw-long",
-         "raw-empty", "raw-bomb", "raw-overflow"]  # fmt: skip
+         "raw-no-crop", "raw-empty", "raw-bomb", "raw-overflow"]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)

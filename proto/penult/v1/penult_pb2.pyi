@@ -121,22 +121,28 @@ class RawImage(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     RGB_FIELD_NUMBER: _builtins.int
+    IS_CROP_FIELD_NUMBER: _builtins.int
     height: _builtins.int
     """Rows, in pixels; at least 1."""
     width: _builtins.int
     """Columns, in pixels; at least 1."""
     rgb: _builtins.bytes
     """height * width * 3 bytes: rows from the top, pixels from the left, red first."""
+    is_crop: _builtins.bool
+    """The pixels are what the network looks at: both sides are the model's `preprocess.crop`, and nothing is resized.
+    Otherwise they are resized and cropped as an encoded image is.
+    """
     def __init__(
         self,
         *,
         height: _builtins.int = ...,
         width: _builtins.int = ...,
         rgb: _builtins.bytes = ...,
+        is_crop: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "rgb", b"rgb", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "is_crop", b"is_crop", "rgb", b"rgb", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

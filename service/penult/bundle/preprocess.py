@@ -96,13 +96,28 @@ def crop_opened(image: Image.Image, spec: Preprocess) -> Pixels:
 
 def crop_rgb(rgb: bytes, height: int, width: int, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     """Return the network's input, uint8 [crop, crop, 3], from height * width * 3 bytes of RGB; raise ImageError."""
+    _check_rgb(rgb, height, width, limits)
+    return crop_image(Image.frombuffer("RGB", (width, height), rgb, "raw", "RGB", 0, 1), spec)
+
+
+def ready_crop(rgb: bytes, height: int, width: int, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
+    """Return bytes that are the network's input already as uint8 [crop, crop, 3], uncopied; raise ImageError."""
+    _check_rgb(rgb, height, width, limits)
+    if height != spec.crop or width != spec.crop:
+        raise ImageError(
+            "IMAGE_NO_CROP",
+            f"the model looks at {spec.crop} x {spec.crop} pixels and these are {height} x {width}; leave is_crop out",
+        )
+    return np.frombuffer(rgb, dtype=np.uint8).reshape(height, width, 3)
+
+
+def _check_rgb(rgb: bytes, height: int, width: int, limits: ImageLimits) -> None:
     limits.check_size(width, height)
     if len(rgb) != height * width * 3:
         raise ImageError(
             "IMAGE_WRONG_LENGTH",
             f"raw RGB of {height} x {width} needs {height * width * 3:,} bytes; {len(rgb):,} were sent",
         )
-    return crop_image(Image.frombuffer("RGB", (width, height), rgb, "raw", "RGB", 0, 1), spec)
 
 
 def crop_image(image: Image.Image, spec: Preprocess) -> Pixels:

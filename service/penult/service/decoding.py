@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penult.bundle.guards import ImageLimits
-from penult.bundle.preprocess import Pixels, Preprocess, crop_opened, crop_rgb, open_image
+from penult.bundle.preprocess import Pixels, Preprocess, crop_opened, crop_rgb, open_image, ready_crop
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class EncodedPhoto:
 
 @dataclass(frozen=True)
 class RawPhoto:
-    """Decoded pixels: `rgb` has height * width * 3 bytes."""
+    """Decoded pixels: `rgb` has height * width * 3 bytes; `is_crop`: they are the network's input as they are."""
 
     height: int
     width: int
     rgb: bytes
+    is_crop: bool = False
 
 
 Photo = EncodedPhoto | RawPhoto
@@ -72,7 +73,8 @@ class Decoder:
     def _crop(self, photo: Photo, spec: Preprocess) -> tuple[Pixels, float]:
         started = time.perf_counter()
         if isinstance(photo, RawPhoto):
-            pixels = crop_rgb(photo.rgb, photo.height, photo.width, spec, self._limits)
+            read = ready_crop if photo.is_crop else crop_rgb
+            pixels = read(photo.rgb, photo.height, photo.width, spec, self._limits)
         else:
             image = open_image(photo.data, self._limits, spec)
             with self._budget.hold(image.width * image.height):

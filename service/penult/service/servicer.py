@@ -148,7 +148,7 @@ def _photo(image: pb.Image) -> Photo | ImageError:
         case "encoded":
             return EncodedPhoto(image.encoded)
         case "raw":
-            return RawPhoto(image.raw.height, image.raw.width, image.raw.rgb)
+            return RawPhoto(image.raw.height, image.raw.width, image.raw.rgb, image.raw.is_crop)
         case _:
             return ImageError("IMAGE_EMPTY", "the image has no source; set `encoded` or `raw`")
 
