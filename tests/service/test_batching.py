@@ -1,14 +1,19 @@
 """Images become batches: at once when the model is idle, merged while it is busy, and nobody gets another's rows."""
 
 import asyncio
+import math
 import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penult.service.batching import Batcher
+from penult.service.batching import Batcher, Item
 from penult.service.metrics import Metrics
+from penult.service.work import Output, Work
 
 
 class Model:
@@ -20,13 +25,15 @@ class Model:
         self.go = threading.Event()
         self.go.set()
         self.fail: Exception | None = None
+        self.threads: list[str] = []
         self._lock = threading.Lock()
         self.running = self.most_running = 0
 
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return (value, 10 * value) per image."""
-        values = pixels[:, 0, 0, 0].astype(np.float32)
+        values = np.array([pixels[0, 0, 0] for pixels in images], dtype=np.float32)
         with self._lock:
+            self.threads.append(threading.current_thread().name)
             self.batches.append([int(value) for value in values])
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -52,8 +59,17 @@ def metrics():
 
 @pytest.fixture
 def batcher(model, metrics):
-    """Make a batcher inside a running loop: batcher(max_images=4, callers=1)."""
-    return lambda max_images=4, callers=1: Batcher(model, max_images, callers, metrics)
+    """Make a batcher with threads of its own: batcher(max_images=4, callers=1, delay_s=0); they end with the test."""
+    pools: list[ThreadPoolExecutor] = []
+
+    def make(max_images: int = 4, callers: int = 1, delay_s: float = 0.0) -> Batcher:
+        pools.append(ThreadPoolExecutor(callers, thread_name_prefix="model"))
+        return Batcher(model, max_images, callers, pools[-1], metrics, delay_s)
+
+    yield make
+    model.go.set()
+    for pool in pools:
+        pool.shutdown()
 
 
 def image(value: int) -> np.ndarray:
@@ -68,25 +84,32 @@ async def until(condition, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.001)
 
 
-def submit(to: Batcher, *values: int) -> list[asyncio.Task]:
-    """Submit photos without waiting for their answers."""
-    return [asyncio.ensure_future(to.run(image(value))) for value in values]
+def request(to: Batcher, *values: int, expires: float = math.inf) -> Work[list[Output]]:
+    """Submit one request's photos without waiting for its answer, which is their outputs."""
+    work = Work(len(values), lambda _, outputs: outputs, expires)
+    to.put([Item(image(value), work, place, time.perf_counter()) for place, value in enumerate(values)])
+    return work
 
 
-async def busy(to: Batcher, model: Model, value: int = 255) -> asyncio.Task:
+async def values(*works: Work[list[Output]]) -> list[float]:
+    """Wait for requests; return their photos' values, as the model saw them."""
+    return [float(output.logits[0]) for work in works for output in await asyncio.wait_for(work.answer, 20)]
+
+
+async def busy(to: Batcher, model: Model, value: int = 255) -> Work[list[Output]]:
     """Keep the model busy with one photo until model.go is set."""
     model.go.clear()
     before = len(model.batches)
-    (task,) = submit(to, value)
+    work = request(to, value)
     await until(lambda: len(model.batches) > before)
-    return task
+    return work
 
 
 def test_an_idle_model_runs_at_once(batcher, model):
     """A single photo is not held back to wait for company."""
 
     async def scenario():
-        output = await asyncio.wait_for(batcher(max_images=8).run(image(7)), 5)
+        (output,) = await asyncio.wait_for(request(batcher(max_images=8), 7).answer, 5)
         assert (output.logits.tolist(), output.descriptor.tolist()) == ([7.0], [70.0])
         assert 0 <= output.queue_seconds < 1
         assert output.inference_seconds > 0
@@ -95,11 +118,11 @@ def test_an_idle_model_runs_at_once(batcher, model):
     assert model.batches == [[7]]
 
 
-def test_photos_that_arrive_together_share_a_batch(batcher, model):
-    """Photos of one turn of the loop go to an idle model as one batch, not as one and the rest."""
+def test_photos_of_one_request_share_a_batch(batcher, model):
+    """A request's photos go to an idle model as one batch, not as one and the rest."""
 
     async def scenario():
-        await asyncio.gather(*submit(batcher(max_images=8), 1, 2, 3))
+        assert await values(request(batcher(max_images=8), 1, 2, 3)) == [1, 2, 3]
 
     asyncio.run(scenario())
     assert model.batches == [[1, 2, 3]]
@@ -110,15 +133,46 @@ def test_while_it_is_busy_photos_merge_up_to_the_limit(batcher, model):
 
     async def scenario():
         b = batcher(max_images=4)
-        tasks = [await busy(b, model)]
-        for request in ((1, 2), (3,), (4, 5, 6)):  # three requests, six photos
-            tasks += submit(b, *request)
-            await asyncio.sleep(0.01)
+        works = [await busy(b, model), *(request(b, *photos) for photos in ((1, 2), (3,), (4, 5, 6)))]
         model.go.set()
-        await asyncio.gather(*tasks)
+        assert await values(*works) == [255, 1, 2, 3, 4, 5, 6]
 
     asyncio.run(scenario())
     assert model.batches == [[255], [1, 2, 3, 4], [5, 6]]
+
+
+def test_callers_share_what_waits(batcher, model):
+    """A caller leaves the others their share, so that no photo waits for a batch that another could have run."""
+
+    async def scenario():
+        b = batcher(max_images=8, callers=2)
+        model.go.clear()
+        work = request(b, 1, 2, 3, 4, 5)
+        await until(lambda: model.running == 2)
+        model.go.set()
+        assert await values(work) == [1, 2, 3, 4, 5]
+
+    asyncio.run(scenario())
+    assert sorted(map(len, model.batches)) == [1, 1, 3]
+
+
+def test_a_delay_waits_for_company(batcher, model):
+    """With a delay, photos that come within it share a run even where the model is idle, and a full batch waits no more."""
+
+    async def scenario():
+        b = batcher(max_images=3, delay_s=0.3)
+        started = time.perf_counter()
+        first = request(b, 1)
+        await asyncio.sleep(0.05)
+        second = request(b, 2)
+        assert await values(first, second) == [1, 2]
+        assert 0.25 < time.perf_counter() - started < 5
+        started = time.perf_counter()
+        await values(request(b, 3, 4), request(b, 5))
+        assert time.perf_counter() - started < 0.2
+
+    asyncio.run(scenario())
+    assert model.batches == [[1, 2], [3, 4, 5]]
 
 
 def test_queue_depth_counts_the_waiting_photos(batcher, model, samples, metrics):
@@ -126,11 +180,10 @@ def test_queue_depth_counts_the_waiting_photos(batcher, model, samples, metrics)
 
     async def scenario():
         b = batcher()
-        tasks = [await busy(b, model), *submit(b, 1, 2, 3)]
-        await asyncio.sleep(0.01)
+        works = [await busy(b, model), request(b, 1, 2, 3)]
         assert samples(metrics)[("penult_queue_depth",)] == 3
         model.go.set()
-        await asyncio.gather(*tasks)
+        await values(*works)
         assert samples(metrics)[("penult_queue_depth",)] == 0
 
     asyncio.run(scenario())
@@ -140,8 +193,7 @@ def test_batch_sizes_are_measured(batcher, samples, metrics):
     """penult_batch_size observes each run once, with its number of photos; phases are timed beside it."""
 
     async def scenario():
-        b = batcher(max_images=2)
-        await asyncio.gather(*submit(b, 1, 2, 3))
+        await values(request(batcher(max_images=2), 1, 2, 3))
 
     asyncio.run(scenario())
     found = samples(metrics)
@@ -151,38 +203,37 @@ def test_batch_sizes_are_measured(batcher, samples, metrics):
     assert found[("penult_phase_seconds_count", ("phase", "queue"))] == 3
 
 
-def test_cancelled_photos_are_never_run(batcher, model, samples, metrics):
-    """A photo whose caller left while it waited costs no run, is counted, and its neighbours are answered."""
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_photos_that_nobody_waits_for_are_never_run(batcher, model, end):
+    """A photo whose caller left, or whose time is over, costs no run, and its neighbours are answered."""
 
     async def scenario():
         b = batcher()
         first = await busy(b, model)
-        tasks = submit(b, 1, 2, 3)
-        await asyncio.sleep(0)
-        tasks[1].cancel()
-        await asyncio.sleep(0.01)
+        expires = time.perf_counter() + 0.01 if end == "expired" else math.inf
+        works = [request(b, 1), request(b, 2, expires=expires), request(b, 3)]
+        if end == "cancelled":
+            works[1].give_up()
+        await asyncio.sleep(0.02)
         model.go.set()
-        outputs = await asyncio.gather(first, tasks[0], tasks[2])
-        assert [float(output.logits[0]) for output in outputs] == [255, 1, 3]
+        assert await values(first, works[0], works[2]) == [255, 1, 3]
+        assert not works[1].answer.done()
 
     asyncio.run(scenario())
     assert model.batches == [[255], [1, 3]]
-    assert samples(metrics)[("penult_dropped_total", ("reason", "cancelled"))] == 1
 
 
 def test_cancelled_photos_leave_room_in_the_batch(batcher, model):
-    """Dropped photos do not count towards max_images."""
+    """Photos passed over do not count towards max_images."""
 
     async def scenario():
         b = batcher(max_images=2)
         first = await busy(b, model)
-        tasks = submit(b, 1, 2, 3, 4)
-        await asyncio.sleep(0.01)
-        tasks[0].cancel()
-        tasks[1].cancel()
-        await asyncio.sleep(0)
+        works = [request(b, value) for value in (1, 2, 3, 4)]
+        works[0].give_up()
+        works[1].give_up()
         model.go.set()
-        await asyncio.gather(first, *tasks[2:])
+        await values(first, *works[2:])
 
     asyncio.run(scenario())
     assert model.batches == [[255], [3, 4]]
@@ -193,13 +244,12 @@ def test_leaving_while_the_model_runs_harms_nobody(batcher, model):
 
     async def scenario():
         b = batcher()
-        model.go.clear()
-        tasks = submit(b, 1, 2)
-        await until(lambda: model.batches)
-        tasks[0].cancel()
+        first = await busy(b, model)
+        works = [request(b, 1), request(b, 2)]
         model.go.set()
-        assert float((await tasks[1]).logits[0]) == 2
-        assert float((await b.run(image(3))).logits[0]) == 3
+        await values(first)
+        works[0].give_up()
+        assert await values(works[1], request(b, 3)) == [2, 3]
 
     asyncio.run(scenario())
 
@@ -209,33 +259,36 @@ def test_an_exception_reaches_all_callers_and_the_next_batch_works(batcher, mode
 
     async def scenario():
         b = batcher()
+        first = await busy(b, model)
+        works = [request(b, 1), request(b, 2, 3)]
         model.fail = RuntimeError("no memory left")
-        failed = await asyncio.gather(*submit(b, 1, 2, 3), return_exceptions=True)
+        model.go.set()
+        answers = (first.answer, *(work.answer for work in works))
+        failed = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 20)
         assert [str(error) for error in failed] == ["no memory left"] * 3
         model.fail = None
-        assert float((await b.run(image(4))).logits[0]) == 4
+        assert await values(request(b, 4)) == [4]
 
     asyncio.run(scenario())
-    assert model.batches == [[1, 2, 3], [4]]
+    assert model.batches == [[255], [1, 2, 3], [4]]
 
 
 def test_results_are_never_swapped(batcher, model):
-    """Two hundred concurrent photos, some cancelled, on three callers: each gets its own row."""
+    """Two hundred concurrent requests, some given up, on three callers: each gets its own rows."""
 
     async def scenario():
         b = batcher(max_images=7, callers=3)
-        tasks = []
+        works = []
         for value in range(200):
-            tasks += submit(b, value)
+            works.append(request(b, value, 255 - value))
             if value % 5 == 0:
                 await asyncio.sleep(0)
-        for value in range(3, 200, 20):
-            tasks[value].cancel()
-        outputs = await asyncio.gather(*tasks, return_exceptions=True)
-        for value, output in enumerate(outputs):
-            if not isinstance(output, asyncio.CancelledError):
-                assert (output.logits.tolist(), output.descriptor.tolist()) == ([value], [10 * value])
-        assert sum(isinstance(output, asyncio.CancelledError) for output in outputs) < 200 // 10
+        given_up = works[3::20]
+        for work in given_up:
+            work.give_up()
+        for value, work in enumerate(works):
+            if work not in given_up:
+                assert await values(work) == [value, 255 - value]
 
     asyncio.run(scenario())
     assert max(map(len, model.batches)) <= 7
@@ -248,30 +301,43 @@ def test_no_more_callers_than_allowed(batcher, model, callers):
     async def scenario():
         b = batcher(max_images=1, callers=callers)
         model.go.clear()
-        tasks = submit(b, *range(6))
+        works = [request(b, value) for value in range(6)]
         await until(lambda: model.running == callers)
         await asyncio.sleep(0.02)
         assert model.running == callers
         model.go.set()
-        await asyncio.gather(*tasks)
+        await values(*works)
 
     asyncio.run(scenario())
     assert model.most_running == callers
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 5])
-def test_closing_finishes_accepted_work(batcher, model, turns):
-    """close() answers all that was submitted before it, running, waiting or not yet begun, and then ends the threads."""
+def test_the_thread_that_brings_a_photo_runs_it(batcher, model):
+    """With run_here, a batch goes on the thread that put it, where a caller is free."""
 
     async def scenario():
-        b = batcher(max_images=2)
-        tasks = submit(b, *range(5))
-        for _ in range(turns + 1):
-            await asyncio.sleep(0)
-        async with asyncio.timeout(10):
-            await b.close()
-        outputs = await asyncio.gather(*tasks)
-        assert [float(output.logits[0]) for output in outputs] == [0, 1, 2, 3, 4]
+        b = batcher()
+        work = Work(1, lambda _, outputs: outputs, math.inf)
+        item = Item(image(9), work, 0, time.perf_counter())
+        thread = threading.Thread(target=b.put, args=([item],), kwargs={"run_here": True}, name="bringer")
+        thread.start()
+        assert await values(work) == [9]
+        thread.join(10)
 
     asyncio.run(scenario())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model")]
+    assert model.threads == ["bringer"]
+
+
+def test_time_per_image_is_followed(batcher, model):
+    """seconds_per_image is what admission reckons with: the time of a run, shared by its photos."""
+
+    async def scenario():
+        b = batcher(max_images=8)
+        model.go.clear()
+        work = request(b, 1, 2, 3, 4)
+        await asyncio.sleep(0.2)
+        model.go.set()
+        await values(work)
+        assert 0.04 < b.seconds_per_image < 1
+
+    asyncio.run(scenario())

@@ -1,6 +1,5 @@
-"""Decoding goes on off the loop, on threads that together hold no more pixels than the budget."""
+"""Photos become the network's input, by threads that together hold no more pixels than the budget."""
 
-import asyncio
 import threading
 import time
 
@@ -32,16 +31,8 @@ class Recorded(PixelBudget):
 
 @pytest.fixture
 def decoder():
-    """Make decoders, which are closed at the end: decoder(limits, budget)."""
-    made: list[Decoder] = []
-
-    def make(limits: ImageLimits | None = None, budget: PixelBudget | None = None, threads: int = 2) -> Decoder:
-        made.append(Decoder(threads, limits or ImageLimits(), budget or PixelBudget(10**8)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    """Make decoders: decoder(limits, budget)."""
+    return lambda limits=None, budget=None: Decoder(limits or ImageLimits(), budget or PixelBudget(10**8))
 
 
 def start(*acts) -> list[threading.Thread]:
@@ -134,17 +125,16 @@ def test_a_failed_decode_gives_its_pixels_back():
 
 
 def test_encoded_photos_are_cropped_as_in_training(decoder, encode):
-    """The service's crop of a file is that of penult.bundle.preprocess, and its time is told."""
+    """The service's crop of a file is that of penult.bundle.preprocess."""
     data = encode(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))
-    pixels, seconds = asyncio.run(decoder().crop(EncodedPhoto(data), SPEC))
+    pixels = decoder().crop(EncodedPhoto(data), SPEC)
     np.testing.assert_array_equal(pixels, crop_encoded(data, SPEC))
-    assert 0 < seconds < 5
 
 
 def test_raw_photos_are_cropped_as_encoded_ones(decoder, encode):
     """Raw RGB gives the crop of the same picture as a PNG file."""
     picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
-    pixels, _ = asyncio.run(decoder().crop(RawPhoto(40, 30, picture.tobytes()), SPEC))
+    pixels = decoder().crop(RawPhoto(40, 30, picture.tobytes()), SPEC)
     np.testing.assert_array_equal(pixels, crop_encoded(encode(picture), SPEC))
 
 
@@ -152,7 +142,7 @@ def test_a_ready_crop_is_the_input_itself(decoder):
     """Pixels said to be cut already are neither resized nor copied."""
     pixels = np.random.default_rng(0).integers(0, 256, (SPEC.crop, SPEC.crop, 3), dtype=np.uint8)
     data = pixels.tobytes()
-    found, _ = asyncio.run(decoder().crop(RawPhoto(SPEC.crop, SPEC.crop, data, is_crop=True), SPEC))
+    found = decoder().crop(RawPhoto(SPEC.crop, SPEC.crop, data, is_crop=True), SPEC)
     assert np.array_equal(found, pixels)
     assert np.shares_memory(found, np.frombuffer(data, dtype=np.uint8))
 
@@ -161,7 +151,7 @@ def test_a_ready_crop_is_the_input_itself(decoder):
 def test_a_crop_of_another_size_is_refused(decoder, height, width):
     """A crop that is not of the model's size cannot be what the network looks at."""
     with pytest.raises(ImageError) as caught:
-        asyncio.run(decoder().crop(RawPhoto(height, width, bytes(height * width * 3), is_crop=True), SPEC))
+        decoder().crop(RawPhoto(height, width, bytes(height * width * 3), is_crop=True), SPEC)
     assert caught.value.reason == "IMAGE_NO_CROP"
 
 
@@ -169,7 +159,7 @@ def test_a_crop_of_another_size_is_refused(decoder, height, width):
 def test_the_budget_is_asked_for_what_decoding_allocates(decoder, encode, kind):
     """A photo holds the pixels that its decoder will make: all of a PNG's, a scaled JPEG's reduced number."""
     budget = Recorded(10**8)
-    asyncio.run(decoder(budget=budget).crop(EncodedPhoto(encode(Image.new("RGB", (640, 480)), kind)), SPEC))
+    decoder(budget=budget).crop(EncodedPhoto(encode(Image.new("RGB", (640, 480)), kind)), SPEC)
     assert budget.asked == [640 * 480 if kind == "PNG" else 80 * 60]
 
 
@@ -187,21 +177,5 @@ def test_the_budget_is_asked_for_what_decoding_allocates(decoder, encode, kind):
 def test_the_limits_are_kept(decoder, limits, photo, reason):
     """Each limit given to the decoder is kept, with its reason."""
     with pytest.raises(ImageError) as caught:
-        asyncio.run(decoder(limits).crop(photo, SPEC))
+        decoder(limits).crop(photo, SPEC)
     assert caught.value.reason == reason
-
-
-def test_the_loop_stays_free_while_a_photo_is_decoded(decoder, encode):
-    """Decoding a large photo does not hold up the event loop."""
-    data = encode(Image.new("RGB", (4000, 4000)), compress_level=1)
-
-    async def scenario() -> tuple[int, float]:
-        turns, task = 0, asyncio.ensure_future(decoder().crop(EncodedPhoto(data), SPEC))
-        while not task.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        return turns, task.result()[1]
-
-    turns, seconds = asyncio.run(scenario())
-    assert seconds > 0.02
-    assert turns > 5

@@ -3,6 +3,8 @@
 import asyncio
 import pickle
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +15,12 @@ from penult.bundle.errors import ImageError
 from penult.bundle.reader import read_bundle
 from penult.service.answers import Answer
 from penult.service.config import ServeConfig
+from penult.service.cpu_plan import Speed
 from penult.service.decoding import EncodedPhoto, RawPhoto
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, Overloaded
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.repository import load
-from penult.service.session import CPU, CUDA
 
 
 @pytest.fixture
@@ -69,6 +71,11 @@ def grey(level: int) -> RawPhoto:
     return RawPhoto(8, 8, bytes([level]) * 192)
 
 
+def crop(level: int) -> RawPhoto:
+    """Return a photo of one grey level that is cut to the model's size already."""
+    return RawPhoto(8, 8, bytes([level]) * 192, is_crop=True)
+
+
 def test_outcomes_stand_in_the_order_of_the_photos(light, run, encode):
     """Good, undecodable and refused photos each keep their place in the answer."""
     refused = ImageError("IMAGE_EMPTY", "no source")
@@ -117,7 +124,7 @@ def test_a_missing_scorer_is_a_failed_request(light, run, method):
     async def scenario(pipeline):
         if method == "classify":
             return await pipeline.classify(model, [grey(1)], "svm", 5)
-        return pipeline.score(model, [np.ones(3, dtype=np.float32)], 5)
+        return await pipeline.score(model, [np.ones(3, dtype=np.float32)], 5)
 
     with pytest.raises(LacksScorer, match="light version 1 has no svm scorer; ask for dense"):
         run(model, scenario)
@@ -134,7 +141,7 @@ def test_scoring_descriptors_keeps_errors_in_place(light, run, svm_files):
     wrong = InvalidRequest("DESCRIPTOR_LENGTH", "too short")
 
     async def scenario(pipeline):
-        return pipeline.score(model, [descriptors[0], wrong, descriptors[1]], 1)
+        return await pipeline.score(model, [descriptors[0], wrong, descriptors[1]], 1)
 
     outcomes, timings = run(model, scenario)
     assert outcomes[1] is wrong
@@ -158,7 +165,8 @@ def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples):
         return caught.value, len(small[1]), len(again[1])
 
     error, small, again = run(model, scenario, queue_max_images=10)
-    assert (error.reason, error.retry_after_ms, small, again) == ("QUEUE_FULL", 200, 4, 5)
+    assert (error.reason, small, again) == ("QUEUE_FULL", 4, 5)
+    assert error.retry_after_ms >= 50
     assert samples(metrics)[("penult_dropped_total", ("reason", "queue_full"))] == 5
 
 
@@ -189,15 +197,15 @@ def test_leaving_gives_the_room_back(light, run):
 
 def test_a_fault_of_the_runtime_fails_the_request_and_not_the_next(light, run):
     """An exception out of onnxruntime passes through to the caller; later requests are answered."""
-    # While the first photo runs, the others become one batch, which is larger than this model can bear.
+    # On one thread the crops become batches that are larger than this model can bear.
     model = light(work=2, most_images=2)
 
     async def scenario(pipeline):
         with pytest.raises(Exception, match="indices element out of data bounds"):
-            await pipeline.classify(model, [grey(10)] * 9, None, 5)
+            await pipeline.classify(model, [crop(10)] * 9, None, 5)
         return await pipeline.classify(model, [grey(10)], None, 5)
 
-    assert len(run(model, scenario, threads=1)[1]) == 1
+    assert len(run(model, scenario, threads=1, batch_max_images=8)[1]) == 1
 
 
 def test_closing_waits_for_answers(light, run):
@@ -209,7 +217,7 @@ def test_closing_waits_for_answers(light, run):
         await asyncio.sleep(0.1)
         assert not task.done()
         await pipeline.close()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("model", "decode"))]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("worker", "driver"))]
         return await asyncio.wait_for(task, 0.1)  # the four runs take longer than this
 
     assert len(run(model, scenario, threads=1, batch_max_images=1)[1]) == 4
@@ -225,7 +233,93 @@ def test_scoring_is_timed(light, run, metrics, samples):
     assert found[("penult_phase_seconds_count", ("phase", "score"))] == 1
 
 
-def test_batches_are_as_large_as_the_device_likes():
-    """Batches are small on CPUs and larger on CUDA, unless a setting decides."""
-    assert batch_limit(ServeConfig(), CPU) < batch_limit(ServeConfig(), CUDA)
-    assert batch_limit(ServeConfig(batch_max_images=5), CUDA) == 5
+def test_a_request_that_would_be_late_is_refused_at_once(light, run, metrics, samples):
+    """Where the queue takes longer than the client waits, the request is refused with a hint and costs no run."""
+    model = light(work=4)
+
+    async def scenario(pipeline):
+        await pipeline.classify(model, [grey(10)], None, 5)  # now it knows what an image takes
+        first = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 6, None, 5))
+        await asyncio.sleep(0)
+        started = time.perf_counter()
+        with pytest.raises(Overloaded) as caught:
+            await pipeline.classify(model, [grey(10)] * 2, None, 5, expires=started + 0.05)
+        assert time.perf_counter() - started < 0.05
+        patient = await pipeline.classify(model, [grey(10)], None, 5, expires=started + 60)
+        await first
+        return caught.value, patient
+
+    error, (_, outcomes, _) = run(model, scenario, threads=1)
+    assert (error.reason, len(outcomes)) == ("QUEUE_TOO_LONG", 1)
+    assert error.retry_after_ms >= 50
+    assert samples(metrics)[("penult_dropped_total", ("reason", "too_late"))] == 2
+
+
+def test_leaving_is_counted_in_photos(light, run, metrics, samples):
+    """A cancelled request's photos are counted as dropped, once each."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 3, None, 5))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(model, scenario)
+    assert samples(metrics)[("penult_dropped_total", ("reason", "cancelled"))] == 3
+
+
+def test_what_nobody_waits_for_is_not_decoded(light, run, metrics, samples, encode):
+    """After its request was cancelled, a photo that waits for a thread is passed over."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        task = asyncio.ensure_future(pipeline.classify(model, [EncodedPhoto(encode(10))] * 20, None, 5))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await pipeline.classify(model, [grey(10)], None, 5)
+
+    run(model, scenario, threads=1)
+    assert samples(metrics)[("penult_phase_seconds_count", ("phase", "decode"))] < 6
+
+
+def test_several_wants_share_one_pass(light, run, metrics, samples):
+    """Requests for classes and for descriptors that wait together become one run of the model."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        first = asyncio.ensure_future(pipeline.classify(model, [crop(1)], None, 5))
+        await asyncio.sleep(0.05)
+        rest = [pipeline.classify(model, [crop(10)], None, 5), pipeline.describe(model, [crop(200)])]
+        (_, (dark,), _), ((bright,), _) = await asyncio.gather(*rest)
+        await first
+        return dark.classes[0].label, bright.descriptor
+
+    label, descriptor = run(model, scenario, threads=1, batch_max_images=8)
+    assert label == "dark"
+    np.testing.assert_allclose(descriptor, [200 / 255] * 3, atol=1e-5)
+    found = samples(metrics)
+    assert (found[("penult_batch_size_count",)], found[("penult_batch_size_sum",)]) == (2, 3)
+
+
+def test_a_bug_on_a_thread_reaches_the_caller(light, run, monkeypatch):
+    """What goes wrong on a thread fails its request, and the thread goes on with the next."""
+    model = light()
+
+    async def scenario(pipeline):
+        with monkeypatch.context() as patch:
+            patch.setattr("penult.service.pipeline.rank", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(pipeline.classify(model, [grey(10)], None, 5), 10)
+        return await pipeline.classify(model, [grey(10)], None, 5)
+
+    assert len(run(model, scenario, threads=1)[1]) == 1
+
+
+@pytest.mark.parametrize(("run_s", "expected"), [(0.045, 1), (0.008, 2), (0.001, 8), (0.0, 8)])
+def test_batches_are_kept_short_on_cpus(light, run_s, expected):
+    """On CPUs a batch takes 20 ms at most, and never more than 8 images, unless a setting decides."""
+    model = replace(light(), speed=Speed(1 / max(run_s, 1e-9), run_s))
+    assert batch_limit(ServeConfig(), model) == expected
+    assert batch_limit(ServeConfig(batch_max_images=5), model) == 5

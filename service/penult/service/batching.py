@@ -1,107 +1,147 @@
 """Single images in, batches to the model: at once when it is idle, else as full as the limit allows.
 
-There is no delay to tune. While every caller of the model is busy, images wait; the caller that becomes free takes
-all that wait, up to `max_images`. Images whose request was cancelled or ran out of time are dropped before they cost
-anything. Counting is in images, across requests.
+While every caller of the model is busy, images wait; the caller that becomes free takes its share of all that wait, up
+to `max_images`, counted in images across requests: what it leaves, the next one runs beside it. Images whose request
+was cancelled or ran out of time are passed over before they cost anything. Everything here runs on threads, none of it
+on the event loop: the thread that decoded a photo may run the model on it without handing it over.
 """
 
-import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
+from penult.service.errors import BadOutput
 from penult.service.metrics import Metrics
+from penult.service.work import ModelOutput, Output, Work
 
-RunModel = Callable[[Pixels], tuple[Floats, Floats]]
-
-
-@dataclass(frozen=True)
-class ModelOutput:
-    """One image's rows of the model's outputs, and the seconds it waited and the model ran."""
-
-    logits: Floats
-    descriptor: Floats
-    queue_seconds: float
-    inference_seconds: float
+RunImages = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]
 
 
-@dataclass(frozen=True)
-class _Item:
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One photo's pixels, uint8 [crop, crop, 3], and where its output belongs."""
+
     pixels: Pixels
-    answer: "asyncio.Future[ModelOutput]"
+    work: Work[Any]
+    place: int
     since: float
 
 
 class Batcher:
-    """Feeds one model. All methods run on the event loop; the model runs on `callers` threads."""
+    """Feeds one model from any thread. It runs on threads of `pool`, on `callers` of them at a time at most."""
 
-    def __init__(self, run_model: RunModel, max_images: int, callers: int, metrics: Metrics) -> None:
-        """Start with an empty queue."""
-        self._run_model, self._max_images, self._callers, self._metrics = run_model, max_images, callers, metrics
-        self._threads = ThreadPoolExecutor(callers, thread_name_prefix="model")
-        self._waiting: deque[_Item] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+    def __init__(
+        self,
+        run_images: RunImages,
+        max_images: int,
+        callers: int,
+        pool: ThreadPoolExecutor,
+        metrics: Metrics,
+        delay_s: float = 0.0,
+    ) -> None:
+        """Start with an empty queue; an image waits up to `delay_s` for company, even where the model is idle."""
+        self._run_images, self._max_images, self._callers, self._delay_s = run_images, max_images, callers, delay_s
+        self._pool = pool
+        self._waiting: deque[Item] = deque()
+        self._running = self._called = 0
+        self._changed = threading.Condition()
+        self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
+        self._queue_phase = metrics.phase_seconds.labels("queue")
+        self._inference_phase = metrics.phase_seconds.labels("inference")
+        self.seconds_per_image = 0.0
 
-    async def run(self, pixels: Pixels) -> ModelOutput:
-        """Return the model's outputs for uint8 [crop, crop, 3]; the model's exceptions pass through."""
-        loop = asyncio.get_running_loop()
-        item = _Item(pixels, loop.create_future(), time.perf_counter())
-        self._waiting.append(item)
-        # Not at once: images that arrive in the same turn of the loop shall share a batch.
-        loop.call_soon(self._start_batches)
-        return await item.answer
+    def put(self, items: Sequence[Item], run_here: bool = False) -> None:
+        """Queue images; with `run_here`, the calling thread, one of the pool's, runs the next batch itself."""
+        with self._changed:
+            self._waiting.extend(items)
+            self._depth.inc(len(items))
+            if self._delay_s:
+                self._changed.notify_all()  # a batch may be full now
+        if run_here:
+            self._run_one()
+        self._call_threads()
 
-    async def close(self) -> None:
-        """Finish what was accepted, then stop the threads."""
-        self._start_batches()
-        while self._running:
-            await asyncio.wait(self._running)
-            await asyncio.sleep(0)  # a finished batch starts the next one in its callback
-        self._threads.shutdown(wait=True)
+    def _call_threads(self) -> None:
+        """Ask the pool for as many threads as there are batches waiting and callers free."""
+        with self._changed:
+            free = self._callers - self._running - self._called
+            wanted = min(free, len(self._waiting) - self._called)
+            self._called += max(0, wanted)
+        for _ in range(wanted):  # none where it is negative
+            self._pool.submit(self._run_called)
 
-    def _start_batches(self) -> None:
-        while len(self._running) < self._callers and (batch := self._take()):
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._finished)
-        self._metrics.queue_depth.set(len(self._waiting))
+    def _run_called(self) -> None:
+        with self._changed:
+            self._called -= 1
+        self._run_one()
+        # Not in a loop: other work of the pool, decoding say, has its turn first.
+        self._call_threads()
 
-    def _finished(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._start_batches()
+    def _run_one(self) -> None:
+        """Run one batch, if a caller is free and an image waits."""
+        with self._changed:
+            if self._running >= self._callers:
+                return
+            self._running += 1
+            batch = self._take()
+        try:
+            if batch:
+                self._run(batch)
+        finally:
+            with self._changed:
+                self._running -= 1
 
-    def _take(self) -> list[_Item]:
-        """Take the images of the next batch; those that nobody waits for any more are dropped."""
-        batch: list[_Item] = []
-        while self._waiting and len(batch) < self._max_images:
+    def _take(self) -> list[Item]:
+        """Take the images of the next batch; those that nobody waits for any more are passed over."""
+        while self._delay_s and 0 < len(self._waiting) < self._max_images:
+            left = self._waiting[0].since + self._delay_s - time.perf_counter()
+            if left <= 0:
+                break
+            self._changed.wait(left)
+        batch: list[Item] = []
+        before = len(self._waiting)
+        share = min(self._max_images, -(-before // self._callers))
+        while self._waiting and len(batch) < share:
             item = self._waiting.popleft()
-            if item.answer.done():
-                self._metrics.dropped.labels("cancelled").inc()
-            else:
+            if not item.work.is_over:
                 batch.append(item)
+        self._depth.dec(before - len(self._waiting))
         return batch
 
-    async def _run(self, batch: list[_Item]) -> None:
+    def _run(self, batch: list[Item]) -> None:
         started = time.perf_counter()
-        self._metrics.batch_size.observe(len(batch))
+        self._batch_size.observe(len(batch))
         try:
-            logits, descriptors = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._run_model, np.stack([item.pixels for item in batch])
-            )
+            logits, descriptors = self._run_images([item.pixels for item in batch])
         except Exception as error:  # whatever the runtime raises belongs to the callers, who map it
             for item in batch:
-                if not item.answer.done():
-                    item.answer.set_exception(error)
+                item.work.fail(error)
             return
         seconds = time.perf_counter() - started
-        self._metrics.phase_seconds.labels("inference").observe(seconds)
+        self._inference_phase.observe(seconds)
+        self._learn(seconds / len(batch))
+        is_finite = bool(np.isfinite(logits).all() and np.isfinite(descriptors).all())
         for row, item in enumerate(batch):
-            if not item.answer.done():
-                self._metrics.phase_seconds.labels("queue").observe(started - item.since)
-                item.answer.set_result(ModelOutput(logits[row], descriptors[row], started - item.since, seconds))
+            waited = started - item.since
+            self._queue_phase.observe(waited)
+            output = ModelOutput(logits[row], descriptors[row], waited, seconds)
+            item.work.put(item.place, output if is_finite else _checked(output))
+
+    def _learn(self, seconds: float) -> None:
+        """Follow the time that an image takes, for admission: a moving average of the last dozen batches."""
+        before = self.seconds_per_image
+        self.seconds_per_image = before + (seconds - before) / 12 if before else seconds
+
+
+def _checked(output: ModelOutput) -> Output:
+    if np.isfinite(output.logits).all() and np.isfinite(output.descriptor).all():
+        return output
+    return BadOutput("MODEL_NOT_FINITE", "the model gave no finite numbers for this image")

@@ -16,6 +16,7 @@ from typing import Any
 
 from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
+from penult.service.cpu_plan import AUTO, CPU_MODES
 
 _ENVIRONMENT_PREFIX = "PENULT_"
 
@@ -38,7 +39,11 @@ class ServeConfig:
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
     device: str = _setting("auto", "cuda fails at start where CUDA does not work", ("auto", "cuda", "cpu"))
     threads: int = _setting(0, "CPU threads for decoding, and again for the model; 0: one per core")
-    batch_max_images: int = _setting(0, "most images per model run; 0: 8 on CPU, 32 on CUDA")
+    cpu_mode: str = _setting(
+        AUTO, "on CPUs: latency (wide runs), throughput (narrow runs side by side), auto: measured at start", CPU_MODES
+    )
+    batch_max_images: int = _setting(0, "most images per model run; 0: as many as take 20 ms on CPU, 32 on CUDA")
+    batch_delay_ms: float = _setting(0.0, "how long an idle model waits for more images to share a run")
     queue_max_images: int = _setting(512, "images accepted and not yet answered; above that: RESOURCE_EXHAUSTED")
     request_max_images: int = _setting(256, "images per request")
     message_max_bytes: int = _setting(64 << 20, "bytes per message, both ways")
@@ -61,7 +66,7 @@ class ServeConfig:
         for name in ("port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError("CONFIG", f"{_flag(name)} must be a port, 0 to 65535")
-        for name in ("drain_lead", "grace", "threads", "batch_max_images"):
+        for name in ("drain_lead", "grace", "threads", "batch_max_images", "batch_delay_ms"):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
 

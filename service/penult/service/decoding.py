@@ -1,10 +1,7 @@
-"""Photos to pixels, off the event loop, metered by pixels so that a few huge photos cannot use up the memory."""
+"""Photos to pixels, metered by pixels so that a few huge photos cannot use up the memory."""
 
-import asyncio
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,28 +52,17 @@ class PixelBudget:
 
 
 class Decoder:
-    """Decodes photos on its own threads."""
+    """Turns photos into the network's input, on whichever thread calls."""
 
-    def __init__(self, threads: int, limits: ImageLimits, budget: PixelBudget) -> None:
-        """Start no thread yet; they come with the first photos."""
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    def __init__(self, limits: ImageLimits, budget: PixelBudget) -> None:
+        """Keep these limits."""
         self._limits, self._budget = limits, budget
 
-    async def crop(self, photo: Photo, spec: Preprocess) -> tuple[Pixels, float]:
-        """Return the network's input, uint8 [crop, crop, 3], and the seconds that decoding took; raise ImageError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._crop, photo, spec)
-
-    def close(self) -> None:
-        """Stop the threads once they are done."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def _crop(self, photo: Photo, spec: Preprocess) -> tuple[Pixels, float]:
-        started = time.perf_counter()
+    def crop(self, photo: Photo, spec: Preprocess) -> Pixels:
+        """Return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
         if isinstance(photo, RawPhoto):
             read = ready_crop if photo.is_crop else crop_rgb
-            pixels = read(photo.rgb, photo.height, photo.width, spec, self._limits)
-        else:
-            image = open_image(photo.data, self._limits, spec)
-            with self._budget.hold(image.width * image.height):
-                pixels = crop_opened(image, spec)
-        return pixels, time.perf_counter() - started
+            return read(photo.rgb, photo.height, photo.width, spec, self._limits)
+        image = open_image(photo.data, self._limits, spec)
+        with self._budget.hold(image.width * image.height):
+            return crop_opened(image, spec)

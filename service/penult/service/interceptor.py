@@ -126,7 +126,6 @@ class _Rpc:
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             remaining = self._context.time_remaining()  # seconds; None without a deadline
             expired = remaining is not None and remaining <= 0
-            self._metrics.dropped.labels("deadline" if expired else "cancelled").inc()
             self._count("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error
         if not isinstance(error, PenultError):

@@ -1,10 +1,18 @@
-"""From photos to answers: admission → decode → batch → score. Knows models; knows nothing of gRPC."""
+"""From photos to answers: admission → decode → batch → score. Knows models; knows nothing of gRPC.
+
+A request crosses from the event loop to a thread once and back once. On CPUs the thread that decodes a photo also runs
+the model on it and, for a request's last photo, scores it: there is nothing to gain from handing over between threads
+that share the same cores. On a device, decoding threads feed the one thread that drives it.
+"""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -12,146 +20,239 @@ from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
 from penult.service.answers import Answer, Outcome, Scored, Timings, rank
-from penult.service.batching import Batcher, ModelOutput
+from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
-from penult.service.decoding import Decoder, Photo, PixelBudget
-from penult.service.errors import BadOutput, LacksScorer, Overloaded, ServiceError
+from penult.service.decoding import Decoder, Photo, PixelBudget, RawPhoto
+from penult.service.errors import LacksScorer, Overloaded, ServiceError
 from penult.service.metrics import Metrics
 from penult.service.repository import ServedModel
 from penult.service.session import CPU
+from penult.service.work import ModelOutput, Output, Work
+
+Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
-_RETRY_MS = 200
-_BATCH_IMAGES = {CPU: 8}
-_BATCH_IMAGES_ON_DEVICE = 32
+_LEAST_RETRY_MS = 50
+_MOST_BATCH_ON_CPU, _BATCH_ON_DEVICE = 8, 32
+_CPU_BATCH_S = 0.02
 
 
-def batch_limit(config: ServeConfig, provider: str) -> int:
-    """Return the most images per run: batches do not pay on CPUs (research/ceilings.md, section 2)."""
-    return config.batch_max_images or _BATCH_IMAGES.get(provider, _BATCH_IMAGES_ON_DEVICE)
+def batch_limit(config: ServeConfig, model: ServedModel) -> int:
+    """Return the most images per run of a model.
+
+    On CPUs a batch takes as long as its images one by one (research/ceilings.md, section 2): it saves no more than the
+    cost of a call, and makes those wait that come after it began. So it is kept to 20 ms.
+    """
+    if config.batch_max_images:
+        return config.batch_max_images
+    if model.session.provider != CPU:
+        return _BATCH_ON_DEVICE
+    return max(1, min(_MOST_BATCH_ON_CPU, int(_CPU_BATCH_S / max(model.speed.run_s, 1e-6))))
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A model's own part of the pipeline. `runs_here`: the thread that decodes runs the model too."""
+
+    model: ServedModel
+    batcher: Batcher
+    runs_here: bool
 
 
 class Pipeline:
-    """Answers photos with the models given to it. All methods run on the event loop."""
+    """Answers photos with the models given to it. All public methods run on the event loop."""
 
     def __init__(self, config: ServeConfig, metrics: Metrics) -> None:
-        """Serve no model yet."""
+        """Serve no model yet; threads come with the first photos."""
         self._config, self._metrics = config, metrics
-        self._decoder = Decoder(config.cpu_threads, config.image_limits, PixelBudget(config.decode_max_pixels))
+        self._decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
+        self._workers = ThreadPoolExecutor(config.cpu_threads, thread_name_prefix="worker")
+        self._drivers: list[ThreadPoolExecutor] = []
         # By version too: a request that began with one version ends with it.
-        self._batchers: dict[tuple[str, int], Batcher] = {}
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._in_flight = 0
+        self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
     def serve(self, model: ServedModel) -> None:
         """Take up a model."""
-        # On CPUs one caller per core, each with one thread; a device takes one batch at a time.
-        callers = self._config.cpu_threads if model.session.provider == CPU else 1
-        limit = batch_limit(self._config, model.session.provider)
-        self._batchers[model.name, model.version] = Batcher(model.session.run, limit, callers, self._metrics)
+        runs_here = model.session.provider == CPU
+        pool = self._workers if runs_here else ThreadPoolExecutor(1, thread_name_prefix="driver")
+        if not runs_here:
+            self._drivers.append(pool)
+        batcher = Batcher(
+            model.session.run_images, batch_limit(self._config, model), model.session.callers, pool, self._metrics,
+            self._config.batch_delay_ms / 1000,
+        )  # fmt: skip
+        self._lanes[model.name, model.version] = _Lane(model, batcher, runs_here)
 
     async def close(self) -> None:
         """Finish what was accepted, then stop all threads."""
-        for batcher in self._batchers.values():
-            await batcher.close()
-        self._decoder.close()
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        for pool in (self._workers, *self._drivers):
+            await asyncio.to_thread(pool.shutdown)
 
     async def classify(
-        self, model: ServedModel, photos: Sequence[Photo | ImageError], scorer: str | None, top_k: int
+        self,
+        model: ServedModel,
+        photos: Sequence[Photo | ImageError],
+        scorer: str | None,
+        top_k: int,
+        expires: float = math.inf,
     ) -> tuple[str, list[Outcome], Timings]:
         """Return the scorer used and one outcome per photo, in order; `scorer` None stands for the model's default.
 
-        Raises ServiceError where the request as a whole has no answer.
+        `expires` is when the client stops waiting, by time.perf_counter(). Raises ServiceError where the request as a
+        whole has no answer.
         """
-        scorer = scorer or model.manifest.default_scorer
-        _check_has(model, scorer)
-        started = time.perf_counter()
-        outputs = await self._run_all(model, photos)
-        scoring = time.perf_counter()
-        good = [output for _, output in outputs if isinstance(output, ModelOutput)]
-        answers = iter(self._score(model, good, scorer, top_k)) if good else iter(())
-        outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for _, o in outputs]
-        return scorer, outcomes, self._timings(outputs, started, scoring)
+        chosen = scorer or model.manifest.default_scorer
+        _check_has(model, chosen)
 
-    async def describe(self, model: ServedModel, photos: Sequence[Photo | ImageError]) -> tuple[list[Outcome], Timings]:
+        def finish(work: Work[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
+            scoring = time.perf_counter()
+            good = [output for output in outputs if isinstance(output, ModelOutput)]
+            answers = iter(_score(model, good, chosen, top_k)) if good else iter(())
+            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for o in outputs]
+            return chosen, outcomes, self._timings(work, outputs, scoring)
+
+        return await self._answer(model, photos, finish, expires)
+
+    async def describe(
+        self, model: ServedModel, photos: Sequence[Photo | ImageError], expires: float = math.inf
+    ) -> tuple[list[Outcome], Timings]:
         """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
-        started = time.perf_counter()
-        outputs = await self._run_all(model, photos)
-        outcomes: list[Outcome] = [o if isinstance(o, PenultError) else Answer((), o.descriptor) for _, o in outputs]
-        return outcomes, self._timings(outputs, started, time.perf_counter())
 
-    def score(
+        def finish(work: Work[Any], outputs: list[Output]) -> tuple[list[Outcome], Timings]:
+            scoring = time.perf_counter()
+            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else Answer((), o.descriptor) for o in outputs]
+            return outcomes, self._timings(work, outputs, scoring)
+
+        return await self._answer(model, photos, finish, expires)
+
+    async def score(
         self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
     ) -> tuple[list[Outcome], Timings]:
         """Score descriptors float32 [length] with the SVM; one outcome each, in order. Raises ServiceError."""
         _check_has(model, SVM)
         assert model.svm is not None  # it was checked just now
-        started = time.perf_counter()
         good = [d for d in descriptors if not isinstance(d, PenultError)]
+        started = time.perf_counter()
         ranked: Iterator[tuple[Scored, ...]] = iter(())
         if good:
-            scores = model.svm(np.stack(good))
-            ranked = iter(rank(scores, model.manifest.classes, model.manifest.temperatures[SVM], top_k))
+            ranked = iter(await self._on_worker(_rank_all, model, model.svm, np.stack(good), top_k))
         outcomes: list[Outcome] = [d if isinstance(d, PenultError) else Answer(next(ranked), d) for d in descriptors]
         seconds = time.perf_counter() - started
-        self._metrics.phase_seconds.labels("score").observe(seconds)
+        self._score_phase.observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)
 
-    async def _run_all(
-        self, model: ServedModel, photos: Sequence[Photo | ImageError]
-    ) -> list[tuple[float, ModelOutput | PenultError]]:
-        """Decode and run every photo at once; return (decode seconds, output or error) per photo."""
-        with self._admitted(len(photos)):
-            return list(await asyncio.gather(*(self._run(model, photo) for photo in photos)))
+    async def _on_worker(self, act: Any, *arguments: Any) -> Any:
+        future = asyncio.get_running_loop().run_in_executor(self._workers, act, *arguments)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return await future
 
-    async def _run(self, model: ServedModel, photo: Photo | ImageError) -> tuple[float, ModelOutput | PenultError]:
-        if isinstance(photo, ImageError):
-            return 0.0, photo
+    async def _answer(
+        self, model: ServedModel, photos: Sequence[Photo | ImageError], finish: Any, expires: float
+    ) -> Any:
+        """Send every photo on its way and wait for the answer that `finish` makes of the outputs."""
+        lane = self._lanes[model.name, model.version]
+        with self._admitted(lane, len(photos), expires):
+            work: Work[Any] = Work(len(photos), finish, expires)
+            self._under_way.add(work.answer)
+            work.answer.add_done_callback(self._under_way.discard)
+            self._start(lane, work, photos)
+            try:
+                return await work.answer
+            except asyncio.CancelledError:
+                reason = "deadline" if work.is_over else "cancelled"
+                work.give_up()
+                self._metrics.dropped.labels(reason).inc(len(photos))
+                raise
+
+    def _start(self, lane: _Lane, work: Work[Any], photos: Sequence[Photo | ImageError]) -> None:
+        ready: list[Item] = []
+        for place, photo in enumerate(photos):
+            if isinstance(photo, ImageError):
+                work.put(place, photo)
+            elif isinstance(photo, RawPhoto) and photo.is_crop:
+                ready += self._decoded(lane, work, place, photo)  # nothing to compute, so no thread is asked
+            else:
+                self._workers.submit(self._decode, lane, work, place, photo)
+        if ready:
+            lane.batcher.put(ready)
+
+    def _decode(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> None:
+        if not work.is_over:
+            try:
+                lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.runs_here)
+            except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
+                work.fail(error)
+
+    def _decoded(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> list[Item]:
+        """Return the photo's item; none where it cannot be decoded, which is then its outcome."""
+        started = time.perf_counter()
         try:
-            pixels, seconds = await self._decoder.crop(photo, model.manifest.preprocess)
+            pixels = self._decoder.crop(photo, lane.model.manifest.preprocess)
         except ImageError as error:
             self._metrics.dropped.labels("bad_image").inc()
-            return 0.0, error
-        self._metrics.phase_seconds.labels("decode").observe(seconds)
-        output = await self._batchers[model.name, model.version].run(pixels)
-        if not (np.isfinite(output.logits).all() and np.isfinite(output.descriptor).all()):
-            return seconds, BadOutput("MODEL_NOT_FINITE", "the model gave no finite numbers for this image")
-        return seconds, output
+            work.put(place, error)
+            return []
+        now = time.perf_counter()
+        self._decode_phase.observe(now - started)
+        work.decode_seconds = max(work.decode_seconds, now - started)
+        return [Item(pixels, work, place, now)]
 
     @contextmanager
-    def _admitted(self, images: int) -> Iterator[None]:
-        """Count images in and out; raise Overloaded where they would be too many. A lone request always fits."""
-        if self._in_flight and self._in_flight + images > self._config.queue_max_images:
-            self._metrics.dropped.labels("queue_full").inc(images)
-            raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=_RETRY_MS)
+    def _admitted(self, lane: _Lane, images: int, expires: float) -> Iterator[None]:
+        """Count images in and out; raise Overloaded where they would be too many, or answered too late.
+
+        A lone request always fits.
+        """
+        if self._in_flight:
+            wait = self._in_flight * lane.batcher.seconds_per_image / self._config.cpu_threads
+            hint = max(_LEAST_RETRY_MS, int(1000 * wait / 2))
+            if self._in_flight + images > self._config.queue_max_images:
+                self._metrics.dropped.labels("queue_full").inc(images)
+                raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
+            if time.perf_counter() + wait > expires:
+                self._metrics.dropped.labels("too_late").inc(images)
+                raise Overloaded(
+                    "QUEUE_TOO_LONG", "the server is busy and would answer too late for the deadline; try again later",
+                    retry_after_ms=hint,
+                )  # fmt: skip
         self._in_flight += images
         try:
             yield
         finally:
             self._in_flight -= images
 
-    def _score(self, model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int) -> list[Answer]:
-        descriptors = np.stack([output.descriptor for output in outputs])
-        if scorer == DENSE:
-            scores = np.stack([output.logits for output in outputs])
-        else:
-            assert model.svm is not None  # `scorer` was checked against the model's
-            scores = model.svm(descriptors)
-        ranked = rank(scores, model.manifest.classes, model.manifest.temperatures[scorer], top_k)
-        return [Answer(classes, cast("Floats", d)) for classes, d in zip(ranked, descriptors, strict=True)]
-
-    def _timings(
-        self, outputs: list[tuple[float, ModelOutput | PenultError]], started: float, scoring: float
-    ) -> Timings:
+    def _timings(self, work: Work[Any], outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()
-        self._metrics.phase_seconds.labels("score").observe(now - scoring)
-        ran = [output for _, output in outputs if isinstance(output, ModelOutput)]
+        self._score_phase.observe(now - scoring)
+        ran = [output for output in outputs if isinstance(output, ModelOutput)]
         return Timings(
-            decode=max((seconds for seconds, _ in outputs), default=0.0),
+            decode=work.decode_seconds,
             queue=max((output.queue_seconds for output in ran), default=0.0),
             inference=max((output.inference_seconds for output in ran), default=0.0),
             score=now - scoring,
-            total=now - started,
+            total=now - work.started,
         )
+
+
+def _score(model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int) -> list[Answer]:
+    descriptors = np.stack([output.descriptor for output in outputs])
+    if scorer == DENSE:
+        scores = np.stack([output.logits for output in outputs])
+    else:
+        assert model.svm is not None  # `scorer` was checked against the model's
+        scores = model.svm(descriptors)
+    ranked = rank(scores, model.manifest.classes, model.manifest.temperatures[scorer], top_k)
+    return [Answer(classes, cast("Floats", d)) for classes, d in zip(ranked, descriptors, strict=True)]
+
+
+def _rank_all(model: ServedModel, svm: Any, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
+    return rank(svm(descriptors), model.manifest.classes, model.manifest.temperatures[SVM], top_k)
 
 
 def _check_has(model: ServedModel, scorer: str) -> None:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from penult.bundle.manifest import SVM, Manifest, is_model_name
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle, read_bundle, versions
 from penult.bundle.scores import Floats
+from penult.service import cpu_plan
+from penult.service.cpu_plan import THROUGHPUT, CpuPlan, Speed
 from penult.service.errors import InvalidRequest, NotFound, NotReady
 from penult.service.scorer import Score, load_scorer
 from penult.service.session import CPU, Session
@@ -35,6 +38,7 @@ class ServedModel:
     session: Session
     svm: Score | None
     golden_difference: float
+    speed: Speed = Speed(0.0, 0.0)
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -42,14 +46,38 @@ class ServedModel:
         return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
 
 
-def load(bundle: Bundle, device: str) -> ServedModel:
-    """Load a bundle on a device and replay its goldens there; raise BundleError, or ConfigError for the device."""
+def load(bundle: Bundle, device: str, cpu_mode: str = THROUGHPUT, cores: int = 1) -> ServedModel:
+    """Load a bundle on a device and replay its goldens there; raise BundleError, or ConfigError for the device.
+
+    On CPUs, `cpu_mode` says how it shares the `cores`.
+    """
     manifest = bundle.manifest
-    session = Session(bundle.onnx, manifest, device)
+    session, speed = _fastest(bundle, device, cpu_mode, cores)
     svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
     tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
     difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
-    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference)
+    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, speed)
+
+
+def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int) -> tuple[Session, Speed]:
+    """Return the session whose threads suit the mode best, and what it can do."""
+    crop = bundle.manifest.preprocess.crop
+    image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
+    sessions: dict[CpuPlan, Session] = {}
+    speeds: dict[CpuPlan, Speed] = {}
+    for plan in cpu_plan.plans(cpu_mode, cores):
+        session = Session(bundle.onnx, bundle.manifest, device, plan)
+        run = partial(_checked(session), image)
+        if session.provider != CPU:  # a device takes one run at a time, whatever the cores
+            return session, Speed(0.0, 0.0)
+        sessions[plan], speeds[plan] = session, cpu_plan.measure(run, plan)
+    chosen = cpu_plan.choose(cpu_mode, speeds)
+    for plan, speed in speeds.items():
+        log.info(
+            "%s: %d threads a run, %d runs at a time: %.0f images/s, %.1f ms a call%s", bundle.name, plan.threads,
+            plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
+        )  # fmt: skip
+    return sessions[chosen], speeds[chosen]
 
 
 def warm(model: ServedModel, most_images: int) -> None:
@@ -74,15 +102,18 @@ def _checked(session: Session) -> goldens.RunModel:
 class Repository:
     """The folder of models, and what of it is loaded."""
 
-    def __init__(self, root: Path, device: str, on_refused: Callable[[], None]) -> None:
-        """Load nothing yet."""
+    def __init__(
+        self, root: Path, device: str, on_refused: Callable[[], None], cpu_mode: str = THROUGHPUT, cores: int = 1
+    ) -> None:
+        """Load nothing yet; `cpu_mode` says how a model shares the `cores`."""
         self._root, self._device, self._on_refused = root, device, on_refused
+        self._cpu_mode, self._cores = cpu_mode, cores
         self._models: dict[str, ServedModel] = {}
 
-    def load_all(self, batch_limit: Callable[[str], int]) -> list[ServedModel]:
+    def load_all(self, batch_limit: Callable[[ServedModel], int]) -> list[ServedModel]:
         """Load the newest good version of every model, without serving it; raise BundleError if there is none at all.
 
-        `batch_limit` tells the most images per run on a provider; up to that many are warmed.
+        `batch_limit` tells the most images per run of a model; up to that many are warmed.
         """
         if not self._root.is_dir():
             raise BundleError(
@@ -123,12 +154,12 @@ class Repository:
         """Return every model, by name."""
         return list(self._models.values())
 
-    def _newest_good(self, folder: Path, batch_limit: Callable[[str], int]) -> ServedModel | None:
+    def _newest_good(self, folder: Path, batch_limit: Callable[[ServedModel], int]) -> ServedModel | None:
         for version in reversed(versions(folder)):
             try:
                 started = time.perf_counter()
-                model = load(read_bundle(folder, version), self._device)
-                warm(model, batch_limit(model.session.provider))
+                model = load(read_bundle(folder, version), self._device, self._cpu_mode, self._cores)
+                warm(model, batch_limit(model))
             except BundleError as error:
                 log.error("refused %s version %d: %s (%s)", folder.name, version, error.message, error.reason)
                 self._on_refused()

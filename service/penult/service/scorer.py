@@ -1,9 +1,9 @@
 """The one place that knows scikit-learn's pickles: descriptors in, decision values out.
 
 A pickle is code, so it is opened by an unpickler that knows a short list of names (research/reliability.md, section
-2). For the usual pipeline (normalise or standardise, then a linear SVM) even those names stand for empty shells that
-only hold the arrays: scikit-learn is never imported then, which takes seconds off the start, and the scores are one
-matrix product. The goldens, made with scikit-learn itself, prove at load that they are the same.
+2). For the usual pipeline (normalise or standardise, then a linear or RBF SVM) even those names stand for empty shells
+that only hold the arrays: scikit-learn is never imported then, which takes seconds off the start, and the scores are
+matrix products. The goldens, made with scikit-learn itself, prove at load that they are the same within 1e-5.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import numpy as np
 
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
+from penult.service import kernel_svm
 from penult.service.unpickle import open_pickle
 
 Score = Callable[[Floats], Floats]
@@ -28,29 +29,41 @@ def load_scorer(data: bytes, descriptor_length: int, classes: int) -> Score:
     """
     shell = open_pickle(data, as_shells=True)
     try:
-        linear = _linear(shell)
+        products = _as_products(shell)
     except Exception as error:  # attributes that lack, or are no arrays
         raise BundleError("SVM_INVALID", "svm.pkl holds no fitted SVM; restore the bundle, or fit it again") from error
-    score = linear or _from_estimator(open_pickle(data, as_shells=False))
+    score = products or _from_estimator(open_pickle(data, as_shells=False))
     _probe(score, descriptor_length, classes)
     return score
 
 
-def _linear(shell: Any) -> Score | None:
-    """Return the scores of normalise/standardise + LinearSVC as one matrix product; None for any other pipeline."""
+def _as_products(shell: Any) -> Score | None:
+    """Return the scores of normalise/standardise + LinearSVC or SVC as matrix products; None for any other pipeline."""
     steps = [step for _, step in getattr(shell, "steps", [("svm", shell)]) if step not in _NO_STEP]
-    if not steps or getattr(steps[-1], "kind", "") != "LinearSVC" or not hasattr(steps[-1], "coef_"):
+    if not steps or getattr(steps[-1], "kind", "") not in _CLASSIFIERS:
         return None
     transforms = [_TRANSFORMS[s.kind](s) for s in steps[:-1] if s.kind in _TRANSFORMS]
-    if len(transforms) != len(steps) - 1 or None in transforms:
+    classify = _CLASSIFIERS[steps[-1].kind](steps[-1])
+    if classify is None or len(transforms) != len(steps) - 1 or None in transforms:
         return None
-    weights = np.ascontiguousarray(steps[-1].coef_.T, dtype=np.float32)
-    intercept = np.asarray(steps[-1].intercept_, dtype=np.float32)
+    last = classify
 
     def score(descriptors: Floats) -> Floats:
         for transform in transforms:
             assert transform is not None  # for the type checker: filtered above
             descriptors = transform(descriptors)
+        return last(descriptors)
+
+    return score
+
+
+def _linear_svc(shell: Any) -> Score | None:
+    if not hasattr(shell, "coef_"):
+        return None
+    weights = np.ascontiguousarray(shell.coef_.T, dtype=np.float32)
+    intercept = np.asarray(shell.intercept_, dtype=np.float32)
+
+    def score(descriptors: Floats) -> Floats:
         values = descriptors @ weights + intercept
         return as_columns(values[:, 0] if values.shape[1] == 1 else values)
 
@@ -76,6 +89,7 @@ def _standard_scaler(shell: Any) -> Score | None:
 
 
 _TRANSFORMS: dict[str, Callable[[Any], Score | None]] = {"Normalizer": _normalizer, "StandardScaler": _standard_scaler}
+_CLASSIFIERS: dict[str, Callable[[Any], Score | None]] = {"LinearSVC": _linear_svc, "SVC": kernel_svm.from_shell}
 
 
 def _from_estimator(estimator: Any) -> Score:

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from penult.service.config import ConfigError, ServeConfig
 from penult.service.http import HttpServer
 from penult.service.interceptor import Interceptor
+from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.repository import Repository, ServedModel
@@ -40,6 +41,7 @@ def serve(config: ServeConfig) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
+    keep_freed_blocks(config.cpu_threads)
     log.info("settings: %s", " ".join(f"{name}={value}" for name, value in asdict(config).items()))
     return asyncio.run(Server(config).run())
 
@@ -53,8 +55,9 @@ class Server:
         self.metrics = Metrics()
         self._pipeline = Pipeline(config, self.metrics)
         self._repository = Repository(
-            config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc()
-        )
+            config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc(), config.cpu_mode,
+            config.cpu_threads,
+        )  # fmt: skip
         self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
         self._health = health_aio.HealthServicer()
         self._is_ready = False
@@ -121,7 +124,7 @@ class Server:
         return True
 
     def _load_models(self) -> list[ServedModel]:
-        return self._repository.load_all(lambda provider: batch_limit(self._config, provider))
+        return self._repository.load_all(lambda model: batch_limit(self._config, model))
 
     def _take_up(self, model: ServedModel) -> None:
         # The pipeline first: whoever finds the model in the repository may use it at once.

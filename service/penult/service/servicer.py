@@ -1,6 +1,8 @@
 """penult.v1 to plain values and back. All translation between messages and the pipeline is in this file."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -47,7 +49,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
             raise InvalidRequest("SCORER_UNKNOWN", "unknown scorer; use SCORER_DENSE, SCORER_SVM or leave it unset")
         photos = self._photos(request.images)
         scorer, outcomes, timings = await self._pipeline.classify(
-            model, photos, _SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K
+            model, photos, _SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K, _expires(context)
         )
         return pb.ClassifyResponse(
             model=_version(model),
@@ -59,7 +61,8 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         """Return descriptors."""
         model = self._model(request.model)
-        outcomes, timings = await self._pipeline.describe(model, self._photos(request.images))
+        photos = self._photos(request.images)
+        outcomes, timings = await self._pipeline.describe(model, photos, _expires(context))
         return pb.DescribeResponse(
             model=_version(model),
             results=[
@@ -76,7 +79,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         model = self._model(request.model)
         _check_count(len(request.descriptors), _MOST_DESCRIPTORS, "descriptors")
         descriptors = [_values(descriptor, model) for descriptor in request.descriptors]
-        outcomes, timings = self._pipeline.score(model, descriptors, request.top_k or DEFAULT_TOP_K)
+        outcomes, timings = await self._pipeline.score(model, descriptors, request.top_k or DEFAULT_TOP_K)
         return pb.ScoreResponse(
             model=_version(model),
             results=[_classified(outcome, model, include_descriptor=False) for outcome in outcomes],
@@ -141,6 +144,12 @@ async def _in_order(
         while not pending.empty():
             if left := pending.get_nowait():
                 left.cancel()
+
+
+def _expires(context: Context) -> float:
+    """Return when the client stops waiting, by time.perf_counter()."""
+    remaining = context.time_remaining()
+    return math.inf if remaining is None else time.perf_counter() + remaining
 
 
 def _photo(image: pb.Image) -> Photo | ImageError:

@@ -1,8 +1,10 @@
 """The one place that knows onnxruntime: a model on a device."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from penult.bundle.errors import BundleError
@@ -10,6 +12,7 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service.config import ConfigError
+from penult.service.cpu_plan import SINGLE, CpuPlan
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG_FATAL = 4
@@ -18,16 +21,17 @@ _LOG_FATAL = 4
 class Session:
     """A loaded model. Thread-safe: several threads may call run() at once."""
 
-    def __init__(self, onnx: bytes, manifest: Manifest, device: str) -> None:
-        """Load on "cuda", "cpu", or "auto" (CUDA where it works).
+    def __init__(self, onnx: bytes, manifest: Manifest, device: str, plan: CpuPlan = SINGLE) -> None:
+        """Load on "cuda", "cpu", or "auto" (CUDA where it works); on CPUs with the threads of `plan`.
 
         Raises ConfigError where "cuda" was asked for and does not work, and BundleError for a model that cannot load.
         """
         options = ort.SessionOptions()
         options.log_severity_level = _LOG_FATAL
-        # One thread per call and one caller per core: two threads per call lose a third (research/peers.md, section C).
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
+        # Threads that spin while they wait take the cores from decoding and from other runs (ceilings.md, section 2).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = self._providers(device)
         try:
             self._session = ort.InferenceSession(onnx, options, providers=providers)
@@ -36,6 +40,7 @@ class Session:
         self.provider: str = self._session.get_providers()[0]
         if device == "cuda" and self.provider != CUDA:
             raise ConfigError("DEVICE", f"--device cuda: onnxruntime fell back to {self.provider}; {_CUDA_ADVICE}")
+        self.callers = plan.callers if self.provider == CPU else 1
         self._input = manifest.input_name
         self._outputs = [manifest.logits_name, manifest.descriptor_name]
         self._check_shape(manifest)
@@ -44,6 +49,10 @@ class Session:
         """Map uint8 [N, crop, crop, 3] to (logits float32 [N, logits_length], descriptor float32 [N, length])."""
         logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
         return logits, descriptor
+
+    def run_images(self, images: Sequence[Pixels]) -> tuple[Floats, Floats]:
+        """Run uint8 [crop, crop, 3] images as one batch; a single one is not copied."""
+        return self.run(images[0][None] if len(images) == 1 else np.stack(images))
 
     def _providers(self, device: str) -> list[Any]:
         if device == "cpu" or (device == "auto" and not has_cuda_device()):

@@ -1,0 +1,82 @@
+"""How a model uses the cores: many runs of one thread each, or few runs of many threads; found by measuring both.
+
+Many narrow runs give the most images per second, one wide run the shortest answer for a lone caller, and how far they
+lie apart depends on model and machine: on two cores, ResNet-18 gives 45 images/s at 44 ms a call, or 31 images/s at
+33 ms (bench/RESULTS.md). So they are timed at start, for a fraction of a second each.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+AUTO, LATENCY, THROUGHPUT = "auto", "latency", "throughput"
+CPU_MODES = (AUTO, LATENCY, THROUGHPUT)
+# Below this share of the best throughput, a shorter call is not worth it where nobody said what matters.
+_NEARLY_BEST = 0.9
+_MEASURE_S = 0.2
+_LEAST_RUNS = 2
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """Threads within one run of the model, and runs that may go on at once."""
+
+    threads: int
+    callers: int
+
+
+# What needs no measuring: one run at a time, on the caller's own thread.
+SINGLE = CpuPlan(1, 1)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a plan gives: images per second with all callers busy, and the seconds of a lone run of one image."""
+
+    images_per_s: float
+    run_s: float
+
+
+Run = Callable[[], object]
+
+
+def plans(mode: str, cores: int) -> list[CpuPlan]:
+    """Return the plans that a mode leaves to be measured, narrow runs first: widths 1, 2, 4, … and all cores."""
+    if mode == THROUGHPUT:
+        return [CpuPlan(1, cores)]
+    widths = sorted({*(2**n for n in range(cores.bit_length()) if 2**n <= cores), cores})
+    return [CpuPlan(width, cores // width) for width in widths]
+
+
+def measure(run: Run, plan: CpuPlan) -> Speed:
+    """Time runs of one image, alone and by all callers at once."""
+    run()
+    alone = min(_timed(run) for _ in range(_LEAST_RUNS + 1))
+    until = time.perf_counter() + _MEASURE_S
+
+    def keep_running(_: int) -> int:
+        runs = 0
+        while runs < _LEAST_RUNS or time.perf_counter() < until:
+            run()
+            runs += 1
+        return runs
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(plan.callers) as threads:
+        runs = sum(threads.map(keep_running, range(plan.callers)))
+    return Speed(runs / (time.perf_counter() - started), alone)
+
+
+def choose(mode: str, speeds: dict[CpuPlan, Speed]) -> CpuPlan:
+    """Return the plan for a mode: the shortest call, the most images, or the shortest call among nearly the most."""
+    best = max(speed.images_per_s for speed in speeds.values())
+    least = {LATENCY: 0.0, AUTO: _NEARLY_BEST * best, THROUGHPUT: best}[mode]
+    good = [plan for plan, speed in speeds.items() if speed.images_per_s >= least]
+    return min(good, key=lambda plan: speeds[plan].run_s)
+
+
+def _timed(run: Run) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -1,0 +1,66 @@
+"""Threads are chosen by what was measured: many narrow runs, one wide run, or the best of both."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from penult.bundle.reader import read_bundle
+from penult.service.cpu_plan import CpuPlan, Speed, choose, measure, plans
+from penult.service.repository import load
+
+NARROW, MIDDLE, WIDE = CpuPlan(1, 8), CpuPlan(4, 2), CpuPlan(8, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "cores", "expected"),
+    [
+        ("throughput", 8, [(1, 8)]),
+        ("auto", 1, [(1, 1)]),
+        ("auto", 2, [(1, 2), (2, 1)]),
+        ("latency", 6, [(1, 6), (2, 3), (4, 1), (6, 1)]),
+    ],
+)
+def test_the_plans_of_a_mode(mode, cores, expected):
+    """Widths double up to all cores, and never is there more than one thread per core."""
+    assert [(plan.threads, plan.callers) for plan in plans(mode, cores)] == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "chosen"), [("throughput", NARROW), ("latency", WIDE), ("auto", MIDDLE)]
+)  # fmt: skip
+def test_each_mode_chooses_what_it_promises(mode, chosen):
+    """Throughput takes the most images, latency the shortest call, auto the shortest call among nearly the most."""
+    speeds = {NARROW: Speed(100, 0.08), MIDDLE: Speed(95, 0.025), WIDE: Speed(60, 0.015)}
+    assert choose(mode, speeds) == chosen
+
+
+def test_measuring_counts_all_callers():
+    """A model that sleeps 10 ms gives twice as many runs a second with two callers, and 10 ms a lone run."""
+    seen = set()
+
+    def run() -> None:
+        seen.add(threading.get_ident())
+        time.sleep(0.01)
+
+    one, two = measure(run, CpuPlan(1, 1)), measure(run, CpuPlan(1, 2))
+    assert 50 < one.images_per_s < 101
+    assert 1.5 < two.images_per_s / one.images_per_s < 2.5
+    assert 0.01 <= one.run_s < 0.02
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("mode", ["auto", "latency", "throughput"])
+def test_every_mode_gives_the_same_answers(models, mode, caplog):
+    """Whatever the threads, a bundle's goldens replay, and the log says what was measured and chosen."""
+    caplog.set_level("INFO")
+    model = load(read_bundle(models / "digits"), "cpu", mode, cores=2)
+    goldens = read_bundle(models / "digits").goldens
+    logits, _ = model.session.run_images(list(goldens.crops))
+    np.testing.assert_allclose(logits, goldens.logits, atol=1e-4 * np.abs(goldens.logits).max())
+    assert model.speed.run_s > 0
+    assert sum("(chosen)" in message for message in caplog.messages) == 1
+    assert len(caplog.messages) == (1 if mode == "throughput" else 2)
+    if mode == "throughput":
+        assert model.session.callers == 2
