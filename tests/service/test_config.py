@@ -36,9 +36,14 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(configure):
 def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
     for f in fields(ServeConfig):
-        value = {"device": "cpu", "reflection": "off", "log_level": "error", "host": "::1", "models": "m"}.get(
-            f.name, "7"
-        )
+        value = {
+            "device": "cpu",
+            "reflection": "off",
+            "log_level": "error",
+            "host": "::1",
+            "models": "m",
+            "cpu_mode": "latency",
+        }.get(f.name, "7")
         expected = type(f.default)(value)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
         flag = "--" + f.name.replace("_", "-")

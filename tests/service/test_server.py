@@ -107,7 +107,8 @@ def test_a_full_queue_answers_at_once_with_a_hint(publish_brightness, tmp_path, 
     for error in refused:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         trailing = dict(error.trailing_metadata())
-        assert (trailing["penult-reason"], int(trailing["grpc-retry-pushback-ms"])) == ("QUEUE_FULL", 200)
+        assert trailing["penult-reason"] == "QUEUE_FULL"
+        assert int(trailing["grpc-retry-pushback-ms"]) >= 50
     assert len(stub.Classify(request).results) == 12
 
 
@@ -124,7 +125,7 @@ def test_a_passed_deadline_is_told_and_its_photos_never_run(
     assert stub.Classify(pb.ClassifyRequest(images=request.images[:1])).results[0].classification.label == "dark"
     found = samples(running.http)
     assert found[("penult_batch_size_sum",)] <= 6
-    assert found[("penult_dropped_total", ("reason", "cancelled"))] >= 24
+    assert found[("penult_dropped_total", ("reason", "deadline"))] == 30
 
 
 def test_start_to_ready_takes_less_than_five_seconds(models, start_server):

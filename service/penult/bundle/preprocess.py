@@ -5,13 +5,14 @@ bytes → guards → decode (upright, 8-bit RGB) → resize and crop → uint8 [
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
 (guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
 part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
-section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that divides their sides and leaves at
-least twice the size needed.
+section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the size needed; the crop then differs
+by less than half a grey level on average.
 """
 
 import io
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 DEFAULT_LIMITS = ImageLimits()
 # Part of the fingerprint: raise it when the pixels that come out of this module change.
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 INTERPOLATIONS = tuple(_FILTERS)
@@ -44,6 +45,8 @@ _UPRIGHT = {
 # Below this many times the size needed, a scaled JPEG decode visibly changes pixels (ceilings.md, section 3).
 _DRAFT_MARGIN = 2
 _DRAFT_SCALES = (8, 4, 2)
+# Where _draft() notes in an image's info what it did; no file can bring a key that is no text.
+_REDUCED: Any = object()
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,14 @@ class Preprocess:
         return (self.resize, resized_long) if width <= height else (resized_long, self.resize)
 
 
+class Reduced(NamedTuple):
+    """What a photo's size is, in pixels, where it was decoded at 1/scale."""
+
+    width: int
+    height: int
+    scale: int
+
+
 def crop_encoded(data: bytes, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     """Decode a JPEG, PNG or WebP and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
     return crop_opened(open_image(data, limits, spec), spec)
@@ -91,7 +102,7 @@ def crop_encoded(data: bytes, spec: Preprocess, limits: ImageLimits = DEFAULT_LI
 
 def crop_opened(image: Image.Image, spec: Preprocess) -> Pixels:
     """Decode what open_image() returned and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
-    return crop_image(_load(image), spec)
+    return crop_image(_load(image), spec, image.info.get(_REDUCED))
 
 
 def crop_rgb(rgb: bytes, height: int, width: int, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
@@ -120,17 +131,20 @@ def _check_rgb(rgb: bytes, height: int, width: int, limits: ImageLimits) -> None
         )
 
 
-def crop_image(image: Image.Image, spec: Preprocess) -> Pixels:
-    """Resize and crop an upright RGB image; return uint8 [crop, crop, 3]."""
+def crop_image(image: Image.Image, spec: Preprocess, reduced: Reduced | None = None) -> Pixels:
+    """Resize and crop an upright RGB image; return uint8 [crop, crop, 3].
+
+    `reduced` tells of a photo decoded at 1/scale whose sides scale does not divide: the crop is that of the full size.
+    """
     if image.size == (spec.crop, spec.crop) and spec.crop == spec.resize:
         return np.asarray(image)
-    width, height = image.size
+    width, height, scale = (*image.size, 1) if reduced is None else (reduced.width, reduced.height, reduced.scale)
     resized_width, resized_height = spec.resized_size(width, height)
     left, top = round((resized_width - spec.crop) / 2), round((resized_height - spec.crop) / 2)
-    across, down = width / resized_width, height / resized_height
+    across, down = width / resized_width / scale, height / resized_height / scale
     box = (left * across, top * down, (left + spec.crop) * across, (top + spec.crop) * down)
     # The far edges may exceed the image by a rounding error, which Pillow refuses.
-    box = (box[0], box[1], min(box[2], width), min(box[3], height))
+    box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
     return np.asarray(image.resize((spec.crop, spec.crop), _FILTERS[spec.interpolation], box=box))
 
 
@@ -167,14 +181,20 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
 
 
 def _draft(image: Image.Image, spec: Preprocess) -> None:
-    """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 where that is enough and divides both sides.
+    """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 where that is enough.
 
-    Where it does not divide them, the last row or column would stand for a part of one, and shift the crop.
+    Where that does not divide a side, the last row or column stands for a part of one, and the crop would shift: its
+    full size is noted for crop_image(). Only as it is stored, though: turned or mirrored, that part may come first.
     """
     width, height = image.size
     for scale in _DRAFT_SCALES:
-        if width % scale == 0 == height % scale and min(width, height) // scale >= _DRAFT_MARGIN * spec.resize:
+        if min(width, height) // scale < _DRAFT_MARGIN * spec.resize:
+            continue
+        divides = width % scale == 0 == height % scale
+        if divides or _orientation(image) not in _UPRIGHT:
             image.draft(None, (width // scale, height // scale))
+            if not divides:
+                image.info[_REDUCED] = Reduced(width, height, scale)
             return
 
 
@@ -189,12 +209,16 @@ def _load(image: Image.Image) -> Image.Image:
         raise ImageError("IMAGE_CORRUPT", "the image is damaged and cannot be decoded; send the original") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a damaged EXIF block counts as none."""
+def _orientation(image: Image.Image) -> object:
+    """Return the EXIF orientation; a damaged EXIF block counts as none."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
+        return image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # the block is free-form input; the picture itself is fine
-        return image
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
