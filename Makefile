@@ -81,7 +81,7 @@ proto: setup
 	@$(BIN)/python proto/generate.py proto
 
 bench: setup
-	@$(BIN)/python bench/spine.py
+	@$(BIN)/python bench/serving.py
 
 bench-learning: setup
 	@$(BIN)/python bench/training.py

@@ -32,6 +32,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def __init__(self, services: tuple[str, ...], metrics: Metrics) -> None:
         """Wrap methods whose path starts with /SERVICE/."""
         self._prefixes, self._metrics = tuple(f"/{service}/" for service in services), metrics
+        self._wrapped: dict[str, Handler] = {}
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -64,11 +65,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Return the method's handler, wrapped."""
+        """Return the method's handler, wrapped; made once per method, for it is the same for every call."""
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(self._prefixes):
-            return handler
-        method = handler_call_details.method.rpartition("/")[2]
+        if handler is not None and path.startswith(self._prefixes):
+            handler = self._wrapped[path] = self._wrap(handler, path.rpartition("/")[2])
+        return handler
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(handler, method), response_serializer=handler.response_serializer
