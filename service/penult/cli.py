@@ -273,6 +273,21 @@ def _show(
     return 1 if any("error" in value for value in values) else 0
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.bench.settings import add_arguments
+
+    add_arguments(parser)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from penult.bench.settings import from_arguments
+
+    settings = from_arguments(arguments)
+    from penult.bench.run import bench
+
+    return bench(settings)
+
+
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
     table = [header, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
@@ -291,6 +306,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
     "classify": ("Name photos with a running server.", _classify_arguments, _classify),
     "describe": ("Print the descriptors of photos from a running server.", _describe_arguments, _describe),
+    "bench": ("Put load on a running server and measure it, or --tune its settings.", _bench_arguments, _bench),
 }
 
 if __name__ == "__main__":

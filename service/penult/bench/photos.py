@@ -1,0 +1,88 @@
+"""What is sent when no photos are given: pixels of noise, and made-up JPEGs that cost what photos cost."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.bench.settings import BenchError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# Everything sent stays in memory.
+_MOST_BYTES = 256 << 20
+_MADE_UP = 16
+_HEIGHT, _WIDTH = 375, 500
+# Amplitudes of the octaves, coarse to fine: a spectrum that falls as photos' do. With quality 90 a file has about 50 KB,
+# so decoding, which goes with bytes as well as pixels, costs what it costs for a photo of this size.
+_OCTAVES = ((4, 90.0), (12, 45.0), (40, 22.0), (130, 14.0), (375, 7.0))
+_QUALITY = 90
+
+
+def read_folder(folder: Path, seed: int) -> list[bytes]:
+    """Return the photo files below `folder`, in random order, up to 256 MiB of them. Raises BenchError."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not paths:
+        raise BenchError(f"--photos {folder}: no JPEG, PNG or WebP file there; name a folder that holds some")
+    # A folder sorted by class would be sent class by class.
+    random.Random(seed).shuffle(paths)
+    files: list[bytes] = []
+    left = _MOST_BYTES
+    for path in paths:
+        try:
+            files.append(path.read_bytes())
+        except OSError as error:
+            raise BenchError(f"--photos {path}: {error.strerror}") from error
+        left -= len(files[-1])
+        if left <= 0:
+            break
+    return files
+
+
+def noise(side: int, count: int, seed: int) -> list[bytes]:
+    """Return `count` crops of uniform noise, RGB [side, side, 3] as bytes.
+
+    Nothing on the way of a crop looks at its values, so photos would only cost a decoder that the base install lacks.
+    """
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, (side, side, 3), dtype=np.uint8).tobytes() for _ in range(count)]
+
+
+def made_up(seed: int) -> list[bytes]:
+    """Return JPEG files of 500 x 375 pixels, about 50 KB each. Raises BenchError where Pillow is missing."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise BenchError(
+            "making up JPEGs needs Pillow: pip install 'penult[serve]', or give --photos FOLDER or --raw"
+        ) from error
+    generator = np.random.default_rng(seed)
+    files = []
+    for _ in range(_MADE_UP):
+        buffer = io.BytesIO()
+        Image.fromarray(_texture(generator)).save(buffer, "JPEG", quality=_QUALITY)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _texture(generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Return uint8 [375, 500, 3]: smooth noise in five octaves, much the same in all three channels."""
+    total = np.full((_HEIGHT, _WIDTH, 3), 128.0)
+    contrast = generator.uniform(0.2, 0.8)  # some photos are flat, some busy
+    for rows, amplitude in _OCTAVES:
+        columns = max(2, rows * _WIDTH // _HEIGHT)
+        grey = generator.standard_normal((rows, columns, 1))
+        colour = grey + 0.3 * generator.standard_normal((rows, columns, 3))
+        total += amplitude * contrast * _enlarged(colour)
+    return np.clip(total, 0, 255).astype(np.uint8)
+
+
+def _enlarged(coarse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `coarse` at the full size, bilinear."""
+    for axis, size in ((0, _HEIGHT), (1, _WIDTH)):
+        at = np.linspace(0, coarse.shape[axis] - 1, size)
+        low = np.minimum(at.astype(int), coarse.shape[axis] - 2)
+        weight = (at - low).reshape([-1 if n == axis else 1 for n in range(3)])
+        coarse = np.take(coarse, low, axis) * (1 - weight) + np.take(coarse, low + 1, axis) * weight
+    return coarse

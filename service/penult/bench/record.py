@@ -1,0 +1,89 @@
+"""A report as JSON and as files: bench.json, and bench.png where matplotlib is there."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from penult.bench.measure import Report
+from penult.bench.settings import BenchError
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report as plain values: every setting, the machine, the model, all numbers; not the single rows."""
+    # The rows may be a million: asdict would copy each before they are dropped.
+    numbers = plain(dataclasses.replace(report, rows=()))
+    del numbers["rows"]
+    return {"date": now(), "machine": machine(), **numbers}
+
+
+def plain(value: Any) -> Any:
+    """Return a dataclass as JSON knows it: paths become text, numbers keep six digits."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def now() -> str:
+    """Return the date and time, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine() -> dict[str, Any]:
+    """Return what numbers depend on and a reader cannot know: of the machine that sends, not of the server's."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "grpcio": importlib.metadata.version("grpcio"),
+        "penult": importlib.metadata.version("penult"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[], bytes]) -> list[Path]:
+    """Write NAME.json, and NAME.png from `draw` where matplotlib is there; return the files. Raises BenchError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / f"{name}.json"]
+        written[0].write_text(json.dumps(numbers, indent=2) + "\n")
+        if importlib.util.find_spec("matplotlib"):
+            written.append(folder / f"{name}.png")
+            written[1].write_bytes(draw())
+        else:
+            print(f"no {name}.png: the picture needs matplotlib: pip install 'penult[bench]'", file=sys.stderr)
+    except OSError as error:
+        raise BenchError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error
+    return written
+
+
+def check_folder(folder: Path | None) -> None:
+    """Refuse, before anything is measured, a folder that cannot be made. Raises BenchError."""
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error
