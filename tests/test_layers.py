@@ -18,18 +18,27 @@ MAY_IMPORT = {
     "penult.service": {"penult.v1", "penult.bundle"},
     "penult.export": {"penult.bundle"},
     "penult.client": {"penult.v1"},
-    "penult.cli": {"penult.v1", "penult.bundle", "penult.service", "penult.export", "penult.client"},
+    # A client with a stopwatch; of the service it knows the settings, which --tune tries.
+    "penult.bench": {"penult.v1", "penult.client", "penult.service"},
+    "penult.cli": {
+        "penult.v1",
+        "penult.bundle",
+        "penult.service",
+        "penult.export",
+        "penult.client",
+        "penult.bench",
+    },
 }
 # The demo is a user of the whole: it runs the command line, as a person would.
 EXCEPTIONS = {("penult.export.demo", "penult.cli")}
 
 # Each outside library is known to these modules only.
 KNOWN_TO = {
-    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client"},
+    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client", "penult.bench.requests"},
     "google.protobuf": set(),
     "grpc": {
         "penult.service.errors", "penult.service.interceptor", "penult.service.servicer", "penult.service.server",
-        "penult.client",
+        "penult.client", "penult.bench.load",
     },
     "onnxruntime": {"penult.service.session", "penult.export.runtime"},
     "prometheus_client": {"penult.service.metrics"},
@@ -44,7 +53,7 @@ KNOWN_TO = {
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {
         "penult.export.pictures", "penult.export.pictures_learning", "penult.export.pictures_network",
-        "penult.export.pictures_photos", "penult.export.pictures_scorers",
+        "penult.export.pictures_photos", "penult.export.pictures_scorers", "penult.bench.picture",
     },
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.convert"},
@@ -54,9 +63,14 @@ KNOWN_TO = {
     "torchvision": {"penult.export.architectures", "penult.export.model"},
     "PIL": {
         "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",
+        "penult.bench.photos",
     },
 }  # fmt: skip
-FORBIDDEN_IN = {"penult.service": {"torch", "torchvision"}, "penult.bundle": {"torch", "torchvision", "grpc"}}
+FORBIDDEN_IN = {
+    "penult.bench": {"torch", "torchvision", "onnxruntime"},
+    "penult.service": {"torch", "torchvision"},
+    "penult.bundle": {"torch", "torchvision", "grpc"},
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -1,4 +1,5 @@
-"""`penult bench`: load on a running service, and what it answers. Read in this order:
+"""`penult bench`: load on a running service, and what it answers.
 
-settings → requests (what is sent) → load (how it is sent) → measure (numbers) → show, picture; tune on top.
+Read settings, requests (what is sent), pace (when), load (how), measure (numbers), then show and picture; tune is on
+top.
 """

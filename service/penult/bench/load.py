@@ -8,19 +8,19 @@ take 0.32 to 0.39 and a thread per worker 0.44 to 0.46.
 
 import asyncio
 import gc
-import random
 import signal
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from penult.bench import requests
 from penult.bench.measure import OK, Load, Model, Report, Row, report, usage
+from penult.bench.pace import Watch, Window, gaps, sleep_until, tick
 from penult.bench.requests import Requests
 from penult.bench.settings import BenchError, LoadSettings
 from penult.client import AsyncClient
@@ -40,21 +40,6 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: seconds since and until, images answered, failed requests, images/s lately."""
-
-    seconds: float
-    of_seconds: float | None
-    is_warmup: bool
-    images: int
-    failed: int
-    images_per_s: float
-
-
-Watch = Callable[[Progress], None]
-
-
 async def run(settings: LoadSettings, prepared: Requests | None = None, watch: Watch | None = None) -> Report:
     """Put the load on the server and measure; SIGINT ends it early, with what there is by then.
 
@@ -68,7 +53,7 @@ async def run(settings: LoadSettings, prepared: Requests | None = None, watch: W
     gc.freeze()  # what exists by now need not be looked through while latencies are taken
     async with _calls(settings, prepared) as calls:
         sender = _Sender(settings, prepared, calls)
-        with _interruptible(sender.stop):
+        with _interruptible(sender.window.stopped.set):
             before, after = await _measure(sender, watch)
     return report(settings, model, prepared.what, prepared.mean_bytes, sender.load(), before, after)
 
@@ -76,7 +61,7 @@ async def run(settings: LoadSettings, prepared: Requests | None = None, watch: W
 async def _ask_model(settings: LoadSettings) -> Model:
     async with AsyncClient(settings.target, settings.timeout_s) as client:
         told = await client.get_model(settings.model, settings.version)
-    if settings.scorer and settings.scorer not in (names := [requests.scorer_name(s) for s in told.scorers]):
+    if settings.scorer and settings.scorer not in (names := requests.scorer_names(told.scorers)):
         raise BenchError(f"{told.version.name} has no {settings.scorer} scorer; ask for {' or '.join(names)}")
     version = told.version
     return Model(
@@ -121,14 +106,14 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 async def _measure(sender: "_Sender", watch: Watch | None) -> Any:
     """Run the load to its end; return the CPU clocks at both edges of the window."""
     work = asyncio.create_task(sender.work())
-    ticking = asyncio.create_task(sender.tick(watch)) if watch else None
-    stopped = asyncio.create_task(sender.stopped.wait())
+    ticking = asyncio.create_task(tick(sender.window, sender.rows, watch)) if watch else None
+    stopped = asyncio.create_task(sender.window.stopped.wait())
     metrics = sender.settings.metrics
     try:
-        await _first((work, stopped), sender.start_s)
+        await _first((work, stopped), sender.window.start_s)
         before = await asyncio.to_thread(usage, metrics)
-        await _first((work, stopped), sender.end_s)
-        sender.close_window()
+        await _first((work, stopped), sender.window.end_s)
+        sender.window.close()
         after = await asyncio.to_thread(usage, metrics)
         await _first((work, stopped), None)  # what is still on its way
         if work.done():
@@ -152,40 +137,23 @@ class _Sender:
 
     def __init__(self, settings: LoadSettings, prepared: Requests, calls: Sequence[Any]) -> None:
         self.settings, self._requests, self._calls = settings, prepared, calls
-        self.stopped = asyncio.Event()
-        self.begun_s = time.perf_counter()
-        self.start_s = self.begun_s + settings.warmup_s
-        self.end_s = None if settings.requests else self.start_s + settings.duration_s
-        self._closed_s: float | None = None
-        self._left = settings.requests
-        self._turn = 0
-        self._rows: list[Row] = []
-        self._due_in_window = 0
-        self._not_sent = self._outstanding = 0
+        self.window = Window(settings)
+        self.rows: list[Row] = []
+        self._turn = self._answered = self._outstanding = self._not_sent = 0
         self._item_errors: Counter[str] = Counter()
         self._stage_sums = [0.0] * len(requests.stage_names())
-        self._answered = 0
-
-    def stop(self) -> None:
-        """End early."""
-        self.stopped.set()
-
-    def close_window(self) -> None:
-        """The window ends now, or when it was planned to."""
-        now = time.perf_counter()
-        self._closed_s = now if self.end_s is None else min(now, self.end_s)
 
     def load(self) -> Load:
         """Return what was gathered."""
-        assert self._closed_s is not None
-        over = sum(1 for row in self._rows if row.due_s >= self.start_s)
+        window = self.window
+        over = sum(window.counts(row.due_s) for row in self.rows)
         means = {
             name: total / self._answered if self._answered else 0.0
             for name, total in zip(requests.stage_names(), self._stage_sums, strict=True)
         }
         return Load(
-            self._rows, self.start_s, self._closed_s, self._due_in_window - over, self._not_sent,
-            self.stopped.is_set(), self._item_errors, means,
+            self.rows, window.start_s, window.closed_s, window.due - over - self._not_sent, self._not_sent,
+            window.stopped.is_set(), self._item_errors, means,
         )  # fmt: skip
 
     async def work(self) -> None:
@@ -197,20 +165,6 @@ class _Sender:
         workers = range(self.settings.concurrency)
         await asyncio.gather(*(worker(self._calls[n % len(self._calls)]) for n in workers))
 
-    # -- what is due, and when -----------------------------------------------------------------------------------------
-
-    def _may_send(self, due_s: float) -> bool:
-        """Say whether a request due at this time still belongs to the run, and count it if it is measured."""
-        if self.stopped.is_set() or (self.end_s is not None and due_s >= self.end_s):
-            return False
-        if due_s >= self.start_s:
-            if self._left == 0:
-                return False
-            if self._left is not None:
-                self._left -= 1
-            self._due_in_window += 1
-        return True
-
     def _message(self) -> bytes:
         self._turn += 1
         return self._requests.messages[self._turn % len(self._requests.messages)]
@@ -218,7 +172,7 @@ class _Sender:
     # -- closed loop ---------------------------------------------------------------------------------------------------
 
     async def _worker(self, call: Any) -> None:
-        while self._may_send(now := time.perf_counter()):
+        while self.window.may_send(now := time.perf_counter()):
             if pause_s := await self._one(call, now):
                 await asyncio.sleep(pause_s)
 
@@ -236,7 +190,7 @@ class _Sender:
     async def _streaming_worker(self, call: Any) -> None:
         """Hold one stream with a few requests on their way; open it anew when it fails."""
         on_its_way: deque[float] = deque()
-        while not self.stopped.is_set():
+        while not self.window.stopped.is_set():
             stream = call()
             try:
                 async with asyncio.timeout(None) as patience:
@@ -255,7 +209,7 @@ class _Sender:
     async def _stream(self, stream: Any, on_its_way: "deque[float]", patience: asyncio.Timeout) -> None:
         """Keep the window full until nothing is left to send and all is answered."""
         while True:
-            while len(on_its_way) < self.settings.window and self._may_send(now := time.perf_counter()):
+            while len(on_its_way) < self.settings.window and self.window.may_send(now := time.perf_counter()):
                 on_its_way.append(now)
                 await stream.write(self._message())
             if not on_its_way:
@@ -272,19 +226,18 @@ class _Sender:
     async def _open_loop(self, rate: float) -> None:
         """Send on schedule, whatever is still unanswered."""
         most = min(_MOST_OUTSTANDING, max(1, int(_MOST_OUTSTANDING_BYTES / self._requests.mean_bytes)))
-        due_s = self.begun_s
+        due_s = self.window.begun_s
         async with asyncio.TaskGroup() as waiting:
             for gap_s in gaps(self.settings, rate):
                 due_s += gap_s
-                await _sleep_until(min(due_s, self.end_s or due_s))
-                if not self._may_send(due_s):
+                await sleep_until(min(due_s, self.window.end_s or due_s))
+                if not self.window.may_send(due_s):
                     break
                 if self._outstanding < most:
                     self._outstanding += 1
                     waiting.create_task(self._one_of_many(self._calls[self._turn % len(self._calls)], due_s))
-                elif due_s >= self.start_s:
-                    self._not_sent += 1
-                    self._due_in_window -= 1
+                else:
+                    self._not_sent += self.window.counts(due_s)
 
     async def _one_of_many(self, call: Any, due_s: float) -> None:
         await self._one(call, due_s)
@@ -295,46 +248,15 @@ class _Sender:
     def _note(self, due_s: float, sent_s: float, data: bytes) -> None:
         over_s = time.perf_counter()
         answer = requests.read(data, self._requests.is_describe)
-        self._rows.append(Row(due_s, sent_s, over_s, OK, answer.images, len(answer.reasons)))
-        if due_s >= self.start_s:
+        self.rows.append(Row(due_s, sent_s, over_s, OK, answer.images, len(answer.reasons)))
+        if self.window.counts(due_s):
             self._item_errors.update(answer.reasons)
             self._answered += 1
             for place, value in enumerate(answer.stages_ms):
                 self._stage_sums[place] += value
 
     def _note_failure(self, due_s: float, sent_s: float, code: str) -> None:
-        self._rows.append(Row(due_s, sent_s, time.perf_counter(), code, 0, 0))
-
-    async def tick(self, watch: Watch) -> None:
-        """Tell `watch` a few times a second how far it is."""
-        seen = images = failed = 0
-        lately: deque[tuple[float, int]] = deque(maxlen=10)
-        length_s = None if self.end_s is None else self.end_s - self.begun_s
-        while True:
-            await asyncio.sleep(_TICK_S)
-            for row in self._rows[seen:]:
-                images += row.images
-                failed += row.code != OK
-            seen = len(self._rows)
-            now = time.perf_counter()
-            lately.append((now, images))
-            (then, had), span_s = lately[0], max(now - lately[0][0], 1e-9)
-            rate = (images - had) / span_s if now > then else 0.0
-            watch(Progress(now - self.begun_s, length_s, now < self.start_s, images, failed, rate))
-
-
-async def _sleep_until(due_s: float) -> None:
-    """Sleep to this time on the clock, up to 1 ms longer; where it is past, only let others work."""
-    await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-
-
-def gaps(settings: LoadSettings, rate: float) -> Iterator[float]:
-    """Yield the seconds from one request to the next, without end, for `rate` images per second."""
-    mean_s = settings.images_per_request / rate
-    # Seeded: two runs are given the same load.
-    generator = random.Random(settings.seed)
-    while True:
-        yield mean_s if settings.arrivals == "uniform" else generator.expovariate(1 / mean_s)
+        self.rows.append(Row(due_s, sent_s, time.perf_counter(), code, 0, 0))
 
 
 def _pause_s(error: Exception) -> float:

@@ -14,8 +14,8 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MOST_BYTES = 256 << 20
 _MADE_UP = 16
 _HEIGHT, _WIDTH = 375, 500
-# Amplitudes of the octaves, coarse to fine: a spectrum that falls as photos' do. With quality 90 a file has about 50 KB,
-# so decoding, which goes with bytes as well as pixels, costs what it costs for a photo of this size.
+# Rows and amplitudes of the octaves: a spectrum that falls as photos' do. With quality 90 a file has about 46 KB, so
+# that decoding, which goes with bytes as well as pixels, costs what it costs for a photo of this size.
 _OCTAVES = ((4, 90.0), (12, 45.0), (40, 22.0), (130, 14.0), (375, 7.0))
 _QUALITY = 90
 
@@ -75,7 +75,8 @@ def _texture(generator: np.random.Generator) -> NDArray[np.uint8]:
         grey = generator.standard_normal((rows, columns, 1))
         colour = grey + 0.3 * generator.standard_normal((rows, columns, 3))
         total += amplitude * contrast * _enlarged(colour)
-    return np.clip(total, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(total, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _enlarged(coarse: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,13 +17,15 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from penult.bench.measure import OK, Report, Row
+from penult.bench.settings import LoadSettings
 from penult.bench.show import load_words
+from penult.bench.trials import Trial, gain, words
 
 _BLUE, _VERMILION = "#0072b2", "#d55e00"
 _INK, _MUTED, _FAINT = "#2f2f2f", "#767676", "#e6e6e6"
 _DPI = 160
 _BINS = 40
-_SHORTEST_BIN_S = 0.1
+_SHORTEST_BIN_S = 0.25
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
 _STYLE: Any = {
     "font.size": 9,
@@ -63,12 +65,12 @@ def _png(figure: Figure) -> bytes:
 def bench(report: Report) -> bytes:
     """Draw a report: latency by percentile; answers per second and latency over the time of the run."""
     with _figure(7.6) as figure:
+        figure.get_layout_engine().set(h_pad=0.09)  # type: ignore[union-attr, call-arg]
         axes = figure.subplots(3, 1, height_ratios=(4, 2, 3))
         model = report.model
         figure.suptitle(
             f"{model.name} {model.version} ({model.architecture}, {model.provider.removesuffix('ExecutionProvider')}): "
-            f"{report.images_per_s:.0f} images/s\n{load_words(report.settings)}, "
-            f"{report.settings.images_per_request} image(s) a request",
+            f"{report.images_per_s:.0f} images/s\n{load_words(report.settings)}",
             x=0.01, ha="left", fontsize=10, color=_INK,
         )  # fmt: skip
         good = [row for row in report.rows if row.code == OK]
@@ -100,27 +102,31 @@ def _percentiles(axis: Axes, rows: Sequence[Row]) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("requests answered by then (each further nine takes as much room)")
     _log_ms(axis, times)
-    for quantile in (0.5, 0.99):
-        if quantile == 0.5 or len(times) >= 100:
-            _mark(axis, times, quantile)
+    # The curve only rises: right below it and left above it there is room.
+    _mark(axis, times, 0.5, (7, -5), "left", "top")
+    if len(times) >= 100:
+        _mark(axis, times, 0.99, (-6, 7), "right", "bottom")
 
 
-def _mark(axis: Axes, times: NDArray[np.float64], quantile: float) -> None:
+def _mark(
+    axis: Axes, times: NDArray[np.float64], quantile: float, offset: tuple[float, float], ha: str, va: str
+) -> None:
     value = float(np.quantile(times, quantile, method="inverted_cdf"))
     axis.plot(1 - quantile, value, "o", ms=6, mfc="white", mec=_INK, zorder=5)
     axis.annotate(
-        f"p{100 * quantile:g}: {value:.3g} ms", (1 - quantile, value), xytext=(-6, 8), textcoords="offset points",
-        ha="right", va="bottom", color=_INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"},
+        f"p{100 * quantile:g}: {_plain(value)} ms", (1 - quantile, value), xytext=offset, textcoords="offset points",
+        ha=ha, va=va, color=_INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"},
     )  # fmt: skip
 
 
 def _log_ms(axis: Axes, times: NDArray[np.float64]) -> None:
-    """A log axis of milliseconds with plain numbers at 1, 2, 5, and a decade of room at the least."""
+    """Make a log axis of milliseconds with plain numbers, and a decade of room at the least."""
     low, high = float(times.min()), float(times.max())
     middle = (low * high) ** 0.5
-    low, high = min(low / 1.15, middle / 10**0.5), max(high * 1.25, middle * 10**0.5)
+    low, high = min(low / 1.15, middle / 10**0.5), max(high * 1.6, middle * 10**0.5)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+    steps = (1, 2, 3, 5, 7) if high < 25 * low else (1, 2, 5) if high < 1000 * low else (1,)
+    ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     axis.set_yticks(ticks)
@@ -135,13 +141,13 @@ def _throughput(axis: Axes, report: Report) -> None:
     over = [row.over_s for row in report.rows if row.code == OK]
     images = [row.images for row in report.rows if row.code == OK]
     rate = np.histogram(over, edges, weights=images)[0] / np.diff(edges)
-    axis.stairs(rate, edges, color=_BLUE, lw=1.4)
+    axis.stairs(rate, edges, color=_BLUE, lw=1.4, baseline=None)
     axis.set_title(f"Throughput, in steps of {edges[1]:.2g} s", color=_INK)
     axis.set_ylabel("images/s")
     axis.set_ylim(0, 1.25 * max(rate.max(), report.images_per_s, 1e-9))
     axis.axhline(report.images_per_s, color=_MUTED, ls="--", lw=1)
     axis.annotate(
-        f"mean {report.images_per_s:.4g}", (0.995, report.images_per_s), xycoords=("axes fraction", "data"),
+        f"mean {_plain(report.images_per_s)}", (0.995, report.images_per_s), xycoords=("axes fraction", "data"),
         xytext=(0, -3), textcoords="offset points", ha="right", va="top", fontsize=8, color=_INK,
         bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85},
     )  # fmt: skip
@@ -154,14 +160,138 @@ def _over_time(axis: Axes, good: Sequence[Row], bad: Sequence[Row]) -> None:
     axis.set_ylabel("latency (ms)")
     size = 3 if len(good) > 2000 else 6
     if good:
-        axis.scatter([r.due_s for r in good], [_ms(r) for r in good], s=size, c=_BLUE, lw=0, alpha=0.55, label="answered")
+        axis.scatter(
+            [r.due_s for r in good], [_ms(r) for r in good], s=size, c=_BLUE, lw=0, alpha=0.55, label="answered"
+        )
     if bad:
-        axis.scatter([r.due_s for r in bad], [_ms(r) for r in bad], s=14, c=_VERMILION, marker="x", lw=0.9, label="failed")
+        axis.scatter(
+            [r.due_s for r in bad], [_ms(r) for r in bad], s=14, c=_VERMILION, marker="x", lw=0.9, label="failed"
+        )
     if good or bad:
         _log_ms(axis, np.array([max(_ms(r), 1e-3) for r in (*good, *bad)]))
     if bad:
         axis.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
+def _plain(value: float) -> str:
+    """Write three digits, and never a power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _ms(row: Row) -> float:
     return 1000 * (row.over_s - row.due_s)
+
+
+# -- many settings -----------------------------------------------------------------------------------------------------
+
+
+def tune(settings: LoadSettings, trials: Sequence[Trial], best: Trial) -> bytes:
+    """Draw every setting by throughput and p99, numbered as in the table, the chosen one marked."""
+    with _figure(4.2 + 0.17 * len(trials)) as figure:
+        axis, below = figure.subplots(2, 1, height_ratios=(4.2, 0.17 * len(trials)))
+        chosen = f"circled: chosen, {gain(trials[0], best)}" if best.values else "circled: the settings as they are"
+        figure.suptitle(
+            f"Settings of penult serve: up and to the left is better\n{load_words(settings)}\n{chosen}",
+            x=0.01, ha="left", fontsize=10, color=_INK,
+        )  # fmt: skip
+        x, y = [t.p99_ms for t in trials], [t.images_per_s for t in trials]
+        axis.scatter(x, y, s=22, c=_BLUE, zorder=3)
+        axis.scatter(x[:1], y[:1], s=80, facecolors="none", edgecolors=_MUTED, marker="s", zorder=4)
+        axis.scatter(best.p99_ms, best.images_per_s, s=150, facecolors="none", edgecolors=_VERMILION, lw=1.8, zorder=5)
+        _number(axis, x, y)
+        axis.set_xlabel("p99 latency (ms)")
+        axis.set_ylabel("throughput (images/s)")
+        axis.margins(0.08)
+        _list(below, trials, best)
+        return _png(figure)
+
+
+def _number(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    """Write each point's number at that of four sides where the other points are farthest."""
+    wide, high = max(x) - min(x) or 1.0, max(y) - min(y) or 1.0
+    places = np.column_stack([np.array(x) / wide, np.array(y) / high])
+    taken = list(places)
+    for number, (place, at) in enumerate(zip(places, zip(x, y, strict=True), strict=True), start=1):
+        sides = [(0.025, 0.0), (-0.025, 0.0), (0.0, 0.045), (0.0, -0.045)]
+        others = [other for other in taken if not np.array_equal(other, place)]
+
+        def room(side: tuple[float, float], place: Any = place, others: Any = others) -> float:
+            return min((float(np.hypot(*(place + side - other))) for other in others), default=1.0)
+
+        side = max(sides, key=room)
+        taken.append(place + side)
+        offset = (np.sign(side[0]) * 9, np.sign(side[1]) * 10)
+        axis.annotate(str(number), at, xytext=offset, textcoords="offset points", ha="center", va="center", fontsize=8)
+
+
+def _list(axis: Axes, trials: Sequence[Trial], best: Trial) -> None:
+    """Say in lines below the picture what each number stands for."""
+    axis.axis("off")
+    for number, trial in enumerate(trials, start=1):
+        look: dict[str, Any] = {
+            "y": 1 - (number - 0.5) / len(trials), "va": "center", "fontsize": 8, "color": _INK,
+            "fontweight": "bold" if trial is best else "normal", "transform": axis.transAxes, "in_layout": False,
+        }  # fmt: skip
+        axis.text(0.02, s=str(number), ha="right", **look)
+        axis.text(0.035, s=words(trial.values), **look)
+
+
+def _plain(value: float) -> str:
+    """Write three digits, and never a power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ms(row: Row) -> float:
+    return 1000 * (row.over_s - row.due_s)
+
+
+# -- many settings -----------------------------------------------------------------------------------------------------
+
+
+def tune(settings: LoadSettings, trials: Sequence[Trial], best: Trial) -> bytes:
+    """Draw every setting by throughput and p99, numbered as in the table, the chosen one marked."""
+    with _figure(4.2 + 0.17 * len(trials)) as figure:
+        axis, below = figure.subplots(2, 1, height_ratios=(4.2, 0.17 * len(trials)))
+        chosen = f"circled: chosen, {gain(trials[0], best)}" if best.values else "circled: the settings as they are"
+        figure.suptitle(
+            f"Settings of penult serve: up and to the left is better\n{load_words(settings)}\n{chosen}",
+            x=0.01, ha="left", fontsize=10, color=_INK,
+        )  # fmt: skip
+        x, y = [t.p99_ms for t in trials], [t.images_per_s for t in trials]
+        axis.scatter(x, y, s=22, c=_BLUE, zorder=3)
+        axis.scatter(x[:1], y[:1], s=80, facecolors="none", edgecolors=_MUTED, marker="s", zorder=4)
+        axis.scatter(best.p99_ms, best.images_per_s, s=150, facecolors="none", edgecolors=_VERMILION, lw=1.8, zorder=5)
+        _number(axis, x, y)
+        axis.set_xlabel("p99 latency (ms)")
+        axis.set_ylabel("throughput (images/s)")
+        axis.margins(0.08)
+        _list(below, trials, best)
+        return _png(figure)
+
+
+def _number(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    """Write each point's number at that of four sides where the other points are farthest."""
+    wide, high = max(x) - min(x) or 1.0, max(y) - min(y) or 1.0
+    places = np.column_stack([np.array(x) / wide, np.array(y) / high])
+    taken = list(places)
+    for number, (place, at) in enumerate(zip(places, zip(x, y, strict=True), strict=True), start=1):
+        sides = [(0.025, 0.0), (-0.025, 0.0), (0.0, 0.045), (0.0, -0.045)]
+        others = [other for other in taken if not np.array_equal(other, place)]
+
+        def room(side: tuple[float, float], place: Any = place, others: Any = others) -> float:
+            return min((float(np.hypot(*(place + side - other))) for other in others), default=1.0)
+
+        side = max(sides, key=room)
+        taken.append(place + side)
+        offset = (np.sign(side[0]) * 9, np.sign(side[1]) * 10)
+        axis.annotate(str(number), at, xytext=offset, textcoords="offset points", ha="center", va="center", fontsize=8)
+
+
+def _list(axis: Axes, trials: Sequence[Trial], best: Trial) -> None:
+    """Say in lines below the picture what each number stands for."""
+    axis.axis("off")
+    for number, trial in enumerate(trials, start=1):
+        axis.text(
+            0.0, 1 - (number - 0.5) / len(trials), f"{number:2d}  {words(trial.values)}", va="center", fontsize=8,
+            color=_INK, fontweight="bold" if trial is best else "normal", transform=axis.transAxes, in_layout=False,
+        )  # fmt: skip

@@ -46,13 +46,15 @@ def prepare(settings: LoadSettings, crop: int) -> Requests:
     messages = []
     for start in range(0, max(len(images), count), count):
         chosen = [images[place % len(images)] for place in range(start, start + count)]
-        if settings.rpc == "describe":
-            request = pb.DescribeRequest(model=selector, images=chosen)
-        else:
-            request = pb.ClassifyRequest(model=selector, images=chosen, scorer=_SCORERS[settings.scorer])
-        messages.append(request.SerializeToString())
+        messages.append(_message(settings, selector, chosen))
     method = ("Stream" if settings.is_stream else "") + settings.rpc.capitalize()
     return Requests(f"/{SERVICE}/{method}", tuple(messages), count, what, settings.rpc == "describe")
+
+
+def _message(settings: LoadSettings, selector: pb.ModelSelector, images: Sequence[pb.Image]) -> bytes:
+    if settings.rpc == "describe":
+        return pb.DescribeRequest(model=selector, images=images).SerializeToString()
+    return pb.ClassifyRequest(model=selector, images=images, scorer=_SCORERS[settings.scorer]).SerializeToString()
 
 
 def _images(settings: LoadSettings, crop: int) -> tuple[list[pb.Image], str]:
@@ -82,6 +84,6 @@ def stage_names() -> Sequence[str]:
     return _STAGES
 
 
-def scorer_name(number: int) -> str:
-    """Name a scorer of the wire as the command line does."""
-    return {number: name for name, number in _SCORERS.items() if name}[number]
+def scorer_names(numbers: Sequence[int]) -> list[str]:
+    """Name scorers of the wire as the command line does."""
+    return [name for name, number in _SCORERS.items() if name and number in numbers]

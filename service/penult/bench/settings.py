@@ -81,6 +81,11 @@ class TuneSettings:
     goal: str = "balanced"
     config: Path | None = None
 
+    @property
+    def config_if_there(self) -> Path | None:
+        """The file to start from, None where it is still to be made."""
+        return self.config if self.config and self.config.exists() else None
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -197,7 +202,11 @@ def _refuse_pairs(given: dict[str, Any]) -> None:
     ):
         if one in given and other in given:
             raise BenchError(why)
-    for name, needed in (("arrivals", "rate"), ("window", "is_stream"), *((f.name, "tune") for f in fields(TuneSettings))):
+    for name, needed in (
+        ("arrivals", "rate"),
+        ("window", "is_stream"),
+        *((f.name, "tune") for f in fields(TuneSettings)),
+    ):
         if name in given and needed not in given:
             raise BenchError(f"--{name} means something only with --{needed.removeprefix('is_')}")
 

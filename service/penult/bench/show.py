@@ -4,8 +4,8 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from penult.bench.load import Progress
 from penult.bench.measure import Latency, Report
+from penult.bench.pace import Progress
 from penult.bench.settings import LoadSettings
 
 _EVERY_S = 5.0
@@ -42,7 +42,9 @@ def progress_line(progress: Progress) -> str:
     else:
         state = "warming up" if progress.is_warmup else "measuring"
     failed = f", {progress.failed} requests failed" if progress.failed else ""
-    return f"{state}, {progress.seconds:.0f}{of} s, {progress.images} images, {progress.images_per_s:.0f} images/s{failed}"
+    return (
+        f"{state}, {progress.seconds:.0f}{of} s, {progress.images} images, {progress.images_per_s:.0f} images/s{failed}"
+    )
 
 
 def report_lines(report: Report) -> Iterable[str]:
@@ -52,7 +54,7 @@ def report_lines(report: Report) -> Iterable[str]:
         f"{model.name} version {model.version} ({model.architecture}, {model.provider}) at {settings.target}, "
         f"fingerprint {model.fingerprint[:12]}"
     )
-    yield f"{load_words(settings)}; {settings.images_per_request} image(s) a request, {report.message_bytes / 1000:.0f} kB"
+    yield f"{load_words(settings)}, {report.message_bytes / 1000:.0f} kB"
     yield f"photos: {report.photos}; {report.window_s:.1f} s measured, {report.requests} requests"
     yield ""
     yield from table([
@@ -66,11 +68,13 @@ def report_lines(report: Report) -> Iterable[str]:
 
 def load_words(settings: LoadSettings) -> str:
     """Name the load in a few words."""
+    count = settings.images_per_request
+    each = "1 image" if count == 1 else f"{count} images"
     if settings.rate:
-        return f"open loop, {settings.rate:g} images/s due, {settings.arrivals} arrivals"
+        return f"open loop, {settings.rate:g} images/s due, {settings.arrivals} arrivals, {each} a request"
     if settings.is_stream:
-        return f"closed loop, {settings.concurrency} streams of {settings.window} requests on their way"
-    return f"closed loop, {settings.concurrency} requests on their way"
+        return f"closed loop, {settings.concurrency} streams with {settings.window} requests on their way, {each} each"
+    return f"closed loop, {settings.concurrency} requests on their way, {each} each"
 
 
 def _latency_rows(report: Report) -> Iterable[list[str]]:
@@ -101,7 +105,7 @@ def _more(report: Report) -> Iterable[str]:
     if report.settings.rate:
         yield f"sent late by this program: p99 {report.late_p99_ms:.1f} ms (counted in latency)"
     if report.not_sent:
-        yield f"not sent: {report.not_sent} requests, because too many were unanswered; the server cannot follow this rate"
+        yield f"not sent: {report.not_sent} requests, as too many were unanswered: the server cannot follow this rate"
     if report.unfinished:
         yield f"unanswered when it ended: {report.unfinished} requests, whose latency is not in the numbers above"
     if report.is_interrupted:
@@ -116,5 +120,5 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Align columns: the first to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        first, *others = (cell.ljust(w) if not n else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True)))  # noqa: E501
-        yield "  ".join([first, *others]).rstrip()
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()

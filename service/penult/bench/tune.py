@@ -1,0 +1,177 @@
+"""`penult bench --tune`: own servers, one setting at a time, the same load on each, and the best of them into a file.
+
+The search goes group by group (model threads and batch size together, then the delay, then threads), each from the
+best so far: a full grid would take an hour to say the same. The default settings come first, and where two are as good
+as each other the one tried first wins, so that noise alone changes nothing.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from penult.bench import load, record, requests, show
+from penult.bench.measure import Report
+from penult.bench.own_server import OwnServer
+from penult.bench.settings import BenchError, BenchSettings, LoadSettings, TuneSettings
+from penult.bench.toml_lines import write_keys
+from penult.bench.trials import RULES, Trial, Values, choose, gain, groups, mean, words
+from penult.client import Client
+from penult.service.config import from_arguments
+
+_START_S = 5.0
+# An open loop has no number of its own: any batch may occur.
+_OPEN_IN_FLIGHT = 128
+
+
+def tune(settings: BenchSettings) -> int:
+    """Try, choose, write; return 0, or 1 where it was interrupted. Raises BenchError, RequestFailed."""
+    wanted = settings.tune
+    assert wanted is not None
+    search = _Search(settings.load, wanted)
+    best, trials = search.run(), search.trials
+    if best is None:
+        print("penult: interrupted; nothing is written", file=sys.stderr)
+        return 1
+    written = _write(settings, wanted, trials, best)
+    if settings.as_json:
+        print(json.dumps(_numbers(settings, wanted, trials, best)))
+    else:
+        print(f"best: {words(best.values)} ({gain(trials[0], best)})\nby the rule: {RULES[wanted.goal]}")
+    for path in written:
+        print(f"written: {path}", file=sys.stderr)
+    if not wanted.config and best.values:
+        print("--config FILE.toml would write them where penult serve --config reads them", file=sys.stderr)
+    return 0
+
+
+class _Search:
+    """The trials of one tuning, in order; the first is of the settings as they are."""
+
+    def __init__(self, load_settings: LoadSettings, wanted: TuneSettings) -> None:
+        self._load, self._wanted = load_settings, wanted
+        self._as_they_are = vars(from_arguments(argparse.Namespace(config=wanted.config_if_there)))
+        self._prepared: requests.Requests | None = None
+        self._provider = ""
+        self.trials: list[Trial] = []
+        self.is_interrupted = False
+
+    def run(self) -> Trial | None:
+        """Try everything and return the best; None where SIGINT came first."""
+        goal = self._wanted.goal
+        self._try({})
+        in_flight = self._load.in_flight or _OPEN_IN_FLIGHT
+        wanted = groups(self._provider, len(os.sched_getaffinity(0)), in_flight * self._load.images_per_request)
+        self._say_how_long(wanted)
+        for group in wanted:
+            base = choose(self.trials, goal).values if self.trials else {}
+            for combination in itertools.product(*group.values()):
+                values = base | dict(zip(group, combination, strict=True))
+                if not self.is_interrupted and not self._is_known(values):
+                    self._try(values)
+        return None if self.is_interrupted else self._confirmed(choose(self.trials, goal))
+
+    def _is_known(self, values: Values) -> bool:
+        """Say whether this comes to the same as what was tried already."""
+        return any(self._as_they_are | values == self._as_they_are | trial.values for trial in self.trials)
+
+    def _confirmed(self, best: Trial) -> Trial | None:
+        """Measure the best and the settings as they are once more: the best of many is partly the luckiest."""
+        if not best.values:
+            return best
+        again = [self._try({}), self._try(best.values)]
+        if self.is_interrupted or None in again:
+            return None
+        finalists = [mean(one, other) for one, other in zip((self.trials[0], best), again, strict=True) if other]
+        self.trials = [finalists[0], *(finalists[1] if trial is best else trial for trial in self.trials[1:-2])]
+        return choose(finalists, self._wanted.goal)
+
+    def _say_how_long(self, wanted: list[dict[str, list[Any]]]) -> None:
+        count = sum(math.prod(map(len, group.values())) for group in wanted) + 2
+        each_s = _START_S + self._load.warmup_s + self._load.duration_s
+        print(f"up to {count} more trials, about {count * each_s / 60:.1f} minutes; Ctrl-C stops", file=sys.stderr)
+
+    def _try(self, values: Values) -> Trial | None:
+        """Start a server, measure it, end it; return None where SIGINT came."""
+        line = show.ProgressLine(f"{len(self.trials) + 1}: {words(values)}")
+        try:
+            with OwnServer(self._wanted, values) as server:
+                report = self._measure(replace(self._load, target=server.target, metrics=server.metrics), line)
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+            return None
+        finally:
+            line.close()
+        self.is_interrupted = report.is_interrupted
+        if self.is_interrupted:
+            return None
+        self._provider = report.model.provider
+        trial = _trial(values, report)
+        self.trials.append(trial)
+        print("  ".join(_row(len(self.trials), trial)), file=sys.stderr)
+        return trial
+
+    def _measure(self, settings: LoadSettings, line: show.ProgressLine) -> Report:
+        if self._prepared is None:
+            with Client(settings.target, settings.timeout_s) as client:
+                model = client.get_model(settings.model, settings.version)
+            self._prepared = requests.prepare(settings, model.preprocess.crop)
+        report = asyncio.run(load.run(settings, self._prepared, line))
+        if report.latency is None and not report.is_interrupted:
+            raise BenchError("no request was answered; try penult bench without --tune to see why")
+        return report
+
+
+def _trial(values: Values, report: Report) -> Trial:
+    assert report.latency is not None
+    clean = not (report.errors or report.item_errors or report.not_sent)
+    return Trial(
+        values, report.good_images_per_s, report.latency.p50_ms, report.latency.p99_ms, report.server_cpu_ms_per_image,
+        report.server_batch_images, clean,
+    )  # fmt: skip
+
+
+def _row(number: int, trial: Trial) -> Iterator[str]:
+    """Write one line of the table that grows while it goes on."""
+    yield f"{number:3d}"
+    yield f"{trial.images_per_s:7.1f} images/s"
+    yield f"p50 {trial.p50_ms:6.1f} ms"
+    yield f"p99 {trial.p99_ms:6.1f} ms"
+    if trial.server_cpu_ms_per_image is not None:
+        yield f"{trial.server_cpu_ms_per_image:5.1f} CPU-ms/image"
+    yield words(trial.values) + ("" if trial.is_clean else " (some failed)")
+
+
+def _numbers(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
+    load_settings: dict[str, Any] = record.plain(settings.load)
+    del load_settings["target"], load_settings["metrics"]  # those of servers that are gone
+    return {
+        "date": record.now(), "machine": record.machine(), "goal": wanted.goal, "rule": RULES[wanted.goal],
+        "load": load_settings, "chosen": record.plain(best.values), "best": record.plain(best),
+        "trials": record.plain(trials),
+    }  # fmt: skip
+
+
+def _write(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial], best: Trial) -> list[Path]:
+    """Write the settings that were found, tune.json and tune.png, where they are asked for."""
+    written = []
+    if wanted.config:
+        write_keys(wanted.config, best.values)
+        written.append(wanted.config)
+    if settings.out:
+        numbers = _numbers(settings, wanted, trials, best)
+        written += record.write(settings.out, "tune", numbers, lambda: _draw(settings.load, trials, best))
+    return written
+
+
+def _draw(load_settings: LoadSettings, trials: Sequence[Trial], best: Trial) -> bytes:
+    from penult.bench import picture
+
+    return picture.tune(load_settings, trials, best)
