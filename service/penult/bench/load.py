@@ -31,6 +31,7 @@ _MOST_OUTSTANDING_BYTES = 512 << 20
 # After a failure a worker waits as long as the server asks for, else this long: a client that comes back at once
 # would measure how fast a server can refuse.
 _PAUSE_S = 0.05
+_GRPCS_OWN_WORDS, _CODE_LOST = "Internal error from Core", "STREAM_ENDED"
 _TICK_S = 0.2
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -200,7 +201,7 @@ class _Sender:
                 code, pause_s = "DEADLINE_EXCEEDED", _pause_s(error)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 # The second stands for a stream that ended while it was written to.
-                code, pause_s = (await stream.code()).name, _pause_s(error)
+                code, pause_s = await _stream_code(stream), _pause_s(error)
             for sent_s in on_its_way:
                 self._note_failure(sent_s, sent_s, code)
             on_its_way.clear()
@@ -257,6 +258,12 @@ class _Sender:
 
     def _note_failure(self, due_s: float, sent_s: float, code: str) -> None:
         self.rows.append(Row(due_s, sent_s, time.perf_counter(), code, 0, 0))
+
+
+async def _stream_code(stream: Any) -> str:
+    """Name how a stream ended. Where the end met a write, grpc.aio puts an INTERNAL of its own in the code's place."""
+    code = (await stream.code()).name
+    return _CODE_LOST if code == "INTERNAL" and await stream.details() == _GRPCS_OWN_WORDS else code
 
 
 def _pause_s(error: Exception) -> float:
