@@ -19,7 +19,7 @@ def test_lines_and_comments_stay():
     """Keys that are there change in their line, comments included; new ones come at the end."""
     after = with_keys(BEFORE, {"batch_max_images": 2, "threads": 1, "batch_delay_ms": 0.5, "cpu_mode": "latency"})
     assert after == (
-        '# our server\nhost = "127.0.0.1"  # loopback\nbatch_max_images=2 # as in May\n\'threads\' = 1\ngrace = 2.5\n'
+        "# our server\nhost = \"127.0.0.1\"  # loopback\nbatch_max_images=2 # as in May\n'threads' = 1\ngrace = 2.5\n"
         'batch_delay_ms = 0.5\ncpu_mode = "latency"\n'
     )
     assert tomllib.loads(after)["batch_delay_ms"] == 0.5

@@ -54,6 +54,7 @@ def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "Client(")]
     run_here.append(block_of("bash", "--sweep"))
+    run_here.append(block_of("bash", "penult bench"))
     run_here.append(block_of("javascript", "PenultService"))
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
 
@@ -112,6 +113,18 @@ def test_command_line_block(pets: Path, target: str, digits: Path, checkout: Pat
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "scorer svm" in result.stdout or '"scorer": "svm"' in result.stdout
+
+
+def test_bench_block(pets: Path, start_server, digits: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both loads and the tuning run; they leave numbers, a picture and a file for penult serve."""
+    running = start_server(pets)
+    script = block_of("bash", "penult bench").replace("PHOTOS", str(digits / "test"))
+    script = script.replace("http://127.0.0.1:9095", running.http).replace("--tune", "--tune --raw --concurrency 1")
+    monkeypatch.setenv("PENULT_TARGET", running.target)
+    printed = _run(script.replace("penult bench", "penult bench --duration 0.5 --warmup 0.1"), checkout)
+    assert printed.count("p99.9") >= 2
+    assert "best: " in printed
+    assert {path.name for path in (checkout / "bench-out").iterdir()} == {"bench.json", "bench.png"}
 
 
 def test_python_block(target: str, digits: Path, checkout: Path):
