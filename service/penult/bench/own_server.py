@@ -48,6 +48,11 @@ class OwnServer:
         """End it."""
         self._end()
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._process.pid
+
     def _ready_line(self) -> str:
         assert self._process.stdout is not None
         pipe, text, until = self._process.stdout.fileno(), b"", time.monotonic() + _READY_S
