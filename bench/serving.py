@@ -45,6 +45,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """Say what is sent to which model."""
         return f"{self.model} {'raw' if self.is_raw else 'JPEG'} {self.images}/request c={self.concurrency}"
 
 
@@ -109,8 +110,8 @@ def ratios(case: Case, rounds: int) -> dict[str, object]:
     print(
         f"throughput {spread(throughput)} (goal >= {case.least_throughput or '-'}), CPU-ms {spread(cpu)} (goal <= "
         f"{case.most_cpu or '-'}); ceiling {statistics.median(t.images_per_s for t, *_ in rows):.1f} img/s {top:.2f} "
-        f"CPU-ms at {ceiling.plan.threads} x {ceiling.plan.callers} threads, batch {ceiling.batch}; client {client:.2f} "
-        f"CPU-ms; batch {statistics.median(got.server_batch_images for *_, got in rows):.1f}"
+        f"CPU-ms, {ceiling.plan.callers} runs of {ceiling.plan.threads} threads, batch {ceiling.batch}; client "
+        f"{client:.2f} CPU-ms; batch {statistics.median(got.server_batch_images for *_, got in rows):.1f}"
     )
     return {"throughput": throughput, "cpu": cpu, "ceiling_cpu_ms": top, "client_cpu_ms": client}
 
@@ -158,8 +159,8 @@ def overload() -> dict[str, object]:
         report = load(server, RESNET, False, rate=2 * capacity, duration_s=60.0, warmup_s=5.0)
     bound = 1000 * 64 / capacity
     print(
-        f"capacity {capacity:.1f} img/s; at twice that, goodput {report.good_images_per_s / capacity:.3f} of it (goal >= "
-        f"0.95), refused {report.errors} answered in p50 {report.rejected.p50_ms:.1f} p99 {report.rejected.p99_ms:.1f} ms "
+        f"capacity {capacity:.1f} img/s; at twice that, goodput {report.good_images_per_s / capacity:.3f} of it (goal "
+        f">= 0.95), refused {report.errors} in p50 {report.rejected.p50_ms:.1f}, p99 {report.rejected.p99_ms:.1f} ms "
         f"(goal < 10), accepted p99 {report.latency.p99_ms:.0f} ms (queue bound {bound:.0f} ms)"
     )
     return {"capacity": capacity, "goodput": report.good_images_per_s, "rejected": vars(report.rejected),
