@@ -175,20 +175,6 @@ def test_a_delay_waits_for_company(batcher, model):
     assert model.batches == [[1, 2], [3, 4, 5]]
 
 
-def test_queue_depth_counts_the_waiting_photos(batcher, model, samples, metrics):
-    """penult_queue_depth is the number of photos that wait for the model, and falls back to 0."""
-
-    async def scenario():
-        b = batcher()
-        works = [await busy(b, model), request(b, 1, 2, 3)]
-        assert samples(metrics)[("penult_queue_depth",)] == 3
-        model.go.set()
-        await values(*works)
-        assert samples(metrics)[("penult_queue_depth",)] == 0
-
-    asyncio.run(scenario())
-
-
 def test_batch_sizes_are_measured(batcher, samples, metrics):
     """penult_batch_size observes each run once, with its number of photos; phases are timed beside it."""
 

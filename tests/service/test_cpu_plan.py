@@ -51,6 +51,14 @@ def test_measuring_counts_all_callers():
     assert len(seen) > 2
 
 
+def test_a_slow_model_is_not_measured_for_long():
+    """A model that takes longer than the whole measurement runs once alone and once per caller."""
+    runs = []
+    speed = measure(lambda: (runs.append(1), time.sleep(0.25)), CpuPlan(1, 2))
+    assert len(runs) == 3
+    assert 0.25 <= speed.run_s < 0.4
+
+
 @pytest.mark.parametrize("mode", ["auto", "latency", "throughput"])
 def test_every_mode_gives_the_same_answers(models, mode, caplog):
     """Whatever the threads, a bundle's goldens replay, and the log says what was measured and chosen."""

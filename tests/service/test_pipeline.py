@@ -284,6 +284,24 @@ def test_what_nobody_waits_for_is_not_decoded(light, run, metrics, samples, enco
     assert samples(metrics)[("penult_phase_seconds_count", ("phase", "decode"))] < 6
 
 
+def test_queue_depth_counts_what_waits(light, run, metrics, samples, encode):
+    """Photos that wait for a thread or for the model are counted, bad, cancelled and running ones are not."""
+    model = light(work=2)
+
+    async def scenario(pipeline):
+        photos = [EncodedPhoto(encode(10)), crop(10), grey(20), EncodedPhoto(b"text"), ImageError("IMAGE_EMPTY", "-")]
+        tasks = [asyncio.ensure_future(pipeline.classify(model, photos, None, 5)) for _ in range(2)]
+        await asyncio.sleep(0)
+        depth = samples(metrics)[("penult_queue_depth",)]
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await pipeline.classify(model, [grey(10)], None, 5)
+        return depth
+
+    assert 7 <= run(model, scenario, threads=1) <= 8
+    assert samples(metrics)[("penult_queue_depth",)] == 0
+
+
 def test_several_wants_share_one_pass(light, run, metrics, samples):
     """Requests for classes and for descriptors that wait together become one run of the model."""
     model = light(work=2)

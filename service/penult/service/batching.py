@@ -59,10 +59,12 @@ class Batcher:
         self.seconds_per_image = 0.0
 
     def put(self, items: Sequence[Item], run_here: bool = False) -> None:
-        """Queue images; with `run_here`, the calling thread, one of the pool's, runs the next batch itself."""
+        """Queue images; with `run_here`, the calling thread, one of the pool's, runs the next batch itself.
+
+        They count in penult_queue_depth already; taken for a run, or passed over, they no longer do.
+        """
         with self._changed:
             self._waiting.extend(items)
-            self._depth.inc(len(items))
             if self._delay_s:
                 self._changed.notify_all()  # a batch may be full now
         if run_here:

@@ -49,7 +49,7 @@ class Metrics:
             "penult_batch_size", "Images per run of the model.", buckets=_IMAGES, registry=self.registry
         )
         self.queue_depth = Gauge(
-            "penult_queue_depth", "Images that wait for the model, decoded.", registry=self.registry
+            "penult_queue_depth", "Images accepted that wait to be decoded or run.", registry=self.registry
         )
         self.dropped = Counter("penult_dropped_total", "Images not answered.", ("reason",), registry=self.registry)
         self.model_info = Gauge(

@@ -172,6 +172,7 @@ class Pipeline:
 
     def _start(self, lane: _Lane, work: Work[Any], photos: Sequence[Photo | ImageError]) -> None:
         ready: list[Item] = []
+        self._metrics.queue_depth.inc(sum(not isinstance(photo, ImageError) for photo in photos))
         for place, photo in enumerate(photos):
             if isinstance(photo, ImageError):
                 work.put(place, photo)
@@ -183,18 +184,23 @@ class Pipeline:
             lane.batcher.put(ready)
 
     def _decode(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> None:
-        if not work.is_over:
-            try:
-                lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.runs_here)
-            except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
-                work.fail(error)
+        if work.is_over:
+            self._metrics.queue_depth.dec()
+            return
+        try:
+            lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.runs_here)
+        except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
+            work.fail(error)
 
     def _decoded(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> list[Item]:
         """Return the photo's item; none where it cannot be decoded, which is then its outcome."""
         started = time.perf_counter()
         try:
             pixels = self._decoder.crop(photo, lane.model.manifest.preprocess)
-        except ImageError as error:
+        except BaseException as error:
+            self._metrics.queue_depth.dec()
+            if not isinstance(error, ImageError):
+                raise
             self._metrics.dropped.labels("bad_image").inc()
             work.put(place, error)
             return []
