@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- train, svm, check, serve ------------------------------------------------------------------------------------------
+# -- train, svm, quantize, check, serve --------------------------------------------------------------------------------
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,25 @@ def _train(arguments: argparse.Namespace) -> int:
     result = train(settings)
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, the first process speaks for all
-    return _show_trained(arguments, result)
+    return _add_int8(arguments, settings, result) if settings.int8 else _show_trained(arguments, result)
+
+
+def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
+    """Publish the int8 version too; the float one stays, whatever comes. Return 1 where int8 is refused."""
+    from penult.bundle.errors import PenultError
+    from penult.export.int8 import after_training
+
+    if not arguments.json:
+        _show_trained(arguments, result)
+    try:
+        added = after_training(settings, int(result.folder.name))
+    except PenultError as error:
+        if arguments.json:
+            _show_trained(arguments, result, int8={"refused": error.message})
+        return _fail(f"version {result.folder.name} is published, in float; {error.message}")
+    if arguments.json:
+        return _show_trained(arguments, result, int8=_trained_json(added, **added.metrics["int8"]))
+    return _show_trained(arguments, added)
 
 
 def _svm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +127,30 @@ def _svm(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.export.quantize_settings import add_arguments
+
+    add_arguments(parser)
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from penult.export.quantize_settings import from_arguments
+
+    settings, started = from_arguments(arguments), time.monotonic()
+    from penult.export.int8 import quantize
+
+    result = quantize(settings)
+    seconds = round(time.monotonic() - started, 1)
+    code = _show_trained(arguments, result, int8=result.metrics["int8"], seconds=seconds)
+    print(f"done in {seconds} s", file=sys.stderr)
+    return code
+
+
 def _show_trained(arguments: argparse.Namespace, result: Any, **more: object) -> int:
     """Print what was published and how good it is on the test photos."""
     test, default = result.metrics["test"], result.metrics["default_scorer"]
     if arguments.json:
-        print(json.dumps({"bundle": str(result.folder), "default_scorer": default, "test": test, **more}))
+        print(json.dumps(_trained_json(result, **more)))
         return 0
     rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
             for name, m in test.items()]  # fmt: skip
@@ -121,6 +158,11 @@ def _show_trained(arguments: argparse.Namespace, result: Any, **more: object) ->
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
     return 0
+
+
+def _trained_json(result: Any, **more: object) -> dict[str, object]:
+    default = result.metrics["default_scorer"]
+    return {"bundle": str(result.folder), "default_scorer": default, "test": result.metrics["test"], **more}
 
 
 def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
@@ -301,6 +343,11 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
         "Fit a new SVM on a model's descriptors, also for other classes, and publish it as the next version.",
         _svm_arguments,
         _svm,
+    ),
+    "quantize": (
+        "Publish a model's network in int8 as the next version, about twice as fast on CPUs, if it stays as accurate.",
+        _quantize_arguments,
+        _quantize,
     ),
     "check": ("Check a bundle: digests, formats, golden answers.", _check_arguments, _check),
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),

@@ -3,7 +3,8 @@
 PenultError (penult.bundle.errors)
 ├── DataError       the folder of photos cannot be learnt from
 ├── SettingsError   the options contradict each other, or the weights do not fit
-└── ParityError     the exported model does not answer as the trained network does: nothing is published
+├── ParityError     the exported model does not answer as the trained network does: nothing is published
+└── QuantizeError   the int8 model cannot be made, or loses too much accuracy: it is not published
 """
 
 from penult.bundle.errors import PenultError
@@ -19,3 +20,7 @@ class SettingsError(PenultError):
 
 class ParityError(PenultError):
     """The exported model does not answer as the trained network does."""
+
+
+class QuantizeError(PenultError):
+    """The int8 model cannot be made, or loses too much accuracy."""

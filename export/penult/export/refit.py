@@ -31,7 +31,7 @@ _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "p
 
 
 @dataclass(frozen=True)
-class _Trained:
+class Trained:
     """What a bundle tells of its network's training: classes in the order of the logits, and how photos were split."""
 
     classes: tuple[str, ...]
@@ -39,7 +39,7 @@ class _Trained:
     data_sha256: str
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "_Trained":
+    def of(cls, manifest: Manifest) -> "Trained":
         """Read a manifest; fields of other types than penult writes count as absent."""
         settings, classes = manifest.training.get("settings"), manifest.training.get("classes")
         if DENSE in manifest.scorers or not isinstance(classes, list) or len(classes) != manifest.logits_length:
@@ -51,11 +51,9 @@ class _Trained:
 def refit(settings: RefitSettings) -> Result:
     """Fit a new SVM on the photos of `settings.data` and publish it; raise PenultError with what to do."""
     bundle = read_bundle(settings.model, settings.version)
-    trained = _Trained.of(bundle.manifest)
-    seed = _seed(settings, trained)
-    splits = _in_order(load_splits(_split_settings(settings, trained, seed)), trained.classes, bundle.manifest.classes)
-    splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
-    _introduce(bundle, splits, trained)
+    trained = Trained.of(bundle.manifest)
+    seed = seed_of(settings, trained)
+    splits = splits_as_trained(settings, bundle, trained)
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
     measured = {
@@ -65,27 +63,37 @@ def refit(settings: RefitSettings) -> Result:
     train = measured["train"]
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
     chosen = {"kernel": fitted.kernel, "class_weights": settings.class_weights, "seed": seed}
-    return _publish(settings, bundle, _draft(bundle, splits, trained, chosen), splits, exported, measured, fitted)
+    chosen |= {"data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version}
+    manifest = draft(bundle, splits, trained, {"svm": chosen})
+    told = {"network_of_version": bundle.version}
+    return publish_next(settings, bundle, manifest, splits, exported, bundle.onnx, measured, fitted, told)
 
 
-def _publish(
+def publish_next(
     settings: RefitSettings,
     bundle: Bundle,
     draft: Manifest,
     splits: Splits,
     exported: ExportedModel,
+    onnx: bytes,
     measured: dict[str, Measured],
     fitted: svm.FittedSvm,
+    told: dict[str, Any],
 ) -> Result:
-    """Measure, and write the next version."""
+    """Measure on `splits`, and write the version after `bundle`, whose network is `onnx`, loaded as `exported`.
+
+    `measured` holds the network's outputs by split; `told` is what metrics.json tells besides the figures. Raises
+    BundleError, with nothing published, where the goldens do not replay.
+    """
     scorers = draft.stated_scorers or SCORERS
     scores = {
         part: {name: m.logits if name == DENSE else fitted.scores(m.descriptors) for name in scorers}
         for part, m in measured.items()
     }
     manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
-    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), "network_of_version": bundle.version}
-    files = _unchanged(settings.model / str(bundle.version), bundle) | {
+    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), **told}
+    files = _history(settings.model / str(bundle.version), bundle.manifest) | {
+        MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
         GOLDEN_NAME: make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
@@ -101,12 +109,25 @@ def _publish(
     return seal(settings.model, settings.data, files, evidence, exported, fitted)
 
 
-def _seed(settings: RefitSettings, trained: _Trained) -> int:
+def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained) -> Splits:
+    """Load the photos of `settings.data`, split as the network's were, and say what they are; raise DataError.
+
+    Where the photos have the classes of the network or of the bundle, they are in the order of those.
+    """
+    asked = _split_settings(settings, trained, seed_of(settings, trained))
+    splits = _in_order(load_splits(asked), trained.classes, bundle.manifest.classes)
+    splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
+    _introduce(bundle, splits, trained)
+    return splits
+
+
+def seed_of(settings: RefitSettings, trained: Trained) -> int:
+    """Return the seed asked for, else the one that the network was trained with."""
     seed = trained.settings.get("seed") if settings.seed is None else settings.seed
     return seed if type(seed) is int and 0 <= seed < 2**32 else 0
 
 
-def _split_settings(settings: RefitSettings, trained: _Trained, seed: int) -> TrainSettings:
+def _split_settings(settings: RefitSettings, trained: Trained, seed: int) -> TrainSettings:
     """Return what decides the splits. Drawn as they were for training, the test photos are as new to the network."""
     val, test = (
         asked or _fraction(trained.settings.get(part))
@@ -135,7 +156,7 @@ def _in_order(splits: Splits, *orders: tuple[str, ...]) -> Splits:
     return splits
 
 
-def _notes(splits: Splits, trained: _Trained) -> Iterable[str]:
+def _notes(splits: Splits, trained: Trained) -> Iterable[str]:
     if splits.sha256 != trained.data_sha256:
         yield (
             "the network was trained on other photos, or on another split of these: where it has seen a test photo in "
@@ -143,7 +164,7 @@ def _notes(splits: Splits, trained: _Trained) -> Iterable[str]:
         )
 
 
-def _introduce(bundle: Bundle, splits: Splits, trained: _Trained) -> None:
+def _introduce(bundle: Bundle, splits: Splits, trained: Trained) -> None:
     counts = splits.counts()
     say(
         f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "
@@ -155,14 +176,11 @@ def _introduce(bundle: Bundle, splits: Splits, trained: _Trained) -> None:
         say(f"note: {note}")
 
 
-def _draft(bundle: Bundle, splits: Splits, trained: _Trained, chosen: dict[str, Any]) -> Manifest:
-    """Return the manifest but for what measuring adds: the network's record stays, the SVM's stands beside it."""
+def draft(bundle: Bundle, splits: Splits, trained: Trained, more: dict[str, Any]) -> Manifest:
+    """Return the manifest but for what measuring adds: the record of the training stays, and gets `more` entries."""
     before = bundle.manifest
     has_dense = splits.classes == trained.classes
-    record = {key: value for key, value in before.training.items() if key != "classes"}
-    record["svm"] = {
-        **chosen, "data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version,
-    }  # fmt: skip
+    record = {key: value for key, value in before.training.items() if key != "classes"} | more
     if not has_dense:
         record["classes"] = list(trained.classes)
     now = {name: version for name, version in libraries().items() if name in _USED}
@@ -179,7 +197,6 @@ def _draft(bundle: Bundle, splits: Splits, trained: _Trained, chosen: dict[str, 
     )
 
 
-def _unchanged(folder: Path, bundle: Bundle) -> dict[str, bytes]:
-    """Return the files that a new SVM does not change: the network, and the history of its training."""
-    history = {_HISTORY: read_file(folder, bundle.manifest, _HISTORY)} if _HISTORY in bundle.manifest.files else {}
-    return {MODEL_NAME: bundle.onnx} | history
+def _history(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the history of the network's training, as far as there is one."""
+    return {_HISTORY: read_file(folder, manifest, _HISTORY)} if _HISTORY in manifest.files else {}

@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-weights", choices=("none", BALANCED), default=RefitSettings.class_weights,
         help="balanced: rare classes weigh as much as common ones (%(default)s)",
     )  # fmt: skip
+    add_photo_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides the split of the photos and what the report shows of them."""
     for part, what in (("val", "set probabilities and the default scorer"), ("test", "only the final report sees")):
         parser.add_argument(
             f"--{part}", metavar="DIR|FRACTION",
@@ -56,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-report-photos", dest="report_photos", action="store_false",
         help="show none of the test photos in the report (default: those that were most surely named wrong)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def from_arguments(arguments: argparse.Namespace) -> RefitSettings:

@@ -24,6 +24,7 @@ from penult.export.verdict import RULE
 _FEW_PHOTOS = 20
 _OF_THIS_MACHINE = {
     "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats",
+    "int8", "max_loss",
 }  # fmt: skip
 
 _TEMPLATES = jinja2.Environment(

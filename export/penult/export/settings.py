@@ -24,6 +24,7 @@ _RANGES = (
     ("crop", 0, 4096),
     ("resize", 0, 4096),
     ("train_crop", 0, 4096),
+    ("max_loss", 0, 100),
 )
 AUGMENTATIONS = ("photo", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
@@ -31,6 +32,9 @@ BALANCED = "balanced"
 SWEEPS = ("no", "freeze", "labels")
 SVM_KERNELS = ("auto", "linear", "rbf")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# Where int8 pays on CPUs; on mobilenet_v3_small it took 2.2 times as long as float, on efficientnet_b0 1.3 times
+# (research/ceilings.md, section 2): depthwise convolutions have too little arithmetic to save.
+INT8_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny5")
 # What one-cycle ignores: given with it, these options would promise what does not happen.
 _PLATEAU_ONLY = ("lr_factor", "lr_patience", "stop_patience")
 
@@ -77,6 +81,8 @@ class TrainSettings:
     report_photos: bool = True
     sweep: str = "no"
     repeats: int = 1
+    int8: bool = False
+    max_loss: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, each with what to change."""
@@ -95,6 +101,10 @@ class TrainSettings:
                     "RANGE", f"{flag} {getattr(self, name)} must be at least {lowest:g} and below {below:g}"
                 )
         self._check_schedule()
+        if self.int8:
+            check_int8(self.arch)
+            if self.sweep != "no":
+                raise SettingsError("INT8", "--sweep publishes nothing, so --int8 has no effect; leave one of them out")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
@@ -134,6 +144,9 @@ class TrainSettings:
             "save_weights",
             "tensorboard",
             "report_photos",
+            # What becomes of the network afterwards; an int8 bundle's manifest tells it.
+            "int8",
+            "max_loss",
         }
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
@@ -189,7 +202,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     _add_learning(parser.add_argument_group("learning"), default)
+    parser.add_argument(
+        "--int8", action="store_true",
+        help="then publish an int8 version too, about twice as fast on CPUs; resnets only (default: float alone)",
+    )  # fmt: skip
+    add_max_loss(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_max_loss(parser: argparse.ArgumentParser) -> None:
+    """Add --max-loss, which `penult train` and `penult quantize` share."""
+    parser.add_argument(
+        "--max-loss", type=float, default=TrainSettings.max_loss, metavar="POINTS",
+        help="most percentage points of validation accuracy that int8 may lose, else it is refused (%(default)s)",
+    )  # fmt: skip
+
+
+def check_int8(architecture: str) -> None:
+    """Raise SettingsError for a network that int8 would not make faster."""
+    if architecture not in INT8_ARCHITECTURES:
+        raise SettingsError(
+            "INT8_ARCHITECTURE",
+            f"int8 is for {', '.join(INT8_ARCHITECTURES)}: {architecture} was not measured to gain by it, and mobile "
+            "networks were measured slower than in float; serve the float model",
+        )
 
 
 def _add_learning(fit: Any, default: dict[str, Any]) -> None:
