@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from penult.bundle.manifest import DENSE, SCORERS, SVM, Manifest
+from penult.bundle.manifest import DENSE, FLOAT, INT8, SCORERS, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.scores import Floats
 from penult.export import svm
@@ -27,7 +27,6 @@ from penult.export.refit import Trained, draft, publish_next, seed_of, splits_as
 from penult.export.runtime import ExportedModel
 from penult.export.settings import BALANCED, SVM_KERNELS, TrainSettings, check_int8
 
-INT8 = "int8"
 # More photos widen the ranges, fewer leave values of unseen ones outside; a few hundred are usual.
 CALIBRATION_PHOTOS = 256
 _BATCH = 32
@@ -77,13 +76,13 @@ def after_training(settings: TrainSettings, float_version: int) -> Result:
 
 
 def calibration_photos(splits: Splits, seed: int, most: int = CALIBRATION_PHOTOS) -> list[Photo]:
-    """Return up to `most` training photos, of every class alike as far as it has them; `seed` decides which.
+    """Return up to `most` training photos, of every class alike as far as it has them; contents and `seed` decide which.
 
     Photos that stand in the validation or test photos too, byte for byte, are left out: those must decide nothing.
     """
     held_out = {photo.sha256 for photo in (*splits.val, *splits.test)}
     by_label = defaultdict(list)
-    for photo in splits.train:
+    for photo in sorted(splits.train, key=lambda photo: (photo.sha256, photo.path)):
         if photo.sha256 not in held_out:
             by_label[photo.label].append(photo)
     for label, photos in by_label.items():
@@ -106,14 +105,14 @@ def compare(
         named = [_scores(m, fitted, name).argmax(axis=1) for m, fitted in ((before, svm_before), (after, svm_after))]
         right = [int((labels == before.labels).sum()) for labels in named]
         told[name] = {
-            "float": right[0] / len(before.labels),
+            FLOAT: right[0] / len(before.labels),
             INT8: right[1] / len(before.labels),
             "loss": 100 * (right[0] - right[1]) / len(before.labels),
             "agreement": float((named[0] == named[1]).mean()),
         }
     # As in bundling.measure(): the first of equals.
-    default = {kind: max(told, key=lambda name: told[name][kind]) for kind in ("float", INT8)}
-    lost = 100 * (told[default["float"]]["float"] - told[default[INT8]][INT8])
+    default = {kind: max(told, key=lambda name: told[name][kind]) for kind in (FLOAT, INT8)}
+    lost = 100 * (told[default[FLOAT]][FLOAT] - told[default[INT8]][INT8])
     return {"photos": len(before.labels), "loss": round(lost, 9), "default_scorers": default, "scorers": told,
             "descriptor_cosine_min": _least_cosine(before.descriptors, after.descriptors)}  # fmt: skip
 
@@ -123,7 +122,7 @@ def _gate(loss: dict[str, Any], max_loss: float, bundle: Bundle) -> None:
 
     With fewer than 100 / max_loss validation photos, not one of them may be lost.
     """
-    before, after = (loss["scorers"][loss["default_scorers"][kind]][kind] for kind in ("float", INT8))
+    before, after = (loss["scorers"][loss["default_scorers"][kind]][kind] for kind in (FLOAT, INT8))
     figures = f"int8 names {after:.1%} of {loss['photos']} validation photos right, float {before:.1%}"
     if loss["loss"] > max_loss:
         raise QuantizeError(
@@ -136,7 +135,7 @@ def _gate(loss: dict[str, Any], max_loss: float, bundle: Bundle) -> None:
 
 def _check(bundle: Bundle) -> None:
     """Refuse a network that is int8 already, or that would not gain."""
-    if bundle.manifest.training.get("precision") == INT8:
+    if bundle.manifest.precision == INT8:
         raise QuantizeError(
             "INT8_ALREADY", f"version {bundle.version} of {bundle.name} is int8 already; give --version of a float one"
         )

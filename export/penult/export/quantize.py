@@ -8,9 +8,9 @@ largest instead of 0.07.
 Each choice was measured on resnet18, 224 pixels, one thread of an AVX2 EPYC, CPU time per photo (float: 41 ms):
 
 - Weights have 7 bits (`reduce_range`). Without VNNI, x86 multiplies unsigned by signed bytes in pairs whose sum must
-  fit into 16 bits: 255 x 64 x 2 does, 255 x 127 x 2 does not and is cut off, silently. 8-bit weights therefore gave
-  other numbers on CPUs with VNNI than on those without (descriptors off by 0.19 of the largest here, against 0.07),
-  and a bundle's goldens would have failed on the other kind. Both took 21.6 ms: 7 bits cost no time.
+  fit into 16 bits: 255 x 64 x 2 does, 255 x 127 x 2 does not and is cut off, silently. With 8 bits, descriptors were
+  off by 0.19 of the largest value instead of 0.07, and differed by 0.09 between AVX2 and SSE 4.1 (a Nehalem, emulated
+  by QEMU): goldens of one CPU would fail on another. With 7 they were the same on both, bit for bit. Both took 21.6 ms.
 - Activations are unsigned and weights signed (21.6 ms). Both unsigned never saturate, but took 30 ms; both signed 37.
 - Per channel: the same time as one scale per tensor, and half the error.
 - The first convolution too: left in float, the model took 27 ms.

@@ -22,6 +22,7 @@ GOLDEN_NAME = "golden.npz"
 
 DENSE, SVM = "dense", "svm"
 SCORERS = (DENSE, SVM)
+FLOAT, INT8 = "float", "int8"
 
 _TYPES = {
     "architecture": str,
@@ -112,6 +113,11 @@ class Manifest:
     def logits_length(self) -> int:
         """How many logits the network gives: one per class, unless the dense head knows other classes."""
         return len(self.classes) if self.stated_logits_length is None else self.stated_logits_length
+
+    @property
+    def precision(self) -> str:
+        """INT8 where the record of the training says that weights and activations were quantised, else FLOAT."""
+        return INT8 if self.training.get("precision") == INT8 else FLOAT
 
     @property
     def fingerprint(self) -> str:

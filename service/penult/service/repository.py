@@ -11,7 +11,7 @@ import numpy as np
 
 from penult.bundle import goldens
 from penult.bundle.errors import BundleError
-from penult.bundle.manifest import SVM, Manifest, is_model_name
+from penult.bundle.manifest import INT8, SVM, Manifest, is_model_name
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle, read_bundle, versions
 from penult.bundle.scores import Floats
@@ -49,9 +49,12 @@ class ServedModel:
 def load(bundle: Bundle, device: str, cpu_mode: str = THROUGHPUT, cores: int = 1) -> ServedModel:
     """Load a bundle on a device and replay its goldens there; raise BundleError, or ConfigError for the device.
 
-    On CPUs, `cpu_mode` says how it shares the `cores`.
+    On CPUs, `cpu_mode` says how it shares the `cores`. An int8 bundle goes to the CPU where the device is "auto", and
+    is refused on "cuda".
     """
     manifest = bundle.manifest
+    if manifest.precision == INT8:
+        device = _for_integers(bundle, device)
     session, speed = _fastest(bundle, device, cpu_mode, cores)
     svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
     tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
@@ -78,6 +81,17 @@ def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int) -> tuple[Se
             plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
         )  # fmt: skip
     return sessions[chosen], speeds[chosen]
+
+
+def _for_integers(bundle: Bundle, device: str) -> str:
+    """Return the device for an int8 bundle: CUDA has no kernels for it, and would imitate the integers in float."""
+    if device == "cuda":
+        raise BundleError(
+            "INT8_DEVICE",
+            f"{bundle.name} version {bundle.version} is int8, which is for CPUs; use --device cpu, or on CUDA serve "
+            "the float version that it was made from",
+        )
+    return "cpu"
 
 
 def warm(model: ServedModel, most_images: int) -> None:
