@@ -76,7 +76,7 @@ def after_training(settings: TrainSettings, float_version: int) -> Result:
 
 
 def calibration_photos(splits: Splits, seed: int, most: int = CALIBRATION_PHOTOS) -> list[Photo]:
-    """Return up to `most` training photos, of every class alike as far as it has them; contents and `seed` decide which.
+    """Return up to `most` training photos, of every class alike as far as it can; contents and `seed` decide.
 
     Photos that stand in the validation or test photos too, byte for byte, are left out: those must decide nothing.
     """
