@@ -12,8 +12,12 @@ Each choice was measured on resnet18, 224 pixels, one thread of an AVX2 EPYC, CP
   off by 0.19 of the largest value instead of 0.07, and differed by 0.09 between AVX2 and SSE 4.1 (a Nehalem, emulated
   by QEMU): goldens of one CPU would fail on another. With 7 they were the same on both, bit for bit. Both took 21.6 ms.
 - Activations are unsigned and weights signed (21.6 ms). Both unsigned never saturate, but took 30 ms; both signed 37.
-- Per channel: the same time as one scale per tensor, and half the error.
-- The first convolution too: left in float, the model took 27 ms.
+- A scale per channel: the same time as one per tensor, and descriptors off by 0.07 instead of 0.11.
+- The first convolution too: left in float, the model took 4 ms more.
+
+Of the 21.6 ms, 20.5 are spent in the integer convolutions, at 26 of the 32 multiplications per cycle that AVX2 allows:
+without VNNI there is little more than this factor of 1.9 to be had. Quantising residual additions and pooling with the
+convolutions spares 1.3 ms of conversions; cutting the picture into 2 x 2 blocks before the first convolution, none.
 """
 
 import tempfile
