@@ -15,9 +15,9 @@ Each choice was measured on resnet18, 224 pixels, one thread of an AVX2 EPYC, CP
 - A scale per channel: the same time as one per tensor, and descriptors off by 0.07 instead of 0.11.
 - The first convolution too: left in float, the model took 4 ms more.
 
-Of the 21.6 ms, 20.5 are spent in the integer convolutions, at 26 of the 32 multiplications per cycle that AVX2 allows:
-without VNNI there is little more than this factor of 1.9 to be had. Quantising residual additions and pooling with the
-convolutions spares 1.3 ms of conversions; cutting the picture into 2 x 2 blocks before the first convolution, none.
+Of the 21.6 ms, 20.5 are spent inside the integer convolutions: without VNNI, nothing around them can bring much more
+than this factor of 1.9. Quantising residual additions and pooling with the convolutions spared 1.3 ms of conversions;
+cutting the picture into 2 x 2 blocks before the first convolution spared nothing.
 """
 
 import tempfile
