@@ -226,6 +226,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = from_arguments(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # products run on our threads; more would fight over the cores
+    if config.fronts > 1:
+        from penult.service.fronts import supervise
+
+        return supervise(config)
     from penult.service.server import serve
 
     return serve(config)

@@ -10,7 +10,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,13 @@ class ServeConfig:
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
     device: str = _setting("auto", "cuda fails at start where CUDA does not work", ("auto", "cuda", "cpu"))
-    threads: int = _setting(0, "CPU threads for decoding, and again for the model; 0: one per core")
+    fronts: int = _setting(
+        1, "server processes that share the gRPC port, each with its own copy of every model; needs clients that open "
+        "several connections",
+    )  # fmt: skip
+    threads: int = _setting(
+        0, "CPU threads for decoding, and again for the model, of each front; 0: one per core, divided among fronts"
+    )
     cpu_mode: str = _setting(
         AUTO, "on CPUs: latency (wide runs), throughput (narrow runs side by side), auto: measured at start", CPU_MODES
     )
@@ -60,7 +66,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raise ConfigError."""
         positive = [f.name for f in fields(self) if f.name.endswith(("_bytes", "_pixels", "_side", "_scans"))]
-        for name in [*positive, "queue_max_images", "request_max_images"]:
+        for name in [*positive, "queue_max_images", "request_max_images", "fronts"]:
             if getattr(self, name) < 1:
                 raise ConfigError("CONFIG", f"{_flag(name)} must be at least 1")
         for name in ("port", "metrics_port"):
@@ -69,6 +75,8 @@ class ServeConfig:
         for name in ("drain_lead", "grace", "threads", "batch_max_images", "batch_delay_ms"):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
+        if self.queue_max_images < self.fronts:
+            raise ConfigError("CONFIG", "--queue-max-images must be at least --fronts: each front gets its part of it")
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -90,8 +98,32 @@ class ServeConfig:
 
     @property
     def cpu_threads(self) -> int:
-        """Threads to use: as set, else one per core that this process may run on."""
-        return self.threads or len(os.sched_getaffinity(0))
+        """Threads of each front: as set, else its part of the cores that this process may run on, at least one."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.fronts)
+
+    def of_front(self, number: int, port: int, metrics_port: int) -> "ServeConfig":
+        """Return the settings of front `number`, 1 and up: its part of the threads and of what bounds memory.
+
+        The parts of the queue add up to the whole; the ports are those that the supervisor found.
+        """
+        more = number <= self.queue_max_images % self.fronts
+        return replace(
+            self, fronts=1, port=port, metrics_port=metrics_port, threads=self.cpu_threads,
+            queue_max_images=self.queue_max_images // self.fronts + more,
+            decode_max_pixels=max(1, self.decode_max_pixels // self.fronts),
+        )  # fmt: skip
+
+    def as_flags(self) -> list[str]:
+        """Return the command line that stands for these settings, whatever variables are set."""
+        return [f"{_flag(f.name)}={getattr(self, f.name)}" for f in fields(self)]
+
+
+def port_in_use(config: ServeConfig) -> ConfigError:
+    """Return the error for a gRPC port that cannot be bound."""
+    return ConfigError(
+        "PORT",
+        f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another with --port",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

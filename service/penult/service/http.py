@@ -15,13 +15,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from penult.service.config import ConfigError
-from penult.service.metrics import Metrics
+from penult.service.metrics import Exposition
 
 
 class HttpServer:
     """Serves the probes and the metrics."""
 
-    def __init__(self, host: str, port: int, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, host: str, port: int, metrics: Exposition, is_ready: Callable[[], bool]) -> None:
         """Bind the port; raise ConfigError if that fails."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -53,7 +53,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _routes(metrics: Metrics, is_ready: Callable[[], bool]) -> list[Route]:
+def _routes(metrics: Exposition, is_ready: Callable[[], bool]) -> list[Route]:
     async def scrape(request: Request) -> Response:
         body, content_type = metrics.exposition(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})

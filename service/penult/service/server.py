@@ -4,17 +4,17 @@ import asyncio
 import logging
 import os
 import signal
-import sys
-from dataclasses import asdict
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from penult.service.config import ConfigError, ServeConfig
+from penult.service.config import ServeConfig, port_in_use
+from penult.service.front import beat, follow_supervisor, is_front
 from penult.service.http import HttpServer
 from penult.service.interceptor import Interceptor
+from penult.service.logs import start_log
 from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
@@ -38,20 +38,17 @@ _LAST_BYTES_S = 0.2
 
 def serve(config: ServeConfig) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot start."""
-    logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    start_log(config)
     keep_freed_blocks(config.cpu_threads)
-    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in asdict(config).items()))
-    return asyncio.run(Server(config).run())
+    return asyncio.run(Server(config, is_front()).run())
 
 
 class Server:
-    """One gRPC port, one HTTP port, and what answers behind them."""
+    """One gRPC port, one HTTP port, and what answers behind them. A front leaves the HTTP port to its supervisor."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, is_front: bool = False) -> None:
         """Build the parts; nothing listens yet."""
-        self._config = config
+        self._config, self._is_front = config, is_front
         self.metrics = Metrics()
         self._pipeline = Pipeline(config, self.metrics)
         self._repository = Repository(
@@ -60,56 +57,65 @@ class Server:
         )  # fmt: skip
         self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
         self._health = health_aio.HealthServicer()
-        self._is_ready = False
+        self._is_ready = self._has_signal = False
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
         """Listen, load, serve, drain."""
-        loop = asyncio.get_running_loop()
+        config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            loop.add_signal_handler(number, self._signalled)
         await self._set_health(_NOT_SERVING)
-        http = HttpServer(self._config.host, self._config.metrics_port, self.metrics, lambda: self._is_ready)
-        server, port = self._listen()
-        await server.start()
-        await http.start()
+        server, port, http = self._build(), 0, None
+        if self._is_front:
+            follow_supervisor(self._stop.set)
+        else:
+            http = HttpServer(config.host, config.metrics_port, self.metrics, lambda: self._is_ready)
+            port = await self._listen(server)
+            await http.start()
         try:
             if await self._load():
-                await self._become_ready(port, http.port)
+                # Other fronts serve already: this one takes connections from them when it can answer, not before.
+                port = port or await self._listen(server)
+                await self._become_ready(port, http.port if http else config.metrics_port)
                 await self._stop.wait()
                 await self._drain()
         finally:
-            await self._interceptor.close(self._config.grace)
+            await self._interceptor.close(config.grace)
             await server.stop(_LAST_BYTES_S)
             await self._pipeline.close()
-            await http.stop()
+            if http:
+                await http.stop()
         log.info("stopped")
         return 0
 
-    def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
+    def _signalled(self) -> None:
+        # A supervisor asks by other means, and may do so before or after a signal: that is no second one.
+        if self._has_signal:
             log.warning("second signal: leaving at once")
             os._exit(1)
+        self._has_signal = True
         self._stop.set()
 
-    def _listen(self) -> tuple[grpc.aio.Server, int]:
-        """Bind the gRPC port; raise ConfigError if that fails."""
+    def _build(self) -> grpc.aio.Server:
         config = self._config
-        server = grpc.aio.server(interceptors=[self._interceptor], options=_options(config))
+        server = grpc.aio.server(interceptors=[self._interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.has_reflection:
             names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        return server
+
+    async def _listen(self, server: grpc.aio.Server) -> int:
+        """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
         try:
-            return server, server.add_insecure_port(_address(config.host, config.port))
+            port: int = server.add_insecure_port(_address(self._config.host, self._config.port))
         except RuntimeError as error:
-            raise ConfigError(
-                "PORT",
-                f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another with "
-                "--port",
-            ) from error
+            raise port_in_use(self._config) from error
+        await server.start()
+        return port
 
     async def _load(self) -> bool:
         """Load all models on a thread, so that health answers meanwhile; return False if asked to stop first."""
@@ -146,6 +152,8 @@ class Server:
             f"provider={provider}",
             flush=True,
         )
+        if self._is_front:
+            self._beating = asyncio.create_task(beat())
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""
@@ -160,12 +168,12 @@ class Server:
             await self._health.set(name, status)
 
 
-def _options(config: ServeConfig) -> list[tuple[str, int]]:
+def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.message_max_bytes),
         ("grpc.max_send_message_length", config.message_max_bytes),
-        # Two servers on one port by mistake would share its connections silently.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port by mistake would share its connections silently; fronts do so on purpose.
+        ("grpc.so_reuseport", int(is_front)),
         ("grpc.max_connection_age_ms", _CONNECTION_MAX_AGE_MS),
         ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
