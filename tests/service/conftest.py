@@ -25,7 +25,7 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.writer import publish
-from penult.service.metrics import Metrics
+from penult.service.metrics import Exposition
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -82,10 +82,12 @@ def failure() -> Callable[[Callable[[], object]], grpc.RpcError]:
 
 @pytest.fixture
 def samples() -> Callable[[object], dict[tuple, float]]:
-    """Read metrics, of a server's HTTP address or of a Metrics object: {(name, ("label", "value"), …): number}."""
+    """Read metrics, of a server's HTTP address or of an Exposition: {(name, ("label", "value"), …): number}."""
 
-    def read(source: str | Metrics) -> dict[tuple, float]:
-        text = source.exposition("")[0].decode() if isinstance(source, Metrics) else httpx.get(f"{source}/metrics").text
+    def read(source: str | Exposition) -> dict[tuple, float]:
+        text = (
+            source.exposition("")[0].decode() if isinstance(source, Exposition) else httpx.get(f"{source}/metrics").text
+        )
         return {
             (sample.name, *sorted(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)

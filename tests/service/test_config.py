@@ -175,3 +175,29 @@ def test_settings_cannot_change_while_serving(configure):
     """Resolved settings are frozen, so what the log says at start stays true."""
     with pytest.raises(FrozenInstanceError):
         configure().port = 1
+
+
+@pytest.mark.parametrize("fronts", [2, 3, 7])
+def test_fronts_share_what_is_bounded(configure, fronts):
+    """The queues of the fronts add up to the one set, the pixels stay below theirs, threads are cores divided."""
+    whole = configure("--fronts", str(fronts), "--queue-max-images", "100", "--port", "0")
+    parts = [whole.of_front(number, 5, 6) for number in range(1, fronts + 1)]
+    assert sum(part.queue_max_images for part in parts) == 100
+    assert max(part.queue_max_images for part in parts) - min(part.queue_max_images for part in parts) <= 1
+    assert sum(part.decode_max_pixels for part in parts) <= whole.decode_max_pixels
+    assert {part.threads for part in parts} == {max(1, configure().cpu_threads // fronts)}
+    assert {(part.port, part.metrics_port, part.fronts) for part in parts} == {(5, 6, 1)}
+    assert configure("--fronts", "2", "--threads", "3").of_front(1, 5, 6).threads == 3
+
+
+def test_settings_travel_as_flags(configure):
+    """The command line made of settings gives the same settings, whatever variables say."""
+    config = configure("--models", "a b", "--grace", "0.25", "--host", "::1", "--image-max-bytes", "123", "--port", "0")
+    assert configure(*config.as_flags(), env={"PENULT_PORT": "7", "PENULT_GRACE": "9"}) == config
+
+
+@pytest.mark.parametrize("argv", [("--fronts", "0"), ("--fronts", "3", "--queue-max-images", "2")])
+def test_fronts_that_cannot_work_are_refused(configure, argv):
+    """No front at all, or fronts without a place in the queue, are one line that names the flag."""
+    with pytest.raises(ConfigError, match="--fronts"):
+        configure(*argv)

@@ -1,9 +1,13 @@
 """The metric names that dashboards rely on, in a registry of their own."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penult.service.metrics import Metrics
+from penult.service.metrics import FrontsMetrics, Metrics
 
 # Fixed by DESIGN.md, with their labels.
 FIXED = {
@@ -59,3 +63,28 @@ def test_the_format_is_the_one_asked_for(accept, content_type):
     assert given.startswith(content_type)
     assert b"penult_queue_depth" in body
     assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics")
+
+
+def test_fronts_metrics_stand_without_any_front(tmp_path, samples):
+    """Before the first front counts, and while it makes its files, a scrape tells of the supervisor alone."""
+    (tmp_path / "counter_1.db").touch()
+    (tmp_path / "gauge_livesum_1.db").touch()
+    metrics = FrontsMetrics(tmp_path, lambda: [], lambda: 0)
+    found = samples(metrics)
+    assert (found["penult_fronts_ready",], found["penult_front_deaths_total",]) == (0, 0)
+    assert found["process_resident_memory_bytes",] > 0
+    metrics.forget(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["counter_1.db"]
+
+
+def test_cpu_time_of_all_processes_never_falls(tmp_path, samples):
+    """A process that has ended keeps its CPU time in the sum: waited for, it moves from its own to the children's."""
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        metrics = FrontsMetrics(tmp_path, lambda: [child.pid], lambda: 0)
+        own = samples(Metrics())["process_cpu_seconds_total",] + sum(os.times()[2:4])
+        child.stdout.readline()
+        running = samples(metrics)["process_cpu_seconds_total",]
+        assert running - own >= 0.4
+        child.stdin.write(b"\n")
+    assert samples(metrics)["process_cpu_seconds_total",] >= running
