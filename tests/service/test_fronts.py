@@ -213,7 +213,7 @@ def test_a_signal_drains_all_fronts(quick, start_server, samples, stub_of, reque
     wait_for(lambda: samples(running.http)["penult_queue_depth",] == len(ask))
     for pid in [running.process.pid, *(fronts if everyone else ())]:
         os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: httpx.get(f"{running.http}/readyz").status_code == 503, 0.9)
+    wait_for(lambda: httpx.get(f"{running.http}/readyz").status_code == 503, 1.5)
     assert httpx.get(f"{running.http}/livez").status_code == 200
     for call in calls:
         codes[call.code()] += 1
