@@ -40,7 +40,9 @@ KNOWN_TO = {
         "penult.service.errors", "penult.service.interceptor", "penult.service.servicer", "penult.service.server",
         "penult.client", "penult.bench.load",
     },
-    "onnxruntime": {"penult.service.session", "penult.export.runtime", "penult.export.quantize"},
+    "onnxruntime": {
+        "penult.service.session", "penult.service.device_session", "penult.export.runtime", "penult.export.quantize",
+    },
     "prometheus_client": {"penult.service.metrics"},
     "starlette": {"penult.service.http"},
     "uvicorn": {"penult.service.http"},

@@ -200,6 +200,32 @@ def bundle(models: Path) -> Bundle:
     return read_bundle(models / "digits")
 
 
+class Seeded(NamedTuple):
+    """A small convolutional network with random weights, and three dozen images of noise for it."""
+
+    onnx: bytes
+    manifest: Manifest
+    images: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def seeded() -> Seeded:
+    """A tiny5 of six classes, exported as a trained one is; its running statistics are not the initial ones."""
+    import torch
+
+    from penult.export.architectures import get
+    from penult.export.convert import to_onnx
+    from penult.export.model import PenultNet
+
+    torch.manual_seed(5)
+    net = PenultNet(get("tiny5").body(), 128, 6, 0.0)
+    with torch.no_grad():
+        net.train()(torch.rand(16, 3, 32, 32))
+    manifest = Manifest("tiny5", tuple("abcdef"), get("tiny5").preprocess, 128, "dense", {"dense": 1.0})
+    images = np.random.default_rng(3).integers(0, 256, (36, 32, 32, 3), dtype=np.uint8)
+    return Seeded(to_onnx(net, manifest), manifest, images)
+
+
 @pytest.fixture(scope="session")
 def publish_brightness(encode) -> Callable[..., Path]:
     """Publish a model of two classes, dark and bright, below ROOT: publish_brightness(root, name="light", …).

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from penult.service.config import ConfigError, ServeConfig, add_arguments, from_arguments
+from penult.service.gpu_options import GpuOptions
 
 
 @pytest.fixture
@@ -36,14 +37,8 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(configure):
 def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
     for f in fields(ServeConfig):
-        value = {
-            "device": "cpu",
-            "reflection": "off",
-            "log_level": "error",
-            "host": "::1",
-            "models": "m",
-            "cpu_mode": "latency",
-        }.get(f.name, "7")
+        choices = f.metadata["choices"]
+        value = choices[-1] if choices else {"host": "::1", "models": "m"}.get(f.name, "7")
         expected = type(f.default)(value)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
         flag = "--" + f.name.replace("_", "-")
@@ -59,6 +54,15 @@ def test_without_any_source_the_defaults_of_the_design_hold(configure):
     assert (config.device, config.drain_lead) == ("auto", 5.0)
     assert (config.image_max_bytes, config.image_max_pixels) == (8 << 20, 50_000_000)
     assert (config.image_max_side, config.image_max_scans, config.message_max_bytes) == (16_384, 64, 64 << 20)
+
+
+def test_what_a_gpu_may_take_is_passed_on(configure):
+    """The batch limit, the memory limit and the mode reach the device; a limit left open is 32 images a run there."""
+    assert configure().gpu_options == GpuOptions(32, 0, "auto")
+    chosen = configure("--batch-max-images", "12", "--gpu-memory-mb", "900", "--gpu-mode", "nhwc")
+    assert chosen.gpu_options == GpuOptions(12, 900, "nhwc")
+    with pytest.raises(ConfigError, match="--gpu-memory-mb must not be negative"):
+        configure("--gpu-memory-mb", "-1")
 
 
 @pytest.mark.parametrize(

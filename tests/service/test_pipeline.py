@@ -17,10 +17,12 @@ from penult.service.answers import Answer
 from penult.service.config import ServeConfig
 from penult.service.cpu_plan import Speed
 from penult.service.decoding import EncodedPhoto, RawPhoto
+from penult.service.device_session import DeviceSession
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, Overloaded
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.repository import load
+from penult.service.session import CUDA
 
 
 @pytest.fixture
@@ -74,6 +76,35 @@ def grey(level: int) -> RawPhoto:
 def crop(level: int) -> RawPhoto:
     """Return a photo of one grey level that is cut to the model's size already."""
     return RawPhoto(8, 8, bytes([level]) * 192, is_crop=True)
+
+
+def test_a_device_is_driven_by_its_own_thread(light, run, encode, monkeypatch, tmp_path):
+    """A session with a driver runs on that thread alone, in its buckets, however many requests come at once."""
+    model = light()
+    bundle = read_bundle(tmp_path / "light")
+    session = DeviceSession(bundle.onnx, bundle.manifest, 4)
+    session.provider = CUDA  # stands for a device: it is not the decoding threads' to run
+    seen = []
+    right = DeviceSession.run_images
+
+    def spy(self, images):
+        seen.append((threading.get_ident(), len(images)))
+        return right(self, images)
+
+    monkeypatch.setattr(DeviceSession, "run_images", spy)
+    levels = [20, 230] * 8
+
+    async def scenario(pipeline):
+        asked = (pipeline.classify(model, [EncodedPhoto(encode(level))], None, 1) for level in levels)
+        return await asyncio.gather(*asked)
+
+    model = replace(model, session=session)
+    answers = run(model, scenario, batch_max_images=4)
+    labels = [outcomes[0].classes[0].label for _, outcomes, _ in answers]
+    assert labels == ["dark", "bright"] * 8
+    assert {thread for thread, _ in seen} == {session._thread}
+    assert sum(images for _, images in seen) == 16
+    assert max(images for _, images in seen) <= 4
 
 
 def test_outcomes_stand_in_the_order_of_the_photos(light, run, encode):

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from penult.bundle.errors import BundleError
+from penult.bundle.reader import read_bundle
+from penult.service import repository as module
 from penult.service.config import ConfigError
+from penult.service.device_session import DeviceSession
 from penult.service.errors import NotFound, NotReady
+from penult.service.gpu_options import GpuOptions
 from penult.service.repository import Repository
-from penult.service.session import CPU, has_cuda_device
+from penult.service.session import CPU, CUDA, Session, has_cuda_device
 
 
 @pytest.fixture
@@ -182,6 +186,51 @@ def test_a_device_that_is_not_there_is_no_models_fault(publish_brightness, tmp_p
     with pytest.raises(ConfigError):
         made.load_all(lambda provider: 1)
     assert made.refused == []
+
+
+@pytest.fixture
+def pretended_cuda(monkeypatch):
+    """Let the CPU pass for a CUDA device: pretended_cuda.options lists what each fast session was built with."""
+
+    class PlainOnCuda(Session):
+        def __init__(self, onnx, manifest, device, plan, memory_mb):
+            super().__init__(onnx, manifest, "cpu", plan)
+            self.provider, self.memory_mb = CUDA, memory_mb
+
+    def fast(onnx, manifest, most_images, options):
+        fast.options.append((most_images, options))
+        session = DeviceSession(onnx, manifest, most_images)
+        session.provider = CUDA
+        return session
+
+    fast.options = []
+    monkeypatch.setattr(module, "Session", PlainOnCuda)
+    monkeypatch.setattr(module, "DeviceSession", fast)
+    return fast
+
+
+def test_a_device_gets_the_fast_way(publish_brightness, tmp_path, pretended_cuda):
+    """On CUDA both layouts are built with the limits that were set, compared on the goldens, and one of them serves."""
+    publish_brightness(tmp_path)
+    gpu = GpuOptions(4, 256)
+    model = module.load(read_bundle(tmp_path / "light"), "cuda", cores=2, gpu=gpu)
+    assert isinstance(model.session, DeviceSession)
+    assert [most for most, _ in pretended_cuda.options] == [4, 4]
+    assert [options["prefer_nhwc"] for _, options in pretended_cuda.options] == ["0", "1"]
+    assert {options["gpu_mem_limit"] for _, options in pretended_cuda.options} == {str(256 << 20)}
+    module.warm(model, 4)
+    model.session.close()
+
+
+def test_a_device_without_the_fast_way_serves_plainly(
+    publish_brightness, tmp_path, pretended_cuda, monkeypatch, caplog
+):
+    """Where the fast way fails, the model is served on the same device, plainly, and the log is loud about it."""
+    monkeypatch.setattr(module, "DeviceSession", lambda *_: 1 / 0)
+    publish_brightness(tmp_path)
+    model = module.load(read_bundle(tmp_path / "light"), "cuda", gpu=GpuOptions(4, 256))
+    assert (model.session.provider, model.session.driver, model.session.memory_mb) == (CUDA, None, 256)
+    assert "light RUNS SLOWLY" in caplog.text
 
 
 def test_models_are_found_by_name_and_version(publish_brightness, tmp_path, loaded):

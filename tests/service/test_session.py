@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from penult.bundle.errors import BundleError
+from penult.service import session as module
 from penult.service.config import ConfigError
 from penult.service.session import CPU, CUDA, Session, has_cuda_device
 
@@ -56,6 +57,35 @@ def test_cuda_without_a_device_is_refused(bundle):
     """--device cuda never becomes a CPU quietly: it is an error that says what to do."""
     with pytest.raises(ConfigError, match=r"--device cuda: .*nvidia-smi.*--device cpu"):
         Session(bundle.onnx, bundle.manifest, "cuda")
+
+
+def test_auto_says_that_cuda_could_not_load_it(seeded, monkeypatch, caplog, capsys):
+    """Where CUDA is there and cannot load the model, auto goes on on the CPU with a warning, and prints nothing."""
+    monkeypatch.setattr(module, "_providers", lambda device, memory_mb: [("NoSuchProvider", {}), CPU])
+    opened = module.open_model
+
+    def fail_first(onnx, providers, threads):
+        if len(providers) > 1:
+            raise BundleError("MODEL_INVALID", "out of memory")
+        return opened(onnx, providers, threads)
+
+    monkeypatch.setattr(module, "open_model", fail_first)
+    assert Session(seeded.onnx, seeded.manifest, "auto").provider == CPU
+    assert "runs on the CPU: out of memory" in caplog.text
+    with pytest.raises(BundleError, match="out of memory"):
+        Session(seeded.onnx, seeded.manifest, "cuda")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failing_run_does_not_change_the_device(seeded):
+    """onnxruntime's own fallback, which would go on on the CPU in mid-run, is off."""
+    assert Session(seeded.onnx, seeded.manifest, "cpu")._session._enable_fallback is False
+
+
+def test_a_memory_limit_is_in_bytes_for_the_provider():
+    """MiB become bytes, the arena then grows by what is asked for; no limit, no option."""
+    assert module.memory_options(0) == {}
+    assert module.memory_options(3) == {"gpu_mem_limit": "3145728", "arena_extend_strategy": "kSameAsRequested"}
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ from typing import Any
 from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
 from penult.service.cpu_plan import AUTO, CPU_MODES
+from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
 _ENVIRONMENT_PREFIX = "PENULT_"
 
@@ -48,6 +49,10 @@ class ServeConfig:
     cpu_mode: str = _setting(
         AUTO, "on CPUs: latency (wide runs), throughput (narrow runs side by side), auto: measured at start", CPU_MODES
     )
+    gpu_mode: str = _setting(
+        AUTO, "on CUDA: nchw or nhwc (with CUDA graphs), auto: the faster, measured at start; plain: without", GPU_MODES
+    )
+    gpu_memory_mb: int = _setting(0, "MiB of the GPU's memory that a model's arena may take; 0: no limit")
     batch_max_images: int = _setting(0, "most images per model run; 0: as many as take 20 ms on CPU, 32 on CUDA")
     batch_delay_ms: float = _setting(0.0, "how long an idle model waits for more images to share a run")
     queue_max_images: int = _setting(512, "images accepted and not yet answered; above that: RESOURCE_EXHAUSTED")
@@ -72,7 +77,7 @@ class ServeConfig:
         for name in ("port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError("CONFIG", f"{_flag(name)} must be a port, 0 to 65535")
-        for name in ("drain_lead", "grace", "threads", "batch_max_images", "batch_delay_ms"):
+        for name in ("drain_lead", "grace", "threads", "batch_max_images", "batch_delay_ms", "gpu_memory_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
         if self.queue_max_images < self.fronts:
@@ -82,6 +87,11 @@ class ServeConfig:
     def image_limits(self) -> ImageLimits:
         """The limits that the decoder keeps."""
         return ImageLimits(self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans)
+
+    @property
+    def gpu_options(self) -> GpuOptions:
+        """How models use a GPU."""
+        return GpuOptions(self.batch_max_images or MOST_IMAGES, self.gpu_memory_mb, self.gpu_mode)
 
     @property
     def has_reflection(self) -> bool:

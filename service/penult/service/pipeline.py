@@ -33,7 +33,7 @@ Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
 _LEAST_RETRY_MS = 50
-_MOST_BATCH_ON_CPU, _BATCH_ON_DEVICE = 8, 32
+_MOST_BATCH_ON_CPU = 8
 _CPU_BATCH_S = 0.02
 
 
@@ -43,10 +43,10 @@ def batch_limit(config: ServeConfig, model: ServedModel) -> int:
     On CPUs a batch takes as long as its images one by one (research/ceilings.md, section 2): it saves no more than the
     cost of a call, and makes those wait that come after it began. So it is kept to 20 ms.
     """
+    if model.session.provider != CPU:
+        return config.gpu_options.most_images
     if config.batch_max_images:
         return config.batch_max_images
-    if model.session.provider != CPU:
-        return _BATCH_ON_DEVICE
     return max(1, min(_MOST_BATCH_ON_CPU, int(_CPU_BATCH_S / max(model.speed.run_s, 1e-6))))
 
 
@@ -77,8 +77,10 @@ class Pipeline:
     def serve(self, model: ServedModel) -> None:
         """Take up a model."""
         runs_here = model.session.provider == CPU
-        pool = self._workers if runs_here else ThreadPoolExecutor(1, thread_name_prefix="driver")
+        pool = self._workers
         if not runs_here:
+            # A session with a thread of its own is fast on that one only.
+            pool = model.session.driver or ThreadPoolExecutor(1, thread_name_prefix="driver")
             self._drivers.append(pool)
         batcher = Batcher(
             model.session.run_images, batch_limit(self._config, model), model.session.callers, pool, self._metrics,

@@ -15,16 +15,16 @@ from penult.bundle.manifest import INT8, SVM, Manifest, is_model_name
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle, read_bundle, versions
 from penult.bundle.scores import Floats
-from penult.service import cpu_plan
+from penult.service import cpu_plan, device_plan, gpu_options
 from penult.service.cpu_plan import THROUGHPUT, CpuPlan, Speed
+from penult.service.device_plan import DEVICE_TOLERANCE
+from penult.service.device_session import DeviceSession, cuda_options
 from penult.service.errors import InvalidRequest, NotFound, NotReady
+from penult.service.gpu_options import GpuOptions
 from penult.service.scorer import Score, load_scorer
-from penult.service.session import CPU, Session
+from penult.service.session import CPU, ModelSession, Session
 
 log = logging.getLogger("penult.repository")
-
-# Other arithmetic (TF32, fused kernels) on other devices: wider, with labels still identical.
-DEVICE_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ServedModel:
     version: int
     fingerprint: str
     manifest: Manifest
-    session: Session
+    session: ModelSession
     svm: Score | None
     golden_difference: float
     speed: Speed = Speed(0.0, 0.0)
@@ -46,33 +46,35 @@ class ServedModel:
         return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
 
 
-def load(bundle: Bundle, device: str, cpu_mode: str = THROUGHPUT, cores: int = 1) -> ServedModel:
+def load(
+    bundle: Bundle, device: str, cpu_mode: str = THROUGHPUT, cores: int = 1, gpu: GpuOptions = gpu_options.DEFAULT
+) -> ServedModel:
     """Load a bundle on a device and replay its goldens there; raise BundleError, or ConfigError for the device.
 
-    On CPUs, `cpu_mode` says how it shares the `cores`. An int8 bundle goes to the CPU where the device is "auto", and
-    is refused on "cuda".
+    On CPUs, `cpu_mode` says how it shares the `cores`; on a GPU, `gpu` how it uses that. An int8 bundle goes to the CPU
+    where the device is "auto", and is refused on "cuda".
     """
     manifest = bundle.manifest
     if manifest.precision == INT8:
         device = _for_integers(bundle, device)
-    session, speed = _fastest(bundle, device, cpu_mode, cores)
+    session, speed = _fastest(bundle, device, cpu_mode, cores, gpu)
     svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
     tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
     difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
     return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, speed)
 
 
-def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int) -> tuple[Session, Speed]:
-    """Return the session whose threads suit the mode best, and what it can do."""
+def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int, gpu: GpuOptions) -> tuple[ModelSession, Speed]:
+    """Return the session whose threads, or whose layout on a device, suit best, and what it can do."""
     crop = bundle.manifest.preprocess.crop
     image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
     sessions: dict[CpuPlan, Session] = {}
     speeds: dict[CpuPlan, Speed] = {}
     for plan in cpu_plan.plans(cpu_mode, cores):
-        session = Session(bundle.onnx, bundle.manifest, device, plan)
+        session = Session(bundle.onnx, bundle.manifest, device, plan, gpu.memory_mb)
         run = partial(_checked(session), image)
         if session.provider != CPU:  # a device takes one run at a time, whatever the cores
-            return session, Speed(0.0, 0.0)
+            return device_plan.choose(bundle.name, session, _builder(bundle, gpu), bundle.goldens.crops, gpu)
         sessions[plan], speeds[plan] = session, cpu_plan.measure(run, plan)
     chosen = cpu_plan.choose(cpu_mode, speeds)
     for plan, speed in speeds.items():
@@ -81,6 +83,14 @@ def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int) -> tuple[Se
             plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
         )  # fmt: skip
     return sessions[chosen], speeds[chosen]
+
+
+def _builder(bundle: Bundle, gpu: GpuOptions) -> device_plan.Build:
+    def build(layout: str) -> DeviceSession:
+        options = cuda_options(layout == gpu_options.NHWC, gpu.memory_mb)
+        return DeviceSession(bundle.onnx, bundle.manifest, gpu.most_images, options)
+
+    return build
 
 
 def _for_integers(bundle: Bundle, device: str) -> str:
@@ -101,7 +111,7 @@ def warm(model: ServedModel, most_images: int) -> None:
         _checked(model.session)(np.zeros((size, crop, crop, 3), dtype=np.uint8))
 
 
-def _checked(session: Session) -> goldens.RunModel:
+def _checked(session: ModelSession) -> goldens.RunModel:
     """Return session.run, with whatever the runtime raises as a fault of the bundle."""
 
     def run(pixels: Pixels) -> tuple[Floats, Floats]:
@@ -117,11 +127,17 @@ class Repository:
     """The folder of models, and what of it is loaded."""
 
     def __init__(
-        self, root: Path, device: str, on_refused: Callable[[], None], cpu_mode: str = THROUGHPUT, cores: int = 1
+        self,
+        root: Path,
+        device: str,
+        on_refused: Callable[[], None],
+        cpu_mode: str = THROUGHPUT,
+        cores: int = 1,
+        gpu: GpuOptions = gpu_options.DEFAULT,
     ) -> None:
-        """Load nothing yet; `cpu_mode` says how a model shares the `cores`."""
+        """Load nothing yet; `cpu_mode` says how a model shares the `cores`, `gpu` how it uses a GPU."""
         self._root, self._device, self._on_refused = root, device, on_refused
-        self._cpu_mode, self._cores = cpu_mode, cores
+        self._cpu_mode, self._cores, self._gpu = cpu_mode, cores, gpu
         self._models: dict[str, ServedModel] = {}
 
     def load_all(self, batch_limit: Callable[[ServedModel], int]) -> list[ServedModel]:
@@ -172,7 +188,7 @@ class Repository:
         for version in reversed(versions(folder)):
             try:
                 started = time.perf_counter()
-                model = load(read_bundle(folder, version), self._device, self._cpu_mode, self._cores)
+                model = load(read_bundle(folder, version), self._device, self._cpu_mode, self._cores, self._gpu)
                 warm(model, batch_limit(model))
             except BundleError as error:
                 log.error("refused %s version %d: %s (%s)", folder.name, version, error.message, error.reason)

@@ -53,7 +53,7 @@ class Server:
         self._pipeline = Pipeline(config, self.metrics)
         self._repository = Repository(
             config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc(), config.cpu_mode,
-            config.cpu_threads,
+            config.cpu_threads, config.gpu_options,
         )  # fmt: skip
         self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
         self._health = health_aio.HealthServicer()

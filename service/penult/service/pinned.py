@@ -1,0 +1,67 @@
+"""Host memory that a device can copy from by itself (page-locked), where the CUDA runtime gives it; plain memory else.
+
+A copy to the device from pageable memory passes through a buffer of the driver's; from page-locked memory it does not.
+
+Why not through onnxruntime: in 1.31.1, OrtDevice.make() knows no "cuda_pinned", and an OrtMemoryInfo named CudaPinned
+is accepted but has no allocator without a plugin provider ("No shared allocator found", tried here without a GPU). So
+the CUDA runtime is asked directly: the libcudart.so.13 or .12 that the CUDA provider itself has loaded.
+"""
+
+import ctypes
+import logging
+import math
+import weakref
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from penult.bundle.preprocess import Pixels
+
+log = logging.getLogger("penult.pinned")
+
+# cudaHostAllocPortable (driver_types.h): page-locked for every CUDA context of the process.
+_PORTABLE = 1
+_RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
+
+
+def empty(shape: Sequence[int]) -> Pixels:
+    """Return a uint8 array of this shape, all zeros, page-locked where that works; freed with its last view.
+
+    Never raises for want of page-locked memory: that costs speed, not answers. See the CUDA runtime API's
+    cudaHostAlloc.
+    """
+    runtime = _runtime()
+    address = ctypes.c_void_p()
+    size = math.prod(shape)
+    if runtime is None or not size:
+        return np.zeros(shape, dtype=np.uint8)
+    code = runtime.cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(_PORTABLE))
+    if code or not address.value:
+        # The runtime remembers its last error for whoever asks next, and onnxruntime does after each kernel.
+        runtime.cudaGetLastError()
+        log.warning("no page-locked memory (CUDA error %d): copies to the device will be slower", code)
+        return np.zeros(shape, dtype=np.uint8)
+    buffer = (ctypes.c_uint8 * size).from_address(address.value)
+    # NumPy's arrays keep `buffer` alive as their base, so it goes with the last of them. At exit the process takes the
+    # memory back itself; by then the runtime may have been unloaded.
+    weakref.finalize(buffer, runtime.cudaFreeHost, ctypes.c_void_p(address.value)).atexit = False
+    array: Pixels = np.frombuffer(memoryview(buffer), dtype=np.uint8).reshape(shape)
+    array[...] = 0
+    return array
+
+
+@cache
+def _runtime() -> ctypes.CDLL | None:
+    """Return the CUDA runtime of this process, or None. Call it once onnxruntime has a CUDA session."""
+    for name in _RUNTIMES:
+        try:
+            # By its bare name: the loader finds what is loaded already, wherever it came from.
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        library.cudaHostAlloc.restype = library.cudaFreeHost.restype = library.cudaGetLastError.restype = ctypes.c_int
+        library.cudaFreeHost.argtypes = [ctypes.c_void_p]
+        return library
+    log.warning("no CUDA runtime library was found: copies to the device will be slower")
+    return None
