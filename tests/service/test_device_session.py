@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from penult.bundle.errors import BundleError
 from penult.service import device_session
 from penult.service.device_session import DeviceSession, cuda_options, sizes
-from penult.service.session import CPU, CUDA, Session, has_cuda_device
+from penult.service.session import CPU, CUDA, ON_CUDA, Session, has_cuda_device
 
 LIMIT = 11
 
@@ -129,6 +130,30 @@ def test_many_threads_get_their_own_rows(session, plain, images):
 
     with ThreadPoolExecutor(16) as threads:
         assert max(threads.map(ask, [n % 30 for n in range(200)])) < 1e-5 * largest
+
+
+def test_runs_on_cuda_take_turns(seeded, images, monkeypatch):
+    """A run holds the lock of all CUDA runs, and so does the one that captures; cuDNN's search before it does not."""
+    made = DeviceSession(seeded.onnx, seeded.manifest, 2)
+    held = []
+    for bucket in made._buckets:
+        bucket._on_cuda = True  # stands for a device; its outputs are then not copied once more
+        run = bucket._session.run_with_iobinding
+        monkeypatch.setattr(
+            bucket, "_session", SimpleNamespace(
+                run_with_iobinding=lambda binding, options, run=run: (held.append(ON_CUDA.locked()), run(binding, options))
+            ),
+        )  # fmt: skip
+    made.warm()
+    assert held == ([False] + [True] * device_session._WARM_RUNS) * 2
+    with ON_CUDA:
+        waiting = threading.Thread(target=made.run, args=(images[:1],))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    made.close()
 
 
 def test_all_runs_are_on_the_driver(session, images, monkeypatch):

@@ -9,9 +9,10 @@ What onnxruntime demands for that, from its source (cuda_execution_provider.cc, 
   here, warming too, happens on the one thread `driver`; run() from elsewhere is handed over to it.
 - a graph is captured in the third run of a bucket; since 1.2x run_with_iobinding() makes these runs by itself. warm()
   makes more than enough of them, so that none falls on a request.
-- while a graph is captured, no other thread may call CUDA in ways that synchronise or allocate, in the whole process.
-  Models are loaded one after the other before the service is ready; a model that is taken up while another serves on
-  the same device breaks that rule (not solved here, and not met yet: there is no hot reload).
+- while a graph is captured, no other thread of the process may call CUDA in ways that synchronise or allocate. So all
+  runs on CUDA take turns (session.ON_CUDA), and the slow part, cuDNN's search, is done before, in a run that captures
+  nothing and holds nobody up. What the lock does not cover is two models being loaded at once, or one being freed while
+  another captures: today models are loaded one after the other, before the service is ready.
 - gpu_graph_id names a bucket's graph; 0 is onnxruntime's own, -1 means none.
 
 Without `cuda` options all of it but graphs and page-locked memory runs on the CPU provider: so are its tests.
@@ -21,6 +22,7 @@ import bisect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -30,7 +32,7 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service import pinned
-from penult.service.session import CPU, CUDA, check_shape, memory_options, open_model
+from penult.service.session import CPU, CUDA, ON_CUDA, check_shape, memory_options, open_model
 
 Returned = TypeVar("Returned")
 Outputs = tuple[Floats, Floats]
@@ -117,6 +119,7 @@ class DeviceSession:
 
     def _warm(self) -> None:
         for bucket in reversed(self._buckets):
+            bucket.search(self._staging)
             for _ in range(_WARM_RUNS):
                 bucket.run(self._staging, bucket.size)
 
@@ -156,17 +159,24 @@ class _Bucket:
             value = ort.OrtValue.ortvalue_from_shape_and_type([size, length], np.float32, where, 0)
             self._binding.bind_ortvalue_output(name, value)
             self._outputs.append(value)
-        self._options = ort.RunOptions()
+        self._recorded, self._unrecorded = ort.RunOptions(), ort.RunOptions()
         if on_cuda:  # sizes differ, so they serve as names of the graphs; none is 0
-            self._options.add_run_config_entry("gpu_graph_id", str(size))
+            self._recorded.add_run_config_entry("gpu_graph_id", str(size))
+            self._unrecorded.add_run_config_entry("gpu_graph_id", "-1")
 
     def run(self, staging: Pixels, images: int) -> Outputs:
         """Run the first rows of `staging`, as many as the bucket holds; return those of the first `images`."""
-        # Returns once the bytes have arrived, and the run once its stream is done: no synchronising is left to do.
-        self._input.update_inplace(staging[: self.size])
-        self._session.run_with_iobinding(self._binding, self._options)
-        logits, descriptor = (self._rows(value, images) for value in self._outputs)
+        with ON_CUDA if self._on_cuda else nullcontext():
+            # Returns once the bytes have arrived, and the run once its stream is done: nothing is left to synchronise.
+            self._input.update_inplace(staging[: self.size])
+            self._session.run_with_iobinding(self._binding, self._recorded)
+            logits, descriptor = (self._rows(value, images) for value in self._outputs)
         return logits, descriptor
+
+    def search(self, staging: Pixels) -> None:
+        """Run once without a graph: cuDNN times its algorithms for this size, and memory is allocated."""
+        self._input.update_inplace(staging[: self.size])
+        self._session.run_with_iobinding(self._binding, self._unrecorded)
 
     def _rows(self, value: ort.OrtValue, images: int) -> Floats:
         """Copy a bound output's first rows; numpy() copies a device's memory, and shows the CPU's as it is."""

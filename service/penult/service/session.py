@@ -5,8 +5,10 @@ These two are the only modules of the service that know onnxruntime.
 
 import ctypes
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,10 @@ log = logging.getLogger("penult.session")
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG_FATAL = 4
+
+# Held by every run on CUDA, whatever the model. While one thread captures a graph (device_session.py), an allocation or
+# a synchronising copy of any other fails, and spoils the capture: see cudaStreamCaptureModeGlobal.
+ON_CUDA = threading.Lock()
 
 
 class ModelSession(Protocol):
@@ -70,13 +76,15 @@ class Session:
         if device == "cuda" and self.provider != CUDA:
             raise ConfigError("DEVICE", f"--device cuda: onnxruntime fell back to {self.provider}; {_CUDA_ADVICE}")
         self.callers = plan.callers if self.provider == CPU else 1
+        self._lock = nullcontext() if self.provider == CPU else ON_CUDA
         self._input = manifest.input_name
         self._outputs = [manifest.logits_name, manifest.descriptor_name]
         check_shape(self._session, manifest)
 
     def run(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """Map uint8 [N, crop, crop, 3] to (logits float32 [N, logits_length], descriptor float32 [N, length])."""
-        logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
+        with self._lock:
+            logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
         return logits, descriptor
 
     def run_images(self, images: Sequence[Pixels]) -> tuple[Floats, Floats]:
