@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ MOST_UNDER_WAY = 2000
 class Spec:
     """What one process sends: a file of request bytes with `images` in it, `in_flight` at a time, for `seconds`.
 
+    As many connections are open as requests are in flight: the kernel gives each to one of the server's fronts.
     `rate` is requests per second at even intervals (an open loop), the first after `phase` of an interval; 0 sends the
     next when one is answered.
     """
@@ -87,18 +89,20 @@ def drive(spec: Spec, processes: int) -> Load:
 
 async def work(spec: Spec) -> dict[str, object]:
     payload = Path(spec.payload).read_bytes()
-    async with grpc.aio.insecure_channel(spec.target, options=OPTIONS) as channel:
-        call = channel.unary_unary(METHOD)
-        check(await call(payload, timeout=120), spec.images)
+    async with AsyncExitStack() as stack:
+        opened = [grpc.aio.insecure_channel(spec.target, options=OPTIONS) for _ in range(spec.in_flight)]
+        calls = [(await stack.enter_async_context(channel)).unary_unary(METHOD) for channel in opened]
+        for call in calls:
+            check(await call(payload, timeout=120), spec.images)
         print("up", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         latencies: list[float] = []
         errors = 0
 
-        async def ask(due: float) -> None:
+        async def ask(due: float, number: int) -> None:
             nonlocal errors
             try:
-                await call(payload, timeout=60)
+                await calls[number % len(calls)](payload, timeout=60)
                 latencies.append(1000 * (time.perf_counter() - due))
             except grpc.aio.AioRpcError:
                 errors += 1
@@ -111,11 +115,11 @@ async def work(spec: Spec) -> dict[str, object]:
 async def closed_loop(spec: Spec, ask) -> None:
     until = time.perf_counter() + spec.seconds
 
-    async def one() -> None:
+    async def one(number: int) -> None:
         while time.perf_counter() < until:
-            await ask(time.perf_counter())
+            await ask(time.perf_counter(), number)
 
-    await asyncio.gather(*(one() for _ in range(spec.in_flight)))
+    await asyncio.gather(*(one(number) for number in range(spec.in_flight)))
 
 
 async def open_loop(spec: Spec, ask) -> None:
@@ -127,7 +131,7 @@ async def open_loop(spec: Spec, ask) -> None:
             await asyncio.sleep(left)
         if len(under_way) >= MOST_UNDER_WAY:
             await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(ask(due))
+        task = asyncio.create_task(ask(due, number))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     await asyncio.gather(*under_way)
