@@ -315,6 +315,15 @@ def test_what_nobody_waits_for_is_not_decoded(light, run, metrics, samples, enco
     assert samples(metrics)[("penult_phase_seconds_count", ("phase", "decode"))] < 6
 
 
+def test_a_delay_leaves_the_decoding_threads_free(light, run, metrics, samples, encode):
+    """With one thread and a delay, photos are decoded while the first of them waits for company, and share its run."""
+    model = light()
+    photos = [EncodedPhoto(encode(10))] * 4
+    run(model, lambda p: p.classify(model, photos, None, 5), threads=1, batch_delay_ms=500, batch_max_images=4)
+    found = samples(metrics)
+    assert (found[("penult_batch_size_count",)], found[("penult_batch_size_sum",)]) == (1, 4)
+
+
 def test_queue_depth_counts_what_waits(light, run, metrics, samples, encode):
     """Photos that wait for a thread or for the model are counted, bad, cancelled and running ones are not."""
     model = light(work=2)

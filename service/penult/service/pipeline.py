@@ -76,11 +76,12 @@ class Pipeline:
 
     def serve(self, model: ServedModel) -> None:
         """Take up a model."""
-        runs_here = model.session.provider == CPU
+        # A thread that waits for company must not be one that could bring it.
+        runs_here = model.session.provider == CPU and not self._config.batch_delay_ms
         pool = self._workers
         if not runs_here:
             # A session with a thread of its own is fast on that one only.
-            pool = model.session.driver or ThreadPoolExecutor(1, thread_name_prefix="driver")
+            pool = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
             self._drivers.append(pool)
         batcher = Batcher(
             model.session.run_images, batch_limit(self._config, model), model.session.callers, pool, self._metrics,
