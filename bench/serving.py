@@ -168,14 +168,14 @@ def overload() -> dict[str, object]:
 
 
 def memory() -> dict[str, object]:
-    """Resident memory after 10,000 and after 100,000 requests, every third of them with four photos."""
+    """Resident memory after 10,000 and after 100,000 requests, by turns with ready crops and with JPEGs."""
     with serving() as server:
         found = {}
         for total in (10_000, 100_000):
             while (sent := sum(found.get("sent", [0]))) < total:
                 share = min(2_500, total - sent)
-                load(server, MOBILE, sent % 3 == 0, requests=share, images_per_request=1 + 3 * (sent % 2),
-                     warmup_s=0.0, concurrency=16)  # fmt: skip
+                is_raw = len(found.get("sent", [])) % 2 == 0
+                load(server, MOBILE, is_raw, requests=share, warmup_s=0.0, concurrency=16)
                 found.setdefault("sent", []).append(share)
             found[str(total)] = resident_mb(server)
     grown = found["100000"] - found["10000"]
