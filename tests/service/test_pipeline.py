@@ -15,7 +15,6 @@ from penult.bundle.errors import ImageError
 from penult.bundle.reader import read_bundle
 from penult.service.answers import Answer
 from penult.service.config import ServeConfig
-from penult.service.cpu_plan import Speed
 from penult.service.decoding import EncodedPhoto, RawPhoto
 from penult.service.device_session import DeviceSession
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, Overloaded
@@ -375,9 +374,8 @@ def test_a_bug_on_a_thread_reaches_the_caller(light, run, monkeypatch):
     assert len(run(model, scenario, threads=1)[1]) == 1
 
 
-@pytest.mark.parametrize(("run_s", "expected"), [(0.045, 1), (0.008, 2), (0.001, 8), (0.0, 8)])
-def test_batches_are_kept_short_on_cpus(light, run_s, expected):
-    """On CPUs a batch takes 20 ms at most, and never more than 8 images, unless a setting decides."""
-    model = replace(light(), speed=Speed(1 / max(run_s, 1e-9), run_s))
-    assert batch_limit(ServeConfig(), model) == expected
+def test_images_run_singly_on_cpus_unless_a_setting_decides(light):
+    """On CPUs batches gain nothing, so there are none by default."""
+    model = light()
+    assert batch_limit(ServeConfig(), model) == 1
     assert batch_limit(ServeConfig(batch_max_images=5), model) == 5

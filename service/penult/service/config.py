@@ -53,7 +53,7 @@ class ServeConfig:
         AUTO, "on CUDA: nchw or nhwc (with CUDA graphs), auto: the faster, measured at start; plain: without", GPU_MODES
     )
     gpu_memory_mb: int = _setting(0, "MiB of the GPU's memory that a model's arena may take; 0: no limit")
-    batch_max_images: int = _setting(0, "most images per model run; 0: as many as take 20 ms on CPU, 32 on CUDA")
+    batch_max_images: int = _setting(0, "most images per model run; 0: 1 on CPU, 32 on CUDA")
     batch_delay_ms: float = _setting(0.0, "how long an idle model waits for more images to share a run")
     queue_max_images: int = _setting(512, "images accepted and not yet answered; above that: RESOURCE_EXHAUSTED")
     request_max_images: int = _setting(256, "images per request")

@@ -33,21 +33,18 @@ Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
 _LEAST_RETRY_MS = 50
-_MOST_BATCH_ON_CPU = 8
-_CPU_BATCH_S = 0.02
+_BATCH_ON_CPU = 1
 
 
 def batch_limit(config: ServeConfig, model: ServedModel) -> int:
     """Return the most images per run of a model.
 
-    On CPUs a batch takes as long as its images one by one (research/ceilings.md, section 2): it saves no more than the
-    cost of a call, and makes those wait that come after it began. So it is kept to 20 ms.
+    On CPUs a batch takes as long as its images one by one, and makes those wait that come after it began: measured,
+    batches of 2 and 4 gave no more images and a p99 a fifth longer (bench/RESULTS.md).
     """
     if model.session.provider != CPU:
         return config.gpu_options.most_images
-    if config.batch_max_images:
-        return config.batch_max_images
-    return max(1, min(_MOST_BATCH_ON_CPU, int(_CPU_BATCH_S / max(model.speed.run_s, 1e-6))))
+    return config.batch_max_images or _BATCH_ON_CPU
 
 
 @dataclass(frozen=True)
