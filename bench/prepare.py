@@ -17,7 +17,7 @@ SHARED = ROOT.parent / "shared" / "data"
 OUT = ROOT / "bench-out"
 MODELS, JPEGS, FEW = OUT / "models", OUT / "jpegs", OUT / "few"
 # Epochs: enough for goldens that are clear cases.
-NETWORKS = {"mobilenet_v3_small": 8, "resnet18": 2}
+NETWORKS = {"mobilenet_v3_small": 8, "resnet18": 2, "tiny5": 1}
 INT8 = "resnet18_int8"
 _JPEG_SIZE, _JPEG_COUNT = (500, 375), 64
 _PHOTOS_PER_CLASS = {"train": 12, "val": 6, "test": 6}
