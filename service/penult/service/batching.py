@@ -27,7 +27,7 @@ RunImages = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One photo's pixels, uint8 [crop, crop, 3], and where its output belongs."""
+    """One photo's pixels, uint8 [crop, crop, 3], and where its output belongs; it has been waiting since `since`."""
 
     pixels: Pixels
     work: Work[Any]

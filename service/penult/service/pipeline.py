@@ -204,10 +204,11 @@ class Pipeline:
             self._metrics.dropped.labels("bad_image").inc()
             work.put(place, error)
             return []
-        now = time.perf_counter()
-        self._decode_phase.observe(now - started)
-        work.decode_seconds = max(work.decode_seconds, now - started)
-        return [Item(pixels, work, place, now)]
+        decoding = time.perf_counter() - started
+        self._decode_phase.observe(decoding)
+        work.decode_seconds = max(work.decode_seconds, decoding)
+        # All that it waits counts as queueing, for a thread to decode it too.
+        return [Item(pixels, work, place, work.started + decoding)]
 
     @contextmanager
     def _admitted(self, lane: _Lane, images: int, expires: float) -> Iterator[None]:
