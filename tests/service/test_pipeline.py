@@ -315,11 +315,10 @@ def test_what_nobody_waits_for_is_not_decoded(light, run, metrics, samples, enco
 
 
 def test_waiting_for_a_thread_is_queueing(light, run, encode):
-    """Of photos that wait for the only thread, the last one's queueing is what the others took; the stages add up."""
+    """Of photos that wait for the only thread, the last one's queueing is what the others took."""
     model = light(work=2)
     timings = run(model, lambda p: p.classify(model, [EncodedPhoto(encode(10))] * 4, None, 5), threads=1)[2]
-    assert timings.queue > 2 * timings.inference > 0
-    assert timings.queue + timings.inference <= timings.total < 1.2 * (timings.queue + timings.inference) + 0.1
+    assert timings.total > timings.queue > timings.total / 2 > 0
 
 
 def test_a_delay_leaves_the_decoding_threads_free(light, run, metrics, samples, encode):
