@@ -161,7 +161,10 @@ class Manifest:
         except Exception as error:  # the file is input: any type may be wrong, any nesting too deep
             raise BundleError("MANIFEST_INVALID", f"{MANIFEST_NAME} cannot be read: {_one_line(error)}") from error
         if values.get("fingerprint") != manifest.fingerprint:
-            raise BundleError("MANIFEST_FINGERPRINT", "the fingerprint does not match the files; restore the bundle")
+            raise BundleError(
+                "MANIFEST_FINGERPRINT",
+                "the fingerprint does not match: files changed (restore the bundle), or another penult made it (train again)",
+            )
         return manifest
 
 
