@@ -163,7 +163,7 @@ class Manifest:
         if values.get("fingerprint") != manifest.fingerprint:
             raise BundleError(
                 "MANIFEST_FINGERPRINT",
-                "the fingerprint does not match: files changed (restore the bundle), or another penult made it (train again)",
+                "the fingerprint does not match: restore the bundle, or train again if another penult made it",
             )
         return manifest
 
