@@ -122,7 +122,7 @@ def test_bench_block(pets: Path, start_server, digits: Path, checkout: Path, mon
     script = block_of("bash", "penult bench").replace("PHOTOS", str(digits / "test"))
     script = script.replace("http://127.0.0.1:9095", running.http).replace("--tune", "--tune --raw --concurrency 1")
     monkeypatch.setenv("PENULT_TARGET", running.target)
-    printed = _run(script.replace("penult bench", "penult bench --duration 0.5 --warmup 0.1"), checkout)
+    printed = _run(script.replace("penult bench", "penult bench --model pets --duration 0.5 --warmup 0.1"), checkout)
     assert printed.count("p99.9") >= 2
     assert "best: " in printed
     assert {path.name for path in (checkout / "bench-out").iterdir()} == {"bench.json", "bench.png"}
