@@ -1,6 +1,7 @@
 """Shared by all tests: real photos, a real bundle made by the real exporter, a real server in a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -103,6 +104,16 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory):
 def models(trained) -> Path:
     """A model repository that holds `digits`, version 1."""
     return trained.folder.parent.parent
+
+
+@pytest.fixture(scope="session")
+def copy_model(models: Path) -> Callable[[Path], Path]:
+    """Copy the trained model, digits with version 1, below a folder: copy_model(folder) returns folder/digits."""
+
+    def copy(folder: Path) -> Path:
+        return shutil.copytree(models / "digits", folder / "digits", ignore=shutil.ignore_patterns(".*"))
+
+    return copy
 
 
 @pytest.fixture(scope="session")

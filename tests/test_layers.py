@@ -16,10 +16,11 @@ MAY_IMPORT = {
     "penult.v1": set(),
     "penult.bundle": set(),
     "penult.service": {"penult.v1", "penult.bundle"},
-    "penult.export": {"penult.bundle"},
+    "penult.export": {"penult.bundle", "penult.drawing"},
     "penult.client": {"penult.v1"},
+    "penult.drawing": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
-    "penult.bench": {"penult.v1", "penult.client", "penult.service"},
+    "penult.bench": {"penult.v1", "penult.client", "penult.service", "penult.drawing"},
     "penult.cli": {
         "penult.v1",
         "penult.bundle",
@@ -54,7 +55,7 @@ KNOWN_TO = {
     },
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {
-        "penult.export.pictures", "penult.export.pictures_learning", "penult.export.pictures_network",
+        "penult.drawing", "penult.export.pictures", "penult.export.pictures_learning", "penult.export.pictures_network",
         "penult.export.pictures_photos", "penult.export.pictures_scorers", "penult.bench.picture",
     },
     "jinja2": {"penult.export.report"},

@@ -117,14 +117,14 @@ def _svm_arguments(parser: argparse.ArgumentParser) -> None:
 def _svm(arguments: argparse.Namespace) -> int:
     from penult.export.refit_settings import from_arguments
 
-    settings, started = from_arguments(arguments), time.monotonic()
-    from penult.export.refit import refit
+    settings = from_arguments(arguments)
 
-    result = refit(settings)
-    seconds = round(time.monotonic() - started, 1)
-    code = _show_trained(arguments, result, kernel=result.metrics["svm"]["kernel"], seconds=seconds)
-    print(f"done in {seconds} s", file=sys.stderr)
-    return code
+    def publish() -> Any:
+        from penult.export.refit import refit
+
+        return refit(settings)
+
+    return _publish_next(arguments, publish, lambda metrics: {"kernel": metrics["svm"]["kernel"]})
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,12 +136,24 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
 def _quantize(arguments: argparse.Namespace) -> int:
     from penult.export.quantize_settings import from_arguments
 
-    settings, started = from_arguments(arguments), time.monotonic()
-    from penult.export.int8 import quantize
+    settings = from_arguments(arguments)
 
-    result = quantize(settings)
+    def publish() -> Any:
+        from penult.export.int8 import quantize
+
+        return quantize(settings)
+
+    return _publish_next(arguments, publish, lambda metrics: {"int8": metrics["int8"]})
+
+
+def _publish_next(
+    arguments: argparse.Namespace, publish: Callable[[], Any], told: Callable[[Any], dict[str, object]]
+) -> int:
+    """Publish a further version of a bundle, and print what it is and how long that took; `told` picks metrics."""
+    started = time.monotonic()
+    result = publish()
     seconds = round(time.monotonic() - started, 1)
-    code = _show_trained(arguments, result, int8=result.metrics["int8"], seconds=seconds)
+    code = _show_trained(arguments, result, **told(result.metrics), seconds=seconds)
     print(f"done in {seconds} s", file=sys.stderr)
     return code
 

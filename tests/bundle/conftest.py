@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -98,9 +97,9 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture
-def model_folder(models: Path, tmp_path: Path) -> Path:
+def model_folder(copy_model: Callable[[Path], Path], tmp_path: Path) -> Path:
     """A copy of the trained bundle, models/digits with version 1, to be damaged."""
-    return shutil.copytree(models / "digits", tmp_path / "models" / "digits", ignore=shutil.ignore_patterns(".*"))
+    return copy_model(tmp_path / "models")
 
 
 @pytest.fixture

@@ -133,3 +133,9 @@ def evidence(
         return Evidence(**(values | parts))
 
     return make
+
+
+@pytest.fixture
+def model(copy_model: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A copy of the trained model, models/digits with version 1."""
+    return copy_model(tmp_path / "models")

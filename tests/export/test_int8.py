@@ -40,17 +40,10 @@ from penult.service.repository import load
 LOPSIDED = 2.0**14
 
 
-@pytest.fixture
-def model(models: Path, tmp_path: Path) -> Path:
-    """A copy of the trained model, models/digits with version 1."""
-    return shutil.copytree(models / "digits", tmp_path / "models" / "digits", ignore=shutil.ignore_patterns(".*"))
-
-
 @pytest.fixture(scope="module")
-def quantized(models: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def quantized(copy_model: Callable[[Path], Path], digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Version 2 of a copy of the model: the network in int8."""
-    copy = tmp_path_factory.mktemp("models") / "digits"
-    shutil.copytree(models / "digits", copy, ignore=shutil.ignore_patterns(".*"))
+    copy = copy_model(tmp_path_factory.mktemp("models"))
     return quantize(QuantizeSettings(copy, digits))
 
 

@@ -51,17 +51,12 @@ def other_classes(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.fixture
-def model(models: Path, tmp_path: Path) -> Path:
-    """A copy of the trained model, models/digits with version 1."""
-    return shutil.copytree(models / "digits", tmp_path / "models" / "digits", ignore=shutil.ignore_patterns(".*"))
-
-
 @pytest.fixture(scope="module")
-def renamed(models: Path, other_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def renamed(
+    copy_model: Callable[[Path], Path], other_classes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Result:
     """Version 2 of a copy of the model: an SVM that names the new classes."""
-    copy = tmp_path_factory.mktemp("models") / "digits"
-    shutil.copytree(models / "digits", copy, ignore=shutil.ignore_patterns(".*"))
+    copy = copy_model(tmp_path_factory.mktemp("models"))
     return refit(RefitSettings(copy, other_classes))
 
 

@@ -6,6 +6,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +135,41 @@ def launch(tmp_path) -> Iterator[Callable[..., Launched]]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+def ask_until_refused() -> Callable[..., list[tuple[float, grpc.StatusCode]]]:
+    """Ask from six threads without pause through `act`, until each has been refused: ask_until_refused(asker, act).
+
+    asker() is called once per thread and returns a function that asks once and returns the status code. Returns when
+    each answer came, by time.monotonic(), and its code.
+    """
+
+    def run(asker: Callable[[], Callable[[], grpc.StatusCode]], act: Callable[[], None]) -> list:
+        outcomes, lock = [], threading.Lock()
+
+        def ask_on() -> None:
+            ask, code = asker(), grpc.StatusCode.OK
+            while code is grpc.StatusCode.OK:
+                code = ask()
+                with lock:
+                    outcomes.append((time.monotonic(), code))
+
+        threads = [threading.Thread(target=ask_on) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 20
+        while len(outcomes) <= 100:
+            assert time.monotonic() < end, "too few answers in time"
+            time.sleep(0.01)
+        act()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+        assert sum(code is not grpc.StatusCode.OK for _, code in outcomes) == len(threads)
+        return outcomes
+
+    return run
 
 
 # -- photos ------------------------------------------------------------------------------------------------------------

@@ -315,15 +315,17 @@ def test_the_thread_that_brings_a_photo_runs_it(batcher, model):
 
 
 def test_time_per_image_is_followed(batcher, model):
-    """seconds_per_image is what admission reckons with: the time of a run, shared by its photos."""
+    """What admission reckons with is the time of a run, shared by its photos and by the callers."""
 
     async def scenario():
         b = batcher(max_images=8)
+        assert b.wait_s(1) == 0  # nothing is known yet
         model.go.clear()
         work = request(b, 1, 2, 3, 4)
         await asyncio.sleep(0.2)
         model.go.set()
         await values(work)
-        assert 0.04 < b.seconds_per_image < 1
+        assert 0.04 < b.wait_s(1) < 1
+        assert b.wait_s(10) == pytest.approx(10 * b.wait_s(1))
 
     asyncio.run(scenario())

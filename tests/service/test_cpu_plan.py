@@ -67,7 +67,6 @@ def test_every_mode_gives_the_same_answers(models, mode, caplog):
     goldens = read_bundle(models / "digits").goldens
     logits, _ = model.session.run_images(list(goldens.crops))
     np.testing.assert_allclose(logits, goldens.logits, atol=1e-4 * np.abs(goldens.logits).max())
-    assert model.speed.run_s > 0
     assert sum("(chosen)" in message for message in caplog.messages) == 1
     assert len(caplog.messages) == (1 if mode == "throughput" else 2)
     if mode == "throughput":

@@ -48,9 +48,8 @@ def test_the_faster_layout_is_taken(plain, build, seeded, options, monkeypatch, 
     caplog.set_level(logging.INFO)
     rates = iter([Speed(100.0, 0.01), Speed(250.0, 0.02)])
     monkeypatch.setattr(device_plan, "measure", lambda *_: next(rates))
-    session, speed = choose("pets", plain, build, seeded.images, options())
+    session = choose("pets", plain, build, seeded.images, options())
     assert session is build.made["nhwc"]
-    assert speed.images_per_s == 250.0
     threads = {thread.ident for thread in threading.enumerate()}
     assert build.made["nchw"]._thread not in threads
     assert build.made["nhwc"]._thread in threads
@@ -64,7 +63,7 @@ def test_the_faster_layout_is_taken(plain, build, seeded, options, monkeypatch, 
 )
 def test_only_the_layouts_of_the_mode_are_built(plain, build, seeded, options, mode, built, caplog):
     """A named layout is not compared with the other; plain builds nothing, and is no reason for a warning."""
-    session, _ = choose("pets", plain, build, seeded.images, options(mode))
+    session = choose("pets", plain, build, seeded.images, options(mode))
     assert list(build.made) == built
     assert (session is plain) == (mode == "plain")
     assert caplog.messages == []
@@ -76,7 +75,7 @@ def broken_build(layout):
 
 def test_what_cannot_be_built_is_run_plainly(plain, seeded, options, caplog):
     """Where the fast way cannot be built, the plain session serves, on its device, with one loud line and the reason."""
-    session, _ = choose("pets", plain, broken_build, seeded.images, options())
+    session = choose("pets", plain, broken_build, seeded.images, options())
     assert session is plain
     assert sum("pets RUNS SLOWLY" in message for message in caplog.messages) == 1
     assert "nchw cannot be used: not all nodes are on the CUDA provider" in caplog.text
@@ -85,7 +84,7 @@ def test_what_cannot_be_built_is_run_plainly(plain, seeded, options, caplog):
 
 def test_one_working_layout_is_enough(plain, build, seeded, options, caplog):
     """A layout that fails is left out with a warning, and the other serves."""
-    session, _ = choose(
+    session = choose(
         "pets", plain, lambda layout: broken_build(layout) if layout == "nchw" else build(layout),
         seeded.images, options(),
     )  # fmt: skip
@@ -109,7 +108,7 @@ def test_wrong_answers_are_found_out(plain, build, seeded, options, monkeypatch,
     else:
         monkeypatch.setattr(DeviceSession, "run_images", wrong)
     before = threading.active_count()
-    session, _ = choose("pets", plain, build, seeded.images, options())
+    session = choose("pets", plain, build, seeded.images, options())
     assert session is plain
     assert "pets RUNS SLOWLY" in caplog.text
     assert threading.active_count() == before

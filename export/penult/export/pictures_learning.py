@@ -8,8 +8,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from penult.drawing import BLUE, FAINT, INK, MUTED, ORANGE, SKY, VERMILION, png, style
 from penult.export.history import Epoch
-from penult.export.pictures import BLUE, FAINT, INK, MUTED, ORANGE, SKY, VERMILION, new, percent, png, style
+from penult.export.pictures import new, percent
 from penult.export.verdict import GOOD, OVER_FIT, UNDER_FIT, ZONES, Verdict
 
 _TRAIN, _VAL = BLUE, VERMILION

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, png, style
 from penult.export.changes import STATISTICS, LayerChange
-from penult.export.pictures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, new, png, style
+from penult.export.pictures import new
 
 Filters = NDArray[np.float32]
 

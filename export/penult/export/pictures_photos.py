@@ -9,21 +9,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from penult.bundle.preprocess import Pixels
+from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, png, style
 from penult.export.descriptor_map import DescriptorMap
-from penult.export.pictures import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    new,
-    png,
-    short,
-    style,
-)  # fmt: skip
+from penult.export.pictures import new, short
 
 _LOOKS = tuple((colour, marker) for marker, colour in product("os^Dv", (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)))
 _MOST_NAMED = 12

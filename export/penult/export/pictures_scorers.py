@@ -7,26 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
+from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, png, style
 from penult.export.evaluate import wilson
-from penult.export.pictures import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    SCORER_COLOURS,
-    SCORER_MARKERS,
-    SCORER_NAMES,
-    SKY,
-    VERMILION,
-    WIDTH,
-    new,
-    percent,
-    png,
-    short,
-    style,
-)  # fmt: skip
+from penult.export.pictures import SCORER_COLOURS, SCORER_MARKERS, SCORER_NAMES, WIDTH, new, percent, short
 
 _PARTS = {"test": "test photos", "val": "validation photos"}
 LINEAR = "linear"

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from penult.drawing import BLUE, GREEN, INK, PURPLE, VERMILION, png, style
 from penult.export.evaluate import wilson
-from penult.export.pictures import BLUE, GREEN, INK, PURPLE, VERMILION, new, percent, png, style
+from penult.export.pictures import new, percent
 from penult.export.settings import ALL_STAGES, FREEZE_ALL
 from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep
 from penult.export.sweep_view import best_freeze, mean, place

@@ -1,18 +1,13 @@
-"""The pictures of `penult bench`, as PNG bytes. The only module here that knows matplotlib.
+"""The pictures of `penult bench`, as PNG bytes.
 
-Hues are Okabe and Ito's (2008), which colour-blind people tell apart; what is told apart by hue differs in line or
-marker as well, so that the pictures work in grey.
+What is told apart by hue differs in line or marker as well, so that the pictures work in grey.
 """
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
@@ -20,58 +15,26 @@ from penult.bench.measure import OK, Report, Row
 from penult.bench.settings import LoadSettings
 from penult.bench.show import load_words
 from penult.bench.trials import Trial, gain, words
+from penult.drawing import BLUE, INK, MUTED, VERMILION, png, style
+from penult.drawing import figure as new_figure
 
-_BLUE, _VERMILION = "#0072b2", "#d55e00"
-_INK, _MUTED, _FAINT = "#2f2f2f", "#767676", "#e6e6e6"
-_DPI = 160
+_WIDTH = 6.4
 _BINS = 40
 _SHORTEST_BIN_S = 0.25
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.grid": True,
-    "grid.color": _FAINT,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "text.parse_math": False,  # a model may be called $5
-}
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[Figure]:
-    with matplotlib.rc_context(_STYLE):
-        # Not pyplot's: that one remembers every figure until told not to.
-        yield Figure(figsize=(6.4, height), layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
-
-
-# -- one load ----------------------------------------------------------------------------------------------------------
 
 
 def bench(report: Report) -> bytes:
     """Draw a report: latency by percentile; answers per second and latency over the time of the run."""
-    with _figure(7.6) as figure:
+    with style():
+        figure = new_figure(_WIDTH, 7.6)
         figure.get_layout_engine().set(h_pad=0.09)  # type: ignore[union-attr, call-arg]
         axes = figure.subplots(3, 1, height_ratios=(4, 2, 3))
         model = report.model
         figure.suptitle(
             f"{model.name} {model.version} ({model.architecture}, {model.provider.removesuffix('ExecutionProvider')}): "
             f"{report.images_per_s:.0f} images/s\n{load_words(report.settings)}",
-            x=0.01, ha="left", fontsize=10, color=_INK,
+            x=0.01, ha="left", fontsize=10, color=INK,
         )  # fmt: skip
         good = [row for row in report.rows if row.code == OK]
         bad = [row for row in report.rows if row.code != OK]
@@ -81,20 +44,20 @@ def bench(report: Report) -> bytes:
         axes[1].sharex(axes[2])
         axes[1].tick_params(labelbottom=False)
         axes[2].set_xlim(0, report.window_s)
-        return _png(figure)
+        return png(figure)
 
 
 def _percentiles(axis: Axes, rows: Sequence[Row]) -> None:
     """Draw latency against the share of requests that were answered by then; the slow tail is stretched."""
-    axis.set_title("Latency: so many requests were answered within so long", color=_INK)
+    axis.set_title("Latency: so many requests were answered within so long", color=INK)
     axis.set_ylabel("latency (ms)")
     if not rows:
-        axis.text(0.5, 0.5, "no request was answered", transform=axis.transAxes, ha="center", color=_INK)
+        axis.text(0.5, 0.5, "no request was answered", transform=axis.transAxes, ha="center", color=INK)
         return
     times = np.sort([_ms(row) for row in rows])
     # Each step up of the curve is one request; the last one is drawn where one more would stand.
     slower = 1 - np.arange(len(times)) / len(times)
-    axis.step(slower, times, where="post", color=_BLUE, lw=1.8)
+    axis.step(slower, times, where="post", color=BLUE, lw=1.8)
     axis.set_xscale("log")
     axis.set_xlim(1.0, min(0.05, 0.9 / len(times)))
     ticks = [1 - q for q in _QUANTILES if 1 - q >= 0.9 / len(times)]
@@ -112,10 +75,10 @@ def _mark(
     axis: Axes, times: NDArray[np.float64], quantile: float, offset: tuple[float, float], ha: str, va: str
 ) -> None:
     value = float(np.quantile(times, quantile, method="inverted_cdf"))
-    axis.plot(1 - quantile, value, "o", ms=6, mfc="white", mec=_INK, zorder=5)
+    axis.plot(1 - quantile, value, "o", ms=6, mfc="white", mec=INK, zorder=5)
     axis.annotate(
         f"p{100 * quantile:g}: {_plain(value)} ms", (1 - quantile, value), xytext=offset, textcoords="offset points",
-        ha=ha, va=va, color=_INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"},
+        ha=ha, va=va, color=INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"},
     )  # fmt: skip
 
 
@@ -141,31 +104,31 @@ def _throughput(axis: Axes, report: Report) -> None:
     over = [row.over_s for row in report.rows if row.code == OK]
     images = [row.images for row in report.rows if row.code == OK]
     rate = np.histogram(over, edges, weights=images)[0] / np.diff(edges)
-    axis.stairs(rate, edges, color=_BLUE, lw=1.4, baseline=None)
-    axis.set_title(f"Throughput, in steps of {edges[1]:.2g} s", color=_INK)
+    axis.stairs(rate, edges, color=BLUE, lw=1.4, baseline=None)
+    axis.set_title(f"Throughput, in steps of {edges[1]:.2g} s", color=INK)
     axis.set_ylabel("images/s")
     axis.set_ylim(0, 1.25 * max(rate.max(), report.images_per_s, 1e-9))
-    axis.axhline(report.images_per_s, color=_MUTED, ls="--", lw=1)
+    axis.axhline(report.images_per_s, color=MUTED, ls="--", lw=1)
     axis.annotate(
         f"mean {_plain(report.images_per_s)}", (0.995, report.images_per_s), xycoords=("axes fraction", "data"),
-        xytext=(0, -3), textcoords="offset points", ha="right", va="top", fontsize=8, color=_INK,
+        xytext=(0, -3), textcoords="offset points", ha="right", va="top", fontsize=8, color=INK,
         bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85},
     )  # fmt: skip
 
 
 def _over_time(axis: Axes, good: Sequence[Row], bad: Sequence[Row]) -> None:
     """Draw a point per request at the time it was due, so that pauses show as slopes."""
-    axis.set_title("Latency of each request", color=_INK)
+    axis.set_title("Latency of each request", color=INK)
     axis.set_xlabel("due at (seconds of the measured time)")
     axis.set_ylabel("latency (ms)")
     size = 3 if len(good) > 2000 else 6
     if good:
         axis.scatter(
-            [r.due_s for r in good], [_ms(r) for r in good], s=size, c=_BLUE, lw=0, alpha=0.55, label="answered"
+            [r.due_s for r in good], [_ms(r) for r in good], s=size, c=BLUE, lw=0, alpha=0.55, label="answered"
         )
     if bad:
         axis.scatter(
-            [r.due_s for r in bad], [_ms(r) for r in bad], s=14, c=_VERMILION, marker="x", lw=0.9, label="failed"
+            [r.due_s for r in bad], [_ms(r) for r in bad], s=14, c=VERMILION, marker="x", lw=0.9, label="failed"
         )
     if good or bad:
         _log_ms(axis, np.array([max(_ms(r), 1e-3) for r in (*good, *bad)]))
@@ -187,23 +150,24 @@ def _ms(row: Row) -> float:
 
 def tune(settings: LoadSettings, trials: Sequence[Trial], best: Trial) -> bytes:
     """Draw every setting by throughput and p99, numbered as in the table, the chosen one marked."""
-    with _figure(4.2 + 0.17 * len(trials)) as figure:
+    with style():
+        figure = new_figure(_WIDTH, 4.2 + 0.17 * len(trials))
         axis, below = figure.subplots(2, 1, height_ratios=(4.2, 0.17 * len(trials)))
         chosen = f"circled: chosen, {gain(trials[0], best)}" if best.values else "circled: the settings as they are"
         figure.suptitle(
             f"Settings of penult serve: up and to the left is better\n{load_words(settings)}\n{chosen}",
-            x=0.01, ha="left", fontsize=10, color=_INK,
+            x=0.01, ha="left", fontsize=10, color=INK,
         )  # fmt: skip
         x, y = [t.p99_ms for t in trials], [t.images_per_s for t in trials]
-        axis.scatter(x, y, s=22, c=_BLUE, zorder=3)
-        axis.scatter(x[:1], y[:1], s=80, facecolors="none", edgecolors=_MUTED, marker="s", zorder=4)
-        axis.scatter(best.p99_ms, best.images_per_s, s=150, facecolors="none", edgecolors=_VERMILION, lw=1.8, zorder=5)
+        axis.scatter(x, y, s=22, c=BLUE, zorder=3)
+        axis.scatter(x[:1], y[:1], s=80, facecolors="none", edgecolors=MUTED, marker="s", zorder=4)
+        axis.scatter(best.p99_ms, best.images_per_s, s=150, facecolors="none", edgecolors=VERMILION, lw=1.8, zorder=5)
         _number(axis, x, y)
         axis.set_xlabel("p99 latency (ms)")
         axis.set_ylabel("throughput (images/s)")
         axis.margins(0.08)
         _list(below, trials, best)
-        return _png(figure)
+        return png(figure)
 
 
 def _number(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
@@ -229,7 +193,7 @@ def _list(axis: Axes, trials: Sequence[Trial], best: Trial) -> None:
     axis.axis("off")
     for number, trial in enumerate(trials, start=1):
         look: dict[str, Any] = {
-            "y": 1 - (number - 0.5) / len(trials), "va": "center", "fontsize": 8, "color": _INK,
+            "y": 1 - (number - 0.5) / len(trials), "va": "center", "fontsize": 8, "color": INK,
             "fontweight": "bold" if trial is best else "normal", "transform": axis.transAxes, "in_layout": False,
         }  # fmt: skip
         axis.text(0.02, s=str(number), ha="right", **look)

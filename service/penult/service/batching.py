@@ -56,7 +56,11 @@ class Batcher:
         self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
         self._queue_phase = metrics.phase_seconds.labels("queue")
         self._inference_phase = metrics.phase_seconds.labels("inference")
-        self.seconds_per_image = 0.0
+        self._seconds_per_image = 0.0
+
+    def wait_s(self, images: int) -> float:
+        """Return how long so many images take, by what the last dozen batches took, if all callers work on them."""
+        return images * self._seconds_per_image / self._callers
 
     def put(self, items: Sequence[Item], run_here: bool = False) -> None:
         """Queue images; with `run_here`, the calling thread, one of the pool's, runs the next batch itself.
@@ -139,8 +143,8 @@ class Batcher:
 
     def _learn(self, seconds: float) -> None:
         """Follow the time that an image takes, for admission: a moving average of the last dozen batches."""
-        before = self.seconds_per_image
-        self.seconds_per_image = before + (seconds - before) / 12 if before else seconds
+        before = self._seconds_per_image
+        self._seconds_per_image = before + (seconds - before) / 12 if before else seconds
 
 
 def _checked(output: ModelOutput) -> Output:

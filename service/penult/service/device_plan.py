@@ -30,9 +30,7 @@ _LEAST_RUNS = 3
 Build = Callable[[str], DeviceSession]
 
 
-def choose(
-    name: str, plain: ModelSession, build: Build, crops: Pixels, options: GpuOptions
-) -> tuple[ModelSession, Speed]:
+def choose(name: str, plain: ModelSession, build: Build, crops: Pixels, options: GpuOptions) -> ModelSession:
     """Return the fastest session that gives the answers of `plain` on `crops`, uint8 [N, crop, crop, 3]; else `plain`.
 
     Never raises for a fast session that fails: that is a warning in the log, and `name` is the model's name in it.
@@ -51,13 +49,13 @@ def choose(
                 "%s RUNS SLOWLY: it is run plainly, because its fast way on the device failed as said above; report "
                 "that, or start with --gpu-mode plain to accept it", name,
             )  # fmt: skip
-        return plain, Speed(0.0, 0.0)
+        return plain
     chosen = max(built, key=lambda layout: built[layout][1].images_per_s)
     for layout, (session, speed) in built.items():
         _say(name, layout, speed, options.most_images, layout == chosen)
         if layout != chosen:
             session.close()
-    return built[chosen]
+    return built[chosen][0]
 
 
 def check(session: ModelSession, plain: ModelSession, crops: Pixels, most_images: int) -> float:

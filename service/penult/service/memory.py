@@ -1,8 +1,8 @@
 """How the process keeps memory: glibc gives every large block back at once, and faults it in again for the next photo.
 
 A message of a few hundred kilobytes is above glibc's threshold, so each of its copies is mapped, zeroed page by page
-and unmapped: measured, that was two thirds of what a raw photo cost outside the model (bench/RESULTS.md). Blocks up to
-64 MiB stay in the heap instead, and a few arenas keep the heap from growing in as many places as there are threads.
+and unmapped: for requests of 16 crops, two thirds of what gRPC and parsing cost (bench/RESULTS.md). Blocks up to
+32 MiB stay in the heap instead, and a few arenas keep the heap from growing in as many places as there are threads.
 """
 
 import ctypes

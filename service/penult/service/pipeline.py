@@ -217,7 +217,7 @@ class Pipeline:
         A lone request always fits.
         """
         if self._in_flight:
-            wait = self._in_flight * lane.batcher.seconds_per_image / self._config.cpu_threads
+            wait = lane.batcher.wait_s(self._in_flight)
             hint = max(_LEAST_RETRY_MS, int(1000 * wait / 2))
             if self._in_flight + images > self._config.queue_max_images:
                 self._metrics.dropped.labels("queue_full").inc(images)

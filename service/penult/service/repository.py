@@ -18,7 +18,7 @@ from penult.bundle.scores import Floats
 from penult.service import cpu_plan, device_plan, gpu_options
 from penult.service.cpu_plan import THROUGHPUT, CpuPlan, Speed
 from penult.service.device_plan import DEVICE_TOLERANCE
-from penult.service.device_session import DeviceSession, cuda_options
+from penult.service.device_session import DeviceSession, cuda_options, sizes
 from penult.service.errors import InvalidRequest, NotFound, NotReady
 from penult.service.gpu_options import GpuOptions
 from penult.service.scorer import Score, load_scorer
@@ -38,7 +38,6 @@ class ServedModel:
     session: ModelSession
     svm: Score | None
     golden_difference: float
-    speed: Speed = Speed(0.0, 0.0)
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -57,15 +56,15 @@ def load(
     manifest = bundle.manifest
     if manifest.precision == INT8:
         device = _for_integers(bundle, device)
-    session, speed = _fastest(bundle, device, cpu_mode, cores, gpu)
+    session = _fastest(bundle, device, cpu_mode, cores, gpu)
     svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes)) if bundle.svm is not None else None
     tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
     difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
-    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, speed)
+    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference)
 
 
-def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int, gpu: GpuOptions) -> tuple[ModelSession, Speed]:
-    """Return the session whose threads, or whose layout on a device, suit best, and what it can do."""
+def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int, gpu: GpuOptions) -> ModelSession:
+    """Return the session whose threads, or whose layout on a device, suit best."""
     crop = bundle.manifest.preprocess.crop
     image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
     sessions: dict[CpuPlan, Session] = {}
@@ -82,7 +81,7 @@ def _fastest(bundle: Bundle, device: str, cpu_mode: str, cores: int, gpu: GpuOpt
             "%s: %d threads a run, %d runs at a time: %.0f images/s, %.1f ms a call%s", bundle.name, plan.threads,
             plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
         )  # fmt: skip
-    return sessions[chosen], speeds[chosen]
+    return sessions[chosen]
 
 
 def _builder(bundle: Bundle, gpu: GpuOptions) -> device_plan.Build:
@@ -107,7 +106,7 @@ def _for_integers(bundle: Bundle, device: str) -> str:
 def warm(model: ServedModel, most_images: int) -> None:
     """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory should show now."""
     crop = model.manifest.preprocess.crop
-    for size in {*(2**n for n in range(most_images.bit_length())), most_images}:
+    for size in sizes(most_images):
         _checked(model.session)(np.zeros((size, crop, crop, 3), dtype=np.uint8))
 
 
