@@ -20,22 +20,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch  # before onnxruntime: it brings CUDA and cuDNN
-from gpu_load import Load, Spec, drive
-from gpu_parts import (
-    crop_request,
-    has_fronts,
-    jpeg_request,
-    make_bundle,
-    pictures,
-    serving,
-    torch_reference,
-)
+from gpu_load import Load, drive
+from gpu_parts import make_bundle, pictures, serving, torch_reference
 
+from penult.bench.settings import LoadSettings
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import read_bundle
 from penult.export.model import PenultNet
@@ -156,9 +149,7 @@ def measure(bench: Bench, folder: Path) -> None:
     bench.attempt("pytorch", lambda: against_pytorch(bench, folder, net, session))
     bench.attempt("decode", lambda: decode(bench, folder))
     bench.attempt("service", lambda: service(bench, folder, 0))
-    if bench.fronts and not has_fronts():
-        bench.note("fronts", "left out: this penult has no --fronts")
-    elif bench.fronts:
+    if bench.fronts:
         bench.attempt("fronts", lambda: service(bench, folder, bench.fronts))
 
 
@@ -218,33 +209,29 @@ def service(bench: Bench, folder: Path, fronts: int) -> None:
     label = f" ({fronts} fronts)" if fronts else ""
     log = bench.out / f"{prefix}serve.log"
     log.unlink(missing_ok=True)
-    spec = read_bundle(folder / "models" / "bench").manifest.preprocess
-    per_request = min(32, bench.batch)
-    crops, jpegs = folder / "crops.bin", folder / "jpegs.bin"
-    crops.write_bytes(crop_request(spec, per_request))
-    jpegs.write_bytes(jpeg_request(16))
     session = bench.figures[f"session_batch_{bench.batch}"]
     with serving(folder / "models", log, *options) as server:
         bench.note(f"{prefix}ready_s", float(server["seconds"]))
         assert server["provider"] == (CPU if bench.dry else CUDA), server["provider"]
         bench.note(f"{prefix}service_fast_way", bench.dry or "RUNS SLOWLY" not in log.read_text())
-        full = Spec(server["grpc"], str(crops), per_request, 4, bench.seconds)
+        # As many connections as requests in flight: the kernel gives each to one of the fronts.
+        full = LoadSettings(target=server["grpc"], is_raw=True, images_per_request=min(32, bench.batch), concurrency=4,
+                            connections=4, duration_s=bench.seconds)  # fmt: skip
         raw = told(bench, f"{prefix}crops", drive(full, bench.clients))
         bench.ratio(f"crops / session{label}", raw.images_per_s / session, 0.7)
         latency(bench, prefix, label, full, raw)
         if "decode_one_core" in bench.figures:
-            encoded = told(
-                bench, f"{prefix}jpegs", drive(Spec(server["grpc"], str(jpegs), 16, 4, bench.seconds), bench.clients)
-            )
+            photos = replace(full, is_raw=False, images_per_request=16)
+            encoded = told(bench, f"{prefix}jpegs", drive(photos, bench.clients))
             ceiling = min(session, CORES * bench.figures["decode_one_core"])
             bench.ratio(f"JPEGs / min(session, cores x decode){label}", encoded.images_per_s / ceiling, 0.8)
 
 
-def latency(bench: Bench, prefix: str, label: str, full: Spec, saturated: Load) -> None:
+def latency(bench: Bench, prefix: str, label: str, full: LoadSettings, saturated: Load) -> None:
     """Compare the slowest hundredth at half the saturated rate with a call that has the service to itself."""
-    lone = told(bench, f"{prefix}lone", drive(Spec(**asdict(full) | {"in_flight": 1}), 1))
-    rate = saturated.requests_per_s / 2
-    half = told(bench, f"{prefix}half", drive(Spec(**asdict(full) | {"rate": rate}), bench.clients))
+    lone = told(bench, f"{prefix}lone", drive(replace(full, concurrency=1, connections=1), 1))
+    rate = saturated.images_per_s / 2
+    half = told(bench, f"{prefix}half", drive(replace(full, rate=rate, arrivals="uniform"), bench.clients))
     bench.ratio(f"p99 at half the rate / lone call{label}", half.p99_ms / lone.p50_ms, 3.0, at_most=True)
 
 

@@ -1,8 +1,6 @@
 """What bench/gpu.py measures with: a seeded bundle, PyTorch as the reference, requests, and a server of its own."""
 
 import copy
-import io
-import os
 import subprocess
 import sys
 import threading
@@ -13,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
+from penult.bench.photos import made_up
 from penult.bundle import goldens, writer
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import Manifest
@@ -25,7 +23,6 @@ from penult.export.convert import to_onnx
 from penult.export.half import to_half
 from penult.export.model import Normalise, PenultNet
 from penult.export.runtime import ExportedModel
-from penult.v1 import penult_pb2 as pb
 
 CLASSES = tuple("abcdefghij")
 GOLDENS = 8
@@ -66,36 +63,9 @@ def make_goldens(manifest: Manifest, model: bytes) -> Goldens:
     return Goldens(kept, crops[rows], logits[rows], descriptor[rows], np.zeros((0, 0), dtype=np.float32))
 
 
-def pictures(count: int = 16, size: tuple[int, int] = (500, 375)) -> list[bytes]:
-    """Make seeded JPEGs, 4:2:0 quality 90, that compress about as photos do: soft shapes under some grain."""
-    random, made = np.random.default_rng(11), []
-    for _ in range(count):
-        soft = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
-            size, Image.Resampling.BICUBIC
-        )
-        grain = random.normal(0, 8, (size[1], size[0], 1))
-        buffer = io.BytesIO()
-        pixels = np.clip(np.asarray(soft) + grain, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
-        made.append(buffer.getvalue())
-    return made
-
-
-def crop_request(spec: Preprocess, count: int) -> bytes:
-    """Make a Classify request with `count` crops, as pixels."""
-    sources = pictures()
-    crops = [crop_encoded(sources[n % len(sources)], spec) for n in range(count)]
-    images = [
-        pb.Image(raw=pb.RawImage(height=spec.crop, width=spec.crop, rgb=crop.tobytes(), is_crop=True)) for crop in crops
-    ]
-    return pb.ClassifyRequest(images=images, top_k=1).SerializeToString()
-
-
-def jpeg_request(count: int) -> bytes:
-    """Make a Classify request with `count` JPEGs."""
-    sources = pictures()
-    images = [pb.Image(encoded=sources[n % len(sources)]) for n in range(count)]
-    return pb.ClassifyRequest(images=images, top_k=1).SerializeToString()
+def pictures() -> list[bytes]:
+    """Return the JPEGs that `penult bench` makes up: 500 x 375 pixels, about as large as photos."""
+    return made_up(seed=0)
 
 
 def torch_reference(
@@ -191,9 +161,3 @@ def serving(models: Path, log: Path, *options: str) -> Iterator[dict[str, str]]:
         too_late.cancel()
         process.terminate()
         process.wait(timeout=60)
-
-
-def has_fronts() -> bool:
-    """Tell whether this penult can serve with several front processes."""
-    command = [sys.executable, "-m", "penult.cli", "serve", "--help"]
-    return "--fronts" in subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
