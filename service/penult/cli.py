@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
     """Publish the int8 version too; the float one stays, whatever comes. Return 1 where int8 is refused."""
     from penult.bundle.errors import PenultError
-    from penult.export.int8 import after_training
+    from penult.export.lower_precision import after_training
 
     if not arguments.json:
         _show_trained(arguments, result)
@@ -139,11 +139,11 @@ def _quantize(arguments: argparse.Namespace) -> int:
     settings = from_arguments(arguments)
 
     def publish() -> Any:
-        from penult.export.int8 import quantize
+        from penult.export.lower_precision import quantize
 
         return quantize(settings)
 
-    return _publish_next(arguments, publish, lambda metrics: {"int8": metrics["int8"]})
+    return _publish_next(arguments, publish, lambda metrics: {settings.to: metrics[settings.to]})
 
 
 def _publish_next(
@@ -361,7 +361,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
         _svm,
     ),
     "quantize": (
-        "Publish a model's network in int8 as the next version, about twice as fast on CPUs, if it stays as accurate.",
+        "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
         _quantize_arguments,
         _quantize,
     ),

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from penult.bundle.manifest import FP16, INT8
 from penult.export.errors import SettingsError
 from penult.export.refit_settings import RefitSettings, add_photo_arguments
 from penult.export.settings import TrainSettings, add_max_loss
@@ -11,12 +12,14 @@ from penult.export.settings import TrainSettings, add_max_loss
 
 @dataclass(frozen=True)
 class QuantizeSettings(RefitSettings):
-    """One int8 network, with its new SVM. None stands for what the network was trained with.
+    """One network in a lower precision, with its new SVM. None stands for what the network was trained with.
 
-    `max_loss` is in percentage points. Kernel and class weights are those of the bundle's own SVM.
+    `to` is INT8 (for CPUs) or FP16 (a float16 body between float32 ends, for GPUs). `max_loss` is in percentage points.
+    Kernel and class weights are those of the bundle's own SVM.
     """
 
     max_loss: float = TrainSettings.max_loss
+    to: str = INT8
 
     def __post_init__(self) -> None:
         """Refuse a seed that NumPy would refuse later, and a loss that is none."""
@@ -30,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME; gets a new version")
     parser.add_argument("data", metavar="DATA", type=Path, help="the photos it was trained on, as for penult train")
     parser.add_argument("--version", type=int, metavar="V", help="which version (default: the newest)")
+    parser.add_argument(
+        "--to", choices=(INT8, FP16), default=QuantizeSettings.to,
+        help="int8: resnets on CPUs; fp16: half the bytes, for GPUs, no gain on CPUs (%(default)s)",
+    )  # fmt: skip
     add_max_loss(parser)
     add_photo_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

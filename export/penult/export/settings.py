@@ -214,7 +214,7 @@ def add_max_loss(parser: argparse.ArgumentParser) -> None:
     """Add --max-loss, which `penult train` and `penult quantize` share."""
     parser.add_argument(
         "--max-loss", type=float, default=TrainSettings.max_loss, metavar="POINTS",
-        help="most percentage points of validation accuracy that int8 may lose, else it is refused (%(default)s)",
+        help="most percentage points of validation accuracy that may be lost, else it is refused (%(default)s)",
     )  # fmt: skip
 
 

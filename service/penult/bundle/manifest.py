@@ -22,7 +22,7 @@ GOLDEN_NAME = "golden.npz"
 
 DENSE, SVM = "dense", "svm"
 SCORERS = (DENSE, SVM)
-FLOAT, INT8 = "float", "int8"
+FLOAT, INT8, FP16 = "float", "int8", "fp16"
 
 _TYPES = {
     "architecture": str,
@@ -116,8 +116,9 @@ class Manifest:
 
     @property
     def precision(self) -> str:
-        """INT8 where the record of the training says that weights and activations were quantised, else FLOAT."""
-        return INT8 if self.training.get("precision") == INT8 else FLOAT
+        """INT8 or FP16 where the record of the training says that the network was brought to that, else FLOAT."""
+        stated = self.training.get("precision")
+        return stated if stated in (INT8, FP16) else FLOAT
 
     @property
     def fingerprint(self) -> str:

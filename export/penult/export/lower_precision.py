@@ -1,8 +1,8 @@
-"""`penult quantize`: a bundle's network in int8, published as the model's next version behind an accuracy gate.
+"""`penult quantize`: a bundle's network in int8 or float16, published as its next version behind an accuracy gate.
 
-The int8 network is another network: its descriptors are measured anew, and SVM, temperatures, default scorer, goldens
-and report are made of them. So that only the 8 bits decide the comparison, the float network's SVM is fitted again in
-the same way on the same photos. Needs no PyTorch.
+That is another network: its descriptors are measured anew, and SVM, temperatures, default scorer, goldens and report
+are made of them. So that only the precision decides the comparison, the float network's SVM is fitted again in the same
+way on the same photos. Needs no PyTorch.
 """
 
 import random
@@ -19,6 +19,7 @@ from penult.export import svm
 from penult.export.bundling import Measured, Result
 from penult.export.data import Photo, Splits
 from penult.export.errors import QuantizeError
+from penult.export.half import to_half
 from penult.export.photos import Batch, Cache, PhotoReader
 from penult.export.progress import say
 from penult.export.quantize import METHOD, to_int8
@@ -33,18 +34,16 @@ _BATCH = 32
 
 
 def quantize(settings: QuantizeSettings) -> Result:
-    """Publish the int8 version of a bundle, or raise PenultError with what to do and nothing published."""
+    """Publish a bundle in lower precision, or raise PenultError with what to do and nothing published."""
     bundle = read_bundle(settings.model, settings.version)
-    _check(bundle)
+    _check(bundle, settings.to)
     trained = Trained.of(bundle.manifest)
     splits, seed = splits_as_trained(settings, bundle, trained), seed_of(settings, trained)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
-    chosen = calibration_photos(splits, seed)
-    ranging = reader.crops(chosen, "looking for the ranges of values")
-    onnx = to_int8(bundle.onnx, bundle.manifest, (pixels for pixels, _ in ranging))
+    onnx, method = _to_int8(bundle, splits, seed, reader) if settings.to == INT8 else (to_half(bundle.onnx), {})
     models = ExportedModel(bundle.onnx, bundle.manifest), ExportedModel(onnx, bundle.manifest)
-    # Float and int8 side by side: each photo is decoded once.
-    measured = {part: _run(models, reader.crops(getattr(splits, part), f"describing {part} photos, float and int8"))
+    # Both side by side: each photo is decoded once.
+    measured = {part: _run(models, reader.crops(getattr(splits, part), f"describing {part} photos, both networks"))
                 for part in ("train", "val")}  # fmt: skip
     kernel, class_weights = _svm_options(bundle.manifest, trained)
     weight = None if class_weights == "none" else class_weights
@@ -52,17 +51,25 @@ def quantize(settings: QuantizeSettings) -> Result:
     record = {
         "svm": {"kernel": fitted[1].kernel, "class_weights": class_weights, "seed": seed,
                 "data_sha256": splits.sha256, "photos": splits.counts()},
-        "precision": INT8,
-        "calibration": METHOD | {"photos": len(chosen), "float_version": bundle.version},
+        "precision": settings.to,
+        "calibration": method | {"float_version": bundle.version},
     }  # fmt: skip
     manifest = draft(bundle, splits, trained, record)
     (before, after), (svm_before, svm_after) = measured["val"], fitted
-    loss = compare(before, after, svm_before, svm_after, manifest.stated_scorers or SCORERS)
-    _gate(loss, settings.max_loss, bundle)
+    loss = compare(before, after, svm_before, svm_after, manifest.stated_scorers or SCORERS, settings.to)
+    _gate(loss, settings, bundle)
     described = {part: of_both[1] for part, of_both in measured.items()}
     described |= {"test": _run(models[1:], reader.crops(splits.test, "describing test photos"))[0]}
-    told = {INT8: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
+    told = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
     return publish_next(settings, bundle, manifest, splits, models[1], onnx, described, fitted[1], told)
+
+
+def _to_int8(bundle: Bundle, splits: Splits, seed: int, reader: PhotoReader) -> tuple[bytes, dict[str, Any]]:
+    """Return the int8 model, and how its ranges were found."""
+    chosen = calibration_photos(splits, seed)
+    ranging = reader.crops(chosen, "looking for the ranges of values")
+    onnx = to_int8(bundle.onnx, bundle.manifest, (pixels for pixels, _ in ranging))
+    return onnx, METHOD | {"photos": len(chosen)}
 
 
 def after_training(settings: TrainSettings, float_version: int) -> Result:
@@ -92,12 +99,17 @@ def calibration_photos(splits: Splits, seed: int, most: int = CALIBRATION_PHOTOS
 
 
 def compare(
-    before: Measured, after: Measured, svm_before: svm.FittedSvm, svm_after: svm.FittedSvm, scorers: Sequence[str]
+    before: Measured,
+    after: Measured,
+    svm_before: svm.FittedSvm,
+    svm_after: svm.FittedSvm,
+    scorers: Sequence[str],
+    kind: str = INT8,
 ) -> dict[str, Any]:
-    """Return what int8 costs on the same photos in the same order, as plain values for metrics.json.
+    """Return what the precision `kind` costs on the same photos in the same order, as plain values for metrics.json.
 
-    By scorer: accuracy of float and int8, the share of photos that both name alike, and the loss in percentage points
-    (negative where int8 is better). `loss` is that of the default scorers, each network with its own: what a client
+    By scorer: accuracy of FLOAT and `kind`, the share of photos that both name alike, and the loss in percentage points
+    (negative where `kind` is better). `loss` is that of the default scorers, each network with its own: what a client
     notices that names no scorer. `descriptor_cosine_min` is of the photo whose descriptor changed most.
     """
     told = {}
@@ -106,40 +118,43 @@ def compare(
         right = [int((labels == before.labels).sum()) for labels in named]
         told[name] = {
             FLOAT: right[0] / len(before.labels),
-            INT8: right[1] / len(before.labels),
+            kind: right[1] / len(before.labels),
             "loss": 100 * (right[0] - right[1]) / len(before.labels),
             "agreement": float((named[0] == named[1]).mean()),
         }
     # As in bundling.measure(): the first of equals.
-    default = {kind: max(told, key=lambda name: told[name][kind]) for kind in (FLOAT, INT8)}
-    lost = 100 * (told[default[FLOAT]][FLOAT] - told[default[INT8]][INT8])
+    default = {of: max(told, key=lambda name: told[name][of]) for of in (FLOAT, kind)}
+    lost = 100 * (told[default[FLOAT]][FLOAT] - told[default[kind]][kind])
     return {"photos": len(before.labels), "loss": round(lost, 9), "default_scorers": default, "scorers": told,
             "descriptor_cosine_min": _least_cosine(before.descriptors, after.descriptors)}  # fmt: skip
 
 
-def _gate(loss: dict[str, Any], max_loss: float, bundle: Bundle) -> None:
-    """Raise QuantizeError where more than `max_loss` percentage points are lost, exactly: half a photo does not count.
+def _gate(loss: dict[str, Any], settings: QuantizeSettings, bundle: Bundle) -> None:
+    """Raise QuantizeError where more than --max-loss percentage points are lost, exactly: half a photo does not count.
 
     With fewer than 100 / max_loss validation photos, not one of them may be lost.
     """
-    before, after = (loss["scorers"][loss["default_scorers"][kind]][kind] for kind in (FLOAT, INT8))
-    figures = f"int8 names {after:.1%} of {loss['photos']} validation photos right, float {before:.1%}"
+    kind, max_loss = settings.to, settings.max_loss
+    before, after = (loss["scorers"][loss["default_scorers"][of]][of] for of in (FLOAT, kind))
+    figures = f"{kind} names {after:.1%} of {loss['photos']} validation photos right, float {before:.1%}"
     if loss["loss"] > max_loss:
         raise QuantizeError(
-            "INT8_LOSS",
-            f"{figures}: a loss of {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no int8 version is "
+            f"{kind.upper()}_LOSS",
+            f"{figures}: a loss of {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no {kind} version is "
             f"published: serve version {bundle.version} as it is, or allow more",
         )
     say(f"{figures}: a loss of {loss['loss']:.2f} points, {max_loss:g} are allowed")
 
 
-def _check(bundle: Bundle) -> None:
-    """Refuse a network that is int8 already, or that would not gain."""
-    if bundle.manifest.precision == INT8:
+def _check(bundle: Bundle, kind: str) -> None:
+    """Refuse a network that is of a lower precision already, or that would not gain."""
+    if (now := bundle.manifest.precision) != FLOAT:
         raise QuantizeError(
-            "INT8_ALREADY", f"version {bundle.version} of {bundle.name} is int8 already; give --version of a float one"
+            f"{now.upper()}_ALREADY",
+            f"version {bundle.version} of {bundle.name} is {now} already; give --version of a float one",
         )
-    check_int8(bundle.manifest.architecture)
+    if kind == INT8:
+        check_int8(bundle.manifest.architecture)
 
 
 def _svm_options(manifest: Manifest, trained: Trained) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""`penult quantize` and `penult train --int8`: integers inside, the same face, a gate that refuses, all made anew."""
+"""Lower precision (quantize, train --int8): other numbers inside, the same face, a gate that refuses, all made anew."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from penult.client import Client
 from penult.export.bundling import Result
 from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import QuantizeError, SettingsError
-from penult.export.int8 import calibration_photos, quantize
+from penult.export.lower_precision import calibration_photos, quantize
 from penult.export.quantize import to_int8
 from penult.export.quantize_settings import QuantizeSettings
 from penult.export.refit import refit
@@ -295,6 +295,42 @@ def test_a_loss_that_is_allowed_is_published(lopsided: Path, digits: Path):
     assert (told["float_version"], told["max_loss"]) == (2, 99)
     assert 0.5 < told["loss"] <= 99
     load(read_bundle(lopsided, 3), "cpu")
+
+
+# -- float16 -----------------------------------------------------------------------------------------------------------
+
+
+def test_float16_is_a_version_like_any(model: Path, digits: Path, penult: Callable[..., tuple[int, str, str]]):
+    """`penult quantize --to fp16` publishes half the bytes behind the same gate; the next version loads and is as good."""
+    code, out, _ = penult("quantize", model, digits, "--to", "fp16", "--json")
+    told = json.loads(out)["fp16"]
+    assert code == 0
+    assert (told["float_version"], told["loss"]) == (1, 0)
+    assert min(figures["agreement"] for figures in told["scorers"].values()) == 1
+    before, after = read_bundle(model, 1), read_bundle(model, 2)
+    assert (after.manifest.precision, after.manifest.training["calibration"]) == ("fp16", {"float_version": 1})
+    assert len(after.onnx) < 0.6 * len(before.onnx)
+    assert after.manifest.fingerprint != before.manifest.fingerprint
+    difference = largest_difference(after.goldens.descriptor, load(before, "cpu").session.run(after.goldens.crops)[1])
+    assert 1e-6 < difference < 5e-3
+    load(after, "cpu")
+    for name in ("report/index.html", "MODEL_CARD.md"):
+        text = (model / "2" / name).read_text()
+        assert "in fp16" in text
+        assert "8-bit" not in text
+    code, _, err = penult("quantize", model, digits)
+    assert (code, err.splitlines()[-1]) == (
+        1, "penult: version 2 of digits is fp16 already; give --version of a float one",
+    )  # fmt: skip
+
+
+def test_float16_is_for_every_architecture(model: Path, digits: Path):
+    """What int8 is refused for may be float16: it is not about CPUs."""
+    manifest = json.loads((model / "1" / "manifest.json").read_text())
+    (model / "1" / "manifest.json").write_text(json.dumps(manifest | {"architecture": "mobilenet_v3_small"}))
+    with pytest.raises(SettingsError, match="int8 is for resnet18"):
+        quantize(QuantizeSettings(model, digits))
+    assert quantize(QuantizeSettings(model, digits, to="fp16")).folder == model / "2"
 
 
 # -- the verbs ---------------------------------------------------------------------------------------------------------
