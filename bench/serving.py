@@ -23,7 +23,7 @@ from ceiling import CORES, Ceiling, Rate
 from prepare import INT8, JPEGS, MODELS, OUT, jpegs, prepare
 
 from penult.bench.load import run
-from penult.bench.measure import Report
+from penult.bench.measure import OK, Report
 from penult.bench.own_server import OwnServer
 from penult.bench.settings import LoadSettings, TuneSettings
 from penult.bundle.reader import read_bundle
@@ -159,10 +159,12 @@ def overload() -> dict[str, object]:
         capacity = load(server, RESNET, False, concurrency=16, duration_s=20.0).good_images_per_s
         report = load(server, RESNET, False, rate=2 * capacity, duration_s=60.0, warmup_s=5.0)
     bound = 1000 * 64 / capacity
+    # Due to answered is what a user waits; sent to answered leaves out how late this generator was on the same cores.
+    sent = sorted(1000 * (row.over_s - row.sent_s) for row in report.rows if row.code != OK)
     print(
         f"capacity {capacity:.1f} img/s; at twice that, goodput {report.good_images_per_s / capacity:.3f} of it (goal "
         f">= 0.95), refused {report.errors} in p50 {report.rejected.p50_ms:.1f}, p99 {report.rejected.p99_ms:.1f} ms "
-        f"(goal < 10), accepted p99 {report.latency.p99_ms:.0f} ms (queue bound {bound:.0f} ms)"
+        f"(goal < 10; from sending {sent[int(0.99 * len(sent))]:.1f}), accepted p99 {report.latency.p99_ms:.0f} ms (queue bound {bound:.0f} ms)"
     )
     return {"capacity": capacity, "goodput": report.good_images_per_s, "rejected": vars(report.rejected),
             "accepted": vars(report.latency), "errors": report.errors}  # fmt: skip
