@@ -163,8 +163,9 @@ def overload() -> dict[str, object]:
     sent = sorted(1000 * (row.over_s - row.sent_s) for row in report.rows if row.code != OK)
     print(
         f"capacity {capacity:.1f} img/s; at twice that, goodput {report.good_images_per_s / capacity:.3f} of it (goal "
-        f">= 0.95), refused {report.errors} in p50 {report.rejected.p50_ms:.1f}, p99 "
-        f"{report.rejected.p99_ms:.1f} ms (goal < 10; from sending {sent[int(0.99 * len(sent))]:.1f}), accepted p99 {report.latency.p99_ms:.0f} ms (queue bound {bound:.0f} ms)"
+        f">= 0.95), refused {report.errors} in p50 {report.rejected.p50_ms:.1f}, p99 {report.rejected.p99_ms:.1f} ms "
+        f"(goal < 10; from sending {sent[int(0.99 * len(sent))]:.1f}), accepted p99 {report.latency.p99_ms:.0f} ms "
+        f"(queue bound {bound:.0f} ms)"
     )
     return {"capacity": capacity, "goodput": report.good_images_per_s, "rejected": vars(report.rejected),
             "accepted": vars(report.latency), "errors": report.errors}  # fmt: skip
