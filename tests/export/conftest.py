@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from penult import cli
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess
 from penult.export.architectures import get
@@ -139,3 +140,14 @@ def evidence(
 def model(copy_model: Callable[[Path], Path], tmp_path: Path) -> Path:
     """A copy of the trained model, models/digits with version 1."""
     return copy_model(tmp_path / "models")
+
+
+@pytest.fixture
+def penult(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a verb in this process: (exit code, stdout, stderr)."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return cli.main([str(word) for word in argv]), *capsys.readouterr()
+
+    return run

@@ -18,7 +18,6 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from penult import cli
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import TOLERANCE
 from penult.bundle.reader import Bundle, read_bundle, versions
@@ -73,17 +72,6 @@ def lopsided(model: Path) -> Path:
     publish(model, before.manifest, files | {"model.onnx": network.SerializeToString()})
     load(read_bundle(model, 2), "cpu")
     return model
-
-
-@pytest.fixture
-def penult(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a verb in this process: (exit code, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return cli.main([str(word) for word in argv]), *capsys.readouterr()
-
-    return run
 
 
 # -- the graph ---------------------------------------------------------------------------------------------------------

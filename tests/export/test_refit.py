@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 
-from penult import cli
 from penult.bundle.errors import BundleError
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import Bundle, read_bundle, versions
@@ -71,17 +70,6 @@ def client(renamed: Result, start_server: Callable[..., Any]):
     """A client of a server of that version."""
     with Client(start_server(renamed.folder.parent.parent).target) as client:
         yield client
-
-
-@pytest.fixture
-def penult(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a verb in this process: (exit code, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return cli.main([str(word) for word in argv]), *capsys.readouterr()
-
-    return run
 
 
 # -- other classes than the network's ----------------------------------------------------------------------------------

@@ -327,3 +327,11 @@ def _brightness(work: int, nan_at_white: bool, most_images: int) -> bytes:
         {{ {steps}
            logits = Sum({", ".join(extras)}) }}""")
     return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def quick(publish_brightness, tmp_path_factory):
+    """A repository whose model loads and runs in no time."""
+    root = tmp_path_factory.mktemp("quick")
+    publish_brightness(root)
+    return root

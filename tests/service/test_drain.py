@@ -17,14 +17,6 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 @pytest.fixture(scope="module")
-def quick(publish_brightness, tmp_path_factory):
-    """A repository whose model loads and runs in no time."""
-    root = tmp_path_factory.mktemp("quick")
-    publish_brightness(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def slow(publish_brightness, tmp_path_factory):
     """A repository whose model takes a third of a second per run, and more than one to load."""
     root = tmp_path_factory.mktemp("slow")

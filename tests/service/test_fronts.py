@@ -28,14 +28,6 @@ DEATHS, READY_FRONTS, CPU = ("penult_front_deaths_total",), ("penult_fronts_read
 
 
 @pytest.fixture(scope="module")
-def quick(publish_brightness, tmp_path_factory):
-    """A repository whose model loads and runs in no time."""
-    root = tmp_path_factory.mktemp("quick")
-    publish_brightness(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def shared(quick, start_server):
     """Two fronts that several tests ask, and leave running."""
     return start_server(quick, "--fronts", "2")
