@@ -34,7 +34,7 @@ from penult.bundle.reader import read_bundle
 from penult.export.model import PenultNet
 from penult.service.device_session import DeviceSession
 from penult.service.gpu_options import GpuOptions
-from penult.service.repository import load
+from penult.service.loading import Placement, load
 from penult.service.session import CPU, CUDA, Session, has_cuda_device
 
 CORES = len(os.sched_getaffinity(0))
@@ -157,7 +157,7 @@ def bound_session(bench: Bench, folder: Path) -> float:
     """Load the bundle as the service does; return its images per second in full batches."""
     bundle = read_bundle(folder / "models" / "bench")
     gpu = GpuOptions(bench.batch)
-    model = load(bundle, "cpu" if bench.dry else "cuda", gpu=gpu)
+    model = load(bundle, Placement("cpu" if bench.dry else "cuda", gpu=gpu))
     session = model.session
     if bench.dry:  # the same buckets and bindings, on the CPU
         session = DeviceSession(bundle.onnx, bundle.manifest, bench.batch)

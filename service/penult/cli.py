@@ -203,10 +203,10 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from penult.bundle.errors import BundleError
     from penult.bundle.reader import read_bundle
-    from penult.service.repository import load
+    from penult.service.loading import Placement, load
 
     try:
-        model = load(read_bundle(arguments.model, arguments.version), arguments.device)
+        model = load(read_bundle(arguments.model, arguments.version), Placement(arguments.device))
     except BundleError as error:
         if arguments.json:
             print(json.dumps({"ok": False, "reason": error.reason, "message": error.message}))

@@ -33,7 +33,7 @@ from penult.export.quantize_settings import QuantizeSettings
 from penult.export.refit import refit
 from penult.export.refit_settings import RefitSettings
 from penult.export.settings import TrainSettings
-from penult.service.repository import load
+from penult.service.loading import Placement, load
 
 # A power of two, so that the float network stays the same bit for bit.
 LOPSIDED = 2.0**14
@@ -70,7 +70,7 @@ def lopsided(model: Path) -> Path:
         tensors[name].CopyFrom(numpy_helper.from_array(values, name))
     files = {name: (model / "1" / name).read_bytes() for name in before.manifest.files}
     publish(model, before.manifest, files | {"model.onnx": network.SerializeToString()})
-    load(read_bundle(model, 2), "cpu")
+    load(read_bundle(model, 2), Placement("cpu"))
     return model
 
 
@@ -201,7 +201,9 @@ def test_everything_is_of_the_int8_network(bundle: Bundle, quantized: Result):
     assert bundle.manifest.fingerprint != before.manifest.fingerprint
     assert bundle.svm != before.svm
     assert bundle.manifest.temperatures != before.manifest.temperatures
-    difference = largest_difference(bundle.goldens.descriptor, load(before, "cpu").session.run(bundle.goldens.crops)[1])
+    difference = largest_difference(
+        bundle.goldens.descriptor, load(before, Placement("cpu")).session.run(bundle.goldens.crops)[1]
+    )
     assert TOLERANCE < difference < 0.2
     history = [(quantized.folder.parent / version / "history.csv").read_bytes() for version in ("1", "2")]
     assert history[0] == history[1]
@@ -227,9 +229,9 @@ def test_it_passes_every_check_and_serves(
 
 def test_it_is_for_cpus(bundle: Bundle):
     """An int8 version goes to the CPU by itself, and is refused on CUDA with one line: no kernel there adds integers."""
-    assert load(bundle, "auto").session.provider == "CPUExecutionProvider"
+    assert load(bundle, Placement("auto")).session.provider == "CPUExecutionProvider"
     with pytest.raises(BundleError) as caught:
-        load(bundle, "cuda")
+        load(bundle, Placement("cuda"))
     assert caught.value.reason == "INT8_DEVICE"
 
 
@@ -257,7 +259,7 @@ def test_a_version_with_other_classes_can_be_int8(model: Path, digits: Path, tmp
     assert (made.manifest.precision, made.manifest.training["svm"]["kernel"]) == ("int8", "linear")
     assert set(result.metrics["int8"]["scorers"]) == {"svm"}
     assert "dense head has no say" in (result.folder / "MODEL_CARD.md").read_text()
-    load(made, "cpu")
+    load(made, Placement("cpu"))
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def test_a_loss_that_is_allowed_is_published(lopsided: Path, digits: Path):
     assert versions(lopsided) == [1, 2, 3]
     assert (told["float_version"], told["max_loss"]) == (2, 99)
     assert 0.5 < told["loss"] <= 99
-    load(read_bundle(lopsided, 3), "cpu")
+    load(read_bundle(lopsided, 3), Placement("cpu"))
 
 
 # -- float16 -----------------------------------------------------------------------------------------------------------
@@ -299,9 +301,11 @@ def test_float16_is_a_version_like_any(model: Path, digits: Path, penult: Callab
     assert (after.manifest.precision, after.manifest.training["calibration"]) == ("fp16", {"float_version": 1})
     assert len(after.onnx) < 0.6 * len(before.onnx)
     assert after.manifest.fingerprint != before.manifest.fingerprint
-    difference = largest_difference(after.goldens.descriptor, load(before, "cpu").session.run(after.goldens.crops)[1])
+    difference = largest_difference(
+        after.goldens.descriptor, load(before, Placement("cpu")).session.run(after.goldens.crops)[1]
+    )
     assert 1e-6 < difference < 5e-3
-    load(after, "cpu")
+    load(after, Placement("cpu"))
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = (model / "2" / name).read_text()
         assert "in fp16" in text
@@ -441,7 +445,7 @@ def test_training_publishes_float_and_int8(
     assert manifests[0].training["data_sha256"] == manifests[1].training["svm"]["data_sha256"]
     assert told["int8"]["float_version"] == 1
     assert told["int8"]["loss"] <= 0.5
-    load(read_bundle(tmp_path / "few", 2), "cpu")
+    load(read_bundle(tmp_path / "few", 2), Placement("cpu"))
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -459,4 +463,4 @@ def test_a_refusal_leaves_the_float_version(
         told = json.loads(out)
         assert told["test"]["dense"]["accuracy"] > 0.9
         assert told["int8"] == {"refused": line.partition("in float; ")[2]}
-    load(read_bundle(tmp_path / "few", 1), "cpu")
+    load(read_bundle(tmp_path / "few", 1), Placement("cpu"))

@@ -26,7 +26,7 @@ from penult.export.errors import SettingsError
 from penult.export.refit import refit
 from penult.export.refit_settings import RefitSettings
 from penult.export.settings import TrainSettings
-from penult.service.repository import load
+from penult.service.loading import Placement, load
 from penult.v1 import penult_pb2 as pb
 
 NAMES = ("zero", "one", "two", "three", "four")
@@ -115,7 +115,7 @@ def test_goldens_are_photos_of_the_new_classes(bundle: Bundle):
     assert len(set(bundle.goldens.svm_scores.argmax(1).tolist())) == 5
     scores = bundle.goldens.svm_scores + np.float32(0.1)
     with pytest.raises(BundleError) as caught:
-        load(replace(bundle, goldens=replace(bundle.goldens, svm_scores=scores)), "cpu")
+        load(replace(bundle, goldens=replace(bundle.goldens, svm_scores=scores)), Placement("cpu"))
     assert caught.value.reason == "GOLDEN_VALUES"
 
 
@@ -163,7 +163,7 @@ def test_descriptors_compare_with_the_old_version(client: Client, other_classes:
     assert answer.fingerprint == old.manifest.fingerprint
     crops = np.stack([crop_encoded(photo.read_bytes(), old.manifest.preprocess) for photo in photos])
     descriptors = np.stack(answer.results)
-    np.testing.assert_allclose(descriptors, load(old, "cpu").session.run(crops)[1], atol=1e-4)
+    np.testing.assert_allclose(descriptors, load(old, Placement("cpu")).session.run(crops)[1], atol=1e-4)
     scored, named = client.score(descriptors, model="digits"), client.classify(photos, model="digits")
     assert [result.label for result in scored.results] == [result.label for result in named.results]
     assert np.allclose([r.score for r in scored.results], [r.score for r in named.results], atol=1e-4)
@@ -210,7 +210,7 @@ def test_classes_in_another_order_are_the_same_classes(model: Path, digits: Path
     trained = json.loads((model / "1" / "metrics.json").read_bytes())
     assert result.metrics["test"]["dense"]["recall"] == pytest.approx(trained["test"]["dense"]["recall"])
     assert result.metrics["test"]["svm"]["accuracy"] > 0.95
-    load(after, "cpu")
+    load(after, Placement("cpu"))
 
 
 def _with_logits_reversed(data: bytes) -> bytes:
@@ -231,7 +231,7 @@ def test_the_dense_head_returns_with_its_classes(model: Path, other_classes: Pat
     found = [read_bundle(model, version).manifest for version in (1, 2, 3, 4)]
     assert [manifest.scorers for manifest in found] == [("dense", "svm"), ("svm",), ("svm",), ("dense", "svm")]
     assert len({manifest.fingerprint for manifest in found}) == 1
-    load(read_bundle(model, 4), "cpu")
+    load(read_bundle(model, 4), Placement("cpu"))
 
 
 # -- options and what goes wrong ---------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_the_verb_answers_in_json(penult: Callable[..., tuple[int, str, str]], m
     metrics = json.loads((model / "2" / "metrics.json").read_bytes())
     assert (metrics["svm"]["kernel"], metrics["svm"]["class_weight"]) == ("rbf", "balanced")
     assert (bundle.manifest.training["svm"]["seed"], bundle.manifest.training["settings"]["seed"]) == (7, 0)
-    load(bundle, "cpu")
+    load(bundle, Placement("cpu"))
 
 
 def test_the_verb_prints_a_table(penult: Callable[..., tuple[int, str, str]], model: Path, other_classes: Path):

@@ -8,7 +8,7 @@ import pytest
 
 from penult.bundle.reader import read_bundle
 from penult.service.cpu_plan import CpuPlan, Speed, choose, measure, plans
-from penult.service.repository import load
+from penult.service.loading import Placement, load
 
 NARROW, MIDDLE, WIDE = CpuPlan(1, 8), CpuPlan(4, 2), CpuPlan(8, 1)
 
@@ -63,7 +63,7 @@ def test_a_slow_model_is_not_measured_for_long():
 def test_every_mode_gives_the_same_answers(models, mode, caplog):
     """Whatever the threads, a bundle's goldens replay, and the log says what was measured and chosen."""
     caplog.set_level("INFO")
-    model = load(read_bundle(models / "digits"), "cpu", mode, cores=2)
+    model = load(read_bundle(models / "digits"), Placement("cpu", mode, cores=2))
     goldens = read_bundle(models / "digits").goldens
     logits, _ = model.session.run_images(list(goldens.crops))
     np.testing.assert_allclose(logits, goldens.logits, atol=1e-4 * np.abs(goldens.logits).max())

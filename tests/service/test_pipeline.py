@@ -18,9 +18,9 @@ from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto, RawPhoto
 from penult.service.device_session import DeviceSession
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, Overloaded
+from penult.service.loading import Placement, load
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
-from penult.service.repository import load
 from penult.service.session import CUDA
 
 
@@ -36,7 +36,7 @@ def light(publish_brightness, tmp_path):
 
     def make(**options):
         publish_brightness(tmp_path, **options)
-        return load(read_bundle(tmp_path / "light"), "cpu")
+        return load(read_bundle(tmp_path / "light"), Placement("cpu"))
 
     return make
 

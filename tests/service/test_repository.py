@@ -1,44 +1,65 @@
 """What is served: the newest version that passes every check, and a clear word on those that do not."""
 
+import asyncio
 import logging
 import shutil
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from penult.bundle.errors import BundleError
 from penult.bundle.reader import read_bundle
-from penult.service import repository as module
-from penult.service.config import ConfigError
+from penult.service import loading as module
+from penult.service.config import ConfigError, ServeConfig
 from penult.service.device_session import DeviceSession
 from penult.service.errors import NotFound, NotReady
 from penult.service.gpu_options import GpuOptions
+from penult.service.loading import Placement
+from penult.service.metrics import Metrics
+from penult.service.pipeline import Pipeline
+from penult.service.reloading import Reloader
 from penult.service.repository import Repository
 from penult.service.session import CPU, CUDA, Session, has_cuda_device
+from penult.service.stage import Stage
 
 
 @pytest.fixture
-def repository(tmp_path):
-    """Make a repository of tmp_path; `refused` counts what it refuses."""
+def start(tmp_path):
+    """Start a reloader on tmp_path: the repository it fills, and how many candidates it refused."""
 
-    def make(device: str = "cpu") -> Repository:
-        made = Repository(tmp_path, device, lambda: made.refused.append(1))
-        made.refused = []
-        return made
+    def begin(device: str = "cpu", most_images: int = 2, root=tmp_path) -> tuple[Repository, int]:
+        async def whole():
+            metrics, repository = Metrics(CollectorRegistry()), Repository()
+            pipeline = Pipeline(ServeConfig(), metrics)
 
-    return make
+            def load_model(bundle, before):
+                model = module.load(bundle, Placement(device), before)
+                module.warm(model, most_images)
+                return model
+
+            reloader = Reloader(root, {}, load_model, Stage(repository, pipeline, metrics, lambda: None))
+            try:
+                await reloader.start()
+            finally:
+                begin.refused = int(metrics.registry.get_sample_value("penult_reloads_total", {"outcome": "refused"}))
+                await pipeline.close()
+                await reloader.close()
+            return repository
+
+        return asyncio.run(whole())
+
+    return begin
 
 
 @pytest.fixture
-def loaded(repository):
-    """Load all of tmp_path: {name: version}, and the repository."""
+def loaded(start):
+    """Load all of tmp_path: {name: version}, and the repository; loaded.refused counts candidates."""
 
     def load(most_images: int = 2) -> tuple[dict[str, int], Repository]:
-        made = repository()
-        models = made.load_all(lambda provider: most_images)
-        for model in models:
-            made.serve(model)
-        return {model.name: model.version for model in models}, made
+        repository = start(most_images=most_images)
+        load.refused = start.refused
+        return {model.name: model.version for model in repository.all()}, repository
 
     return load
 
@@ -51,7 +72,7 @@ def test_the_newest_version_is_served(publish_brightness, tmp_path, loaded):
     served, repository = loaded()
     assert served == {"light": 11}
     assert repository.get("light", 0).version == 11
-    assert repository.refused == []
+    assert loaded.refused == 0
 
 
 def flip_a_byte(folder):
@@ -87,10 +108,10 @@ def test_a_damaged_newest_version_leaves_the_older_serving(
     """A damaged version is refused with one clear line, counted, and the version before it is served."""
     publish_brightness(tmp_path)
     damage(publish_brightness(tmp_path))
-    with caplog.at_level(logging.INFO, "penult.repository"):
-        served, repository = loaded()
+    with caplog.at_level(logging.INFO, "penult.reloading"):
+        served, _ = loaded()
     assert served == {"light": 1}
-    assert repository.refused == [1]
+    assert loaded.refused == 1
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert line.startswith("refused light version 2: ")
     assert line.endswith(f"({reason})")
@@ -114,9 +135,9 @@ def test_golden_photos_with_other_answers_are_refused(publish_brightness, tmp_pa
     goldens, reason = BAD_GOLDENS[case]
     publish_brightness(tmp_path)
     publish_brightness(tmp_path, goldens=goldens)
-    served, repository = loaded()
+    served, _ = loaded()
     assert served == {"light": 1}
-    assert repository.refused == [1]
+    assert loaded.refused == 1
     assert reason is None or f"({reason})" in caplog.text
 
 
@@ -132,17 +153,17 @@ def test_files_that_cannot_be_parsed_are_refused(publish_brightness, tmp_path, l
     """Files with the right digest and wrong contents are refused; the older version is served."""
     publish_brightness(tmp_path)
     publish_brightness(tmp_path, files=BAD_FILES[case])
-    served, repository = loaded()
-    assert (served, repository.refused) == ({"light": 1}, [1])
+    served, _ = loaded()
+    assert (served, loaded.refused) == ({"light": 1}, 1)
 
 
-@pytest.mark.parametrize(("batch_limit", "expected"), [(2, ({"light": 2}, [])), (4, ({"light": 1}, [1]))])
+@pytest.mark.parametrize(("batch_limit", "expected"), [(2, ({"light": 2}, 0)), (4, ({"light": 1}, 1))])
 def test_a_model_that_cannot_run_its_batches_is_refused(publish_brightness, tmp_path, loaded, batch_limit, expected):
     """A network that fails on batches as large as it will meet, and only such a one, is refused before it serves."""
     publish_brightness(tmp_path)
     publish_brightness(tmp_path, most_images=3)
-    served, repository = loaded(batch_limit)
-    assert (served, repository.refused) == expected
+    served, _ = loaded(batch_limit)
+    assert (served, loaded.refused) == expected
 
 
 def test_one_bad_model_does_not_hold_up_the_others(publish_brightness, tmp_path, loaded):
@@ -172,20 +193,19 @@ def test_an_empty_repository_says_what_to_do(tmp_path, loaded, folders):
     assert caught.value.reason == "MODELS_EMPTY"
 
 
-def test_a_missing_repository_says_what_to_do(tmp_path):
+def test_a_missing_repository_says_what_to_do(tmp_path, start):
     """A folder that is not there is named, with the flag that chooses another."""
     with pytest.raises(BundleError, match=r"absent is not a folder; .*--models"):
-        Repository(tmp_path / "absent", "cpu", lambda: None).load_all(lambda provider: 1)
+        start(root=tmp_path / "absent")
 
 
 @pytest.mark.skipif(has_cuda_device(), reason="shows what happens without a CUDA device; this has one")
-def test_a_device_that_is_not_there_is_no_models_fault(publish_brightness, tmp_path, repository):
+def test_a_device_that_is_not_there_is_no_models_fault(publish_brightness, tmp_path, start):
     """--device cuda without CUDA stops the start; it does not refuse one bundle after the other."""
     publish_brightness(tmp_path)
-    made = repository("cuda")
     with pytest.raises(ConfigError):
-        made.load_all(lambda provider: 1)
-    assert made.refused == []
+        start("cuda")
+    assert start.refused == 0
 
 
 @pytest.fixture
@@ -213,7 +233,7 @@ def test_a_device_gets_the_fast_way(publish_brightness, tmp_path, pretended_cuda
     """On CUDA both layouts are built with the limits that were set, compared on the goldens, and one of them serves."""
     publish_brightness(tmp_path)
     gpu = GpuOptions(4, 256)
-    model = module.load(read_bundle(tmp_path / "light"), "cuda", cores=2, gpu=gpu)
+    model = module.load(read_bundle(tmp_path / "light"), Placement("cuda", cores=2, gpu=gpu))
     assert isinstance(model.session, DeviceSession)
     assert [most for most, _ in pretended_cuda.options] == [4, 4]
     assert [options["prefer_nhwc"] for _, options in pretended_cuda.options] == ["0", "1"]
@@ -228,7 +248,7 @@ def test_a_device_without_the_fast_way_serves_plainly(
     """Where the fast way fails, the model is served on the same device, plainly, and the log is loud about it."""
     monkeypatch.setattr(module, "DeviceSession", lambda *_: 1 / 0)
     publish_brightness(tmp_path)
-    model = module.load(read_bundle(tmp_path / "light"), "cuda", gpu=GpuOptions(4, 256))
+    model = module.load(read_bundle(tmp_path / "light"), Placement("cuda", gpu=GpuOptions(4, 256)))
     assert (model.session.provider, model.session.driver, model.session.memory_mb) == (CUDA, None, 256)
     assert "light RUNS SLOWLY" in caplog.text
 
@@ -249,10 +269,10 @@ def test_models_are_found_by_name_and_version(publish_brightness, tmp_path, load
         assert caught.value.reason == reason
 
 
-def test_before_loading_nothing_is_ready(repository):
-    """Until load_all() is done, asking for any model is NotReady with a hint, not NotFound."""
+def test_before_loading_nothing_is_ready():
+    """Until the first models are there, asking for any model is NotReady with a hint, not NotFound."""
     with pytest.raises(NotReady) as caught:
-        repository().get("light", 0)
+        Repository().get("light", 0)
     assert caught.value.retry_after_ms
 
 

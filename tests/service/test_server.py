@@ -149,9 +149,10 @@ def test_serving_never_imports_torch_or_scikit_learn(run_python, models):
     code = f"""
 import pathlib, sys
 import penult.service.server
-from penult.service.repository import Repository
-models = Repository(pathlib.Path({str(models)!r}), "cpu", lambda: None).load_all(lambda provider: 1)
-print(models[0].scorers, sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "sklearn", "scipy"}}))
+from penult.bundle.reader import read_bundle
+from penult.service.loading import Placement, load
+model = load(read_bundle(pathlib.Path({str(models)!r}) / "digits"), Placement("cpu"))
+print(model.scorers, sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "sklearn", "scipy"}}))
 """
     result = run_python("-c", code)
     assert result.stdout.strip() == "('dense', 'svm') []", result.stderr

@@ -57,6 +57,7 @@ class Batcher:
         self._queue_phase = metrics.phase_seconds.labels("queue")
         self._inference_phase = metrics.phase_seconds.labels("inference")
         self._seconds_per_image = 0.0
+        self._is_closed = False
 
     def wait_s(self, images: int) -> float:
         """Return how long so many images take, by what the last dozen batches took, if all callers work on them."""
@@ -68,12 +69,22 @@ class Batcher:
         They count in penult_queue_depth already; taken for a run, or passed over, they no longer do.
         """
         with self._changed:
+            if self._is_closed:
+                self._depth.dec(len(items))
+                return
             self._waiting.extend(items)
             if self._delay_s:
                 self._changed.notify_all()  # a batch may be full now
         if run_here:
             self._run_one()
         self._call_threads()
+
+    def close(self) -> None:
+        """Pass over what waits and what still comes: its requests have been given up, the model is on its way out."""
+        with self._changed:
+            self._is_closed = True
+            self._depth.dec(len(self._waiting))
+            self._waiting.clear()
 
     def _call_threads(self) -> None:
         """Ask the pool for as many threads as there are batches waiting and callers free."""

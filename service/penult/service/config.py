@@ -16,6 +16,7 @@ from typing import Any
 
 from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
+from penult.bundle.manifest import is_model_name, parse_version
 from penult.service.cpu_plan import AUTO, CPU_MODES
 from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
@@ -35,6 +36,8 @@ class ServeConfig:
     """Everything that can be set. Sizes are bytes, times seconds, queues images."""
 
     models: Path = _setting(Path("models"), "the model repository: a folder of NAME/VERSION/")
+    watch_s: float = _setting(1.0, "seconds between looks at the repository for new and removed versions; 0: never")
+    pin: str = _setting("", "serve these versions instead of the newest: NAME=VERSION, several with commas between")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
@@ -77,7 +80,16 @@ class ServeConfig:
         for name in ("port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError("CONFIG", f"{_flag(name)} must be a port, 0 to 65535")
-        for name in ("drain_lead", "grace", "threads", "batch_max_images", "batch_delay_ms", "gpu_memory_mb"):
+        _ = self.pins
+        for name in (
+            "watch_s",
+            "drain_lead",
+            "grace",
+            "threads",
+            "batch_max_images",
+            "batch_delay_ms",
+            "gpu_memory_mb",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
         if self.queue_max_images < self.fronts:
@@ -87,6 +99,18 @@ class ServeConfig:
     def image_limits(self) -> ImageLimits:
         """The limits that the decoder keeps."""
         return ImageLimits(self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans)
+
+    @property
+    def pins(self) -> dict[str, tuple[int, ...]]:
+        """The versions to serve of models whose newest is not wanted; raise ConfigError."""
+        pinned: dict[str, tuple[int, ...]] = {}
+        for part in filter(None, (part.strip() for part in self.pin.split(","))):
+            name, _, number = part.partition("=")
+            version = parse_version(number)
+            if not is_model_name(name) or version is None:
+                raise ConfigError("CONFIG", f"--pin {part!r} is not NAME=VERSION, as in pets=3")
+            pinned[name] = tuple(sorted({*pinned.get(name, ()), version}))
+        return pinned
 
     @property
     def gpu_options(self) -> GpuOptions:

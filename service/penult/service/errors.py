@@ -7,6 +7,7 @@ PenultError (penult.bundle.errors)
     ├── NotFound         no such model or version                   NOT_FOUND
     ├── LacksScorer      the model has no such scorer               FAILED_PRECONDITION
     ├── OtherModel       a descriptor of another model              FAILED_PRECONDITION
+    ├── ModelRefused     the version to load is not good            FAILED_PRECONDITION
     ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
     ├── NotReady         loading or draining                        UNAVAILABLE
     └── BadOutput        the model gave no finite numbers           INTERNAL
@@ -43,6 +44,10 @@ class OtherModel(ServiceError):
     """A descriptor was made by another model."""
 
 
+class ModelRefused(ServiceError):
+    """The version that should be loaded failed its checks."""
+
+
 class Overloaded(ServiceError):
     """The queue is full."""
 
@@ -61,6 +66,7 @@ CODES: dict[type[PenultError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     LacksScorer: grpc.StatusCode.FAILED_PRECONDITION,
     OtherModel: grpc.StatusCode.FAILED_PRECONDITION,
+    ModelRefused: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     BadOutput: grpc.StatusCode.INTERNAL,

@@ -27,3 +27,11 @@ def keep_freed_blocks(arenas: int) -> bool:
     is_set = all(mallopt(number, value) for number, value in settings)
     log.debug("freed blocks are kept: %s", is_set)
     return is_set
+
+
+def give_back() -> bool:
+    """Return the pages that nothing uses to the kernel, as after a model has gone; False where nothing was returned."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False

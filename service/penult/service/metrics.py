@@ -81,10 +81,22 @@ class Metrics(Exposition):
             multiprocess_mode="livemax",
         )  # fmt: skip
         self.reloads = Counter(
-            "penult_reloads_total", "Bundles taken up or refused.", ("outcome",), registry=self.registry
+            "penult_reloads_total", "Versions loaded, refused, and retired.", ("outcome",), registry=self.registry
         )
-        for outcome in ("loaded", "refused"):
+        for outcome in ("loaded", "refused", "retired"):
             self.reloads.labels(outcome)
+
+    def took_up(self, *model: str) -> None:
+        """Tell of a model that is served now; `model` are the labels of penult_model_info."""
+        self.reloads.labels("loaded").inc()
+        self.model_info.labels(*model).set(1)
+
+    def retired(self, *model: str) -> None:
+        """Tell of a model that is served no longer."""
+        self.reloads.labels("retired").inc()
+        self.model_info.labels(*model).set(0)
+        if _FILES not in os.environ:  # a file of several fronts cannot lose a series; it says 0
+            self.model_info.remove(*model)
 
 
 class FrontsMetrics(Exposition):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -24,8 +24,8 @@ from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
 from penult.service.decoding import Decoder, Photo, PixelBudget, RawPhoto
 from penult.service.errors import LacksScorer, Overloaded, ServiceError
+from penult.service.loading import ServedModel
 from penult.service.metrics import Metrics
-from penult.service.repository import ServedModel
 from penult.service.session import CPU
 from penult.service.work import ModelOutput, Output, Work
 
@@ -49,11 +49,23 @@ def batch_limit(config: ServeConfig, model: ServedModel) -> int:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A model's own part of the pipeline. `runs_here`: the thread that decodes runs the model too."""
+    """A model's own part of the pipeline.
+
+    `driver`: the threads that only this model runs on, None where the thread that decodes runs the model too.
+    """
 
     model: ServedModel
     batcher: Batcher
-    runs_here: bool
+    driver: ThreadPoolExecutor | None
+    under_way: set[asyncio.Future[Any]] = field(default_factory=set)
+
+    async def end(self) -> None:
+        """Finish what was accepted, then stop the model's own threads."""
+        while self.under_way:
+            await asyncio.wait(self.under_way)
+        self.batcher.close()
+        if self.driver:
+            await asyncio.to_thread(self.driver.shutdown)
 
 
 class Pipeline:
@@ -64,34 +76,38 @@ class Pipeline:
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
         self._workers = ThreadPoolExecutor(config.cpu_threads, thread_name_prefix="worker")
-        self._drivers: list[ThreadPoolExecutor] = []
-        # By version too: a request that began with one version ends with it.
-        self._lanes: dict[tuple[str, int], _Lane] = {}
+        # By object: a request that began with one model ends with it, whatever took over its name and version.
+        self._lanes: dict[ServedModel, _Lane] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
         self._in_flight = 0
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
     def serve(self, model: ServedModel) -> None:
         """Take up a model."""
+        driver = None
         # A thread that waits for company must not be one that could bring it.
-        runs_here = model.session.provider == CPU and not self._config.batch_delay_ms
-        pool = self._workers
-        if not runs_here:
+        if model.session.provider != CPU or self._config.batch_delay_ms:
             # A session with a thread of its own is fast on that one only.
-            pool = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
-            self._drivers.append(pool)
+            driver = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
         batcher = Batcher(
-            model.session.run_images, batch_limit(self._config, model), model.session.callers, pool, self._metrics,
-            self._config.batch_delay_ms / 1000,
+            model.session.run_images, batch_limit(self._config, model), model.session.callers, driver or self._workers,
+            self._metrics, self._config.batch_delay_ms / 1000,
         )  # fmt: skip
-        self._lanes[model.name, model.version] = _Lane(model, batcher, runs_here)
+        self._lanes[model] = _Lane(model, batcher, driver)
+
+    async def retire(self, model: ServedModel) -> None:
+        """Finish a model's requests, and let go of it; nobody may ask for it any more."""
+        lane = self._lanes[model]
+        await lane.end()
+        del self._lanes[model]
 
     async def close(self) -> None:
         """Finish what was accepted, then stop all threads."""
+        for lane in list(self._lanes.values()):
+            await lane.end()
         while self._under_way:
             await asyncio.wait(self._under_way)
-        for pool in (self._workers, *self._drivers):
-            await asyncio.to_thread(pool.shutdown)
+        await asyncio.to_thread(self._workers.shutdown)
 
     async def classify(
         self,
@@ -156,11 +172,11 @@ class Pipeline:
         self, model: ServedModel, photos: Sequence[Photo | ImageError], finish: Any, expires: float
     ) -> Any:
         """Send every photo on its way and wait for the answer that `finish` makes of the outputs."""
-        lane = self._lanes[model.name, model.version]
+        lane = self._lanes[model]
         with self._admitted(lane, len(photos), expires):
             work: Work[Any] = Work(len(photos), finish, expires)
-            self._under_way.add(work.answer)
-            work.answer.add_done_callback(self._under_way.discard)
+            lane.under_way.add(work.answer)
+            work.answer.add_done_callback(lane.under_way.discard)
             self._start(lane, work, photos)
             try:
                 return await work.answer
@@ -188,7 +204,7 @@ class Pipeline:
             self._metrics.queue_depth.dec()
             return
         try:
-            lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.runs_here)
+            lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.driver is None)
         except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
             work.fail(error)
 

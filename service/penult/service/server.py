@@ -4,22 +4,28 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from penult.bundle.reader import Bundle
 from penult.service.config import ServeConfig, port_in_use
 from penult.service.front import beat, follow_supervisor, is_front
 from penult.service.http import HttpServer
 from penult.service.interceptor import Interceptor
+from penult.service.loading import Placement, ServedModel, load, warm
 from penult.service.logs import start_log
 from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline, batch_limit
-from penult.service.repository import Repository, ServedModel
+from penult.service.reloading import Reloader
+from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
+from penult.service.stage import Stage
 from penult.v1 import penult_pb2_grpc
 
 log = logging.getLogger("penult.server")
@@ -51,26 +57,27 @@ class Server:
         self._config, self._is_front = config, is_front
         self.metrics = Metrics()
         self._pipeline = Pipeline(config, self.metrics)
-        self._repository = Repository(
-            config.models, config.device, lambda: self.metrics.reloads.labels("refused").inc(), config.cpu_mode,
-            config.cpu_threads, config.gpu_options,
-        )  # fmt: skip
+        self._repository = Repository()
+        stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness)
+        self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
+        self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
         self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
         self._health = health_aio.HealthServicer()
-        self._is_ready = self._has_signal = False
+        self._has_started = self._has_signal = False
         self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         """Listen, load, serve, drain."""
         config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        await self._set_health(_NOT_SERVING)
+        await self._set_health()
         server, port, http = self._build(), 0, None
         if self._is_front:
             follow_supervisor(self._stop.set)
         else:
-            http = HttpServer(config.host, config.metrics_port, self.metrics, lambda: self._is_ready)
+            http = HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready)
             port = await self._listen(server)
             await http.start()
         try:
@@ -78,12 +85,15 @@ class Server:
                 # Other fronts serve already: this one takes connections from them when it can answer, not before.
                 port = port or await self._listen(server)
                 await self._become_ready(port, http.port if http else config.metrics_port)
+                if config.watch_s:
+                    self._keep(self._reloader.run(config.watch_s))
                 await self._stop.wait()
                 await self._drain()
         finally:
             await self._interceptor.close(config.grace)
             await server.stop(_LAST_BYTES_S)
             await self._pipeline.close()
+            await self._reloader.close()
             if http:
                 await http.stop()
         log.info("stopped")
@@ -118,32 +128,31 @@ class Server:
         return port
 
     async def _load(self) -> bool:
-        """Load all models on a thread, so that health answers meanwhile; return False if asked to stop first."""
-        loading = asyncio.get_running_loop().run_in_executor(None, self._load_models)
+        """Load all models, while health answers; return False if asked to stop first."""
+        loading = asyncio.create_task(self._reloader.start())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             return False
         stopping.cancel()
-        for model in loading.result():
-            self._take_up(model)
+        await loading
         return True
 
-    def _load_models(self) -> list[ServedModel]:
-        return self._repository.load_all(lambda model: batch_limit(self._config, model))
+    def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
+        config = self._config
+        model = load(bundle, self._placement, before)
+        warm(model, batch_limit(config, model))
+        return model
 
-    def _take_up(self, model: ServedModel) -> None:
-        # The pipeline first: whoever finds the model in the repository may use it at once.
-        self._pipeline.serve(model)
-        self._repository.serve(model)
-        self.metrics.reloads.labels("loaded").inc()
-        self.metrics.model_info.labels(
-            model.name, str(model.version), model.fingerprint, model.manifest.architecture, model.session.provider, "no"
-        ).set(1)
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside everything else, until it ends or the process does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _become_ready(self, port: int, http_port: int) -> None:
-        self._is_ready = True
-        await self._set_health(_SERVING)
+        self._has_started = True
+        await self._set_health()
         host, models = self._config.host, self._repository.all()
         served = ",".join(f"{model.name}/{model.version}" for model in models)
         provider = ",".join(sorted({model.session.provider for model in models}))
@@ -153,16 +162,24 @@ class Server:
             flush=True,
         )
         if self._is_front:
-            self._beating = asyncio.create_task(beat())
+            self._keep(beat())
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""
         log.info("draining: not ready from now on, serving %.0f s more", self._config.drain_lead)
-        self._is_ready = False
-        await self._set_health(_NOT_SERVING)
+        await self._set_health()
         await asyncio.sleep(self._config.drain_lead)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here: models are loaded, at least one is left, and nobody asked to stop."""
+        return self._has_started and not self._stop.is_set() and bool(self._repository.all())
+
+    def _tell_readiness(self) -> None:
+        self._keep(self._set_health())
+
+    async def _set_health(self) -> None:
+        status = _SERVING if self.is_ready else _NOT_SERVING
         await self._health.set(LIVE_NAME, _SERVING)
         for name in _READINESS_NAMES:
             await self._health.set(name, status)

@@ -16,8 +16,9 @@ from penult.service.answers import Outcome, Scored, Timings
 from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto, Photo, RawPhoto
 from penult.service.errors import InvalidRequest, OtherModel, ServiceError, code_of
+from penult.service.loading import ServedModel
 from penult.service.pipeline import DEFAULT_TOP_K, Pipeline
-from penult.service.repository import Repository, ServedModel
+from penult.service.repository import Repository
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
