@@ -56,6 +56,7 @@ class Reloader:
         self._served: dict[ServedModel, Stamp] = {}
         self._seen: dict[tuple[str, int], Stamp] = {}
         self._refused: dict[tuple[str, int], _Refusal] = {}
+        self._unsettled: set[tuple[str, int]] = set()
         self._unloaded: set[str] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._said: set[str] = set()
@@ -152,6 +153,8 @@ class Reloader:
         """Bring a model up to date: first the new is there, then the old goes."""
         before = {model for model in self._served if model.name == name}
         chosen = await self._choose(name, present, is_eager)
+        if not chosen and any((name, version) in self._unsettled for version in present):
+            return  # the next look tries what is there; until then a version without a folder is better than none
         for model in chosen:
             if model not in before:
                 self._stage.take_up(model)
@@ -162,9 +165,10 @@ class Reloader:
     def _tidy(self, name: str, present: list[int]) -> None:
         """Forget versions whose folders are gone."""
         self._repository.keep_notes(name, set(present))
-        for known in (self._seen, self._refused):
-            for key in [key for key in known if key[0] == name and key[1] not in present]:
-                del known[key]
+        for key in [key for key in self._seen if key[0] == name and key[1] not in present]:
+            del self._seen[key]
+            self._refused.pop(key, None)
+            self._unsettled.discard(key)
 
     async def _choose(self, name: str, present: list[int], is_eager: bool) -> list[ServedModel]:
         """Return the versions to serve, loaded; `is_eager`: also what may still be being copied."""
@@ -203,12 +207,13 @@ class Reloader:
         return True
 
     def _is_worth_trying(self, name: str, version: int, marks: Stamp, is_eager: bool) -> bool:
-        is_settled = self._seen.get((name, version)) == marks
+        is_settled = is_eager or self._seen.get((name, version)) == marks
         self._seen[name, version] = marks
+        (self._unsettled.discard if is_settled else self._unsettled.add)((name, version))
         refusal = self._refused.get((name, version))
         if refusal and refusal.stamp == marks and time.monotonic() < refusal.until:
             return False
-        return is_eager or is_settled
+        return is_settled
 
     async def _try(self, name: str, version: int, marks: Stamp) -> ServedModel | None:
         """Load a candidate; where it is refused, say why and remember it."""
