@@ -29,11 +29,17 @@ def prepare() -> None:
         sys.exit("this benchmark needs ../shared/data (real photos)")
     OUT.mkdir(exist_ok=True)
     jpegs()
-    for network, epochs in NETWORKS.items():
-        if not (MODELS / network / "1").is_dir():
-            train(network, epochs)
+    for network in NETWORKS:
+        prepare_one(network)
     if not (MODELS / INT8 / "1").is_dir():
         quantize("resnet18")
+
+
+def prepare_one(network: str) -> None:
+    """Make one network's bundle, if it is not there yet."""
+    OUT.mkdir(exist_ok=True)
+    if not (MODELS / network / "1").is_dir():
+        train(network, NETWORKS[network])
 
 
 def jpegs() -> list[bytes]:
