@@ -35,11 +35,14 @@ EXCEPTIONS = {("penult.export.demo", "penult.cli")}
 
 # Each outside library is known to these modules only.
 KNOWN_TO = {
-    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client", "penult.bench.requests"},
+    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client.aio", "penult.client.plain",
+        "penult.client.messages", "penult.bench.requests",
+    },
     "google.protobuf": set(),
     "grpc": {
         "penult.service.errors", "penult.service.interceptor", "penult.service.servicer", "penult.service.server",
-        "penult.client", "penult.bench.load",
+        "penult.client.aio", "penult.client.channel", "penult.client.messages", "penult.client.plain",
+        "penult.bench.load",
     },
     "onnxruntime": {
         "penult.service.session", "penult.service.device_session", "penult.export.runtime", "penult.export.quantize",

@@ -23,7 +23,7 @@ log = logging.getLogger("penult.rpc")
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
-_RETRY_MS = 1000
+_RETRY_MS = 100
 
 
 class Interceptor(grpc.aio.ServerInterceptor):

@@ -1,0 +1,101 @@
+"""The client for asyncio."""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.client.channel import MOST_RETRIES, address, failure, options
+from penult.client.messages import classifying, describing, score_request, scored
+from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ClassifyAnswer, DescribeAnswer, Photo, RequestFailed
+from penult.v1 import penult_pb2 as pb
+from penult.v1 import penult_pb2_grpc
+
+Answer = TypeVar("Answer")
+
+
+class AsyncClient:
+    """Client for asyncio: the same methods, awaited; `async with` closes it."""
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = DEFAULT_TARGET,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = MOST_RETRIES,
+    ) -> None:
+        """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""
+        self._channel = grpc.aio.insecure_channel(address(target), options=options(retries))
+        self._stub: Any = penult_pb2_grpc.PenultServiceStub(self._channel)
+        self._target, self._timeout_s = target, timeout_s
+
+    async def classify(
+        self,
+        images: Sequence[Photo],
+        *,
+        model: str = "",
+        version: int = 0,
+        scorer: str | None = None,
+        top_k: int = 5,
+        include_descriptor: bool = False,
+    ) -> ClassifyAnswer:
+        """Name photos, as Client.classify does."""
+        selector = pb.ModelSelector(name=model, version=version)
+        flow = classifying(images, selector, scorer, top_k, include_descriptor)
+        return await self._drive(flow, self._stub.Classify)
+
+    async def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
+        """Return the descriptors of photos, as Client.describe does."""
+        flow = describing(images, pb.ModelSelector(name=model, version=version))
+        return await self._drive(flow, self._stub.Describe)
+
+    async def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
+        """Score descriptors, as Client.score does."""
+        return scored(await self._call(self._stub.Score, score_request(descriptors, model, version)))
+
+    async def get_model(self, model: str = "", version: int = 0) -> pb.Model:
+        """Return what the server tells of a model."""
+        request = pb.GetModelRequest(model=pb.ModelSelector(name=model, version=version))
+        response: pb.GetModelResponse = await self._call(self._stub.GetModel, request)
+        return response.model
+
+    async def list_models(self) -> list[pb.Model]:
+        """Return what the server tells of every model."""
+        return list((await self._call(self._stub.ListModels, pb.ListModelsRequest())).models)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        await self.close()
+
+    async def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
+        """Send what a call yields, one request after the other, and return its answer."""
+        act: Callable[[], Any] = partial(next, flow)
+        while True:
+            try:
+                request = act()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            try:
+                act = partial(flow.send, await self._call(method, request))
+            except RequestFailed as error:
+                act = partial(flow.throw, error)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
+        try:
+            return await method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target) from error

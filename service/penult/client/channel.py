@@ -1,0 +1,102 @@
+"""How clients connect: addresses, limits, keepalive, retries. All of it is gRPC's own, told by options and one JSON.
+
+Retries: gRPC itself tries a call again that ended with UNAVAILABLE or RESOURCE_EXHAUSTED, waits as long as the server
+says (`grpc-retry-pushback-ms`), else ever longer, and goes to the next address where there are several. The deadline
+bounds all attempts together. Five attempts are the most that it makes (gRFC A6).
+"""
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from penult.client.messages import MESSAGE_BYTES
+from penult.client.types import RequestFailed
+
+MOST_RETRIES = 4
+_PING_MS, _PONG_MS = 30_000, 10_000
+_SERVICE = "penult.v1.PenultService"
+
+
+def options(retries: int) -> list[tuple[str, int | str]]:
+    """Return a channel's options; raise ValueError for a number of retries that gRPC does not do."""
+    if not 0 <= retries <= MOST_RETRIES:
+        raise ValueError(f"retries must be 0 to {MOST_RETRIES}; this is {retries}")
+    return [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        # A request is kept for another attempt only if it fits here; the default is 256 KiB, less than one photo.
+        ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES),
+        ("grpc.enable_retries", 1 if retries else 0),
+        # Finds out that a server is gone, or that a proxy has forgotten the connection. Ours allow pings every 10 s.
+        ("grpc.keepalive_time_ms", _PING_MS),
+        ("grpc.keepalive_timeout_ms", _PONG_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.service_config", service_config(retries)),
+    ]
+
+
+def service_config(retries: int) -> str:
+    """Return gRPC's service config: round robin over all addresses, and the retries. For clients in any language."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retries:
+        policy = {
+            "maxAttempts": retries + 1,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+        }
+        config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]
+    return json.dumps(config)
+
+
+def address(target: str | Sequence[str]) -> str:
+    """Return gRPC's name for one address, or for several ("a:1,b:2" or a sequence); raise ValueError.
+
+    A single name is left to gRPC, which follows its DNS records; of several, each is resolved here, once.
+    """
+    targets = target.split(",") if isinstance(target, str) else list(target)
+    targets = [one.strip() for one in targets if one.strip()]
+    if not targets:
+        raise ValueError("no address: give HOST:PORT, or several with commas between")
+    if len(targets) == 1:
+        return targets[0]
+    found = [_resolve(one) for one in targets]
+    for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
+        if all(family in one for one in found):
+            return f"{scheme}:" + ",".join(one[family] for one in found)
+    raise ValueError(f"{', '.join(targets)}: some have IPv4 addresses only, some IPv6 only; name either kind")
+
+
+def _resolve(target: str) -> dict[int, str]:
+    """Return an address by family."""
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{target!r} is not HOST:PORT")
+    try:
+        entries = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(f"{host} is not known here ({error.strerror}); check the name") from error
+    return {
+        family: f"[{where[0]}]:{port}" if family == socket.AF_INET6 else f"{where[0]}:{port}"
+        for family, *_, where in reversed(entries)
+    }
+
+
+def failure(error: Any, target: str | Sequence[str]) -> RequestFailed:
+    """Return what a gRPC error means to the caller."""
+    trailing = dict(error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "penult-reason" not in trailing:
+        message = f"no server answers at {target}; start one with penult serve, or name another with --target"
+        return RequestFailed("UNAVAILABLE", "", message)
+    return RequestFailed(
+        error.code().name,
+        str(trailing.get("penult-reason", "")),
+        str(error.details()),
+        str(trailing.get("penult-request-id", "")),
+    )

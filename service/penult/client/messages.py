@@ -1,0 +1,209 @@
+"""Photos to messages and messages to answers: what both clients share, with nothing in it that waits."""
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.client.types import (
+    Classification,
+    ClassifyAnswer,
+    Crop,
+    DescribeAnswer,
+    ItemFailure,
+    Photo,
+    RequestFailed,
+    ScoredClass,
+)
+from penult.v1 import penult_pb2 as pb
+
+MESSAGE_BYTES = 64 << 20
+# Small enough to answer soon and to stay below the server's 64 MiB, large enough to fill its batches.
+_CHUNK_IMAGES = 64
+_CHUNK_BYTES = 16 << 20
+_ENVELOPE_BYTES = 4096
+# How often a call begins anew because the version that answered its first photos has been replaced since.
+_RESTARTS = 3
+_SCORERS = {None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM}
+_SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
+
+ClassifyFlow = Generator[pb.ClassifyRequest, pb.ClassifyResponse, ClassifyAnswer]
+DescribeFlow = Generator[pb.DescribeRequest, pb.DescribeResponse, DescribeAnswer]
+
+
+def classifying(
+    images: Sequence[Photo | pb.Image | ItemFailure],
+    model: pb.ModelSelector,
+    scorer: str | None,
+    top_k: int,
+    include_descriptor: bool,
+) -> ClassifyFlow:
+    """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
+    restarts = _RESTARTS
+    while True:
+        work = _Work(images, model)
+        try:
+            for chunk in work.chunks():
+                work.take((yield _classify_request(chunk, work.model, scorer, top_k, include_descriptor)))
+        except RequestFailed as error:
+            restarts -= 1
+            if not (restarts and _is_replaced(error, work, model)):
+                raise
+        else:
+            return work.classified()
+
+
+def describing(images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> DescribeFlow:
+    """Yield the requests of a call, take their responses, and return the answer; as classifying()."""
+    restarts = _RESTARTS
+    while True:
+        work = _Work(images, model)
+        try:
+            for chunk in work.chunks():
+                work.take((yield pb.DescribeRequest(model=work.model, images=chunk)))
+        except RequestFailed as error:
+            restarts -= 1
+            if not (restarts and _is_replaced(error, work, model)):
+                raise
+        else:
+            return work.described()
+
+
+def _is_replaced(error: RequestFailed, work: "_Work", wanted: pb.ModelSelector) -> bool:
+    """Tell whether only the version that answered first is gone, which the caller had not asked for."""
+    return error.reason == "VERSION_UNKNOWN" and not wanted.version and work.has_begun
+
+
+class _Work:
+    """One call's photos: read in chunks, sent by the caller, answers put back in their places."""
+
+    def __init__(self, images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> None:
+        self.model = model
+        self._images = images
+        self._results: list[Any] = [None] * len(images)
+        self._sent: list[int] = []
+        self._last: Any = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._last is not None
+
+    def chunks(self) -> Iterator[list[pb.Image]]:
+        """Yield messages of a bounded size; a photo that cannot be read here is a failure at once."""
+        chunk: list[pb.Image] = []
+        size_bytes = 0
+        for place, photo in enumerate(self._images):
+            image = to_image(photo)
+            if isinstance(image, ItemFailure):
+                self._results[place] = image
+                continue
+            if chunk and (len(chunk) == _CHUNK_IMAGES or size_bytes + image.ByteSize() > _CHUNK_BYTES):
+                yield chunk
+                chunk, size_bytes = [], 0
+                self._sent = []
+            chunk.append(image)
+            self._sent.append(place)
+            size_bytes += image.ByteSize()
+        if chunk:
+            yield chunk
+
+    def take(self, response: Any) -> None:
+        """Take the answer to the last chunk; later chunks ask the same version, so that an answer never mixes two."""
+        for place, result in zip(self._sent, response.results, strict=True):
+            self._results[place] = result
+        self._last = response
+        self.model = pb.ModelSelector(name=response.model.name, version=response.model.version)
+
+    def classified(self) -> ClassifyAnswer:
+        results = tuple(r if isinstance(r, ItemFailure) else _classification(r) for r in self._results)
+        return ClassifyAnswer(
+            *self._identity(), _SCORER_NAMES.get(self._last.scorer, "") if self._last else "", results
+        )
+
+    def described(self) -> DescribeAnswer:
+        results = tuple(r if isinstance(r, ItemFailure) else _description(r) for r in self._results)
+        return DescribeAnswer(*self._identity(), results)
+
+    def _identity(self) -> tuple[str, int, str]:
+        return self.model.name, self.model.version, self._last.model.fingerprint if self._last else ""
+
+
+def to_image(photo: Photo | pb.Image | ItemFailure) -> pb.Image | ItemFailure:
+    """Return the photo as a message, or why no message can carry it."""
+    image = _unbounded_image(photo)
+    if isinstance(image, pb.Image) and image.ByteSize() > MESSAGE_BYTES - _ENVELOPE_BYTES:
+        return ItemFailure(
+            "INVALID_ARGUMENT", "IMAGE_TOO_MANY_BYTES", "the photo is larger than a whole message may be"
+        )
+    return image
+
+
+def _unbounded_image(photo: Photo | pb.Image | ItemFailure) -> pb.Image | ItemFailure:
+    if isinstance(photo, (pb.Image, ItemFailure)):
+        return photo
+    if isinstance(photo, bytes):
+        return pb.Image(encoded=photo)
+    if isinstance(photo, Crop):
+        return _raw_image(photo.pixels, is_crop=True)
+    if isinstance(photo, np.ndarray):
+        return _raw_image(photo, is_crop=False)
+    try:
+        return pb.Image(encoded=Path(photo).read_bytes())
+    except OSError as error:
+        return ItemFailure("NOT_FOUND", "FILE_UNREADABLE", f"{photo}: {error.strerror}")
+
+
+def _raw_image(pixels: NDArray[np.uint8], is_crop: bool) -> pb.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels must be uint8 [height, width, 3]; these are {pixels.dtype} {list(pixels.shape)}")
+    height, width, _ = pixels.shape
+    return pb.Image(raw=pb.RawImage(height=height, width=width, rgb=pixels.tobytes(), is_crop=is_crop))
+
+
+def _classify_request(
+    chunk: list[pb.Image], model: pb.ModelSelector, scorer: str | None, top_k: int, include_descriptor: bool
+) -> pb.ClassifyRequest:
+    if scorer not in _SCORERS:
+        raise ValueError(f"scorer {scorer!r} is not dense, svm or None")
+    return pb.ClassifyRequest(
+        model=model, images=chunk, scorer=_SCORERS[scorer], top_k=top_k, include_descriptor=include_descriptor
+    )
+
+
+def score_request(descriptors: NDArray[np.float32], model: str, version: int) -> pb.ScoreRequest:
+    """Return the request that scores descriptors, float32 [N, length]."""
+    rows = [pb.Descriptor(values=row.tolist()) for row in np.asarray(descriptors, dtype=np.float32)]
+    return pb.ScoreRequest(model=pb.ModelSelector(name=model, version=version), descriptors=rows)
+
+
+def scored(response: pb.ScoreResponse) -> ClassifyAnswer:
+    """Return the answer that a response to score_request() holds."""
+    model, results = response.model, tuple(_classification(result) for result in response.results)
+    return ClassifyAnswer(model.name, model.version, model.fingerprint, "svm", results)
+
+
+def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
+    if result.WhichOneof("outcome") == "error":
+        return _item_failure(result.error)
+    found = result.classification
+    return Classification(
+        found.label,
+        found.score,
+        found.probability,
+        tuple(ScoredClass(c.label, c.score, c.probability) for c in found.classes),
+        np.array(found.descriptor.values, dtype=np.float32) if found.HasField("descriptor") else None,
+    )
+
+
+def _description(result: pb.DescribeResult) -> NDArray[np.float32] | ItemFailure:
+    if result.WhichOneof("outcome") == "error":
+        return _item_failure(result.error)
+    return np.array(result.descriptor.values, dtype=np.float32)
+
+
+def _item_failure(error: pb.ItemError) -> ItemFailure:
+    names = {code.value[0]: code.name for code in grpc.StatusCode}
+    return ItemFailure(names.get(error.code, str(error.code)), error.reason, error.message)

@@ -1,0 +1,102 @@
+"""The client for plain code."""
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.client.channel import MOST_RETRIES, address, failure, options
+from penult.client.messages import classifying, describing, score_request, scored
+from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ClassifyAnswer, DescribeAnswer, Photo, RequestFailed
+from penult.v1 import penult_pb2 as pb
+from penult.v1 import penult_pb2_grpc
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """A connection to one server; close it, or use it in a `with` block."""
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = DEFAULT_TARGET,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = MOST_RETRIES,
+    ) -> None:
+        """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""
+        self._channel = grpc.insecure_channel(address(target), options=options(retries))
+        self._stub = penult_pb2_grpc.PenultServiceStub(self._channel)
+        self._target, self._timeout_s = target, timeout_s
+
+    def classify(
+        self,
+        images: Sequence[Photo],
+        *,
+        model: str = "",
+        version: int = 0,
+        scorer: str | None = None,
+        top_k: int = 5,
+        include_descriptor: bool = False,
+    ) -> ClassifyAnswer:
+        """Name photos; `scorer` is "dense", "svm", or None for the model's default. Raises RequestFailed."""
+        selector = pb.ModelSelector(name=model, version=version)
+        flow = classifying(images, selector, scorer, top_k, include_descriptor)
+        return self._drive(flow, self._stub.Classify)
+
+    def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
+        """Return the descriptors of photos. Raises RequestFailed."""
+        flow = describing(images, pb.ModelSelector(name=model, version=version))
+        return self._drive(flow, self._stub.Describe)
+
+    def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
+        """Score descriptors, float32 [N, length], with the model's SVM. Raises RequestFailed."""
+        response = self._call(self._stub.Score, score_request(descriptors, model, version))
+        return scored(response)
+
+    def get_model(self, model: str = "", version: int = 0) -> pb.Model:
+        """Return what the server tells of a model. Raises RequestFailed."""
+        request = pb.GetModelRequest(model=pb.ModelSelector(name=model, version=version))
+        response: pb.GetModelResponse = self._call(self._stub.GetModel, request)
+        return response.model
+
+    def list_models(self) -> list[pb.Model]:
+        """Return what the server tells of every model. Raises RequestFailed."""
+        return list(self._call(self._stub.ListModels, pb.ListModelsRequest()).models)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
+        """Send what a call yields, one request after the other, and return its answer."""
+        act: Callable[[], Any] = partial(next, flow)
+        while True:
+            try:
+                request = act()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            try:
+                act = partial(flow.send, self._call(method, request))
+            except RequestFailed as error:
+                act = partial(flow.throw, error)
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target) from error
