@@ -131,14 +131,13 @@ def test_a_full_server_is_asked_again_after_its_hint(publish_brightness, tmp_pat
     assert samples(server.http)["penult_dropped_total", ("reason", "queue_full")] > 0
 
 
-def test_the_deadline_bounds_all_attempts(quick, launch):
+def test_the_deadline_bounds_all_attempts():
     """With nobody there, a call ends within its deadline, and soon anyway where that is far off."""
-    gone = launch(quick).target.replace(":", ":1")[:15]
     for timeout_s in (0.3, 30):
         started = time.monotonic()
         with Client("127.0.0.1:1", timeout_s=timeout_s) as client, pytest.raises(RequestFailed) as caught:
             client.classify([DARK])
-        assert time.monotonic() - started < min(timeout_s, 4) + 0.5, gone
+        assert time.monotonic() - started < min(timeout_s, 4) + 0.5
         assert caught.value.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 

@@ -51,7 +51,7 @@ class Batcher:
         self._run_images, self._max_images, self._callers, self._delay_s = run_images, max_images, callers, delay_s
         self._pool = pool
         self._waiting: deque[Item] = deque()
-        self._running = self._called = 0
+        self._running = self._called = self.runs = 0
         self._changed = threading.Condition()
         self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
         self._queue_phase = metrics.phase_seconds.labels("queue")
@@ -109,6 +109,7 @@ class Batcher:
                 return
             self._running += 1
             batch = self._take()
+            self.runs += bool(batch)
         try:
             if batch:
                 self._run(batch)

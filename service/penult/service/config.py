@@ -66,6 +66,7 @@ class ServeConfig:
     image_max_side: int = _setting(16_384, "pixels per side of an image")
     image_max_scans: int = _setting(64, "scans of a progressive JPEG")
     decode_max_pixels: int = _setting(100_000_000, "pixels being decoded at one time")
+    model_control: str = _setting("off", "let clients load and unload models by RPC", ("off", "on"))
     reflection: str = _setting("auto", "gRPC reflection; auto: on loopback only", ("auto", "on", "off"))
     drain_lead: float = _setting(5.0, "seconds of serving on after SIGTERM, while NOT_SERVING")
     grace: float = _setting(20.0, "seconds after that for accepted requests to finish")
@@ -92,6 +93,8 @@ class ServeConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
+        if self.model_control == "on" and self.fronts > 1:
+            raise ConfigError("CONFIG", "--model-control on reaches one front only; use it with --fronts 1")
         if self.queue_max_images < self.fronts:
             raise ConfigError("CONFIG", "--queue-max-images must be at least --fronts: each front gets its part of it")
 

@@ -8,6 +8,8 @@ PenultError (penult.bundle.errors)
     ├── LacksScorer      the model has no such scorer               FAILED_PRECONDITION
     ├── OtherModel       a descriptor of another model              FAILED_PRECONDITION
     ├── ModelRefused     the version to load is not good            FAILED_PRECONDITION
+    ├── NotAllowed       switched off by the operator               PERMISSION_DENIED
+    ├── Unsupported      no such method here                        UNIMPLEMENTED
     ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
     ├── NotReady         loading or draining                        UNAVAILABLE
     └── BadOutput        the model gave no finite numbers           INTERNAL
@@ -48,6 +50,14 @@ class ModelRefused(ServiceError):
     """The version that should be loaded failed its checks."""
 
 
+class NotAllowed(ServiceError):
+    """The operator has not switched this on."""
+
+
+class Unsupported(ServiceError):
+    """The protocol knows this method, the service does not."""
+
+
 class Overloaded(ServiceError):
     """The queue is full."""
 
@@ -67,6 +77,8 @@ CODES: dict[type[PenultError], grpc.StatusCode] = {
     LacksScorer: grpc.StatusCode.FAILED_PRECONDITION,
     OtherModel: grpc.StatusCode.FAILED_PRECONDITION,
     ModelRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     BadOutput: grpc.StatusCode.INTERNAL,

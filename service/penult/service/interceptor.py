@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import grpc
 
 from penult.bundle.errors import PenultError
-from penult.service.errors import InvalidRequest, NotReady, ServiceError, code_of
+from penult.service.errors import InvalidRequest, NotReady, ServiceError, Unsupported, code_of
 from penult.service.metrics import Metrics
 
 log = logging.getLogger("penult.rpc")
@@ -122,10 +122,7 @@ class _Rpc:
     def succeed(self, response: Any) -> None:
         """Count an answer under the model that gave it."""
         self._context.set_trailing_metadata(((_REQUEST_ID, self._id),))
-        model: Any = getattr(response, "model", None)
-        # Answers name a ModelVersion there; GetModel's `model` is a description and counts under no model.
-        is_answer = hasattr(model, "fingerprint")
-        self._count(model.name if is_answer else "", str(model.version) if is_answer else "", "OK")
+        self._count(*_answered_by(response), "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Count and answer an error; cancellation and the server's own exits pass through."""
@@ -134,6 +131,8 @@ class _Rpc:
             expired = remaining is not None and remaining <= 0
             self._count("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error
+        if isinstance(error, NotImplementedError):  # what generated code raises for a method that we leave out
+            error = Unsupported("UNIMPLEMENTED", f"this server does not offer {self._method}")
         if not isinstance(error, PenultError):
             log.exception("request %s of %s failed", self._id, self._method, exc_info=error)
             error = ServiceError("INTERNAL", f"internal error; the server's log has it under request {self._id}")
@@ -147,6 +146,15 @@ class _Rpc:
     def _count(self, model: str, version: str, code: str) -> None:
         self._metrics.requests.labels(model, version, self._method, code).inc()
         self._metrics.request_seconds.labels(self._method).observe(time.perf_counter() - self._started)
+
+
+def _answered_by(response: Any) -> tuple[str, str]:
+    """Return the name and version of the model that gave a response, "" where none did."""
+    if hasattr(response, "model_name"):  # the Open Inference Protocol's answers
+        return response.model_name, response.model_version
+    model: Any = getattr(response, "model", None)
+    # Answers name a ModelVersion there; GetModel's `model` is a description and counts under no model.
+    return (model.name, str(model.version)) if hasattr(model, "fingerprint") else ("", "")
 
 
 def _parse(handler: Handler, data: bytes) -> Any:

@@ -8,7 +8,7 @@ that share the same cores. On a device, decoding threads feed the one thread tha
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from penult.service.errors import LacksScorer, Overloaded, ServiceError
 from penult.service.loading import ServedModel
 from penult.service.metrics import Metrics
 from penult.service.session import CPU
+from penult.service.statistics import Statistics
 from penult.service.work import ModelOutput, Output, Work
 
 Answered = TypeVar("Answered")
@@ -57,6 +58,7 @@ class _Lane:
     model: ServedModel
     batcher: Batcher
     driver: ThreadPoolExecutor | None
+    statistics: Statistics = field(default_factory=Statistics)
     under_way: set[asyncio.Future[Any]] = field(default_factory=set)
 
     async def end(self) -> None:
@@ -123,7 +125,7 @@ class Pipeline:
         whole has no answer.
         """
         chosen = scorer or model.manifest.default_scorer
-        _check_has(model, chosen)
+        check_has(model, chosen)
 
         def finish(work: Work[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
             scoring = time.perf_counter()
@@ -146,11 +148,37 @@ class Pipeline:
 
         return await self._answer(model, photos, finish, expires)
 
+    async def infer(
+        self,
+        model: ServedModel,
+        photos: Sequence[Photo | ImageError],
+        make: Callable[[Floats, Floats], Answered],
+        expires: float = math.inf,
+    ) -> Answered:
+        """Return what `make` makes, on a thread, of logits [N, logits_length] and descriptors [N, length].
+
+        Raises ImageError for the first photo that cannot be used, and ServiceError.
+        """
+
+        def finish(work: Work[Any], outputs: list[Output]) -> tuple[Answered, Timings]:
+            scoring = time.perf_counter()
+            rows = [_usable(place, output) for place, output in enumerate(outputs)]
+            made = make(np.stack([row.logits for row in rows]), np.stack([row.descriptor for row in rows]))
+            return made, self._timings(work, outputs, scoring)
+
+        answered: Answered = (await self._answer(model, photos, finish, expires))[0]
+        return answered
+
+    def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
+        """Return what a model has answered, and how often it ran."""
+        lane = self._lanes[model]
+        return lane.statistics, lane.batcher.runs
+
     async def score(
         self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
     ) -> tuple[list[Outcome], Timings]:
         """Score descriptors float32 [length] with the SVM; one outcome each, in order. Raises ServiceError."""
-        _check_has(model, SVM)
+        check_has(model, SVM)
         assert model.svm is not None  # it was checked just now
         good = [d for d in descriptors if not isinstance(d, PenultError)]
         started = time.perf_counter()
@@ -179,8 +207,13 @@ class Pipeline:
             work.answer.add_done_callback(lane.under_way.discard)
             self._start(lane, work, photos)
             try:
-                return await work.answer
-            except asyncio.CancelledError:
+                answer = await work.answer
+                lane.statistics.succeeded(len(photos), answer[-1])
+                return answer
+            except BaseException as error:
+                lane.statistics.failed(time.perf_counter() - work.started)
+                if not isinstance(error, asyncio.CancelledError):
+                    raise
                 reason = "deadline" if work.is_over else "cancelled"
                 work.give_up()
                 self._metrics.dropped.labels(reason).inc(len(photos))
@@ -278,7 +311,14 @@ def _rank_all(model: ServedModel, svm: Any, descriptors: Floats, top_k: int) -> 
     return rank(svm(descriptors), model.manifest.classes, model.manifest.temperatures[SVM], top_k)
 
 
-def _check_has(model: ServedModel, scorer: str) -> None:
+def _usable(place: int, output: Output) -> ModelOutput:
+    if isinstance(output, PenultError):
+        raise type(output)(output.reason, f"image {place}: {output.message}")
+    return output
+
+
+def check_has(model: ServedModel, scorer: str) -> None:
+    """Raise LacksScorer where a model has no such scorer."""
     if scorer not in model.scorers:
         raise LacksScorer(
             "SCORER_MISSING",

@@ -14,14 +14,18 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from penult.bundle.reader import Bundle
+from penult.oip import grpc_service_pb2_grpc
 from penult.service.config import ServeConfig, port_in_use
 from penult.service.front import beat, follow_supervisor, is_front
 from penult.service.http import HttpServer
+from penult.service.inference import Inference
 from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
 from penult.service.logs import start_log
 from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
+from penult.service.oip import SERVICE_NAME as OIP_NAME
+from penult.service.oip import OipServicer
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.reloading import Reloader
 from penult.service.repository import Repository
@@ -33,7 +37,7 @@ log = logging.getLogger("penult.server")
 
 # A name of its own, so that liveness survives draining (research/serving.md, section 3, trap 2).
 LIVE_NAME = "live"
-_READINESS_NAMES = ("", SERVICE_NAME)
+_READINESS_NAMES = ("", SERVICE_NAME, OIP_NAME)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_MAX_AGE_MS = 300_000
@@ -78,7 +82,7 @@ class Server:
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness)
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
-        self._interceptor = Interceptor((SERVICE_NAME,), self.metrics)
+        self._interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics)
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
         self._stop = asyncio.Event()
@@ -131,9 +135,12 @@ class Server:
         server = grpc.aio.server(interceptors=[self._interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
+        control = self._reloader if config.model_control == "on" else None
+        core = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(core), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.has_reflection:
-            names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (SERVICE_NAME, OIP_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         return server
 
@@ -202,6 +209,11 @@ class Server:
         await self._health.set(LIVE_NAME, _SERVING)
         for name in _READINESS_NAMES:
             await self._health.set(name, status)
+
+
+def _oip(core: Inference) -> OipServicer:
+    # What it leaves out is left to the generated base, which types call abstract and which answers UNIMPLEMENTED.
+    return OipServicer(core)  # type: ignore[abstract]
 
 
 def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:

@@ -1,12 +1,7 @@
 """penult.v1 to plain values and back. All translation between messages and the pipeline is in this file."""
 
-import asyncio
-import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
 
-import grpc
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
@@ -19,21 +14,17 @@ from penult.service.errors import InvalidRequest, OtherModel, ServiceError, code
 from penult.service.loading import ServedModel
 from penult.service.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.repository import Repository
+from penult.service.streams import Context, expires, in_order
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["PenultService"].full_name
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 _SCORERS: dict[int, str | None] = {pb.SCORER_UNSPECIFIED: None, pb.SCORER_DENSE: DENSE, pb.SCORER_SVM: SVM}
 _SCORER_NUMBERS = {DENSE: pb.SCORER_DENSE, SVM: pb.SCORER_SVM}
 _MOST_DESCRIPTORS = 4096
 _LARGEST_VALUE = 1e4
-# Requests of one stream that are worked on at a time: enough to keep the model busy while answers travel.
-_STREAM_WINDOW = 4
 
 
 class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
@@ -50,7 +41,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
             raise InvalidRequest("SCORER_UNKNOWN", "unknown scorer; use SCORER_DENSE, SCORER_SVM or leave it unset")
         photos = self._photos(request.images)
         scorer, outcomes, timings = await self._pipeline.classify(
-            model, photos, _SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K, _expires(context)
+            model, photos, _SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K, expires(context)
         )
         return pb.ClassifyResponse(
             model=_version(model),
@@ -63,7 +54,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         """Return descriptors."""
         model = self._model(request.model)
         photos = self._photos(request.images)
-        outcomes, timings = await self._pipeline.describe(model, photos, _expires(context))
+        outcomes, timings = await self._pipeline.describe(model, photos, expires(context))
         return pb.DescribeResponse(
             model=_version(model),
             results=[
@@ -91,14 +82,14 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: Context
     ) -> AsyncIterator[pb.ClassifyResponse]:
         """Classify request by request."""
-        async for response in _in_order(request_iterator, lambda request: self.Classify(request, context)):
+        async for response in in_order(request_iterator, lambda request: self.Classify(request, context)):
             yield response
 
     async def StreamDescribe(
         self, request_iterator: AsyncIterator[pb.DescribeRequest], context: Context
     ) -> AsyncIterator[pb.DescribeResponse]:
         """Describe request by request."""
-        async for response in _in_order(request_iterator, lambda request: self.Describe(request, context)):
+        async for response in in_order(request_iterator, lambda request: self.Describe(request, context)):
             yield response
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -115,42 +106,6 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
     def _photos(self, images: Sequence[pb.Image]) -> list[Photo | ImageError]:
         _check_count(len(images), self._config.request_max_images, "images")
         return [_photo(image) for image in images]
-
-
-async def _in_order(
-    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Response]]
-) -> AsyncIterator[Response]:
-    """Answer a stream's requests in order, a few at a time; an unread answer holds further reading back."""
-    pending: asyncio.Queue[asyncio.Future[Response] | None] = asyncio.Queue(_STREAM_WINDOW)
-
-    async def read() -> None:
-        try:
-            async for request in requests:
-                task = asyncio.ensure_future(answer(request))
-                try:
-                    await pending.put(task)
-                except asyncio.CancelledError:
-                    task.cancel()
-                    raise
-        finally:
-            await pending.put(None)
-
-    reader = asyncio.create_task(read())
-    try:
-        while (task := await pending.get()) is not None:
-            yield await task
-        await reader  # raises what reading raised
-    finally:
-        reader.cancel()
-        while not pending.empty():
-            if left := pending.get_nowait():
-                left.cancel()
-
-
-def _expires(context: Context) -> float:
-    """Return when the client stops waiting, by time.perf_counter()."""
-    remaining = context.time_remaining()
-    return math.inf if remaining is None else time.perf_counter() + remaining
 
 
 def _photo(image: pb.Image) -> Photo | ImageError:
