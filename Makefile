@@ -91,6 +91,7 @@ lock: $(UV)
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --group dev -o locks/dev.txt
 	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
 	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
+	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
 image:

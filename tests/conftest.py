@@ -1,5 +1,7 @@
 """Shared by all tests: real photos, a real bundle made by the real exporter, a real server in a process of its own."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import penult.export  # noqa: F401 - sets how OpenMP waits, before a test imports torch
@@ -166,3 +169,36 @@ def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with zipfile.ZipFile(shared_data / "trashnet.zip") as archive:
         archive.extractall(folder)
     return folder / "trashnet"
+
+
+@pytest.fixture(scope="session")
+def triton() -> Path:
+    """The Python of an environment with the unmodified tritonclient, which pins an older protobuf than ours."""
+    lock = ROOT / "locks" / "tritonclient.txt"
+    folder = ROOT / ".tools" / f"tritonclient-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    python, uv = folder / "bin" / "python", ROOT / ".tools" / "bin" / "uv"
+    if not (folder / ".ready").exists():
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True, timeout=120)
+        sync = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock]
+        subprocess.run(sync, check=True, timeout=300)
+        (folder / ".ready").touch()
+    return python
+
+
+@pytest.fixture(scope="session")
+def ask_with_triton(triton: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """Ask a server with tritonclient: ask_with_triton(target, model, photos, crops) returns what it found."""
+
+    def ask(target: str, model: str, photos: list[bytes], crops: "np.ndarray") -> dict:
+        folder = tmp_path_factory.mktemp("triton")
+        for place, photo in enumerate(photos):
+            (folder / f"{place:05d}.photo").write_bytes(photo)
+        np.save(folder / "crops.npy", crops)
+        script = ROOT / "tests" / "service" / "triton_client.py"
+        done = subprocess.run(
+            [triton, "-P", script, target, model, folder], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return ask

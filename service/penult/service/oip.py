@@ -197,9 +197,13 @@ def _config(model: ServedModel) -> model_config_pb2.ModelConfig:
         platform=inference.PLATFORM,
         backend="onnxruntime",
         input=[
-            {"name": s.name, "data_type": _type(s), "dims": s.shape, "optional": True} for s in inference.inputs(model)
+            model_config_pb2.ModelInput(name=s.name, data_type=_type(s), dims=s.shape, optional=True)
+            for s in inference.inputs(model)
         ],
-        output=[{"name": s.name, "data_type": _type(s), "dims": s.shape} for s in inference.outputs(model)],
+        output=[
+            model_config_pb2.ModelOutput(name=s.name, data_type=_type(s), dims=s.shape)
+            for s in inference.outputs(model)
+        ],
     )
 
 

@@ -23,7 +23,7 @@ class Duration:
 
 @dataclass
 class Statistics:
-    """Counts of requests, changed on the event loop only; `images` were answered, the last at `last_ms` of Unix time."""
+    """Counts of requests, changed on the event loop only; `images` were answered, the last at `last_ms` (Unix time)."""
 
     images: int = 0
     last_ms: int = 0
