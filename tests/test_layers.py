@@ -50,7 +50,7 @@ KNOWN_TO = {
         "penult.service.session", "penult.service.device_session", "penult.export.runtime", "penult.export.quantize",
     },
     "prometheus_client": {"penult.service.metrics"},
-    "starlette": {"penult.service.http"},
+    "starlette": {"penult.service.http", "penult.service.oip_http"},
     "uvicorn": {"penult.service.http"},
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},

@@ -38,11 +38,13 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
     for f in fields(ServeConfig):
         choices = f.metadata["choices"]
-        value = choices[-1] if choices else {"host": "::1", "models": "m"}.get(f.name, "7")
-        expected = type(f.default)(value)
+        if isinstance(f.default, bool):
+            value, expected, flags = "true", True, ()
+        else:
+            value = choices[-1] if choices else {"host": "::1", "models": "m", "pin": "pets=3"}.get(f.name, "7")
+            expected, flags = type(f.default)(value), (value,)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
-        flag = "--" + f.name.replace("_", "-")
-        assert getattr(configure(flag, value), f.name) == expected
+        assert getattr(configure("--" + f.name.replace("_", "-"), *flags), f.name) == expected
         assert getattr(configure(env={f"PENULT_{f.name.upper()}": value}), f.name) == expected
         assert getattr(configure(toml=f"{f.name} = {quoted}"), f.name) == expected
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from penult.bundle.errors import ImageError
 from penult.service import errors
+from penult.service.gate import Gate
 from penult.service.interceptor import Interceptor
 from penult.service.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
@@ -54,7 +55,7 @@ def served(metrics):
 
     def start(act, scenario):
         async def whole():
-            server = grpc.aio.server(interceptors=[Interceptor(("penult.v1.PenultService",), metrics)])
+            server = grpc.aio.server(interceptors=[Interceptor(("penult.v1.PenultService",), metrics, Gate())])
             penult_pb2_grpc.add_PenultServiceServicer_to_server(Servicer(act), server)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()

@@ -184,6 +184,12 @@ def pixels(datatype: str, shape: list[int], data: bytes):
     return changed(name="pixels", datatype=datatype, shape=shape, raw=data)
 
 
+def no_input(request: pb.ModelInferRequest) -> None:
+    """Leave the input out."""
+    request.ClearField("inputs")
+    request.ClearField("raw_input_contents")
+
+
 def twice(request: pb.ModelInferRequest) -> None:
     """Give the input twice."""
     request.inputs.append(request.inputs[0])
@@ -206,7 +212,8 @@ def output(name: str, **parameters: pb.InferParameter):
 
 ONE = 32 * 32 * 3
 WRONG = {
-    "no input": (lambda request: request.ClearField("inputs"), "INPUT_COUNT"),
+    "no input": (no_input, "INPUT_COUNT"),
+    "raw contents of no input": (lambda request: request.ClearField("inputs"), "INPUT_CONTENTS"),
     "two inputs": (twice, "INPUT_COUNT"),
     "unknown input": (changed(name="picture"), "INPUT_UNKNOWN"),
     "datatype": (changed(datatype="FP64"), "INPUT_DATATYPE"),
@@ -219,7 +226,7 @@ WRONG = {
     "fewer than said": (changed(shape=[2]), "INPUT_SIZE"),
     "cut length": (changed(raw=b"\1\0"), "INPUT_SIZE"),
     "cut element": (changed(raw=b"\xff\xff\xff\xff12"), "INPUT_SIZE"),
-    "no photo": (changed(raw=as_strings([b"text"])), "IMAGE_FORMAT"),
+    "no photo": (changed(raw=as_strings([b"text"])), "IMAGE_UNKNOWN_FORMAT"),
     "other side": (pixels("UINT8", [1, 8, 8, 3], bytes(192)), "INPUT_SHAPE"),
     "planes first": (pixels("UINT8", [1, 3, 32, 32], bytes(ONE)), "INPUT_SHAPE"),
     "too short": (pixels("UINT8", [1, 32, 32, 3], bytes(ONE - 1)), "INPUT_SIZE"),
@@ -295,32 +302,27 @@ def test_requests_are_counted_under_their_model(oip, photos, server, samples):
     assert samples(server.http)["penult_requests_total", *labels] == before + 1
 
 
-def test_mutated_requests_never_find_a_bug(oip, photos):
+def test_mutated_requests_never_find_a_bug(server, connect, photos):
     """Three hundred requests with bytes changed at random give an answer or a clear refusal, never INTERNAL or UNKNOWN."""
     chance = random.Random(5)
     good = request_of(photos[0], outputs=("labels",)).SerializeToString()
-    send = oip.ModelInfer
-    raw = send._channel if hasattr(send, "_channel") else None
-    assert raw is None or raw is not None
-    seen = set()
+    send = connect(server.target).unary_unary("/inference.GRPCInferenceService/ModelInfer")  # bytes, as they are
+    seen = []
     for _ in range(300):
         data = bytearray(good)
         for _ in range(chance.randint(1, 6)):
-            data[chance.randrange(len(data)) if chance.random() < 0.3 else chance.randrange(40)] = chance.randrange(256)
+            data[chance.randrange(len(data) if chance.random() < 0.3 else 40)] = chance.randrange(256)
         try:
-            request = pb.ModelInferRequest.FromString(bytes(data))
-            send(request, timeout=20)
-            seen.add(grpc.StatusCode.OK)
+            send(bytes(data), timeout=20)
+            seen.append(grpc.StatusCode.OK)
         except grpc.RpcError as error:
-            seen.add(error.code())
-        except Exception:  # protobuf here refuses to read it: the server's own parser is tested in test_interceptor
-            continue
+            seen.append(error.code())
     allowed = {
         grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.RESOURCE_EXHAUSTED,
     }  # fmt: skip
-    assert grpc.StatusCode.INVALID_ARGUMENT in seen
-    assert seen <= allowed
+    assert seen.count(grpc.StatusCode.INVALID_ARGUMENT) > 50
+    assert set(seen) <= allowed
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(

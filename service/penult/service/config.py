@@ -41,6 +41,7 @@ class ServeConfig:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
+    http: bool = _setting(False, "the Open Inference Protocol over HTTP too, below /v2 on the metrics port")
     device: str = _setting("auto", "cuda fails at start where CUDA does not work", ("auto", "cuda", "cpu"))
     fronts: int = _setting(
         1, "server processes that share the gRPC port, each with its own copy of every model; needs clients that open "
@@ -95,6 +96,8 @@ class ServeConfig:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
         if self.model_control == "on" and self.fronts > 1:
             raise ConfigError("CONFIG", "--model-control on reaches one front only; use it with --fronts 1")
+        if self.http and self.fronts > 1:
+            raise ConfigError("CONFIG", "--http answers from one front only; use it with --fronts 1")
         if self.queue_max_images < self.fronts:
             raise ConfigError("CONFIG", "--queue-max-images must be at least --fronts: each front gets its part of it")
 
@@ -152,7 +155,11 @@ class ServeConfig:
 
     def as_flags(self) -> list[str]:
         """Return the command line that stands for these settings, whatever variables are set."""
-        return [f"{_flag(f.name)}={getattr(self, f.name)}" for f in fields(self)]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [
+            f"{_flag(name if value is not False else f'no_{name}')}" + ("" if isinstance(value, bool) else f"={value}")
+            for name, value in values.items()
+        ]
 
 
 def port_in_use(config: ServeConfig) -> ConfigError:
@@ -167,6 +174,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag per setting, and --config."""
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a TOML file")
     for f in fields(ServeConfig):
+        if isinstance(f.default, bool):
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(
+                _flag(f.name), dest=f.name, action=action, default=argparse.SUPPRESS, help=f.metadata["help"]
+            )
+            continue
         parser.add_argument(
             _flag(f.name), dest=f.name, default=argparse.SUPPRESS, choices=f.metadata["choices"],
             type=_reader(f.default), help=f"{f.metadata['help']} ({f.default})",
@@ -201,6 +214,8 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _convert(name: str, value: Any, f: Any) -> Any:
+    if isinstance(f.default, bool):
+        return _switch(name, value)
     try:
         converted = _reader(f.default)(value)
         # TOML has types of its own: true is no port, 1.5 no count of images, 5 no address.
@@ -213,6 +228,14 @@ def _convert(name: str, value: Any, f: Any) -> Any:
     if f.metadata["choices"] and converted not in f.metadata["choices"]:
         raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not one of {', '.join(f.metadata['choices'])}")
     return converted
+
+
+def _switch(name: str, value: Any) -> bool:
+    words = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+    known = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(known, bool):
+        raise ConfigError("CONFIG", f"{_flag(name)}: {value!r} is not true or false")
+    return known
 
 
 def _reader(default: Any) -> type:

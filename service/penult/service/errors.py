@@ -17,9 +17,13 @@ PenultError (penult.bundle.errors)
 Anything else that is raised is a bug: INTERNAL with an id, details in the log only.
 """
 
+import logging
+
 import grpc
 
 from penult.bundle.errors import ImageError, PenultError
+
+log = logging.getLogger("penult.rpc")
 
 
 class ServiceError(PenultError):
@@ -88,3 +92,11 @@ CODES: dict[type[PenultError], grpc.StatusCode] = {
 def code_of(error: PenultError) -> grpc.StatusCode:
     """Return the gRPC code of an error."""
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def presentable(error: BaseException, request_id: str, method: str) -> PenultError:
+    """Return what a client may see of an error: a bug goes to the log, under the request's id, and nowhere else."""
+    if isinstance(error, PenultError):
+        return error
+    log.exception("request %s of %s failed", request_id, method, exc_info=error)
+    return ServiceError("INTERNAL", f"internal error; the server's log has it under request {request_id}")

@@ -1,17 +1,18 @@
-"""The metrics port: /metrics, /livez and /readyz, over HTTP, on the server's own event loop.
+"""The metrics port: /metrics, /livez, /readyz and what else is given, over HTTP, on the server's own event loop.
 
 On the same loop on purpose: where the loop hangs, the liveness probe must fail.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from penult.service.config import ConfigError
@@ -21,7 +22,9 @@ from penult.service.metrics import Exposition
 class HttpServer:
     """Serves the probes and the metrics."""
 
-    def __init__(self, host: str, port: int, metrics: Exposition, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, host: str, port: int, metrics: Exposition, is_ready: Callable[[], bool], more: Sequence[Route] = ()
+    ) -> None:
         """Bind the port; raise ConfigError if that fails."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -31,7 +34,8 @@ class HttpServer:
                 "PORT", f"port {port} on {host} cannot be used ({error.strerror}); choose another with --metrics-port"
             ) from error
         self.port: int = self._socket.getsockname()[1]
-        app = Starlette(routes=_routes(metrics, is_ready))
+        handlers = {HTTPException: _wrong_address}
+        app = Starlette(routes=[*_routes(metrics, is_ready), *more], exception_handlers=handlers)
         self._server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
 
     async def start(self) -> None:
@@ -51,6 +55,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the gRPC server's drain."""
         yield
+
+
+async def _wrong_address(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": f"{request.method} {request.url.path[:128]}: {error.detail}"}, error.status_code)
 
 
 def _routes(metrics: Exposition, is_ready: Callable[[], bool]) -> list[Route]:

@@ -19,10 +19,14 @@ from penult.service.loading import ServedModel
 from penult.service.pipeline import Pipeline, check_has
 from penult.service.repository import IndexEntry, Repository
 from penult.service.statistics import Statistics
-from penult.service.tensors import BYTES, FP32, IMAGE, PIXELS, UINT8, Tensor, classification, read_photos
+from penult.service.tensors import BYTES, FP32, IMAGE, PIXELS, UINT8, Tensor, as_strings, classification, read_photos
 
 NAME, PLATFORM = "penult", "onnxruntime_onnx"
-EXTENSIONS = ("classification", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+# Our phases, by Triton's names.
+TRITON_PHASES = {
+    "queue": "queue", "decode": "compute_input", "inference": "compute_infer", "score": "compute_output",
+}  # fmt: skip
 LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS = "logits", "probabilities", "descriptor", "svm_scores", "labels"
 
 
@@ -79,6 +83,13 @@ class Output:
         """The elements of a tensor of texts, row by row."""
         assert not isinstance(self.values, np.ndarray)
         return [text for row in self.values for text in (row if isinstance(row, list) else [row])]
+
+    @property
+    def raw(self) -> bytes:
+        """The elements in the protocol's raw form."""
+        if isinstance(self.values, np.ndarray):
+            return self.values.astype("<f4", copy=False).tobytes()
+        return as_strings(self.texts)
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,11 @@ class Inference:
 def server_version() -> str:
     """Return the version of the package."""
     return importlib.metadata.version("penult")
+
+
+def config_type(spec: TensorSpec) -> str:
+    """Return the element type as Triton's configuration has it, which calls BYTES a string."""
+    return "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
 
 
 def inputs(model: ServedModel) -> list[TensorSpec]:

@@ -5,60 +5,32 @@ Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNO
 """
 
 import asyncio
-import contextlib
-import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import grpc
 
-from penult.bundle.errors import PenultError
-from penult.service.errors import InvalidRequest, NotReady, ServiceError, Unsupported, code_of
+from penult.service.errors import InvalidRequest, ServiceError, Unsupported, code_of, presentable
+from penult.service.gate import Gate
 from penult.service.metrics import Metrics
-
-log = logging.getLogger("penult.rpc")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
-_RETRY_MS = 100
+# A server that leaves is alive until it has left, and says so.
+_PROBES = ("ServerLive", "ServerReady", "ModelReady")
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of the services named; health and reflection pass untouched."""
 
-    def __init__(self, services: tuple[str, ...], metrics: Metrics) -> None:
-        """Wrap methods whose path starts with /SERVICE/."""
-        self._prefixes, self._metrics = tuple(f"/{service}/" for service in services), metrics
+    def __init__(self, services: tuple[str, ...], metrics: Metrics, gate: Gate) -> None:
+        """Wrap methods whose path starts with /SERVICE/; they come in by the gate."""
+        self._prefixes, self._metrics, self._gate = tuple(f"/{service}/" for service in services), metrics, gate
         self._wrapped: dict[str, Handler] = {}
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._is_closed = False
-
-    async def close(self, most_seconds: float) -> None:
-        """Answer new calls with UNAVAILABLE, and wait for those under way, `most_seconds` at most.
-
-        grpc.aio itself would cancel a call that it had read and not yet handed over when it stops.
-        """
-        self._is_closed = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), most_seconds)
-
-    @contextlib.contextmanager
-    def _accepted(self) -> Iterator[None]:
-        if self._is_closed:
-            raise NotReady("DRAINING", "the server is stopping; ask another, or again soon", retry_after_ms=_RETRY_MS)
-        self._under_way += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
 
     async def intercept_service(
         self,
@@ -83,11 +55,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._unary(handler, method), response_serializer=handler.response_serializer
         )
 
+    def _let_in(self, method: str) -> AbstractContextManager[None]:
+        return nullcontext() if method in _PROBES else self._gate.accepted()
+
     def _unary(self, handler: Handler, method: str) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
             rpc = _Rpc(method, context, self._metrics)
             try:
-                with self._accepted():
+                with self._let_in(method):
                     response = await handler.unary_unary(_parse(handler, data), context)
             except BaseException as error:
                 await rpc.fail(error)
@@ -101,7 +76,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             rpc = _Rpc(method, context, self._metrics)
             response = None
             try:
-                with self._accepted():
+                with self._let_in(method):
                     async for response in handler.stream_stream(_parse_all(handler, parts), context):
                         yield response
             except BaseException as error:
@@ -133,9 +108,7 @@ class _Rpc:
             raise error
         if isinstance(error, NotImplementedError):  # what generated code raises for a method that we leave out
             error = Unsupported("UNIMPLEMENTED", f"this server does not offer {self._method}")
-        if not isinstance(error, PenultError):
-            log.exception("request %s of %s failed", self._id, self._method, exc_info=error)
-            error = ServiceError("INTERNAL", f"internal error; the server's log has it under request {self._id}")
+        error = presentable(error, self._id, self._method)
         code = code_of(error)
         self._count("", "", code.name)
         trailing = [(_REQUEST_ID, self._id), (_REASON, error.reason)]

@@ -18,7 +18,7 @@ from penult.service.inference import InferAnswer, Inference, InferRequest, Outpu
 from penult.service.loading import ServedModel
 from penult.service.statistics import Duration, Statistics
 from penult.service.streams import Context, expires, in_order
-from penult.service.tensors import BYTES, FP32, UINT8, Tensor, as_strings
+from penult.service.tensors import BYTES, FP32, UINT8, Tensor
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -171,14 +171,8 @@ def _response(answer: InferAnswer, id_: str, is_raw: bool) -> pb.ModelInferRespo
             )
             for o in answer.outputs
         ],
-        raw_output_contents=[_raw(output) for output in answer.outputs] if is_raw else [],
+        raw_output_contents=[output.raw for output in answer.outputs] if is_raw else [],
     )
-
-
-def _raw(output: Output) -> bytes:
-    if isinstance(output.values, np.ndarray):
-        return output.values.astype("<f4", copy=False).tobytes()
-    return as_strings(output.texts)
 
 
 def _contents(output: Output) -> pb.InferTensorContents:
@@ -208,26 +202,18 @@ def _config(model: ServedModel) -> model_config_pb2.ModelConfig:
 
 
 def _type(spec: TensorSpec) -> model_config_pb2.DataType.ValueType:
-    """Triton's configuration calls BYTES a string."""
-    return model_config_pb2.DataType.Value("TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}")
+    return model_config_pb2.DataType.Value(inference.config_type(spec))
 
 
 def _statistics(model: ServedModel, told: Statistics, runs: int) -> pb.ModelStatistics:
-    phases = told.phases
+    phases = {inference.TRITON_PHASES[phase]: _duration(duration) for phase, duration in told.phases.items()}
     return pb.ModelStatistics(
         name=model.name,
         version=str(model.version),
         last_inference=told.last_ms,
         inference_count=told.images,
         execution_count=runs,
-        inference_stats=pb.InferStatistics(
-            success=_duration(told.success),
-            fail=_duration(told.fail),
-            queue=_duration(phases["queue"]),
-            compute_input=_duration(phases["decode"]),
-            compute_infer=_duration(phases["inference"]),
-            compute_output=_duration(phases["score"]),
-        ),
+        inference_stats=pb.InferStatistics(success=_duration(told.success), fail=_duration(told.fail), **phases),
     )
 
 

@@ -17,6 +17,7 @@ from penult.bundle.reader import Bundle
 from penult.oip import grpc_service_pb2_grpc
 from penult.service.config import ServeConfig, port_in_use
 from penult.service.front import beat, follow_supervisor, is_front
+from penult.service.gate import Gate
 from penult.service.http import HttpServer
 from penult.service.inference import Inference
 from penult.service.interceptor import Interceptor
@@ -26,6 +27,7 @@ from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.oip import SERVICE_NAME as OIP_NAME
 from penult.service.oip import OipServicer
+from penult.service.oip_http import OipRoutes
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.reloading import Reloader
 from penult.service.repository import Repository
@@ -82,7 +84,9 @@ class Server:
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness)
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
-        self._interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics)
+        self._gate = Gate()
+        control = self._reloader if config.model_control == "on" else None
+        self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
         self._stop = asyncio.Event()
@@ -98,7 +102,7 @@ class Server:
         if self._is_front:
             follow_supervisor(self._stop.set)
         else:
-            http = HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready)
+            http = self._http_server()
             port = await self._listen(server)
             await http.start()
         try:
@@ -110,7 +114,7 @@ class Server:
                     self._keep(self._reloader.run(config.watch_s))
                 await self._stop.wait()
                 await self._drain()
-            await self._interceptor.close(config.grace)
+            await self._gate.close(config.grace)
             await asyncio.sleep(_LAST_BYTES_S)
         except BaseException:
             await server.stop(None)
@@ -132,17 +136,24 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        server = grpc.aio.server(interceptors=[self._interceptor], options=_options(config, self._is_front))
+        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate)
+        server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
-        control = self._reloader if config.model_control == "on" else None
-        core = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(core), server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.has_reflection:
             names = (SERVICE_NAME, OIP_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         return server
+
+    def _http_server(self) -> HttpServer:
+        """Bind the HTTP port; raise ConfigError if that fails."""
+        config = self._config
+        oip = OipRoutes(self._inference, self._gate, self.metrics, config.message_max_bytes).routes()
+        return HttpServer(
+            config.host, config.metrics_port, self.metrics, lambda: self.is_ready, oip if config.http else ()
+        )
 
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
