@@ -151,7 +151,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture(scope="session")
 def server(models: Path, start_server: Callable[..., Running]) -> Running:
     """A server of `digits` that all tests share: ask it anything, but leave it running."""
-    return start_server(models)
+    return start_server(models, "--http")
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +172,7 @@ def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def triton() -> Path:
+def triton_python() -> Path:
     """The Python of an environment with the unmodified tritonclient, which pins an older protobuf than ours."""
     lock = ROOT / "locks" / "tritonclient.txt"
     folder = ROOT / ".tools" / f"tritonclient-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
@@ -186,17 +186,21 @@ def triton() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ask_with_triton(triton: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
-    """Ask a server with tritonclient: ask_with_triton(target, model, photos, crops) returns what it found."""
+def ask_with_triton(triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """Ask a server with tritonclient: ask_with_triton(target, http, model, photos, crops) returns what it found."""
 
-    def ask(target: str, model: str, photos: list[bytes], crops: "np.ndarray") -> dict:
+    def ask(target: str, http: str, model: str, photos: list[bytes], crops: "np.ndarray") -> dict:
         folder = tmp_path_factory.mktemp("triton")
         for place, photo in enumerate(photos):
             (folder / f"{place:05d}.photo").write_bytes(photo)
         np.save(folder / "crops.npy", crops)
         script = ROOT / "tests" / "service" / "triton_client.py"
         done = subprocess.run(
-            [triton, "-P", script, target, model, folder], capture_output=True, text=True, timeout=300, check=False
+            [triton_python, "-P", script, target, http.removeprefix("http://"), model, folder],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

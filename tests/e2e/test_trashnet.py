@@ -5,6 +5,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ class Case:
     folder: Path
     metrics: dict
     client: Client
+    server: Any
     photos: list[Path]
     predictions: list[dict[str, str]]
 
@@ -47,8 +49,9 @@ def case(request, shared_data: Path, trashnet: Path, tmp_path_factory, start_ser
         )
     )
     rows = list(csv.DictReader(io.StringIO((result.folder / "report" / "predictions.csv").read_text())))
-    with Client(start_server(models).target) as client:
-        yield Case(result.folder, result.metrics, client, [trashnet / row["image"] for row in rows], rows)
+    server = start_server(models, "--http")
+    with Client(server.target) as client:
+        yield Case(result.folder, result.metrics, client, server, [trashnet / row["image"] for row in rows], rows)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,27 @@ def test_every_label_is_the_offline_label(case: Case, scorer: str):
     assert answer.scorer == scorer
     assert len(answer.results) == 431
     assert [result.label for result in answer.results] == [row[scorer] for row in case.predictions]
+
+
+@pytest.mark.parametrize("case", ["mobilenet_v2"], indirect=True)
+def test_tritonclient_gets_every_label(case: Case, ask_with_triton):
+    """431 of 431 labels are penult.v1's: gRPC and HTTP, plain and asyncio, encoded photos, UINT8 and FP32 pixels."""
+    spec = read_bundle(case.folder.parent).manifest.preprocess
+    photos = [photo.read_bytes() for photo in case.photos]
+    crops = np.stack([crop_encoded(photo, spec) for photo in photos])
+    expected = [result.label for result in case.client.classify(case.photos, model="trashnet").results]
+    found = ask_with_triton(case.server.target, case.server.http, "trashnet", photos, crops)
+    apis = {
+        "grpc": found["sync"]["labels"], "grpc.aio": found["aio"],
+        "http": found["http"]["labels"], "http.aio": found["http_aio"]["labels"],
+    }  # fmt: skip
+    equal = {
+        f"{api} {kind}": sum(has == wanted for has, wanted in zip(labels, expected, strict=True))
+        for api, kinds in apis.items()
+        for kind, labels in kinds.items()
+    }
+    assert equal == {f"{api} {kind}": 431 for api in apis for kind in ("image", "uint8", "fp32")}
+    assert found["stream"] == expected
 
 
 def test_descriptors_are_the_offline_descriptors(case: Case, offline):

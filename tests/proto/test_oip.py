@@ -83,3 +83,31 @@ def test_every_field_of_kserve_is_there(triton, kserve):
     assert len(wanted) >= 20
     different = {name for name, message in wanted.items() if not fields(message).items() <= fields(has[name]).items()}
     assert different == OTHER_IN_TRITON
+
+
+def forget_json_names(messages) -> None:
+    """Take away what the compiler derives, and generated code leaves out."""
+    for message in messages:
+        for each in message.field:
+            each.ClearField("json_name")
+        forget_json_names(message.nested_type)
+
+
+CARRIED = """
+import tritonclient.grpc.service_pb2 as service, tritonclient.grpc.model_config_pb2 as config
+print(service.DESCRIPTOR.serialized_pb.hex(), config.DESCRIPTOR.serialized_pb.hex())
+"""
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "grpc_service.proto"), (1, "model_config.proto")])
+def test_it_is_what_tritonclient_carries(triton_python, tmp_path, place, name):
+    """File by file, the messages, enums and services are those that the unmodified client was generated from."""
+    done = subprocess.run([triton_python, "-c", CARRIED], capture_output=True, text=True, check=True, timeout=60)
+    theirs = descriptor_pb2.FileDescriptorProto.FromString(bytes.fromhex(done.stdout.split()[place]))
+    ours = descriptor_pb2.FileDescriptorProto()
+    compiled(VENDORED, name, tmp_path).CopyToProto(ours)
+    forget_json_names(ours.message_type)
+    assert (ours.package, ours.service) == (theirs.package, theirs.service)
+    for kind in ("message_type", "enum_type"):
+        has, wanted = ({each.name: each for each in getattr(file, kind)} for file in (ours, theirs))
+        assert has == wanted

@@ -27,6 +27,7 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.writer import publish
+from penult.client import Client
 from penult.service.metrics import Exposition
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -188,6 +189,25 @@ def photos(photo_paths: list[Path]) -> list[bytes]:
     return [path.read_bytes() for path in photo_paths]
 
 
+@pytest.fixture(scope="session")
+def crops(photos, bundle) -> np.ndarray:
+    """The photos as the network looks at them, uint8 [100, crop, crop, 3]."""
+    return np.stack([crop_encoded(photo, bundle.manifest.preprocess) for photo in photos])
+
+
+@pytest.fixture(scope="session")
+def labels(server, photos) -> list[str]:
+    """What penult.v1 says of the photos."""
+    with Client(server.target) as client:
+        return [result.label for result in client.classify(photos).results]
+
+
+@pytest.fixture(scope="session")
+def found(server, ask_with_triton, photos, crops) -> dict:
+    """What the unmodified tritonclient finds, and a client that knows the server by reflection only."""
+    return ask_with_triton(server.target, server.http, "digits", photos, crops)
+
+
 @pytest.fixture
 def request_of() -> Callable[..., pb.ClassifyRequest]:
     """Make a ClassifyRequest for encoded photos: request_of(photo, …, top_k=3)."""
@@ -273,7 +293,8 @@ def publish_brightness(encode) -> Callable[..., Path]:
     """
 
     def make(root: Path, name: str = "light", *, work: int = 0, nan_at_white: bool = False, most_images: int = 0,
-             files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None) -> Path:  # fmt: skip
+             files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None,
+             classes: tuple[str, str] = ("dark", "bright")) -> Path:  # fmt: skip
         network = _brightness(work, nan_at_white, most_images)
         spec = Preprocess(resize=SIDE, crop=SIDE)
         images = (encode(20), encode(230))
@@ -284,7 +305,7 @@ def publish_brightness(encode) -> Callable[..., Path]:
         logits, descriptor = session.run(["logits", "descriptor"], {"pixels": crops})
         expected = {"images": images, "crops": crops, "logits": logits, "descriptor": descriptor}
         expected |= {"svm_scores": np.zeros((0, 0), dtype=np.float32)} | (goldens or {})
-        manifest = Manifest("brightness", ("dark", "bright"), spec, 3, "dense", {"dense": 1.0, "svm": 1.0})
+        manifest = Manifest("brightness", classes, spec, 3, "dense", {"dense": 1.0, "svm": 1.0})
         contents = {"model.onnx": network, "golden.npz": Goldens(**expected).to_bytes()}
         return publish(root / name, manifest, contents | (files or {}))
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from penult.bundle.manifest import DENSE, SVM
-from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import softmax
 from penult.client import Client
 from penult.oip import grpc_service_pb2 as pb
@@ -21,19 +20,6 @@ HEALTH = ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"]
 def oip(server, connect):
     """The shared server's methods of the protocol."""
     return grpc_service_pb2_grpc.GRPCInferenceServiceStub(connect(server.target))
-
-
-@pytest.fixture(scope="session")
-def crops(photos, bundle):
-    """The photos as the network looks at them."""
-    return np.stack([crop_encoded(photo, bundle.manifest.preprocess) for photo in photos])
-
-
-@pytest.fixture(scope="session")
-def labels(server, photos):
-    """What penult.v1 says of the photos."""
-    with Client(server.target) as client:
-        return [result.label for result in client.classify(photos).results]
 
 
 def request_of(*photos: bytes, outputs: tuple[str, ...] = (), raw: bool = True, **fields: object):
@@ -53,12 +39,6 @@ def floats(response: pb.ModelInferResponse, name: str) -> np.ndarray:
     """Return a raw output as float32."""
     place = [output.name for output in response.outputs].index(name)
     return np.frombuffer(response.raw_output_contents[place], "<f4").reshape(response.outputs[place].shape)
-
-
-@pytest.fixture(scope="session")
-def found(server, ask_with_triton, photos, crops):
-    """What the unmodified tritonclient finds, and a client that knows the server by reflection only."""
-    return ask_with_triton(server.target, "digits", photos, crops)
 
 
 @pytest.mark.parametrize("kind", ["image", "uint8", "fp32"])

@@ -1,20 +1,27 @@
 """A repository that lives: versions come and go under a running server, and nobody who asks notices."""
 
+import asyncio
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 
+from penult.client import AsyncClient, ClassifyAnswer, Client, Crop, RequestFailed
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
 WATCH = ("--watch-s", "0.1")
+BRIGHT = Crop(np.full((8, 8, 3), 230, dtype=np.uint8))
 
 
 def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
@@ -239,34 +246,98 @@ def test_requests_under_way_end_with_the_version_they_began_with(light, serve, p
     eventually(lambda: "light version 2 is no longer served" in server.log.read_text())
 
 
-def test_swaps_under_load_fail_no_request(light, serve, publish_brightness, encode, request_of, samples):
-    """Clients that ask without pause while ten versions come, three of them broken, see OK and nothing else."""
-    server, stub = serve(light.parent)
-    stop, seen, failures = threading.Event(), set(), []
+@dataclass
+class Load:
+    """Clients that ask without pause, four threads and as many asyncio tasks, and what they were answered."""
 
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                seen.add(stub.Classify(request_of(encode(230), encode(20)), timeout=10).model.version)
-            except grpc.RpcError as error:
-                failures.append(error)
+    targets: list[str]
+    answers: Counter[tuple[int, str]] = field(default_factory=Counter)
+    failures: list[Exception] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for version in range(2, 12):
-        folder = publish_brightness(light.parent)
-        if version in (3, 6, 9):
-            flip_a_byte(folder)
-        time.sleep(0.5)
-    eventually(lambda: 11 in seen)
-    stop.set()
-    for thread in threads:
-        thread.join(20)
-    assert failures == []
-    assert not seen & {3, 6, 9}
-    assert len(seen) >= 5
-    assert samples(server.http)["penult_queue_depth",] == 0
+    def note(self, answer: ClassifyAnswer) -> None:
+        """Count an answer to a bright photo under the version that it names."""
+        self.answers[answer.version, answer.results[0].label] += 1
+
+    def ask(self) -> None:
+        """Ask through the plain client."""
+        with Client(self.targets, timeout_s=10) as client:
+            while not self.stop.is_set():
+                try:
+                    self.note(client.classify([BRIGHT]))
+                except RequestFailed as error:
+                    self.failures.append(error)
+
+    def ask_asyncio(self) -> None:
+        """Ask through the asyncio client, four at a time."""
+
+        async def on(client: AsyncClient) -> None:
+            while not self.stop.is_set():
+                try:
+                    self.note(await client.classify([BRIGHT]))
+                except RequestFailed as error:
+                    self.failures.append(error)
+
+        async def whole() -> None:
+            async with AsyncClient(self.targets, timeout_s=10) as client:
+                await asyncio.gather(*(on(client) for _ in range(4)))
+
+        asyncio.run(whole())
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Ask for as long as this lasts."""
+        threads = [threading.Thread(target=act) for act in (*[self.ask] * 4, self.ask_asyncio)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def test_nobody_notices_twenty_versions_and_a_leaving_server(serve, publish_brightness, tmp_path, samples):
+    """30 s of load while 20 versions come, 5 broken in five ways, then SIGTERM to one of two servers: nothing fails.
+
+    Every answer's label is one that only the version named in the answer has.
+    """
+
+    def publish(version: int) -> Path:
+        return publish_brightness(tmp_path, classes=(f"dark-{version}", f"bright-{version}"))
+
+    publish(1)
+    servers = [serve(tmp_path)[0], serve(tmp_path)[0]]
+    load = Load([server.target for server in servers])
+    broken = dict(zip((4, 8, 12, 16, 20), list(BREAK.values())[:5], strict=True))
+    with load.running():
+        start = time.monotonic()
+        for version in range(2, 22):
+            folder = publish(version)
+            assert folder.name == str(version)
+            if version in broken:
+                broken[version][0](folder)
+            time.sleep(max(0.0, start + 1.4 * (version - 1) - time.monotonic()))
+        time.sleep(max(0.0, start + 30 - time.monotonic()))
+        eventually(lambda: load.answers[21, "bright-21"])
+        servers[0].process.terminate()
+        assert servers[0].process.wait(30) == 0
+        time.sleep(2)
+    print(
+        f"{load.answers.total()} requests, {len(load.failures)} failed, versions {sorted(v for v, _ in load.answers)}"
+    )
+    assert load.failures == []
+    assert {label for version, label in load.answers if label != f"bright-{version}"} == set()
+    seen = {version for version, _ in load.answers}
+    assert not seen & set(broken)
+    assert seen == set(range(1, 22)) - set(broken)
+    reasons = [line.rpartition("(")[2].rstrip(")") for line in refusals(servers[1])]
+    assert reasons == [reason for _, reason in broken.values()]
+    found = samples(servers[1].http)
+    assert found["penult_queue_depth",] == 0
+    assert found["penult_reloads_total", ("outcome", "refused")] == 5
 
 
 @pytest.mark.parametrize("value", ["light", "light=", "light=0", "li ght=1", "light=x", "../a=1"])

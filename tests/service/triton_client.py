@@ -1,6 +1,6 @@
 """Asks a server with the unmodified tritonclient, and through reflection alone: run by an environment of its own.
 
-    python triton_client.py GRPC_TARGET MODEL FOLDER
+    python triton_client.py GRPC_TARGET HTTP_TARGET MODEL FOLDER
 
 FOLDER holds the photos, and crops.npy, uint8 [N, crop, crop, 3], of the same photos. Prints JSON. Never imports penult.
 """
@@ -9,37 +9,40 @@ import asyncio
 import json
 import queue
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
+import tritonclient.http.aio as triton_http_aio
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 CHUNK = 32
 
 
-def image_input(photos: list[bytes]) -> list[triton.InferInput]:
-    tensor = triton.InferInput("image", [len(photos)], "BYTES")
-    tensor.set_data_from_numpy(np.array(photos, dtype=np.object_))
+def image_input(photos: list[bytes], api=triton, **form: bool) -> list:
+    tensor = api.InferInput("image", [len(photos)], "BYTES")
+    tensor.set_data_from_numpy(np.array(photos, dtype=np.object_), **form)
     return [tensor]
 
 
-def pixel_input(crops: np.ndarray) -> list[triton.InferInput]:
-    tensor = triton.InferInput("pixels", list(crops.shape), "UINT8" if crops.dtype == np.uint8 else "FP32")
-    tensor.set_data_from_numpy(crops)
+def pixel_input(crops: np.ndarray, api=triton, **form: bool) -> list:
+    tensor = api.InferInput("pixels", list(crops.shape), "UINT8" if crops.dtype == np.uint8 else "FP32")
+    tensor.set_data_from_numpy(crops, **form)
     return [tensor]
 
 
-def chunks(photos: list[bytes], crops: np.ndarray) -> dict[str, list[list[triton.InferInput]]]:
+def chunks(photos: list[bytes], crops: np.ndarray, api=triton) -> dict[str, list[list]]:
     """Return the requests of each kind of input."""
     starts = range(0, len(photos), CHUNK)
     return {
-        "image": [image_input(photos[at : at + CHUNK]) for at in starts],
-        "uint8": [pixel_input(crops[at : at + CHUNK]) for at in starts],
-        "fp32": [pixel_input(crops[at : at + CHUNK].astype(np.float32)) for at in starts],
+        "image": [image_input(photos[at : at + CHUNK], api) for at in starts],
+        "uint8": [pixel_input(crops[at : at + CHUNK], api) for at in starts],
+        "fp32": [pixel_input(crops[at : at + CHUNK].astype(np.float32), api) for at in starts],
     }
 
 
@@ -81,12 +84,62 @@ def ask_sync(target: str, model: str, requests: dict) -> dict:
     return {"labels": labels, **told}
 
 
-def refused(act) -> str:
+def refused(act: Callable[[], object]) -> str:
     try:
         act()
     except triton.InferenceServerException as error:
         return f"{error.status()}: {error.message()}"
     return "accepted"
+
+
+def ask_http(target: str, model: str, photos: list[bytes], crops: np.ndarray) -> dict:
+    """The same over HTTP; images in binary form, pixels in JSON too, logits in both."""
+    requests = chunks(photos, crops, triton_http)
+    outputs = [triton_http.InferRequestedOutput("labels")]
+    first = requests["image"][0]
+    with triton_http.InferenceServerClient(target) as client:
+        labels = {
+            kind: texts([client.infer(model, inputs, outputs=outputs) for inputs in parts])
+            for kind, parts in requests.items()
+        }
+        in_json = pixel_input(crops[:4], triton_http, binary_data=False)
+        logits = {
+            form: client.infer(
+                model, inputs, outputs=[triton_http.InferRequestedOutput("logits", binary_data=is_binary)]
+            )
+            for form, inputs, is_binary in (("json", in_json, False), ("binary", first, True))
+        }
+        best = client.infer(model, first, outputs=[triton_http.InferRequestedOutput("probabilities", class_count=2)])
+        told = {
+            "live": client.is_server_live(),
+            "ready": client.is_server_ready(),
+            "model_ready": client.is_model_ready(model),
+            "other_ready": client.is_model_ready("absent"),
+            "server": client.get_server_metadata(),
+            "metadata": client.get_model_metadata(model),
+            "config": client.get_model_config(model),
+            "index": client.get_model_repository_index(),
+            "statistics": client.get_inference_statistics(model),
+            "error": refused(lambda: client.infer("absent", first)),
+            "load": refused(lambda: client.load_model(model)),
+        }
+    return {
+        "labels": labels,
+        "told": told,
+        "best": [[text.decode() for text in row] for row in best.as_numpy("probabilities")],
+        **{form: result.as_numpy("logits").tolist() for form, result in logits.items()},
+    }
+
+
+async def ask_http_aio(target: str, model: str, photos: list[bytes], crops: np.ndarray) -> dict:
+    outputs = [triton_http_aio.InferRequestedOutput("labels")]
+    async with triton_http_aio.InferenceServerClient(target) as client:
+        return {
+            "labels": {
+                kind: texts([await client.infer(model, inputs, outputs=outputs) for inputs in parts])
+                for kind, parts in chunks(photos, crops, triton_http_aio).items()
+            }
+        }
 
 
 def ask_stream(target: str, model: str, requests: dict) -> list[str]:
@@ -129,9 +182,10 @@ def ask_by_reflection(target: str, model: str, photos: list[bytes]) -> dict:
 
 
 def main() -> None:
-    target, model, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    target, http, model, folder = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4])
     photos = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".npy"]
-    requests = chunks(photos, np.load(folder / "crops.npy"))
+    crops = np.load(folder / "crops.npy")
+    requests = chunks(photos, crops)
     print(
         json.dumps(
             {
@@ -139,6 +193,8 @@ def main() -> None:
                 "aio": asyncio.run(ask_aio(target, model, requests)),
                 "stream": ask_stream(target, model, requests),
                 "reflection": ask_by_reflection(target, model, photos[:50]),
+                "http": ask_http(http, model, photos, crops),
+                "http_aio": asyncio.run(ask_http_aio(http, model, photos, crops)),
                 "penult": [name for name in sys.modules if name.startswith("penult")],
             }
         )

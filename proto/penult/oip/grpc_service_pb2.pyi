@@ -28,7 +28,7 @@ OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY, OR TORT
 OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
 
 The Open Inference Protocol with the extensions of NVIDIA Triton: the descriptors that tritonclient 2.73.0 (PyPI)
-carries, written out. Descriptors hold no comments, so neither does this file. Do not edit: tests/service/test_triton.py
+carries, written out. Descriptors hold no comments, so neither does this file. Do not edit: tests/proto/test_oip.py
 compares it with the descriptors of the client.
 """
 

@@ -174,16 +174,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag per setting, and --config."""
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a TOML file")
     for f in fields(ServeConfig):
+        kind: dict[str, Any] = {"type": _reader(f.default), "choices": f.metadata["choices"]}
         if isinstance(f.default, bool):
-            action = argparse.BooleanOptionalAction
-            parser.add_argument(
-                _flag(f.name), dest=f.name, action=action, default=argparse.SUPPRESS, help=f.metadata["help"]
-            )
-            continue
-        parser.add_argument(
-            _flag(f.name), dest=f.name, default=argparse.SUPPRESS, choices=f.metadata["choices"],
-            type=_reader(f.default), help=f"{f.metadata['help']} ({f.default})",
-        )  # fmt: skip
+            kind = {"action": argparse.BooleanOptionalAction}
+        help_ = f"{f.metadata['help']} ({f.default})"
+        parser.add_argument(_flag(f.name), dest=f.name, default=argparse.SUPPRESS, help=help_, **kind)
 
 
 def from_arguments(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> ServeConfig:

@@ -16,7 +16,7 @@ import numpy as np
 
 from penult.service.errors import InvalidRequest
 from penult.service.inference import InferAnswer, InferRequest, Output, Wanted
-from penult.service.tensors import BYTES, Tensor
+from penult.service.tensors import BYTES, FP32, UINT8, Tensor
 
 # Parsed JSON takes up to twenty times its size; what is larger belongs into the binary form.
 JSON_MAX_BYTES = 16 << 20
@@ -149,6 +149,8 @@ def _values(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Any:
     """Return the elements, flat: bytes of images, or numbers; data may be nested as the shape says, or flat."""
     if datatype == BYTES:
         return [_image(item) for item in data]
+    if datatype not in (UINT8, FP32):
+        return []  # nothing that any input is: refused for that
     try:
         values = np.array(data)
     except ValueError:  # ragged
