@@ -65,7 +65,7 @@ KNOWN_TO = {
     },
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.convert", "penult.export.half", "penult.export.quantize"},
-    "tqdm": {"penult.export.progress"},
+    "tqdm": {"penult.export.progress", "penult.client.many"},
     "tensorboardX": {"penult.export.board"},
     "torch.distributed": {"penult.export.workers"},
     "torchvision": {"penult.export.architectures", "penult.export.model"},

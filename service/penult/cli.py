@@ -166,7 +166,9 @@ def _show_trained(arguments: argparse.Namespace, result: Any, **more: object) ->
         return 0
     rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
             for name, m in test.items()]  # fmt: skip
-    _print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
+    from penult.client.verbs import print_table
+
+    print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
     return 0
@@ -188,7 +190,9 @@ def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
         print(json.dumps({"sweep": sweep.kind, "folder": str(folder), "advice": sweep_view.advice(sweep),
                           "trials": [vars(outcome) for outcome in sweep.outcomes]}))  # fmt: skip
         return 0
-    _print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
+    from penult.client.verbs import print_table
+
+    print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
     print(f"{sweep_view.advice(sweep)}\npicture: {folder / 'sweep.png'}\ntable: {folder / 'table.csv'}")
     return 0
 
@@ -247,88 +251,31 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(config)
 
 
-# -- classify, describe ------------------------------------------------------------------------------------------------
-
-
-def _describe_arguments(parser: argparse.ArgumentParser) -> None:
-    from penult.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
-
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files: JPEG, PNG or WebP")
-    parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
-    parser.add_argument("--version", type=_count, default=0, metavar="V", help="which version (default: the newest)")
-    target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
-    parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
-
-
-def _count(text: str) -> int:
-    """Read a whole number as the wire carries it."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
-    return value
+# -- classify, describe, bench -----------------------------------------------------------------------------------------
 
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
-    _describe_arguments(parser)
-    parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
-    parser.add_argument("--top", type=_count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
+    from penult.client.verbs import add_classify_arguments
+
+    add_classify_arguments(parser)
 
 
 def _classify(arguments: argparse.Namespace) -> int:
-    from penult.client import Client, ItemFailure
+    from penult.client.verbs import classify
 
-    with Client(arguments.target, arguments.timeout) as client:
-        answer = client.classify(
-            arguments.images, model=arguments.model, version=arguments.version, scorer=arguments.scorer,
-            top_k=arguments.top,
-        )  # fmt: skip
-    rows, values = [], []
-    for image, r in zip(arguments.images, answer.results, strict=True):
-        if isinstance(r, ItemFailure):
-            rows.append([image, r.code, "", r.message])
-            values.append(_failed(image, r))
-            continue
-        rows.append([image, r.label, f"{r.probability:.1%}", f"{r.score:.2f}"])
-        classes = [vars(scored) for scored in r.classes]
-        values.append(
-            {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
-        )
-    return _show(arguments, answer, ["image", "label", "probability", "score"], rows, values, scorer=answer.scorer)
+    return classify(arguments)
+
+
+def _describe_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.client.verbs import add_describe_arguments
+
+    add_describe_arguments(parser)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from penult.client import Client, ItemFailure
+    from penult.client.verbs import describe
 
-    with Client(arguments.target, arguments.timeout) as client:
-        answer = client.describe(arguments.images, model=arguments.model, version=arguments.version)
-    rows, values = [], []
-    for image, r in zip(arguments.images, answer.results, strict=True):
-        if isinstance(r, ItemFailure):
-            rows.append([image, r.code, r.message])
-            values.append(_failed(image, r))
-            continue
-        start = " ".join(f"{number:.3f}" for number in r[:6])
-        rows.append([image, str(len(r)), f"{start} …"])
-        values.append({"image": image, "descriptor": r.tolist()})
-    return _show(arguments, answer, ["image", "numbers", "descriptor"], rows, values, fingerprint=answer.fingerprint)
-
-
-def _failed(image: str, failure: Any) -> dict[str, Any]:
-    return {"image": image, "error": {"code": failure.code, "reason": failure.reason, "message": failure.message}}
-
-
-def _show(
-    arguments: argparse.Namespace, answer: Any, header: list[str], rows: list[list[str]], values: list[Any], **more: str
-) -> int:
-    """Print a table, or JSON for scripts; return 1 if any photo failed."""
-    if arguments.json:
-        print(json.dumps({"model": answer.model, "version": answer.version, **more, "results": values}))
-    else:
-        _print_table(header, rows)
-        print(f"model {answer.model or '?'} version {answer.version}" + "".join(f", {k} {v}" for k, v in more.items()))
-    return 1 if any("error" in value for value in values) else 0
+    return describe(arguments)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -344,13 +291,6 @@ def _bench(arguments: argparse.Namespace) -> int:
     from penult.bench.run import bench
 
     return bench(settings)
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {

@@ -120,6 +120,24 @@ def test_a_failed_photo_is_an_error_in_its_place(penult, photo_paths, tmp_path, 
 
 
 @pytest.mark.parametrize("verb", ["classify", "describe"])
+def test_folders_are_walked(penult, photo_paths, tmp_path, verb):
+    """A folder stands for the photos in it, many at a time, beside files named one by one; an empty one is told."""
+    for place, path in enumerate(photo_paths):
+        (tmp_path / "album" / f"{place % 3}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "album" / f"{place % 3}" / f"{place:03d}.png")
+    code, out, err = penult(verb, tmp_path / "album", photo_paths[0], "--json")
+    results = json.loads(out)["results"]
+    assert (code, err) == (0, "")
+    wanted = [*sorted((tmp_path / "album").rglob("*.png")), photo_paths[0]]
+    assert [result["image"] for result in results] == [str(path) for path in wanted]
+    assert all("error" not in result for result in results)
+    (tmp_path / "empty").mkdir()
+    code, out, err = penult(verb, tmp_path / "empty")
+    assert (code, out) == (1, "")
+    assert "holds no JPEG, PNG or WebP" in one_line(err)
+
+
+@pytest.mark.parametrize("verb", ["classify", "describe"])
 def test_a_server_that_is_not_there_is_one_line(penult, photo_paths, verb):
     """Without a server: exit code 1, nothing on stdout, and one line that names the address and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

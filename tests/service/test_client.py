@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import io
 import socket
+import sys
 from concurrent import futures
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from penult.bundle.preprocess import crop_encoded
-from penult.client import AsyncClient, Classification, Client, Crop, ItemFailure, RequestFailed
+from penult.client import AsyncClient, Classification, Client, Crop, ItemFailure, RequestFailed, photos_in
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -222,13 +223,136 @@ def test_an_unknown_scorer_is_a_programming_error(ask, photos):
         ask("classify", photos[:1], scorer="knn")
 
 
+@pytest.fixture(params=["plain", "asyncio"])
+def ask_many(request, server):
+    """Walk along what either client says of many photos: ask_many("classify_many", folder, …) returns a list."""
+
+    def plain(method: str, *arguments, **named):
+        with Client(server.target) as client:
+            return list(getattr(client, method)(*arguments, **named))
+
+    def awaited(method: str, *arguments, **named):
+        async def whole():
+            async with AsyncClient(server.target) as client:
+                return [each async for each in getattr(client, method)(*arguments, **named)]
+
+        return asyncio.run(whole())
+
+    return {"plain": plain, "asyncio": awaited}[request.param]
+
+
+@pytest.fixture(scope="module")
+def album(photos, tmp_path_factory):
+    """A folder of a hundred photos in two folders, with a text, a hidden file and a broken photo among them."""
+    folder = tmp_path_factory.mktemp("album")
+    for place, photo in enumerate(photos):
+        path = folder / f"part{place // 50}" / f"{place:03d}.{'PNG' if place % 2 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(photo)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".hidden.png").write_bytes(photos[0])
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "1.png").write_bytes(photos[0])
+    (folder / "part0" / "049b.jpg").write_bytes(b"no photo")
+    return folder
+
+
+def test_a_folder_is_named_photo_by_photo(ask, ask_many, album, photos):
+    """Every photo below a folder is answered in order of its name, in batches; a broken one fails in its place."""
+    found = ask_many("classify_many", album, scorer="svm", in_flight=3)
+    assert [each.photo for each in found] == photos_in(album)
+    assert [each.photo.name for each in found if isinstance(each.result, ItemFailure)] == ["049b.jpg"]
+    labels = [each.result.label for each in found if not isinstance(each.result, ItemFailure)]
+    assert labels == [result.label for result in ask("classify", photos, scorer="svm").results]
+    assert {(each.model, each.version, each.scorer) for each in found} == {("digits", 1, "svm")}
+
+
+def test_many_descriptors(ask, ask_many, photos):
+    """A list works as a folder does, and descriptors as classes do."""
+    found = ask_many("describe_many", photos[:70])
+    np.testing.assert_array_equal([each.result for each in found], ask("describe", photos[:70]).results)
+    assert [each.photo for each in found] == photos[:70]
+
+
+def test_a_bar_shows_how_far_it_is(ask_many, album, capsys):
+    """With progress=True a bar on standard error counts photos up to all of them; without, nothing is shown."""
+    ask_many("classify_many", album, progress=True)
+    assert "/101 [" in capsys.readouterr().err
+    ask_many("classify_many", album)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_without_photos_is_said(ask_many, tmp_path):
+    """An empty folder, and one that is not there, are errors that name it."""
+    with pytest.raises(FileNotFoundError, match="holds no JPEG, PNG or WebP"):
+        ask_many("classify_many", tmp_path)
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
+        ask_many("classify_many", tmp_path / "absent")
+
+
+def test_many_photos_end_with_the_first_failed_request(ask_many, photos):
+    """A request that fails as a whole is raised, and what was still to come is not asked."""
+    with pytest.raises(RequestFailed, match="NOT_FOUND"):
+        ask_many("classify_many", photos, model="absent")
+
+
+def test_whoever_stops_early_leaves_nothing_behind(server, photos):
+    """Taking three answers and no more ends at once."""
+    with Client(server.target) as client:
+        walk = client.classify_many(photos * 20)
+        assert len([next(walk) for _ in range(3)]) == 3
+        walk.close()
+        assert client.classify(photos[:1]).version == 1
+
+
+TYPED = """
+from collections.abc import Sequence
+from penult.client import AsyncClient, Classification, Client, ItemFailure, PhotoAnswer
+
+def label(result: Classification | ItemFailure) -> str:
+    return result.label if isinstance(result, Classification) else result.message
+
+def names(folder: str) -> Sequence[str]:
+    with Client(["a:1", "b:2"], timeout_s=1.5, retries=2) as client:
+        lengths = [len(d) for d in client.describe([b""]).results if not isinstance(d, ItemFailure)]
+        answers: list[PhotoAnswer[Classification]] = list(client.classify_many(folder, progress=True))
+        return [label(each.result) for each in answers] + [str(lengths), label(client.classify([folder]).results[0])]
+
+async def more(client: AsyncClient) -> str:
+    async for each in client.classify_many("photos"):
+        return label(each.result)
+    return (await client.classify(["photo"], scorer="svm")).model
+"""
+MISTYPED = """
+from penult.client import Client
+Client("a:1").classify("photo.jpg", top_k="five").results[0].label
+"""
+
+
+def test_types_are_complete_for_who_uses_it(tmp_path, run_python):
+    """mypy, strict, takes a caller's file outside the project, and finds the mistakes in another."""
+    for name, text in (("good.py", TYPED), ("bad.py", MISTYPED)):
+        (tmp_path / name).write_text(text)
+    command = ("-m", "mypy", "--strict", "--no-incremental", "--config-file=", "--python-executable", sys.executable)
+    good = run_python(*command, str(tmp_path / "good.py"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    bad = run_python(*command, str(tmp_path / "bad.py"))
+    assert 'incompatible type "str"; expected "int"' in bad.stdout
+    assert "union-attr" in bad.stdout
+
+
 def test_both_clients_have_the_same_methods():
     """AsyncClient offers what Client offers, with the same parameters."""
     for name, method in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_"):
             other = getattr(AsyncClient, name)
-            assert inspect.iscoroutinefunction(other)
-            assert inspect.signature(other) == inspect.signature(method)
+            has, wanted = inspect.signature(other), inspect.signature(method)
+            assert has.parameters == wanted.parameters
+            if name.endswith("_many"):  # these are walked along, `async for` there
+                assert str(has.return_annotation).replace("AsyncIterator", "Iterator") == str(wanted.return_annotation)
+            else:
+                assert inspect.iscoroutinefunction(other)
+                assert has == wanted
 
 
 FORBIDDEN = (
@@ -241,6 +365,7 @@ FORBIDDEN = (
     "uvicorn",
     "grpc_health",
     "grpc_reflection",
+    "tqdm",
 )
 
 

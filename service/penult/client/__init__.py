@@ -5,12 +5,16 @@
         for result in answer.results:
             print(result.label, result.probability)
 
+    for each in client.classify_many("holiday", progress=True):  # a folder, batch by batch
+        print(each.photo, each.result)
+
 A photo is a path, the bytes of a JPEG, PNG or WebP file, or uint8 RGB pixels [height, width, 3]; Crop(pixels) says that
 they are cut to the model's size already and are not to be resized. A photo that cannot be used gives an ItemFailure in
 its place; a request that fails as a whole raises RequestFailed.
 """
 
 from penult.client.aio import AsyncClient
+from penult.client.many import photos_in
 from penult.client.plain import Client
 from penult.client.types import (
     DEFAULT_TARGET,
@@ -21,6 +25,7 @@ from penult.client.types import (
     DescribeAnswer,
     ItemFailure,
     Photo,
+    PhotoAnswer,
     RequestFailed,
     ScoredClass,
 )
@@ -36,6 +41,8 @@ __all__ = [
     "DescribeAnswer",
     "ItemFailure",
     "Photo",
+    "PhotoAnswer",
     "RequestFailed",
     "ScoredClass",
+    "photos_in",
 ]

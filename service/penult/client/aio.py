@@ -1,7 +1,8 @@
 """The client for asyncio."""
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,8 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.client.channel import MOST_RETRIES, address, failure, options
+from penult.client.many import IN_FLIGHT, ask_many_aio
 from penult.client.messages import classifying, describing, score_request, scored
-from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ClassifyAnswer, DescribeAnswer, Photo, RequestFailed
+from penult.client.types import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    Classification,
+    ClassifyAnswer,
+    DescribeAnswer,
+    Photo,
+    PhotoAnswer,
+    RequestFailed,
+)
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -51,6 +62,43 @@ class AsyncClient:
         """Return the descriptors of photos, as Client.describe does."""
         flow = describing(images, pb.ModelSelector(name=model, version=version))
         return await self._drive(flow, self._stub.Describe)
+
+    def classify_many(
+        self,
+        photos: str | Path | Sequence[Photo],
+        *,
+        model: str = "",
+        version: int = 0,
+        scorer: str | None = None,
+        top_k: int = 5,
+        include_descriptor: bool = False,
+        in_flight: int = IN_FLIGHT,
+        progress: bool = False,
+    ) -> AsyncIterator[PhotoAnswer[Classification]]:
+        """Name the photos of a folder, or of a list, as Client.classify_many does; for `async for`."""
+
+        async def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
+            return await self.classify(
+                batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor
+            )
+
+        return ask_many_aio(photos, ask, in_flight, progress)
+
+    def describe_many(
+        self,
+        photos: str | Path | Sequence[Photo],
+        *,
+        model: str = "",
+        version: int = 0,
+        in_flight: int = IN_FLIGHT,
+        progress: bool = False,
+    ) -> AsyncIterator[PhotoAnswer[NDArray[np.float32]]]:
+        """Return the descriptors of the photos of a folder, or of a list, as Client.describe_many does."""
+
+        async def ask(batch: Sequence[Photo]) -> DescribeAnswer:
+            return await self.describe(batch, model=model, version=version)
+
+        return ask_many_aio(photos, ask, in_flight, progress)
 
     async def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
         """Score descriptors, as Client.score does."""

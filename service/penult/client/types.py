@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ class Crop:
     pixels: NDArray[np.uint8]
 
 
+Result = TypeVar("Result")
 Photo = str | Path | bytes | NDArray[np.uint8] | Crop
 
 
@@ -76,3 +78,15 @@ class DescribeAnswer:
     version: int
     fingerprint: str
     results: tuple[NDArray[np.float32] | ItemFailure, ...]
+
+
+@dataclass(frozen=True)
+class PhotoAnswer(Generic[Result]):
+    """One photo of many: what answered, and a Classification or a descriptor, or why there is none."""
+
+    photo: Photo
+    model: str
+    version: int
+    fingerprint: str
+    scorer: str
+    result: Result | ItemFailure

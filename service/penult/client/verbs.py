@@ -1,0 +1,138 @@
+"""`penult classify` and `penult describe`: a client for people and for scripts."""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from penult.client.many import photos_in
+from penult.client.plain import Client
+from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure
+
+
+def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `penult describe`."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files, or folders of them: JPEG, PNG or WebP")
+    parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
+    parser.add_argument("--version", type=_count, default=0, metavar="V", help="which version (default: the newest)")
+    target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
+    parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def _count(text: str) -> int:
+    """Read a whole number as the wire carries it."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
+    return value
+
+
+def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `penult classify`."""
+    add_describe_arguments(parser)
+    parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
+    parser.add_argument("--top", type=_count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
+
+
+def classify(arguments: argparse.Namespace) -> int:
+    """Name photos, print a table or JSON; return 1 if any photo failed. Raises RequestFailed."""
+    with Client(arguments.target, arguments.timeout) as client:
+        answers = list(
+            client.classify_many(
+                _photos(arguments.images), model=arguments.model, version=arguments.version, scorer=arguments.scorer,
+                top_k=arguments.top, progress=_has_bar(),
+            )
+        )  # fmt: skip
+    rows, values = [], []
+    for image, r in ((str(answer.photo), answer.result) for answer in answers):
+        if isinstance(r, ItemFailure):
+            rows.append([image, r.code, "", r.message])
+            values.append(_failed(image, r))
+            continue
+        rows.append([image, r.label, f"{r.probability:.1%}", f"{r.score:.2f}"])
+        classes = [vars(scored) for scored in r.classes]
+        values.append(
+            {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
+        )
+    scorer = _last(answers).scorer
+    return _show(arguments, answers, ["image", "label", "probability", "score"], rows, values, scorer=scorer)
+
+
+def describe(arguments: argparse.Namespace) -> int:
+    """Print descriptors, as classify() prints classes."""
+    photos = _photos(arguments.images)
+    with Client(arguments.target, arguments.timeout) as client:
+        answers = list(
+            client.describe_many(photos, model=arguments.model, version=arguments.version, progress=_has_bar())
+        )
+    rows, values = [], []
+    for image, r in ((str(answer.photo), answer.result) for answer in answers):
+        if isinstance(r, ItemFailure):
+            rows.append([image, r.code, r.message])
+            values.append(_failed(image, r))
+            continue
+        start = " ".join(f"{number:.3f}" for number in r[:6])
+        rows.append([image, str(len(r)), f"{start} …"])
+        values.append({"image": image, "descriptor": r.tolist()})
+    fingerprint = _last(answers).fingerprint
+    return _show(arguments, answers, ["image", "numbers", "descriptor"], rows, values, fingerprint=fingerprint)
+
+
+def _photos(images: Sequence[str]) -> list[Any]:
+    """Return the photos named, and those in the folders named."""
+    try:
+        return [photo for image in images for photo in (photos_in(image) if Path(image).is_dir() else [image])]
+    except FileNotFoundError as error:
+        raise _NoPhotos(str(error)) from error
+
+
+class _NoPhotos(Exception):
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def _has_bar() -> bool:
+    """Tell whether someone looks at a bar, and the library that draws it is there."""
+    return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+
+
+def _last(answers: Sequence[Any]) -> Any:
+    """Return the last answer that names what gave it: where photos could not be read, none may."""
+    return next((answer for answer in reversed(answers) if answer.fingerprint), answers[-1])
+
+
+def _failed(image: str, failure: Any) -> dict[str, Any]:
+    return {"image": image, "error": {"code": failure.code, "reason": failure.reason, "message": failure.message}}
+
+
+def _show(
+    arguments: argparse.Namespace, answers: Sequence[Any], header: list[str], rows: list[list[str]],
+    values: list[Any], **more: str,
+) -> int:  # fmt: skip
+    """Print a table, or JSON for scripts; return 1 if any photo failed."""
+    last = _last(answers)
+    versions = sorted({answer.version for answer in answers if answer.fingerprint})
+    if arguments.json:
+        if len(versions) > 1:  # a new version came in between
+            values = [value | {"version": a.version} for value, a in zip(values, answers, strict=True)]
+        print(json.dumps({"model": last.model, "version": last.version, **more, "results": values}))
+    else:
+        print_table(header, rows)
+        named = " and ".join(map(str, versions or [last.version]))
+        print(f"model {last.model or '?'} version {named}" + "".join(f", {k} {v}" for k, v in more.items()))
+    return 1 if any("error" in value for value in values) else 0
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print rows below their header, in columns."""
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
