@@ -29,7 +29,9 @@ def options(retries: int) -> list[tuple[str, int | str]]:
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         # A request is kept for another attempt only if it fits here; the default is 256 KiB, less than one photo.
         ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES),
-        ("grpc.enable_retries", 1 if retries else 0),
+        # Also without retries: a request that never reached the server's code, as when a connection ends of old age in
+        # that instant, is sent again by gRPC itself.
+        ("grpc.enable_retries", 1),
         # Finds out that a server is gone, or that a proxy has forgotten the connection. Ours allow pings every 10 s.
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PONG_MS),

@@ -67,6 +67,9 @@ class ServeConfig:
     image_max_side: int = _setting(16_384, "pixels per side of an image")
     image_max_scans: int = _setting(64, "scans of a progressive JPEG")
     decode_max_pixels: int = _setting(100_000_000, "pixels being decoded at one time")
+    connection_age_s: float = _setting(
+        300.0, "seconds after which a connection is asked to end, so that clients spread over new servers; 0: never"
+    )
     model_control: str = _setting("off", "let clients load and unload models by RPC", ("off", "on"))
     reflection: str = _setting("auto", "gRPC reflection; auto: on loopback only", ("auto", "on", "off"))
     drain_lead: float = _setting(5.0, "seconds of serving on after SIGTERM, while NOT_SERVING")
@@ -87,6 +90,7 @@ class ServeConfig:
             "watch_s",
             "drain_lead",
             "grace",
+            "connection_age_s",
             "threads",
             "batch_max_images",
             "batch_delay_ms",

@@ -42,9 +42,9 @@ LIVE_NAME = "live"
 _READINESS_NAMES = ("", SERVICE_NAME, OIP_NAME)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_CONNECTION_MAX_AGE_MS = 300_000
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
+_SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
 # For answers that are already on their way out.
 _LAST_BYTES_S = 0.2
 
@@ -228,15 +228,19 @@ def _oip(core: Inference) -> OipServicer:
 
 
 def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
+    age_ms = int(1000 * config.connection_age_s)
+    age = [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS)]
     return [
+        *(age if age_ms else ()),
         ("grpc.max_receive_message_length", config.message_max_bytes),
         ("grpc.max_send_message_length", config.message_max_bytes),
         # Two servers on one port by mistake would share its connections silently; fronts do so on purpose.
         ("grpc.so_reuseport", int(is_front)),
-        ("grpc.max_connection_age_ms", _CONNECTION_MAX_AGE_MS),
-        ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.
+        ("grpc.keepalive_time_ms", _SERVER_PING_MS),
+        ("grpc.keepalive_timeout_ms", _SERVER_PONG_MS),
     ]
 
 
