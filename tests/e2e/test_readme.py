@@ -1,5 +1,6 @@
 """The README's blocks run as they stand, but for the substitutions below."""
 
+import json
 import os
 import re
 import shutil
@@ -36,9 +37,15 @@ def pets(checkout: Path, digits: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def target(pets: Path, start_server) -> str:
-    """`make serve` on the repository that training made."""
-    return start_server(pets).target
+def served(pets: Path, start_server):
+    """`make serve` on the repository that training made, with --http."""
+    return start_server(pets, "--http")
+
+
+@pytest.fixture(scope="module")
+def target(served) -> str:
+    """Where it answers over gRPC."""
+    return served.target
 
 
 def adapted(block: str, target: str, digits: Path) -> str:
@@ -52,10 +59,11 @@ def block_of(language: str, word: str) -> str:
 
 def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
-    run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "Client(")]
+    run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "ItemFailure")]
     run_here.append(block_of("bash", "--sweep"))
     run_here.append(block_of("bash", "penult bench"))
     run_here.append(block_of("javascript", "PenultService"))
+    run_here += [block_of("python", "tritonclient"), block_of("bash", "curl")]
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
 
 
@@ -128,9 +136,25 @@ def test_bench_block(pets: Path, start_server, digits: Path, checkout: Path, mon
     assert {path.name for path in (checkout / "bench-out").iterdir()} == {"bench.json", "bench.png"}
 
 
+def test_tritonclient_block(triton_python: Path, target: str, digits: Path):
+    """The block for tritonclient prints a label, in an environment that has no penult."""
+    code = adapted(block_of("python", "tritonclient"), target, digits)
+    done = subprocess.run([triton_python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in list("0123456789")
+
+
+def test_curl_block(served, digits: Path, checkout: Path):
+    """The block for curl prints a label and probabilities."""
+    script = adapted(block_of("bash", "curl"), served.target, digits).replace("http://127.0.0.1:9095", served.http)
+    labels, probabilities = (output["data"] for output in json.loads(_run(script, checkout))["outputs"])
+    assert labels[0] in list("0123456789")
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
 def test_python_block(target: str, digits: Path, checkout: Path):
     """The Python client block prints a label, and a failure for what is no photo."""
-    code = adapted(block_of("python", "Client("), target, digits)
+    code = adapted(block_of("python", "ItemFailure"), target, digits)
     result = subprocess.run(
         [str(ROOT / ".venv/bin/python"), "-c", code],
         cwd=checkout,

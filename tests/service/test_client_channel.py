@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,3 +222,10 @@ def test_retries_are_what_grpc_can_do():
     assert json.loads(service_config(4))["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 5
     with pytest.raises(ValueError, match="0 to 4"):
         Client("127.0.0.1:1", retries=5)
+
+
+def test_the_service_config_that_other_languages_are_told_is_ours():
+    """docs/client.md holds what our clients send, word for word as JSON."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "client.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert json.loads(block) == json.loads(service_config(4))
