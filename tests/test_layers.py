@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "penult.v1": set(),
     "penult.oip": set(),
     "penult.bundle": set(),
-    "penult.service": {"penult.v1", "penult.oip", "penult.bundle"},
+    "penult.lookup": {"penult.bundle"},
+    "penult.service": {"penult.v1", "penult.oip", "penult.bundle", "penult.lookup"},
     "penult.export": {"penult.bundle", "penult.drawing"},
     "penult.client": {"penult.v1"},
     "penult.drawing": set(),
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "penult.cli": {
         "penult.v1",
         "penult.bundle",
+        "penult.lookup",
         "penult.service",
         "penult.export",
         "penult.client",
@@ -49,6 +51,12 @@ KNOWN_TO = {
     "onnxruntime": {
         "penult.service.session", "penult.service.device_session", "penult.export.runtime", "penult.export.quantize",
     },
+    "faiss": {"penult.lookup.embedded.pieces"},
+    "sqlite3": {"penult.lookup.embedded.record"},
+    "psycopg": {"penult.lookup.pgvector"},
+    "psycopg_pool": {"penult.lookup.pgvector"},
+    "pgvector": {"penult.lookup.pgvector"},
+    "pymilvus": {"penult.lookup.milvus"},
     "prometheus_client": {"penult.service.metrics"},
     "starlette": {"penult.service.http", "penult.service.oip_http"},
     "uvicorn": {"penult.service.http"},
@@ -78,6 +86,7 @@ FORBIDDEN_IN = {
     "penult.bench": {"torch", "torchvision", "onnxruntime"},
     "penult.service": {"torch", "torchvision"},
     "penult.bundle": {"torch", "torchvision", "grpc"},
+    "penult.lookup": {"torch", "torchvision", "grpc"},
 }
 
 

@@ -1,0 +1,182 @@
+"""Rows in memory and FAISS's search over them: append-only, with a bit per row that says whether it is still there.
+
+Two kinds of piece make up an index: at most one that is sealed under an HNSW graph, and one that grows and is searched
+exactly. Searches run on any number of threads while one thread changes: it writes rows that no search has been told
+of, and clears bits, before it tells.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.lookup.types import Floats
+
+Ints = NDArray[np.int64]
+
+# Malkov and Yashunin's parameters (arXiv 1603.09320); these give recall 0.999 on 100,000 x 512 (research/lookup.md).
+_LINKS, _EF_BUILD, _EF_SEARCH = 16, 100, 64
+# Where a filter leaves fewer rows than this part, looking at each is quicker than walking a graph past the others.
+_FEW = 0.2
+_LEAST_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Found:
+    """For each query, similarities and sequence numbers of float32 and int64 [N, k], best first; -1 where none is."""
+
+    similarities: Floats
+    seqs: Ints
+
+    def best(self, k: int) -> "Found":
+        """Return the k best of each query."""
+        order = np.argsort(-self.similarities, axis=1, kind="stable")[:, :k]
+        return Found(*(np.take_along_axis(values, order, axis=1) for values in (self.similarities, self.seqs)))
+
+
+class Piece:
+    """Rows 0 … `rows`, of which others may still be written behind; `graph` where it is sealed."""
+
+    def __init__(
+        self, matrix: Floats, seqs: Ints, bits: NDArray[np.uint8], rows: int, gone: int = 0, graph: Any = None
+    ) -> None:
+        """Take unit vectors, float32 [capacity, dimension], their rising seqs, and a bit per row, lowest first."""
+        self.matrix, self.seqs, self.bits, self.rows, self.gone, self.graph = matrix, seqs, bits, rows, gone, graph
+
+    @classmethod
+    def empty(cls, dimension: int, capacity: int = _LEAST_ROWS) -> "Piece":
+        """Return a piece without rows."""
+        return cls(
+            np.empty((capacity, dimension), dtype=np.float32),
+            np.empty(capacity, dtype=np.int64),
+            np.zeros((capacity + 7) // 8, dtype=np.uint8),
+            0,
+        )
+
+    def appended(self, seqs: Ints, vectors: Floats) -> "Piece":
+        """Return the piece with more rows; this one stays as it is, and shares memory with it."""
+        rows = self.rows + len(seqs)
+        matrix, all_seqs, bits = self.matrix, self.seqs, self.bits
+        if rows > len(matrix):
+            capacity = max(rows, len(matrix) * 3 // 2)
+            matrix, all_seqs = _grown(matrix, capacity, self.rows), _grown(all_seqs, capacity, self.rows)
+            bits = np.zeros((capacity + 7) // 8, dtype=np.uint8)
+            bits[: len(self.bits)] = self.bits
+        matrix[self.rows : rows], all_seqs[self.rows : rows] = unit(vectors), seqs
+        places = np.arange(self.rows, rows)
+        np.bitwise_or.at(bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
+        return Piece(matrix, all_seqs, bits, rows, self.gone)
+
+    def remove(self, seqs: Ints) -> int:
+        """Take rows out of every later search, and return how many of these were here."""
+        places = self.places(seqs)
+        np.bitwise_and.at(self.bits, places >> 3, ~(1 << (places & 7)).astype(np.uint8))
+        self.gone += len(places)
+        return len(places)
+
+    def places(self, seqs: Ints) -> Ints:
+        """Return where rows are, of those that are here."""
+        known = self.seqs[: self.rows]
+        places = np.searchsorted(known, seqs)
+        inside = places < self.rows
+        return places[inside][known[places[inside]] == seqs[inside]]
+
+    def search(self, queries: Floats, k: int, only: Ints | None) -> Found:
+        """Return the k nearest rows of unit queries, of those in `only` where that is given."""
+        if not self.rows:
+            return Found(np.full((len(queries), 0), -np.inf, np.float32), np.full((len(queries), 0), -1, np.int64))
+        bits, matching = self.bits, self.rows - self.gone
+        if only is not None:
+            places = self.places(only)
+            bits, matching = bits & _bits_of(places, len(bits)), len(places)
+        if self.graph is None or (only is not None and matching < _FEW * self.rows):
+            return self._exactly(queries, k, bits, whole=only is None and not self.gone)
+        found = self._by_graph(queries, k, bits, whole=only is None and not self.gone)
+        if ((found.seqs >= 0).sum(axis=1) < min(k, matching)).any():  # the graph led past rows that match
+            return self._exactly(queries, k, bits, whole=False)
+        return found
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Which rows have not been taken out, [rows]."""
+        return np.unpackbits(self.bits, count=self.rows, bitorder="little").astype(bool)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What rows and graph take."""
+        links = self.rows * (2 * _LINKS + 1) * 4 if self.graph is not None else 0
+        return self.matrix.nbytes + self.seqs.nbytes + self.bits.nbytes + links
+
+    def _exactly(self, queries: Floats, k: int, bits: NDArray[np.uint8], whole: bool) -> Found:
+        similarities = np.empty((len(queries), k), dtype=np.float32)
+        places = np.empty((len(queries), k), dtype=np.int64)
+        arguments = [
+            faiss.swig_ptr(queries), faiss.swig_ptr(self.matrix), queries.shape[1], len(queries), self.rows, k,
+            faiss.swig_ptr(similarities), faiss.swig_ptr(places),
+        ]  # fmt: skip
+        if not whole:
+            arguments.append(faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits)))
+        faiss.knn_inner_product(*arguments)
+        return self._found(similarities, places)
+
+    def _by_graph(self, queries: Floats, k: int, bits: NDArray[np.uint8], whole: bool) -> Found:
+        how = faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, 2 * k))
+        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        if not whole:
+            how.sel = selector
+        return self._found(*self.graph.search(queries, k, params=how))
+
+    def _found(self, similarities: Floats, places: Ints) -> Found:
+        seqs = np.where(places >= 0, self.seqs[np.maximum(places, 0)], -1)
+        return Found(np.where(seqs >= 0, similarities, -np.inf).astype(np.float32), seqs)
+
+
+def sealed(seqs: Ints, vectors: Floats, threads: int) -> Piece:
+    """Return rows of unit vectors under a new graph, built on so many threads."""
+    faiss.omp_set_num_threads(threads)  # of the calling thread only, as OpenMP has it
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = _EF_BUILD
+    graph.add(vectors)
+    return over(graph, seqs)
+
+
+def over(graph: Any, seqs: Ints) -> Piece:
+    """Return a piece over a graph; its rows stay in the graph's own memory."""
+    storage = faiss.downcast_index(graph.storage)
+    matrix = faiss.rev_swig_ptr(storage.get_xb(), graph.ntotal * graph.d).reshape(graph.ntotal, graph.d)
+    return Piece(matrix, seqs, _bits_of(np.arange(len(seqs)), (len(seqs) + 7) // 8), len(seqs), graph=graph)
+
+
+def unit(vectors: Floats) -> Floats:
+    """Return vectors of length 1, float32 [N, dimension]."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / norms, dtype=np.float32)
+
+
+def one_thread() -> None:
+    """Search on the calling thread alone: callers run side by side, and OpenMP's own threads would fight over cores."""
+    faiss.omp_set_num_threads(1)
+
+
+def write_graph(graph: Any, path: str) -> None:
+    """Write a graph with its rows to a file."""
+    faiss.write_index(graph, path)
+
+
+def read_graph(path: str) -> Any:
+    """Read a graph; raise RuntimeError where the file is none."""
+    return faiss.read_index(path)
+
+
+def _grown(values: Any, capacity: int, rows: int) -> Any:
+    larger = np.empty((capacity, *values.shape[1:]), dtype=values.dtype)
+    larger[:rows] = values[:rows]
+    return larger
+
+
+def _bits_of(places: Ints, size: int) -> NDArray[np.uint8]:
+    flags = np.zeros(size * 8, dtype=np.uint8)
+    flags[places] = 1
+    return np.packbits(flags, bitorder="little")
