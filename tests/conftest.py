@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -172,17 +174,53 @@ def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def triton_python() -> Path:
+def environment() -> Callable[..., Path]:
+    """The Python of an environment of its own, for what cannot or should not share ours: environment(NAME_OF_LOCK)."""
+
+    def make(name: str, below: Path = ROOT / ".tools") -> Path:
+        lock = ROOT / "locks" / f"{name}.txt"
+        folder = below / f"{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+        python, uv = folder / "bin" / "python", ROOT / ".tools" / "bin" / "uv"
+        if not (folder / ".ready").exists():
+            new = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder]
+            subprocess.run(new, check=True, timeout=120)
+            sync = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock]
+            subprocess.run(sync, check=True, timeout=300)
+            (folder / ".ready").touch()
+        return python
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def triton_python(environment: Callable[..., Path]) -> Path:
     """The Python of an environment with the unmodified tritonclient, which pins an older protobuf than ours."""
-    lock = ROOT / "locks" / "tritonclient.txt"
-    folder = ROOT / ".tools" / f"tritonclient-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
-    python, uv = folder / "bin" / "python", ROOT / ".tools" / "bin" / "uv"
-    if not (folder / ".ready").exists():
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True, timeout=120)
-        sync = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock]
-        subprocess.run(sync, check=True, timeout=300)
-        (folder / ".ready").touch()
-    return python
+    return environment("tritonclient")
+
+
+@pytest.fixture(scope="session")
+def postgresql(environment: Callable[..., Path]) -> Iterator[str]:
+    """The URL of a real PostgreSQL with pgvector, on a Unix socket; it ends with the session.
+
+    It runs as a user of its own, who may not look into the checkout.
+    """
+    python = environment("postgresql", Path(tempfile.gettempdir()) / "penult-tools")
+    script = ROOT / "tests" / "lookup" / "postgresql_server.py"
+    with subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture
+def database(postgresql: str) -> str:
+    """The URL of a new, empty database."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgresql.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Collections of items with a descriptor each, and the nearest of them: what is stored, checked and searched, and where.
+"""Collections of items with a descriptor each, and the nearest of them: what is stored, checked and searched.
 
 types    items, hits, filters, and what an engine must offer
 checks   what is refused, whichever engine answers

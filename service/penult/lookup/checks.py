@@ -52,8 +52,8 @@ def check_fingerprint(spec: CollectionSpec, fingerprint: str) -> None:
     if fingerprint != spec.fingerprint:
         raise OtherDescriptors(
             "FINGERPRINT",
-            f"collection {spec.name} holds descriptors of model {spec.model or '?'} ({spec.fingerprint[:12]}), these are "
-            f"another's ({fingerprint[:12]}); make a new one with penult index reindex",
+            f"collection {spec.name} holds descriptors of model {spec.model or '?'} ({spec.fingerprint[:12]}), these "
+            f"are another's ({fingerprint[:12]}); make a new one with penult index reindex",
         )
 
 

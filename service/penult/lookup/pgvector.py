@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -58,8 +58,9 @@ class PgvectorStore:
             columns = "".join(f"m_{place} {_SQL[kind]}, " for place, kind in enumerate(spec.fields.values()))
             db.execute(
                 _text(
-                    f'CREATE TABLE penult.items_{number} (id text COLLATE "C" PRIMARY KEY, label text NOT NULL, {columns}'
-                    f"vector vector({spec.dimension}) NOT NULL, source text NOT NULL, thumbnail bytea NOT NULL)"
+                    f'CREATE TABLE penult.items_{number} (id text COLLATE "C" PRIMARY KEY, label text NOT NULL, '
+                    f"{columns}vector vector({spec.dimension}) NOT NULL, source text NOT NULL, "
+                    "thumbnail bytea NOT NULL)"
                 )
             )
             for column in (LABEL, *(f"m_{place}" for place in range(len(spec.fields)))):
@@ -96,7 +97,7 @@ class PgvectorStore:
 
     @contextmanager
     def connected(self) -> Iterator[psycopg.Connection[Any]]:
-        """Lend a connection for one transaction; raise StoreUnavailable, and CollectionUnknown for a table that went."""
+        """Lend a connection for one transaction; raise StoreUnavailable, or CollectionUnknown for a lost table."""
         with _translated():
             with self._pool.connection() as db:
                 yield db
@@ -202,7 +203,7 @@ class PgvectorCollection:
         return f"({what}::vector::halfvec({self.spec.dimension}))"
 
     def _matching(self, db: psycopg.Connection[Any], terms: str, parameters: list[Any], most: int) -> int:
-        query = _text(f"SELECT count(*) FROM (SELECT 1 FROM {self._table} WHERE {terms} LIMIT %s) AS some")
+        query = _text(f"SELECT count(*) FROM (SELECT 1 FROM {self._table} WHERE {terms} LIMIT %s) AS matching")
         return int(_one(db.execute(query, [*parameters, most])))
 
     def _index_if_large(self, in_background: bool = True) -> None:
@@ -245,7 +246,7 @@ class PgvectorCollection:
 
 def _text(statement: str) -> sql.SQL:
     """Mark a statement that holds our own words and numbers only; whatever callers name is a parameter."""
-    return sql.SQL(cast("LiteralString", statement))
+    return sql.SQL(statement)  # type: ignore[arg-type, unused-ignore]
 
 
 def _prepare(db: psycopg.Connection[Any]) -> None:
@@ -254,7 +255,7 @@ def _prepare(db: psycopg.Connection[Any]) -> None:
     db.execute("CREATE SCHEMA IF NOT EXISTS penult")
     db.execute(
         "CREATE TABLE IF NOT EXISTS penult.collections "
-        "(number serial PRIMARY KEY, name text NOT NULL UNIQUE, spec jsonb NOT NULL)"
+        "(number serial PRIMARY KEY, name text NOT NULL UNIQUE, spec json NOT NULL)"
     )
 
 
@@ -308,4 +309,4 @@ def _translated() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -65,7 +65,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Stats:
-    """How much a collection holds, and how it is searched: "exact", or "hnsw" with `unsealed` items searched exactly."""
+    """How much a collection holds; `index` is "exact", or "hnsw" with `unsealed` items that are searched exactly."""
 
     items: int
     index: str

@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from penult.lookup.embedded.pieces import Ints, Piece, over, read_graph, write_graph
 from penult.lookup.embedded.record import Record
 from penult.lookup.errors import StoreUnavailable
@@ -32,8 +34,8 @@ class Lock:
             self._file.close()
             raise StoreUnavailable(
                 "STORE_LOCKED",
-                f"process {holder} has the collections in {folder} open; ask its server, stop it, or name another folder "
-                "with --lookup",
+                f"process {holder} has the collections in {folder} open; ask its server, stop it, or name another "
+                "folder with --lookup",
             ) from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
@@ -81,8 +83,6 @@ def forget_graph(folder: Path, number: int) -> None:
 
 
 def _read(path: Path, size: int) -> Piece | None:
-    import numpy as np
-
     try:
         graph: Any = read_graph(str(path))  # reads its own part and no further
     except RuntimeError:

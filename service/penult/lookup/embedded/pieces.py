@@ -33,7 +33,7 @@ class Found:
     def best(self, k: int) -> "Found":
         """Return the k best of each query."""
         order = np.argsort(-self.similarities, axis=1, kind="stable")[:, :k]
-        return Found(*(np.take_along_axis(values, order, axis=1) for values in (self.similarities, self.seqs)))
+        return Found(np.take_along_axis(self.similarities, order, axis=1), np.take_along_axis(self.seqs, order, axis=1))
 
 
 class Piece:
@@ -81,7 +81,9 @@ class Piece:
         known = self.seqs[: self.rows]
         places = np.searchsorted(known, seqs)
         inside = places < self.rows
-        return places[inside][known[places[inside]] == seqs[inside]]
+        places, seqs = places[inside], seqs[inside]
+        found: Ints = places[known[places] == seqs]
+        return found
 
     def search(self, queries: Floats, k: int, only: Ints | None) -> Found:
         """Return the k nearest rows of unit queries, of those in `only` where that is given."""
@@ -92,8 +94,8 @@ class Piece:
             places = self.places(only)
             bits, matching = bits & _bits_of(places, len(bits)), len(places)
         if self.graph is None or (only is not None and matching < _FEW * self.rows):
-            return self._exactly(queries, k, bits, whole=only is None and not self.gone)
-        found = self._by_graph(queries, k, bits, whole=only is None and not self.gone)
+            return self._exactly(queries, k, bits, whole=matching == self.rows)
+        found = self._by_graph(queries, k, bits, matching)
         if ((found.seqs >= 0).sum(axis=1) < min(k, matching)).any():  # the graph led past rows that match
             return self._exactly(queries, k, bits, whole=False)
         return found
@@ -121,10 +123,12 @@ class Piece:
         faiss.knn_inner_product(*arguments)
         return self._found(similarities, places)
 
-    def _by_graph(self, queries: Floats, k: int, bits: NDArray[np.uint8], whole: bool) -> Found:
-        how = faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, 2 * k))
+    def _by_graph(self, queries: Floats, k: int, bits: NDArray[np.uint8], matching: int) -> Found:
+        # The walk keeps its best whether they match or not: the fewer match, the more it must keep.
+        effort = max(_EF_SEARCH, 2 * k) * self.rows // max(1, matching)
+        how = faiss.SearchParametersHNSW(efSearch=effort)
         selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-        if not whole:
+        if matching < self.rows:
             how.sel = selector
         return self._found(*self.graph.search(queries, k, params=how))
 

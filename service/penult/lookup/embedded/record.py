@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item, Value
@@ -114,21 +116,21 @@ class Record:
         with self._writing() as db:
             return _delete(db, number, ids)
 
-    def matching(self, number: int, spec: CollectionSpec, where: Filter) -> "np.ndarray":
+    def matching(self, number: int, spec: CollectionSpec, where: Filter) -> NDArray[np.int64]:
         """Return the sequence numbers of the rows that match, int64, rising."""
         terms, parameters = _condition(spec, where)
         rows = self._reader().execute(f"SELECT seq FROM items_{number} WHERE {terms}", parameters)
         rows.arraysize = _CHUNK_ROWS
         return np.sort(np.fromiter((seq for (seq,) in rows), dtype=np.int64))
 
-    def vectors(self, number: int, spec: CollectionSpec, above: int = 0) -> Iterator[tuple["np.ndarray", Floats]]:
+    def vectors(self, number: int, spec: CollectionSpec, above: int = 0) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Yield sequence numbers above one, rising, with vectors, float32 [rows, dimension], chunk by chunk."""
         rows = self._reader().execute(f"SELECT seq, vector FROM items_{number} WHERE seq > ? ORDER BY seq", (above,))
         while chunk := rows.fetchmany(_CHUNK_ROWS):
             numbers = np.frombuffer(b"".join(vector for _, vector in chunk), dtype=np.float32)
             yield np.array([seq for seq, _ in chunk], dtype=np.int64), numbers.reshape(-1, spec.dimension)
 
-    def seqs(self, number: int, upto: int) -> "np.ndarray":
+    def seqs(self, number: int, upto: int) -> NDArray[np.int64]:
         """Return the sequence numbers that are there, up to one, int64, rising."""
         rows = self._reader().execute(f"SELECT seq FROM items_{number} WHERE seq <= ? ORDER BY seq", (upto,))
         return np.fromiter((seq for (seq,) in rows), dtype=np.int64)
@@ -214,7 +216,7 @@ class Record:
             )
             db.execute("CREATE TABLE IF NOT EXISTS seals (number INTEGER PRIMARY KEY, token TEXT, upto INTEGER)")
 
-    def _some(self, query: str, values: Sequence[object]) -> Iterator[tuple]:
+    def _some(self, query: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         for at in range(0, len(values), _MOST_PARAMETERS):
             part = values[at : at + _MOST_PARAMETERS]
             yield from self._reader().execute(f"{query} ({', '.join('?' * len(part))})", tuple(part))
@@ -228,7 +230,7 @@ def _all(spec: CollectionSpec) -> str:
     return ", ".join(columns)
 
 
-def _item(spec: CollectionSpec, row: tuple) -> Item:
+def _item(spec: CollectionSpec, row: tuple[Any, ...]) -> Item:
     id_, vector, label, source, thumbnail = row[:5]
     return Item(id_, np.frombuffer(vector, dtype=np.float32), label, _metadata(spec, row[5:]), source, thumbnail)
 

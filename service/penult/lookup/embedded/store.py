@@ -16,8 +16,6 @@ from penult.lookup.errors import CollectionUnknown, StoreUnavailable
 from penult.lookup.types import CollectionSpec, Filter, Floats, Hit, Item, Stats
 
 _RECORD = "items.db"
-# A hit that is deleted between the search and the look into the record is made up for, so often at most.
-_TRIES = 3
 
 
 class EmbeddedStore:
@@ -109,8 +107,9 @@ class EmbeddedCollection:
         with self._writing:
             self._check_open()
             seqs, gone = self._record.upsert(self._number, self.spec, items)
-            self._vectors.remove(np.array(gone, dtype=np.int64))
+            # First with the new, then without the old: to no search is an item gone that is there before and after.
             self._vectors.append(np.array(seqs, dtype=np.int64), np.stack([item.vector for item in items]))
+            self._vectors.remove(np.array(gone, dtype=np.int64))
         self._build_if_stale()
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -125,15 +124,22 @@ class EmbeddedCollection:
     def search(self, queries: Floats, k: int, where: Filter = ()) -> list[list[Hit]]:
         """Return the k nearest of each query."""
         one_thread()
-        for _ in range(_TRIES):
-            only = self._record.matching(self._number, self.spec, where) if where else None
-            found = self._vectors.search(queries, k, only)
-            seqs = np.unique(found.seqs[found.seqs >= 0])
-            known = self._record.hits(self._number, self.spec, seqs.tolist())
-            if len(known) == len(seqs):
-                break
+        found = self._search(queries, k, where)
+        if found is None:  # a change has reached the record and not yet the index: wait for it
+            with self._writing:
+                found = self._search(queries, k, where)
+        assert found is not None  # nothing changes while we hold the lock
+        return found
+
+    def _search(self, queries: Floats, k: int, where: Filter) -> list[list[Hit]] | None:
+        only = self._record.matching(self._number, self.spec, where) if where else None
+        found = self._vectors.search(queries, k, only)
+        seqs = np.unique(found.seqs[found.seqs >= 0])
+        known = self._record.hits(self._number, self.spec, seqs.tolist())
+        if len(known) < len(seqs):
+            return None
         return [
-            [replace(known[seq], similarity=float(s)) for seq, s in zip(row, similarities, strict=True) if seq in known]
+            [replace(known[seq], similarity=float(s)) for seq, s in zip(row, similarities, strict=True) if seq >= 0]
             for row, similarities in zip(found.seqs.tolist(), found.similarities, strict=True)
         ]
 
@@ -187,7 +193,7 @@ class EmbeddedCollection:
             self._builder.start()
 
     def _build(self) -> None:
-        """Build a graph of what is there now, search by it, and keep it on the disk; again while more came meanwhile."""
+        """Build a graph of what is there now, search by it, keep it on the disk; again where much came meanwhile."""
         while self._vectors.is_stale and not self._is_closed:
             piece = self._vectors.sealed_copy(len(os.sched_getaffinity(0)))
             with self._writing:
