@@ -38,8 +38,10 @@ EXCEPTIONS = {("penult.export.demo", "penult.cli")}
 
 # Each outside library is known to these modules only.
 KNOWN_TO = {
-    "penult.v1": {"penult.service.servicer", "penult.service.server", "penult.client.aio", "penult.client.plain",
-        "penult.client.messages", "penult.bench.requests",
+    "penult.v1": {"penult.service.servicer", "penult.service.lookup_servicer", "penult.service.messages",
+        "penult.service.server", "penult.client.aio", "penult.client.plain",
+        "penult.client.messages", "penult.client.lookup", "penult.client.plain_lookup", "penult.client.aio_lookup",
+        "penult.bench.requests",
     },
     "penult.oip": {"penult.service.oip", "penult.service.server"},
     "google.protobuf": set(),
@@ -53,6 +55,7 @@ KNOWN_TO = {
     },
     "faiss": {"penult.lookup.embedded.pieces"},
     "sqlite3": {"penult.lookup.embedded.record"},
+    "pyarrow": {"penult.client.tables"},
     "psycopg": {"penult.lookup.pgvector"},
     "psycopg_pool": {"penult.lookup.pgvector"},
     "pgvector": {"penult.lookup.pgvector"},
@@ -79,7 +82,7 @@ KNOWN_TO = {
     "torchvision": {"penult.export.architectures", "penult.export.model"},
     "PIL": {
         "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",
-        "penult.bench.photos",
+        "penult.bench.photos", "penult.client.sheet",
     },
 }  # fmt: skip
 FORBIDDEN_IN = {

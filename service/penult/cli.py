@@ -14,7 +14,7 @@ _EXTRAS = {
     "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
     "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
     "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
-    "grpc_reflection": "serve,cpu", "sklearn": "serve,cpu",
+    "grpc_reflection": "serve,cpu", "sklearn": "serve,cpu", "faiss": "serve,cpu", "pyarrow": "parquet",
 }  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(config)
 
 
-# -- classify, describe, bench -----------------------------------------------------------------------------------------
+# -- classify, describe, lookup, index, bench ----------------------------------------------------------------------------
 
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -276,6 +276,30 @@ def _describe(arguments: argparse.Namespace) -> int:
     from penult.client.verbs import describe
 
     return describe(arguments)
+
+
+def _lookup_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.client.lookup_verb import add_lookup_arguments
+
+    add_lookup_arguments(parser)
+
+
+def _lookup(arguments: argparse.Namespace) -> int:
+    from penult.client.lookup_verb import lookup
+
+    return lookup(arguments)
+
+
+def _index_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.client.index_verbs import add_index_arguments
+
+    add_index_arguments(parser)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from penult.client.index_verbs import index
+
+    return index(arguments)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -308,6 +332,8 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
     "check": ("Check a bundle: digests, formats, golden answers.", _check_arguments, _check),
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
     "classify": ("Name photos with a running server.", _classify_arguments, _classify),
+    "lookup": ("Find the stored items nearest to photos.", _lookup_arguments, _lookup),
+    "index": ("Fill, list, export and tend collections of stored items.", _index_arguments, _index),
     "describe": ("Print the descriptors of photos from a running server.", _describe_arguments, _describe),
     "bench": ("Put load on a running server and measure it, or --tune its settings.", _bench_arguments, _bench),
 }

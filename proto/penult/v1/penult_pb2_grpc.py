@@ -69,6 +69,41 @@ class PenultServiceStub:
                 request_serializer=penult_dot_v1_dot_penult__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=penult_dot_v1_dot_penult__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.Lookup = channel.unary_unary(
+                '/penult.v1.PenultService/Lookup',
+                request_serializer=penult_dot_v1_dot_penult__pb2.LookupRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.LookupResponse.FromString,
+                _registered_method=True)
+        self.PutItems = channel.unary_unary(
+                '/penult.v1.PenultService/PutItems',
+                request_serializer=penult_dot_v1_dot_penult__pb2.PutItemsRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.PutItemsResponse.FromString,
+                _registered_method=True)
+        self.DeleteItems = channel.unary_unary(
+                '/penult.v1.PenultService/DeleteItems',
+                request_serializer=penult_dot_v1_dot_penult__pb2.DeleteItemsRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.DeleteItemsResponse.FromString,
+                _registered_method=True)
+        self.GetItems = channel.unary_unary(
+                '/penult.v1.PenultService/GetItems',
+                request_serializer=penult_dot_v1_dot_penult__pb2.GetItemsRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.GetItemsResponse.FromString,
+                _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/penult.v1.PenultService/ListCollections',
+                request_serializer=penult_dot_v1_dot_penult__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
+        self.DropCollection = channel.unary_unary(
+                '/penult.v1.PenultService/DropCollection',
+                request_serializer=penult_dot_v1_dot_penult__pb2.DropCollectionRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.DropCollectionResponse.FromString,
+                _registered_method=True)
+        self.ReplaceCollection = channel.unary_unary(
+                '/penult.v1.PenultService/ReplaceCollection',
+                request_serializer=penult_dot_v1_dot_penult__pb2.ReplaceCollectionRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.ReplaceCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class PenultServiceServicer:
@@ -124,6 +159,56 @@ class PenultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Lookup(self, request, context):
+        """Finds the stored items nearest to photos, or to descriptors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutItems(self, request, context):
+        """Stores items, in place of those with the same ids. On return they are on the disk, and every later search sees
+        them. A photo that cannot be used is left out with its ItemError; of all others either all are stored or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteItems(self, request, context):
+        """Removes items. On return that is on the disk, and no later search finds them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetItems(self, request, context):
+        """Returns stored items, by id or page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """Lists the collections, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropCollection(self, request, context):
+        """Removes a collection with all that it holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceCollection(self, request, context):
+        """Gives one collection the name of another, which is dropped, in one step: a search finds the one or the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PenultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +246,41 @@ def add_PenultServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=penult_dot_v1_dot_penult__pb2.GetModelRequest.FromString,
                     response_serializer=penult_dot_v1_dot_penult__pb2.GetModelResponse.SerializeToString,
+            ),
+            'Lookup': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lookup,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.LookupRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.LookupResponse.SerializeToString,
+            ),
+            'PutItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutItems,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.PutItemsRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.PutItemsResponse.SerializeToString,
+            ),
+            'DeleteItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteItems,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.DeleteItemsRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.DeleteItemsResponse.SerializeToString,
+            ),
+            'GetItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetItems,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.GetItemsRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.GetItemsResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'DropCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropCollection,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.DropCollectionRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.DropCollectionResponse.SerializeToString,
+            ),
+            'ReplaceCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceCollection,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.ReplaceCollectionRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.ReplaceCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +472,195 @@ class PenultService:
             '/penult.v1.PenultService/GetModel',
             penult_dot_v1_dot_penult__pb2.GetModelRequest.SerializeToString,
             penult_dot_v1_dot_penult__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lookup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/Lookup',
+            penult_dot_v1_dot_penult__pb2.LookupRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.LookupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/PutItems',
+            penult_dot_v1_dot_penult__pb2.PutItemsRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.PutItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/DeleteItems',
+            penult_dot_v1_dot_penult__pb2.DeleteItemsRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.DeleteItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/GetItems',
+            penult_dot_v1_dot_penult__pb2.GetItemsRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.GetItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/ListCollections',
+            penult_dot_v1_dot_penult__pb2.ListCollectionsRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/DropCollection',
+            penult_dot_v1_dot_penult__pb2.DropCollectionRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/ReplaceCollection',
+            penult_dot_v1_dot_penult__pb2.ReplaceCollectionRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.ReplaceCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from penult.client.aio_lookup import AsyncLookup
 from penult.client.channel import MOST_RETRIES, address, failure, options
 from penult.client.many import IN_FLIGHT, ask_many_aio
 from penult.client.messages import classifying, describing, score_request, scored
@@ -19,6 +20,7 @@ from penult.client.types import (
     Classification,
     ClassifyAnswer,
     DescribeAnswer,
+    Neighbours,
     Photo,
     PhotoAnswer,
     RequestFailed,
@@ -29,7 +31,7 @@ from penult.v1 import penult_pb2_grpc
 Answer = TypeVar("Answer")
 
 
-class AsyncClient:
+class AsyncClient(AsyncLookup):
     """Client for asyncio: the same methods, awaited; `async with` closes it."""
 
     def __init__(
@@ -52,10 +54,11 @@ class AsyncClient:
         scorer: str | None = None,
         top_k: int = 5,
         include_descriptor: bool = False,
+        neighbours: Neighbours | None = None,
     ) -> ClassifyAnswer:
         """Name photos, as Client.classify does."""
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classifying(images, selector, scorer, top_k, include_descriptor)
+        flow = classifying(images, selector, scorer, top_k, include_descriptor, neighbours)
         return await self._drive(flow, self._stub.Classify)
 
     async def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
@@ -72,6 +75,7 @@ class AsyncClient:
         scorer: str | None = None,
         top_k: int = 5,
         include_descriptor: bool = False,
+        neighbours: Neighbours | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> AsyncIterator[PhotoAnswer[Classification]]:
@@ -79,8 +83,9 @@ class AsyncClient:
 
         async def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return await self.classify(
-                batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor
-            )
+                batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
+                neighbours=neighbours,
+            )  # fmt: skip
 
         return ask_many_aio(photos, ask, in_flight, progress)
 

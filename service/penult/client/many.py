@@ -44,7 +44,7 @@ def ask_many(
     """Yield an answer per photo, in order; `ask` runs on `in_flight` threads. Raises what it raises."""
     given = _listed(photos)
     pending: deque[tuple[Sequence[Photo], Future[_Answer]]] = deque()
-    with ThreadPoolExecutor(in_flight, "penult-client") as pool, _Bar(len(given), progress) as bar:
+    with ThreadPoolExecutor(in_flight, "penult-client") as pool, Bar(len(given), progress) as bar:
         try:
             for batch in _batches(given):
                 pending.append((batch, pool.submit(ask, batch)))
@@ -67,7 +67,7 @@ async def ask_many_aio(
 
     given = _listed(photos)
     pending: deque[tuple[Sequence[Photo], asyncio.Task[_Answer]]] = deque()
-    with _Bar(len(given), progress) as bar:
+    with Bar(len(given), progress) as bar:
         try:
             for batch in _batches(given):
                 pending.append((batch, asyncio.create_task(read_and_ask(batch))))
@@ -99,20 +99,25 @@ def _done(waiting: tuple[Sequence[Photo], Future[_Answer]]) -> tuple[Sequence[Ph
     return waiting[0], waiting[1].result()
 
 
-class _Bar:
+class Bar:
     """Counts photos on standard error, where that is wanted."""
 
     def __init__(self, total: int, is_shown: bool) -> None:
+        """Show nothing, or a bar up to a total."""
         self._bar: Any = None
         if is_shown:
             from tqdm import tqdm  # the only thing here that the base install lacks
 
             self._bar = tqdm(total=total, unit="photo", leave=False)
 
+    def add(self, count: int) -> None:
+        """Count so many more."""
+        if self._bar is not None:
+            self._bar.update(count)
+
     def counted(self, batch: Sequence[Photo], answer: Answer) -> list[PhotoAnswer[Any]]:
         """Count a batch, and return what each of its photos was answered."""
-        if self._bar is not None:
-            self._bar.update(len(batch))
+        self.add(len(batch))
         scorer = answer.scorer if isinstance(answer, ClassifyAnswer) else ""
         return [
             PhotoAnswer(photo, answer.model, answer.version, answer.fingerprint, scorer, result)

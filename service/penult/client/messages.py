@@ -1,6 +1,6 @@
 """Photos to messages and messages to answers: what both clients share, with nothing in it that waits."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,25 @@ from penult.client.types import (
     Crop,
     DescribeAnswer,
     ItemFailure,
+    Neighbour,
+    Neighbours,
     Photo,
     RequestFailed,
     ScoredClass,
+    Value,
 )
 from penult.v1 import penult_pb2 as pb
 
 MESSAGE_BYTES = 64 << 20
 # Small enough to answer soon and to stay below the server's 64 MiB, large enough to fill its batches.
-_CHUNK_IMAGES = 64
-_CHUNK_BYTES = 16 << 20
+CHUNK_IMAGES = 64
+CHUNK_BYTES = 16 << 20
 _ENVELOPE_BYTES = 4096
 # How often a call begins anew because the version that answered its first photos has been replaced since.
 _RESTARTS = 3
-_SCORERS = {None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM}
+_SCORERS = {
+    None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM, "neighbours": pb.SCORER_NEIGHBOURS,
+}  # fmt: skip
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
 ClassifyFlow = Generator[pb.ClassifyRequest, pb.ClassifyResponse, ClassifyAnswer]
@@ -40,6 +45,7 @@ def classifying(
     scorer: str | None,
     top_k: int,
     include_descriptor: bool,
+    neighbours: Neighbours | None = None,
 ) -> ClassifyFlow:
     """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
     restarts = _RESTARTS
@@ -47,7 +53,10 @@ def classifying(
         work = _Work(images, model)
         try:
             for chunk in work.chunks():
-                work.take((yield _classify_request(chunk, work.model, scorer, top_k, include_descriptor)))
+                request = _classify_request(chunk, work.model, scorer, top_k, include_descriptor)
+                if neighbours:
+                    request.neighbours.CopyFrom(neighbour_query(neighbours))
+                work.take((yield request))
         except RequestFailed as error:
             restarts -= 1
             if not (restarts and _is_replaced(error, work, model)):
@@ -100,7 +109,7 @@ class _Work:
             if isinstance(image, ItemFailure):
                 self._results[place] = image
                 continue
-            if chunk and (len(chunk) == _CHUNK_IMAGES or size_bytes + image.ByteSize() > _CHUNK_BYTES):
+            if chunk and (len(chunk) == CHUNK_IMAGES or size_bytes + image.ByteSize() > CHUNK_BYTES):
                 yield chunk
                 chunk, size_bytes = [], 0
                 self._sent = []
@@ -167,7 +176,7 @@ def _classify_request(
     chunk: list[pb.Image], model: pb.ModelSelector, scorer: str | None, top_k: int, include_descriptor: bool
 ) -> pb.ClassifyRequest:
     if scorer not in _SCORERS:
-        raise ValueError(f"scorer {scorer!r} is not dense, svm or None")
+        raise ValueError(f"scorer {scorer!r} is not dense, svm, neighbours or None")
     return pb.ClassifyRequest(
         model=model, images=chunk, scorer=_SCORERS[scorer], top_k=top_k, include_descriptor=include_descriptor
     )
@@ -187,7 +196,7 @@ def scored(response: pb.ScoreResponse) -> ClassifyAnswer:
 
 def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
     if result.WhichOneof("outcome") == "error":
-        return _item_failure(result.error)
+        return item_failure(result.error)
     found = result.classification
     return Classification(
         found.label,
@@ -195,15 +204,50 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
         found.probability,
         tuple(ScoredClass(c.label, c.score, c.probability) for c in found.classes),
         np.array(found.descriptor.values, dtype=np.float32) if found.HasField("descriptor") else None,
+        tuple(neighbour(each) for each in found.neighbours),
     )
+
+
+def neighbour_query(wanted: Neighbours) -> pb.NeighbourQuery:
+    """Return which items are looked for, as a message."""
+    return pb.NeighbourQuery(
+        collection=wanted.collection, k=wanted.k, filter=[condition(name, what) for name, what in wanted.where.items()],
+        max_distance=wanted.max_distance,
+    )  # fmt: skip
+
+
+def condition(name: str, what: Any) -> pb.Condition:
+    """Return what a field must be: one value, any of a list, or a range as a tuple."""
+    if isinstance(what, tuple):
+        low, high = what
+        return pb.Condition(field=name, low=low, high=high)
+    return pb.Condition(field=name, values=[value(each) for each in (what if isinstance(what, list) else [what])])
+
+
+def value(plain: Value) -> pb.Value:
+    """Return a value of metadata as a message."""
+    if isinstance(plain, bool):
+        return pb.Value(truth=plain)
+    return pb.Value(text=plain) if isinstance(plain, str) else pb.Value(number=plain)
+
+
+def neighbour(found: pb.Neighbour) -> Neighbour:
+    """Return a neighbour."""
+    return Neighbour(found.id, found.label, found.similarity, metadata(found.metadata))
+
+
+def metadata(found: Mapping[str, pb.Value]) -> dict[str, Value]:
+    """Return metadata in plain values."""
+    return {name: getattr(each, each.WhichOneof("kind") or "text") for name, each in found.items()}
 
 
 def _description(result: pb.DescribeResult) -> NDArray[np.float32] | ItemFailure:
     if result.WhichOneof("outcome") == "error":
-        return _item_failure(result.error)
+        return item_failure(result.error)
     return np.array(result.descriptor.values, dtype=np.float32)
 
 
-def _item_failure(error: pb.ItemError) -> ItemFailure:
+def item_failure(error: pb.ItemError) -> ItemFailure:
+    """Return why an item has no answer."""
     names = {code.value[0]: code.name for code in grpc.StatusCode}
     return ItemFailure(names.get(error.code, str(error.code)), error.reason, error.message)

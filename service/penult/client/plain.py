@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from penult.client.channel import MOST_RETRIES, address, failure, options
 from penult.client.many import IN_FLIGHT, ask_many
 from penult.client.messages import classifying, describing, score_request, scored
+from penult.client.plain_lookup import PlainLookup
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
     Classification,
     ClassifyAnswer,
     DescribeAnswer,
+    Neighbours,
     Photo,
     PhotoAnswer,
     RequestFailed,
@@ -29,7 +31,7 @@ from penult.v1 import penult_pb2_grpc
 Answer = TypeVar("Answer")
 
 
-class Client:
+class Client(PlainLookup):
     """A connection to one server; close it, or use it in a `with` block."""
 
     def __init__(
@@ -52,10 +54,14 @@ class Client:
         scorer: str | None = None,
         top_k: int = 5,
         include_descriptor: bool = False,
+        neighbours: Neighbours | None = None,
     ) -> ClassifyAnswer:
-        """Name photos; `scorer` is "dense", "svm", or None for the model's default. Raises RequestFailed."""
+        """Name photos; `scorer` is "dense", "svm", "neighbours", or None for the model's default.
+
+        `neighbours` also looks them up; the scorer of that name votes with them. Raises RequestFailed.
+        """
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classifying(images, selector, scorer, top_k, include_descriptor)
+        flow = classifying(images, selector, scorer, top_k, include_descriptor, neighbours)
         return self._drive(flow, self._stub.Classify)
 
     def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
@@ -72,6 +78,7 @@ class Client:
         scorer: str | None = None,
         top_k: int = 5,
         include_descriptor: bool = False,
+        neighbours: Neighbours | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> Iterator[PhotoAnswer[Classification]]:
@@ -82,8 +89,9 @@ class Client:
 
         def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return self.classify(
-                batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor
-            )
+                batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
+                neighbours=neighbours,
+            )  # fmt: skip
 
         return ask_many(photos, ask, in_flight, progress)
 

@@ -1,6 +1,7 @@
 """What goes into a client and comes out of it, in plain values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +21,11 @@ class Crop:
 
 Result = TypeVar("Result")
 Photo = str | Path | bytes | NDArray[np.uint8] | Crop
+
+
+# One value, any of a list, or from … to as a tuple (None: open).
+Value = str | float | bool
+Where = Mapping[str, Value | Sequence[Value] | tuple[float | None, float | None]]
 
 
 class RequestFailed(Exception):
@@ -49,14 +55,35 @@ class ScoredClass:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A stored item near to a photo; `similarity` is the cosine of their descriptors, -1 to 1."""
+
+    id: str
+    label: str
+    similarity: float
+    metadata: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Which stored items to look for: the `k` nearest of a collection that match, up to a distance (1 - cosine)."""
+
+    collection: str
+    k: int = 10
+    where: Where = field(default_factory=dict)
+    max_distance: float = 0.0
+
+
+@dataclass(frozen=True)
 class Classification:
-    """One photo's best class, the runners-up, and its descriptor (float32 [length]) if asked for."""
+    """One photo's best class, the runners-up, and its descriptor (float32 [length]) and neighbours if asked for."""
 
     label: str
     score: float
     probability: float
     classes: tuple[ScoredClass, ...]
     descriptor: NDArray[np.float32] | None = None
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,3 +117,57 @@ class PhotoAnswer(Generic[Result]):
     fingerprint: str
     scorer: str
     result: Result | ItemFailure
+
+
+@dataclass(frozen=True)
+class LookupAnswer:
+    """What described the photos ("" for descriptors), and each one's neighbours, nearest first, in order."""
+
+    model: str
+    version: int
+    fingerprint: str
+    results: tuple[tuple[Neighbour, ...] | ItemFailure, ...]
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """Something to be found: a photo, or its descriptor (float32 [length]).
+
+    `source` and `thumbnail` (a JPEG) are kept as they are, to show the item and to describe it anew.
+    """
+
+    id: str
+    photo: Photo | None = None
+    descriptor: NDArray[np.float32] | None = None
+    label: str = ""
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    source: str = ""
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An item as it is stored; descriptor and thumbnail if asked for."""
+
+    id: str
+    label: str
+    metadata: Mapping[str, Value]
+    source: str
+    descriptor: NDArray[np.float32] | None
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """What a collection is, and how much it holds; `index` is exact or hnsw; bytes are 0 where not known."""
+
+    name: str
+    items: int
+    model: str
+    fingerprint: str
+    dimension: int
+    metric: str
+    fields: Mapping[str, str]
+    index: str
+    memory_bytes: int
+    disk_bytes: int

@@ -11,21 +11,26 @@ from typing import Any
 
 from penult.client.many import photos_in
 from penult.client.plain import Client
-from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure
+from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure, Neighbours
 
 
 def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `penult describe`."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files, or folders of them: JPEG, PNG or WebP")
     parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
-    parser.add_argument("--version", type=_count, default=0, metavar="V", help="which version (default: the newest)")
+    parser.add_argument("--version", type=count, default=0, metavar="V", help="which version (default: the newest)")
+    add_connection_arguments(parser)
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which server, for how long, and in which form."""
     target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
     parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     """Read a whole number as the wire carries it."""
     value = int(text)
     if not 0 <= value < 2**32:
@@ -36,30 +41,36 @@ def _count(text: str) -> int:
 def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `penult classify`."""
     add_describe_arguments(parser)
-    parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
-    parser.add_argument("--top", type=_count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
+    parser.add_argument(
+        "--scorer",
+        choices=("dense", "svm", "neighbours"),
+        help="what names the classes (default: the model's own); neighbours: a vote of --collection",
+    )
+    parser.add_argument("--collection", "-c", default="", metavar="C", help="also look neighbours up here")
+    parser.add_argument("-k", type=count, default=10, metavar="N", help="how many of them (%(default)s)")
+    parser.add_argument("--top", type=count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
 
 
 def classify(arguments: argparse.Namespace) -> int:
     """Name photos, print a table or JSON; return 1 if any photo failed. Raises RequestFailed."""
+    neighbours = Neighbours(arguments.collection, arguments.k) if arguments.collection else None
     with Client(arguments.target, arguments.timeout) as client:
         answers = list(
             client.classify_many(
                 _photos(arguments.images), model=arguments.model, version=arguments.version, scorer=arguments.scorer,
-                top_k=arguments.top, progress=_has_bar(),
+                top_k=arguments.top, neighbours=neighbours, progress=has_bar(),
             )
         )  # fmt: skip
     rows, values = [], []
     for image, r in ((str(answer.photo), answer.result) for answer in answers):
         if isinstance(r, ItemFailure):
             rows.append([image, r.code, "", r.message])
-            values.append(_failed(image, r))
+            values.append(failed(image, r))
             continue
         rows.append([image, r.label, f"{r.probability:.1%}", f"{r.score:.2f}"])
         classes = [vars(scored) for scored in r.classes]
-        values.append(
-            {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
-        )
+        value = {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
+        values.append(value | ({"neighbours": [vars(each) for each in r.neighbours]} if neighbours else {}))
     scorer = _last(answers).scorer
     return _show(arguments, answers, ["image", "label", "probability", "score"], rows, values, scorer=scorer)
 
@@ -69,13 +80,13 @@ def describe(arguments: argparse.Namespace) -> int:
     photos = _photos(arguments.images)
     with Client(arguments.target, arguments.timeout) as client:
         answers = list(
-            client.describe_many(photos, model=arguments.model, version=arguments.version, progress=_has_bar())
+            client.describe_many(photos, model=arguments.model, version=arguments.version, progress=has_bar())
         )
     rows, values = [], []
     for image, r in ((str(answer.photo), answer.result) for answer in answers):
         if isinstance(r, ItemFailure):
             rows.append([image, r.code, r.message])
-            values.append(_failed(image, r))
+            values.append(failed(image, r))
             continue
         start = " ".join(f"{number:.3f}" for number in r[:6])
         rows.append([image, str(len(r)), f"{start} …"])
@@ -98,7 +109,7 @@ class _NoPhotos(Exception):
         self.message = message
 
 
-def _has_bar() -> bool:
+def has_bar() -> bool:
     """Tell whether someone looks at a bar, and the library that draws it is there."""
     return sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
 
@@ -108,7 +119,8 @@ def _last(answers: Sequence[Any]) -> Any:
     return next((answer for answer in reversed(answers) if answer.fingerprint), answers[-1])
 
 
-def _failed(image: str, failure: Any) -> dict[str, Any]:
+def failed(image: str, failure: Any) -> dict[str, Any]:
+    """Return a photo that has no answer, as JSON tells it."""
     return {"image": image, "error": {"code": failure.code, "reason": failure.reason, "message": failure.message}}
 
 

@@ -7,6 +7,11 @@ import numpy as np
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats, softmax
+from penult.lookup.types import Hit
+from penult.lookup.vote import vote
+
+# The third scorer, beside the manifest's dense and svm: it needs no model of classes, only a collection.
+NEIGHBOURS = "neighbours"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Answer:
 
     classes: tuple[Scored, ...]
     descriptor: Floats
+    # The nearest stored items, nearest first; none where they were not asked for.
+    neighbours: tuple[Hit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,3 +57,8 @@ def rank(scores: Floats, classes: Sequence[str], temperature: float, top_k: int)
         tuple(Scored(classes[c], float(scores[row, c]), float(probabilities[row, c])) for c in columns)
         for row, columns in enumerate(order)
     ]
+
+
+def voted(neighbours: Sequence[Hit]) -> tuple[Scored, ...]:
+    """Return classes by the k-nearest vote, score and probability both their share; none where nobody votes."""
+    return tuple(Scored(label, share, share) for label, share in vote(neighbours))

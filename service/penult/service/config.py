@@ -38,6 +38,9 @@ class ServeConfig:
     models: Path = _setting(Path("models"), "the model repository: a folder of NAME/VERSION/")
     watch_s: float = _setting(1.0, "seconds between looks at the repository for new and removed versions; 0: never")
     pin: str = _setting("", "serve these versions instead of the newest: NAME=VERSION, several with commas between")
+    lookup: str = _setting(
+        "lookup", "where collections are kept: a folder, postgresql://USER@HOST/DATABASE, milvus://HOST:PORT, or off"
+    )
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")

@@ -2,6 +2,7 @@
 
 PenultError (penult.bundle.errors)
 ├── ImageError           one photo is unusable                      INVALID_ARGUMENT
+├── those of collections (penult.lookup.errors), see CODES
 └── ServiceError
     ├── InvalidRequest   the request cannot be right                INVALID_ARGUMENT
     ├── NotFound         no such model or version                   NOT_FOUND
@@ -12,6 +13,8 @@ PenultError (penult.bundle.errors)
     ├── Unsupported      no such method here                        UNIMPLEMENTED
     ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
     ├── NotReady         loading or draining                        UNAVAILABLE
+    ├── LookupOff        no collections are kept here               FAILED_PRECONDITION
+    ├── NoNeighbours     nothing near enough to vote                NOT_FOUND
     └── BadOutput        the model gave no finite numbers           INTERNAL
 
 Anything else that is raised is a bug: INTERNAL with an id, details in the log only.
@@ -22,6 +25,13 @@ import logging
 import grpc
 
 from penult.bundle.errors import ImageError, PenultError
+from penult.lookup.errors import (
+    CollectionExists,
+    CollectionUnknown,
+    LookupRefused,
+    OtherDescriptors,
+    StoreUnavailable,
+)
 
 log = logging.getLogger("penult.rpc")
 
@@ -70,6 +80,14 @@ class NotReady(ServiceError):
     """Loading or draining."""
 
 
+class LookupOff(ServiceError):
+    """No collections are kept here."""
+
+
+class NoNeighbours(ServiceError):
+    """Nothing labelled lies near enough to vote."""
+
+
 class BadOutput(ServiceError):
     """The model gave no finite numbers."""
 
@@ -85,6 +103,13 @@ CODES: dict[type[PenultError], grpc.StatusCode] = {
     Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
+    LookupOff: grpc.StatusCode.FAILED_PRECONDITION,
+    NoNeighbours: grpc.StatusCode.NOT_FOUND,
+    LookupRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    CollectionUnknown: grpc.StatusCode.NOT_FOUND,
+    CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
+    OtherDescriptors: grpc.StatusCode.FAILED_PRECONDITION,
+    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     BadOutput: grpc.StatusCode.INTERNAL,
 }
 

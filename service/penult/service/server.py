@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
 from penult.oip import grpc_service_pb2_grpc
 from penult.service.config import ServeConfig, port_in_use
@@ -23,6 +24,7 @@ from penult.service.inference import Inference
 from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
 from penult.service.logs import start_log
+from penult.service.lookups import Lookups
 from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.oip import SERVICE_NAME as OIP_NAME
@@ -84,6 +86,7 @@ class Server:
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness)
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
+        self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
         self._gate = Gate()
         control = self._reloader if config.model_control == "on" else None
         self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
@@ -138,7 +141,7 @@ class Server:
         config = self._config
         interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate)
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
-        servicer = PenultServicer(self._repository, self._pipeline, config)
+        servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -198,8 +201,17 @@ class Server:
             f"provider={provider}",
             flush=True,
         )
+        if self._lookups.is_there():
+            self._keep(self._open_lookups())
         if self._is_front:
             self._keep(beat())
+
+    async def _open_lookups(self) -> None:
+        """Make every index before somebody waits for it; what is wrong with the store, its callers hear too."""
+        try:
+            await self._lookups.open()
+        except PenultError as error:
+            log.warning("collections: %s (%s)", error.message, error.reason)
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""

@@ -1,0 +1,275 @@
+"""`penult index …`: what is in collections, and how it comes in and goes out."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from penult.client.duplicates import Pair, find_duplicates
+from penult.client.many import Bar, photos_in
+from penult.client.plain import Client
+from penult.client.reindex import reindex
+from penult.client.types import CollectionInfo, ItemFailure, NewItem, RequestFailed, StoredItem
+from penult.client.verbs import add_connection_arguments, has_bar, print_table
+
+_BATCH, _PAGE = 64, 500
+_SHOWN = 5
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs of `penult index` and their flags."""
+    verbs = parser.add_subparsers(dest="index_verb", required=True, metavar="VERB")
+    for name, (help_, add, act) in _VERBS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_)
+        verb.set_defaults(act=act)
+        add(verb)
+        add_connection_arguments(verb)
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Run one of them. Raises RequestFailed."""
+    act: Callable[[argparse.Namespace, Client], int] = arguments.act
+    with Client(arguments.target, arguments.timeout) as client:
+        return act(arguments, client)
+
+
+# -- add ---------------------------------------------------------------------------------------------------------------
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION", help="made if it is not there")
+    parser.add_argument(
+        "what", type=Path, metavar="FOLDER|PARQUET",
+        help="photos, each labelled by the folder it lies in, with its path for id; or rows with id, descriptor or "
+        "image, label, and columns of metadata",
+    )  # fmt: skip
+    parser.add_argument("--model", default="", metavar="NAME", help="what describes photos (default: the only one)")
+    parser.add_argument(
+        "--keep", action="append", default=[], choices=("source", "thumbnail"),
+        help="keep where a photo lies, or a small JPEG of it, for contact sheets and for penult index reindex",
+    )  # fmt: skip
+
+
+def _add(arguments: argparse.Namespace, client: Client) -> int:
+    if arguments.what.is_dir():
+        photos = photos_in(arguments.what)
+        total, fields = len(photos), {}
+        items: Iterator[NewItem] = (_photo_item(photo, arguments) for photo in photos)
+    else:
+        from penult.client import tables
+
+        total, fields = tables.row_count(arguments.what), tables.field_types(arguments.what)
+        items = tables.read_items(arguments.what)
+    failures: list[tuple[str, ItemFailure]] = []
+    with Bar(total, has_bar()) as bar:
+        for batch in batches(items, _BATCH):
+            results = client.put_items(arguments.collection, batch, model=arguments.model, fields=fields)
+            failures += [(item.id, failed) for item, failed in zip(batch, results, strict=True) if failed]
+            bar.add(len(batch))
+    if arguments.json:
+        told = [{"id": id_, "error": vars(failed)} for id_, failed in failures]
+        print(json.dumps({"collection": arguments.collection, "added": total - len(failures), "failed": told}))
+    else:
+        print(f"{total - len(failures)} of {total} items are in {arguments.collection}")
+        for id_, failed in failures[:_SHOWN]:
+            print(f"  {id_}: {failed.message}")
+        if len(failures) > _SHOWN:
+            print(f"  and {len(failures) - _SHOWN} more; --json lists all")
+    return 1 if failures else 0
+
+
+def _photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:
+    inside = photo.relative_to(arguments.what)
+    label = inside.parts[-2] if len(inside.parts) > 1 else ""
+    thumbnail = b""
+    if "thumbnail" in arguments.keep:
+        from penult.client import sheet
+
+        thumbnail = sheet.thumbnail(photo)
+    source = str(photo.resolve()) if "source" in arguments.keep else ""
+    return NewItem(inside.as_posix(), photo, label=label, source=source, thumbnail=thumbnail)
+
+
+# -- remove, drop ------------------------------------------------------------------------------------------------------
+
+
+def _remove_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("ids", metavar="ID", nargs="+", help="items to remove")
+
+
+def _remove(arguments: argparse.Namespace, client: Client) -> int:
+    removed = sum(client.delete_items(arguments.collection, batch) for batch in batches(iter(arguments.ids), _PAGE))
+    _say(arguments, {"collection": arguments.collection, "removed": removed}, f"{removed} items removed")
+    return 0
+
+
+def _collection_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+
+
+def _drop(arguments: argparse.Namespace, client: Client) -> int:
+    client.drop_collection(arguments.collection)
+    _say(arguments, {"dropped": arguments.collection}, f"{arguments.collection} is gone")
+    return 0
+
+
+# -- list, stats, export -----------------------------------------------------------------------------------------------
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _list(arguments: argparse.Namespace, client: Client) -> int:
+    told = client.list_collections()
+    if arguments.json:
+        print(json.dumps({"collections": [vars(each) for each in told]}))
+        return 0
+    rows = [[c.name, str(c.items), c.model, str(c.dimension), c.index, ", ".join(c.fields) or "–"] for c in told]
+    print_table(["collection", "items", "model", "numbers", "search", "fields"], rows)
+    return 0
+
+
+def _stats(arguments: argparse.Namespace, client: Client) -> int:
+    told = told_of(client, arguments.collection)
+    labels: dict[str, int] = {}
+    for page in pages(client, told.name):
+        for item in page:
+            labels[item.label] = labels.get(item.label, 0) + 1
+    if arguments.json:
+        print(json.dumps(vars(told) | {"labels": labels}))
+        return 0
+    rows = [
+        [name, str(value) if not isinstance(value, dict) else ", ".join(value) or "–"]
+        for name, value in vars(told).items()
+    ]
+    print_table(["what", told.name], rows[1:])
+    print()
+    ranked = sorted(labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    print_table(["label", "items"], [[label or "(none)", str(count)] for label, count in ranked])
+    return 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("out", type=Path, metavar="OUT.parquet", help="a file that penult index add takes again")
+
+
+def _export(arguments: argparse.Namespace, client: Client) -> int:
+    from penult.client import tables
+
+    told = told_of(client, arguments.collection)
+    with Bar(told.items, has_bar()) as bar:
+
+        def walked() -> Iterator[Sequence[StoredItem]]:
+            for page in pages(client, told.name, descriptors=True, thumbnails=True):
+                yield page
+                bar.add(len(page))
+
+        written = tables.write_items(arguments.out, walked(), told.fields)
+    _say(arguments, {"exported": written, "file": str(arguments.out)}, f"{written} items are in {arguments.out}")
+    return 0
+
+
+# -- duplicates, reindex -----------------------------------------------------------------------------------------------
+
+
+def _duplicates_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument(
+        "--max-distance",
+        type=float,
+        default=0.02,
+        metavar="D",
+        help="1 - cosine of what counts as the same (%(default)s)",
+    )
+
+
+def _duplicates(arguments: argparse.Namespace, client: Client) -> int:
+    told = told_of(client, arguments.collection)
+    with Bar(told.items, has_bar()) as bar:
+        found = pages(client, told.name, descriptors=True)
+        pairs = find_duplicates(client, told.name, found, arguments.max_distance, bar.add)
+    if arguments.json:
+        print(json.dumps({"collection": told.name, "pairs": [vars(pair) for pair in pairs]}))
+        return 0
+    print_table(["similarity", "item", "label", "the same as", "label "], [_pair_row(pair) for pair in pairs])
+    crossed = sum(pair.label != pair.other_label for pair in pairs)
+    print(f"{len(pairs)} pairs; {crossed} of them bear two labels")
+    return 0
+
+
+def _pair_row(pair: Pair) -> list[str]:
+    return [f"{pair.similarity:.4f}", pair.id, pair.label, pair.other, pair.other_label]
+
+
+def _reindex_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("--model", required=True, metavar="NAME", help="what describes the items from now on")
+    parser.add_argument("--version", type=int, default=0, metavar="V", help="which version (default: the newest)")
+    parser.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="where the photos lie, by id (default: sources, then thumbnails)"
+    )
+
+
+def _reindex(arguments: argparse.Namespace, client: Client) -> int:
+    told = told_of(client, arguments.collection)
+    with Bar(told.items, has_bar()) as bar:
+        found = pages(client, told.name, thumbnails=True)
+        count, lost = reindex(client, told, found, arguments.model, arguments.version, arguments.photos, bar.add)
+    line = f"{count} items of {told.name} are described by {arguments.model} now"
+    if lost:
+        line += f"; {len(lost)} were left out, for their photos are not to be had: {', '.join(lost[:_SHOWN])}"
+    _say(arguments, {"collection": told.name, "described": count, "left_out": lost}, line)
+    return 0
+
+
+# -- what they share ---------------------------------------------------------------------------------------------------
+
+
+def told_of(client: Client, name: str) -> CollectionInfo:
+    """Return what a collection is; raise RequestFailed."""
+    for each in client.list_collections():
+        if each.name == name:
+            return each
+    raise RequestFailed("NOT_FOUND", "COLLECTION_UNKNOWN", f"there is no collection {name}; penult index add makes one")
+
+
+def pages(client: Client, name: str, descriptors: bool = False, thumbnails: bool = False) -> Iterator[list[StoredItem]]:
+    """Yield all items of a collection, page by page. Raises RequestFailed."""
+    after = ""
+    while page := client.get_items(name, after=after, limit=_PAGE, descriptors=descriptors, thumbnails=thumbnails):
+        yield page
+        after = page[-1].id
+
+
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Yield items in lists of a size, the last one shorter."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _say(arguments: argparse.Namespace, value: dict[str, Any], line: str) -> None:
+    print(json.dumps(value) if arguments.json else line)
+
+
+_VERBS: dict[
+    str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace, Client], int]]
+] = {
+    "add": ("Store the photos of a folder, or the rows of a Parquet file.", _add_arguments, _add),
+    "remove": ("Remove items by id.", _remove_arguments, _remove),
+    "list": ("List the collections.", _no_arguments, _list),
+    "stats": ("Tell what a collection holds, label by label.", _collection_argument, _stats),
+    "export": ("Write a collection to a Parquet file.", _export_arguments, _export),
+    "duplicates": ("Find items that are nearly the same.", _duplicates_arguments, _duplicates),
+    "reindex": ("Describe all items anew with another model, then switch.", _reindex_arguments, _reindex),
+    "drop": ("Remove a collection.", _collection_argument, _drop),
+}

@@ -1,0 +1,41 @@
+"""From one line of configuration to a store."""
+
+from pathlib import Path
+
+from penult.lookup.errors import StoreUnavailable
+from penult.lookup.types import Store
+
+OFF = "off"
+_SCHEMES = {"postgresql": "pgvector", "postgres": "pgvector", "milvus": "milvus"}
+
+
+def is_shared(where: str) -> bool:
+    """Tell whether several processes may have this store open."""
+    return where.partition("://")[0] in _SCHEMES
+
+
+def open_store(where: str) -> Store:
+    """Open a folder, postgresql://USER@HOST/DATABASE or milvus://HOST:PORT; raise StoreUnavailable.
+
+    An engine's library is imported here and nowhere else.
+    """
+    scheme, has_scheme, _ = where.partition("://")
+    engine = _SCHEMES.get(scheme, "embedded") if has_scheme else "embedded"
+    if has_scheme and scheme not in _SCHEMES:
+        known = ", ".join(f"{known}://" for known in _SCHEMES)
+        raise StoreUnavailable("STORE_UNKNOWN", f"--lookup {scheme}://: name a folder, or begin with {known}")
+    try:
+        if engine == "pgvector":
+            from penult.lookup.pgvector import PgvectorStore
+
+            return PgvectorStore(where)
+        if engine == "milvus":
+            from penult.lookup.milvus import MilvusStore
+
+            return MilvusStore(where)
+        from penult.lookup.embedded import EmbeddedStore
+
+        return EmbeddedStore(Path(where))
+    except ModuleNotFoundError as error:
+        extra = "serve,cpu" if engine == "embedded" else engine
+        raise StoreUnavailable("STORE_ENGINE", f"--lookup needs {error.name}: pip install 'penult[{extra}]'") from error
