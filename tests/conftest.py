@@ -212,15 +212,29 @@ def postgresql(environment: Callable[..., Path]) -> Iterator[str]:
         process.wait(60)
 
 
-@pytest.fixture
-def database(postgresql: str) -> str:
-    """The URL of a new, empty database."""
+@pytest.fixture(scope="session")
+def milvus(environment: Callable[..., Path]) -> Iterator[str]:
+    """The port of a real Milvus on 127.0.0.1; it ends with the session."""
+    python = environment("milvus")
+    script = ROOT / "tests" / "lookup" / "milvus_server.py"
+    with subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def make_database(postgresql: str) -> Callable[[], str]:
+    """Make new, empty databases: make_database() returns a URL."""
     import psycopg
 
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return postgresql.replace("/postgres?", f"/{name}?")
+    def make() -> str:
+        name = f"t{uuid.uuid4().hex}"
+        with psycopg.connect(postgresql, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return postgresql.replace("/postgres?", f"/{name}?")
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(config)
 
 
-# -- classify, describe, lookup, index, bench ----------------------------------------------------------------------------
+# -- classify, describe, lookup, index, bench --------------------------------------------------------------------------
 
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
 """Engines for the contract, and what they should have answered, by looking at everything."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,13 +70,13 @@ def oracle() -> Oracle:
     return Oracle()
 
 
-@pytest.fixture
-def spec() -> CollectionSpec:
-    """A collection of short descriptors with a field of each type."""
-    return CollectionSpec("things", DIMENSION, "f" * 64, "pets", FIELDS)
+@pytest.fixture(scope="module")
+def make_oracle() -> type[Oracle]:
+    """Make what a collection should hold."""
+    return Oracle
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_items() -> Callable[..., list[Item]]:
     """Make items in clusters: make_items(count, seed=0, start=0)."""
 
@@ -110,28 +111,64 @@ def make_items() -> Callable[..., list[Item]]:
 
 @dataclass
 class Engine:
-    """A kind of store: open it as often as wanted; what was stored is there again."""
+    """A kind of store: open_at(PLACE) as often as wanted; what was stored there is there again."""
 
     name: str
-    open: Callable[[], Store]
+    open_at: Callable[[str], Store]
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether a graph is searched, which finds nearly all."""
+        return self.name.endswith("graph")
 
 
-@pytest.fixture(params=["embedded", "embedded-graph", "pgvector", "pgvector-graph"])
-def engine(request, tmp_path: Path) -> Engine:
+@pytest.fixture(
+    scope="module",
+    params=["embedded", "embedded-graph", "pgvector", "pgvector-graph", "milvus", "milvus-graph"],
+)  # fmt: skip
+def engine(request, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Each engine, as it is for few items and, with the limit between set low, for many."""
     kind, _, mode = request.param.partition("-")
     limit = 200 * DIMENSION if mode else 50_000_000
     if kind == "embedded":
-        return Engine(request.param, lambda: EmbeddedStore(tmp_path / "lookup", limit))
+        folder = tmp_path_factory.mktemp("embedded")
+        return Engine(request.param, lambda place: EmbeddedStore(folder / place, limit))
+    if kind == "milvus":
+        from penult.lookup.milvus import MilvusStore
+
+        address = f"milvus://127.0.0.1:{request.getfixturevalue('milvus')}?index={'hnsw' if mode else 'flat'}"
+        return Engine(request.param, lambda place: MilvusStore(address))
     from penult.lookup.pgvector import PgvectorStore
 
-    url = request.getfixturevalue("database")
-    return Engine(request.param, lambda: PgvectorStore(url, limit))
+    make_database = request.getfixturevalue("make_database")
+    databases = defaultdict(make_database)
+    return Engine(request.param, lambda place: PgvectorStore(databases[place], limit))
+
+
+@pytest.fixture(scope="module")
+def shared_store(engine: Engine) -> Iterator[Store]:
+    """A store of the engine for tests that leave it as it is, or clean up."""
+    opened = engine.open_at("shared")
+    for spec in opened.specs():  # Milvus is one for all
+        opened.drop(spec.name)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def store(engine: Engine) -> Iterator[Store]:
-    """A store of the engine, empty."""
-    opened = engine.open()
-    yield opened
-    opened.close()
+def store(shared_store: Store) -> Iterator[Store]:
+    """The same; what a test makes in it goes with the test."""
+    before = {spec.name for spec in shared_store.specs()}
+    yield shared_store
+    for spec in shared_store.specs():
+        if spec.name not in before:
+            shared_store.drop(spec.name)
+
+
+@pytest.fixture
+def spec() -> CollectionSpec:
+    """A collection of short descriptors with a field of each type."""
+    return CollectionSpec(f"things-{next(_NUMBERS)}", DIMENSION, "f" * 64, "pets", FIELDS)
+
+
+_NUMBERS = itertools.count()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from penult.lookup.errors import CollectionExists, CollectionUnknown
-from penult.lookup.types import Condition, Item
+from penult.lookup.types import CollectionSpec, Condition, Item
 
 DIMENSION = 24
+FIELDS = {"price": "number", "maker": "string", "sold": "boolean"}
 
 FILTERS = {
     "label": (Condition("label", ("class 3",)),),
@@ -22,6 +23,7 @@ FILTERS = {
     "truth": (Condition("sold", (True,)),),
     "all of them": (Condition("maker", ("m1", "m2")), Condition("sold", (False,)), Condition("price", low=50.0)),
     "nothing": (Condition("maker", ("m9",)),),
+    "quotes": (Condition("maker", ('m"1', "m\\1", "mü1\n")),),
     "apostrophe": (Condition("maker", ("' OR 1=1 --",)),),
 }
 
@@ -31,16 +33,25 @@ def queries(seed: int, count: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
 
 
-@pytest.fixture
-def filled(store, spec, make_items, oracle):
-    """A collection of 600 things, changed and partly deleted, and its oracle."""
-    collection = store.create(spec)
+@pytest.fixture(scope="module")
+def filled(shared_store, make_items, make_oracle):
+    """A collection of 600 things, changed and partly deleted, and its oracle; read only."""
+    collection, oracle = fill(shared_store, "filled", make_items, make_oracle)
+    yield collection, oracle
+    shared_store.drop("filled")
+
+
+def fill(store, name, make_items, make_oracle):
+    """Make a collection in pieces, change and delete some of it, and do the same to a dictionary."""
+    collection, oracle = store.create(CollectionSpec(name, DIMENSION, "f" * 64, "pets", FIELDS)), make_oracle()
     items = make_items(600)
     for at in range(0, 600, 150):
         collection.upsert(items[at : at + 150])
         oracle.upsert(items[at : at + 150])
     collection.settle()
     changed = make_items(40, seed=5, start=100)
+    for place, maker in enumerate(('m"1', "m\\1", "mü1\n", "' OR 1=1 --")):
+        changed[place].metadata["maker"] = maker
     collection.upsert(changed)
     oracle.upsert(changed)
     gone = [f"item-{number:05d}" for number in range(300, 330)]
@@ -54,7 +65,7 @@ def check(engine, oracle, asked, k, answers, where=()) -> None:
     much = len(oracle.matching(where)) >= 0.2 * len(oracle.items)
     shared = wanted = 0
     for query, hits in zip(asked, answers, strict=True):
-        if not (engine.name.endswith("graph") and much):
+        if not (engine.is_graph and much):
             oracle.agrees(query, k, hits, where)
             continue
         right = sorted(oracle.similarities(query, where).values(), reverse=True)[:k]
@@ -115,35 +126,45 @@ def test_items_come_back_as_they_were(filled):
 def test_scanning_walks_over_all(filled):
     """Page by page, in order of the ids' bytes, every item comes once."""
     collection, oracle = filled
-    collection.upsert([Item(id_, np.ones(DIMENSION, np.float32)) for id_ in ("Z", "a", "ä", "€", "item", "😀")])
     seen: list[str] = []
     while page := collection.scan(seen[-1] if seen else "", 100):
         seen += [item.id for item in page]
-    assert seen == sorted([*oracle.items, "Z", "a", "ä", "€", "item", "😀"], key=lambda id_: id_.encode())
+    assert seen == sorted(oracle.items)
 
 
-def test_stats_count(filled):
+def test_ids_are_ordered_by_their_bytes(store, spec):
+    """Whatever the language of the database: capitals first, then small letters, then what is beyond them."""
+    collection, ids = store.create(spec), ["Z", "a", "ä", "€", "item", "😀"]
+    collection.upsert([Item(id_, np.ones(DIMENSION, np.float32)) for id_ in ids])
+    assert [item.id for item in collection.scan("", 100)] == sorted(ids, key=lambda id_: id_.encode())
+    assert [item.id for item in collection.scan("item", 2)] == ["ä", "€"]
+    assert [item.id for item in collection.get(["😀", "ä"])] == ["😀", "ä"]
+
+
+def test_stats_count(filled, engine):
     """stats says how many there are."""
     collection, oracle = filled
     assert collection.stats().items == len(oracle.items)
-    assert collection.stats().disk_bytes > 0
+    assert collection.stats().disk_bytes > 0 or engine.name.startswith("milvus")
 
 
-def test_it_is_all_there_again(filled, engine, store, spec):
+def test_it_is_all_there_again(engine, make_items, make_oracle):
     """After closing and opening, the same is found; what was deleted stays deleted."""
-    _, oracle = filled
-    store.close()
-    again = engine.open()
+    first = engine.open_at("other")
+    _, oracle = fill(first, "again", make_items, make_oracle)
+    first.close()
+    store = engine.open_at("other")
     try:
-        collection = again.open("things")
-        assert collection.spec.fields == spec.fields
+        collection = store.open("again")
+        assert collection.spec.fields == FIELDS
         answers = collection.search(queries(4), 10, FILTERS["label"])
         check(engine, oracle, queries(4), 10, answers, FILTERS["label"])
         assert collection.stats().items == len(oracle.items)
         collection.upsert([Item("new", queries(4)[0])])
         assert collection.search(queries(4)[:1], 1)[0][0].id == "new"
     finally:
-        again.close()
+        store.drop("again")
+        store.close()
 
 
 def test_an_item_put_again_takes_the_others_place(store, spec):
@@ -170,33 +191,39 @@ def test_a_batch_is_stored_whole_or_not(store, spec):
 
 def test_collections_are_listed_dropped_and_replaced(store, spec, make_items):
     """Collections go by their names; one can take another's place in one step, for whoever has it open too."""
+    name, other = spec.name, f"{spec.name}-2"
     old = store.create(spec)
     old.upsert(make_items(5))
-    new = store.create(replace(spec, name="things-2", fingerprint="a" * 64))
+    new = store.create(replace(spec, name=other, fingerprint="a" * 64))
     new.upsert(make_items(3, start=50))
     with pytest.raises(CollectionExists):
         store.create(spec)
-    assert [(s.name, s.fingerprint[0]) for s in store.specs()] == [("things", "f"), ("things-2", "a")]
-    store.replace("things", "things-2")
-    assert [(s.name, s.fingerprint[0]) for s in store.specs()] == [("things", "a")]
-    assert store.open("things").stats().items == 3
-    assert store.open("things").spec.name == "things"
+
+    def listed() -> list[tuple[str, str]]:
+        return [(s.name, s.fingerprint[0]) for s in store.specs() if s.name.startswith(name)]
+
+    assert listed() == [(name, "f"), (other, "a")]
+    store.replace(name, other)
+    assert listed() == [(name, "a")]
+    assert store.open(name).stats().items == 3
+    assert store.open(name).spec.name == name
     with pytest.raises(CollectionUnknown):
-        store.open("things-2")
+        store.open(other)
     with pytest.raises(CollectionUnknown):
         old.upsert(make_items(1))
-    store.drop("things")
-    assert store.specs() == []
-    for act in (store.open, store.drop, lambda name: store.replace(name, "x")):
+    store.drop(name)
+    assert listed() == []
+    for act in (store.open, store.drop, lambda gone: store.replace(gone, "x")):
         with pytest.raises(CollectionUnknown):
-            act("things")
+            act(name)
 
 
 def test_names_with_dashes_and_capitals_are_kept_apart(store, spec, make_items):
     """a-b, a_b and A-b are three collections."""
-    for place, name in enumerate(("a-b", "a_b", "A-b")):
+    names = ("a-b", "a_b", "A-b")
+    for place, name in enumerate(names):
         store.create(replace(spec, name=name)).upsert(make_items(place + 1))
-    assert {s.name: store.open(s.name).stats().items for s in store.specs()} == {"a-b": 1, "a_b": 2, "A-b": 3}
+    assert {name: store.open(name).stats().items for name in names} == {"a-b": 1, "a_b": 2, "A-b": 3}
 
 
 def test_long_descriptors(store, spec):
@@ -231,7 +258,7 @@ def test_searching_while_others_change(store, spec, make_items):
     for thread in threads:
         thread.start()
     end, turn = time.monotonic() + 2, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or (turn < 12 and time.monotonic() < end + 60):
         turn += 1
         collection.upsert(make_items(20, seed=turn, start=1000 + 20 * (turn % 10)))
         # visible at once

@@ -178,7 +178,7 @@ REFUSED = {
     "truth for a number": (NewItem("a", descriptor=ONES, metadata={"number": True}), "METADATA_TYPE"),
     "nan for a number": (NewItem("a", descriptor=ONES, metadata={"number": float("nan")}), "METADATA_TYPE"),
     "much metadata": (NewItem("a", descriptor=ONES, metadata={"name": "x" * (17 << 10)}), "METADATA_SIZE"),
-    "large thumbnail": (NewItem("a", descriptor=ONES, thumbnail=bytes(257 << 10)), "THUMBNAIL"),
+    "large thumbnail": (NewItem("a", descriptor=ONES, thumbnail=bytes(46 << 10)), "THUMBNAIL"),
     "long source": (NewItem("a", descriptor=ONES, source="x" * 4097), "SOURCE"),
 }  # fmt: skip
 

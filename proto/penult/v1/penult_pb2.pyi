@@ -1102,7 +1102,7 @@ class Item(_message.Message):
     label: _builtins.str
     """Up to 512 bytes; empty for none."""
     source: _builtins.str
-    """Where the photo can be had again, up to 4 KiB, and a small JPEG of it, up to 256 KiB. Kept as they are, for
+    """Where the photo can be had again, up to 4 KiB, and a small JPEG of it, up to 45 KiB. Kept as they are, for
     contact sheets and for describing the items anew with another model.
     """
     thumbnail: _builtins.bytes

@@ -141,11 +141,8 @@ def _stats(arguments: argparse.Namespace, client: Client) -> int:
     if arguments.json:
         print(json.dumps(vars(told) | {"labels": labels}))
         return 0
-    rows = [
-        [name, str(value) if not isinstance(value, dict) else ", ".join(value) or "–"]
-        for name, value in vars(told).items()
-    ]
-    print_table(["what", told.name], rows[1:])
+    about = vars(told) | {"fields": ", ".join(told.fields) or "–"}
+    print_table(["what", told.name], [[name, str(value)] for name, value in about.items() if name != "name"])
     print()
     ranked = sorted(labels.items(), key=lambda pair: (-pair[1], pair[0]))
     print_table(["label", "items"], [[label or "(none)", str(count)] for label, count in ranked])

@@ -34,7 +34,7 @@ def add_filter_argument(parser: argparse.ArgumentParser) -> None:
     """Add --filter."""
     parser.add_argument(
         "--filter", action="append", default=[], metavar="FIELD=VALUE",
-        help="only items like this: label=cat, price>=10, price<=20; the same field twice: either; others: all must hold",
+        help="only items like this: label=cat, price>=10, price<=20; all must hold, of one field's values any",
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A collection described anew by another model: into a new collection, which then takes the old one's name."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def reindex(
         if not count:
             raise RequestFailed(
                 "FAILED_PRECONDITION", "NO_PHOTOS",
-                f"no photo of {told.name} is to be had; name their folder with --photos, or add them with --keep source",
+                f"no photo of {told.name} is to be had; name their folder with --photos, or add with --keep source",
             )  # fmt: skip
         client.replace_collection(told.name, scratch)
     except BaseException:
@@ -52,7 +53,5 @@ def _anew(item: StoredItem, photo: Photo) -> NewItem:
 
 
 def _drop_quietly(client: Client, name: str) -> None:
-    try:
+    with contextlib.suppress(RequestFailed):  # it was not made yet, or there is no server any more
         client.drop_collection(name)
-    except RequestFailed:
-        pass  # it was not made yet, or there is no server any more
