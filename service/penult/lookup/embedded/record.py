@@ -37,8 +37,11 @@ class Record:
         try:
             self._writer = self._connect()
             self._prepare()
-        except sqlite3.Error as error:
-            raise StoreUnavailable("STORE_DAMAGED", f"{path} cannot be opened: {error}") from error
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreUnavailable("STORE_DAMAGED", f"{path} cannot be opened: {error}") from error
+            raise
 
     def close(self) -> None:
         """Close all connections."""
@@ -175,11 +178,11 @@ class Record:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        with self._opened_lock:
+            self._opened.append(db)
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        with self._opened_lock:
-            self._opened.append(db)
         return db
 
     def _reader(self) -> sqlite3.Connection:

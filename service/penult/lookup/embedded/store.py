@@ -29,7 +29,11 @@ class EmbeddedStore:
         except OSError as error:
             raise StoreUnavailable("STORE_FOLDER", f"{folder} cannot be used for collections: {error}") from error
         self._folder, self._exact_numbers = folder, exact_numbers
-        self._record = Record(folder / _RECORD)
+        try:
+            self._record = Record(folder / _RECORD)
+        except BaseException:
+            self._lock.release()
+            raise
         self._open: dict[str, EmbeddedCollection] = {}
         self._changing = threading.RLock()
 
