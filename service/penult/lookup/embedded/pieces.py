@@ -30,6 +30,11 @@ class Found:
     similarities: Floats
     seqs: Ints
 
+    @classmethod
+    def nothing(cls, queries: int) -> "Found":
+        """Return that none was found."""
+        return cls(np.empty((queries, 0), dtype=np.float32), np.empty((queries, 0), dtype=np.int64))
+
     def best(self, k: int) -> "Found":
         """Return the k best of each query."""
         order = np.argsort(-self.similarities, axis=1, kind="stable")[:, :k]
@@ -87,8 +92,6 @@ class Piece:
 
     def search(self, queries: Floats, k: int, only: Ints | None) -> Found:
         """Return the k nearest rows of unit queries, of those in `only` where that is given."""
-        if not self.rows:
-            return Found(np.full((len(queries), 0), -np.inf, np.float32), np.full((len(queries), 0), -1, np.int64))
         bits, matching = self.bits, self.rows - self.gone
         if only is not None:
             places = self.places(only)
@@ -127,14 +130,16 @@ class Piece:
         # The walk keeps its best whether they match or not: the fewer match, the more it must keep.
         effort = max(_EF_SEARCH, 2 * k) * self.rows // max(1, matching)
         how = faiss.SearchParametersHNSW(efSearch=effort)
-        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
         if matching < self.rows:
+            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             how.sel = selector
         return self._found(*self.graph.search(queries, k, params=how))
 
     def _found(self, similarities: Floats, places: Ints) -> Found:
+        if places.size and places[:, -1].min() >= 0:  # each query has all k, the common case
+            return Found(similarities, self.seqs[places])
         seqs = np.where(places >= 0, self.seqs[np.maximum(places, 0)], -1)
-        return Found(np.where(seqs >= 0, similarities, -np.inf).astype(np.float32), seqs)
+        return Found(np.where(seqs >= 0, similarities, np.float32(-np.inf)), seqs)
 
 
 def sealed(seqs: Ints, vectors: Floats, threads: int) -> Piece:
@@ -155,8 +160,9 @@ def over(graph: Any, seqs: Ints) -> Piece:
 
 def unit(vectors: Floats) -> Floats:
     """Return vectors of length 1, float32 [N, dimension]."""
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return np.ascontiguousarray(vectors / norms, dtype=np.float32)
+    exact = vectors.astype(np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+    return np.ascontiguousarray(exact / norms[:, None], dtype=np.float32)
 
 
 def one_thread() -> None:

@@ -17,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
-from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item, Value
+from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Item, Value
 
 _FORMAT = 1
 # A descriptor of 512 numbers fills half of the default's 4 KiB page, and wastes the other half.
 _PAGE_BYTES = 16 << 10
+# Per connection, so per thread that searches: what is read of hits stays at hand.
+_CACHE_KIB = 16 << 10
 _CHUNK_ROWS = 4096
 # SQLite's own limit is higher; so many parameters at a time are plenty.
 _MOST_PARAMETERS = 500
+
+
+Known = tuple[str, str, dict[str, Value]]
 
 
 class Record:
@@ -78,13 +83,15 @@ class Record:
             except sqlite3.IntegrityError as error:
                 raise CollectionExists("COLLECTION_EXISTS", f"there is a collection {spec.name} already") from error
             assert number is not None  # SQLite numbers every row
-            columns = [f"m_{place} {_SQL[kind]}" for place, kind in enumerate(spec.fields.values())]
+            columns = ["id TEXT NOT NULL UNIQUE", "label TEXT NOT NULL"]
+            columns += [f"m_{place} {_SQL[kind]}" for place, kind in enumerate(spec.fields.values())]
+            db.execute(f"CREATE TABLE items_{number} (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(columns)})")
+            # Apart, so that what a search reads of its hits lies close together.
             db.execute(
-                f"CREATE TABLE items_{number} (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-                f"label TEXT NOT NULL, {', '.join([*columns, ''])}vector BLOB NOT NULL, source TEXT NOT NULL, "
+                f"CREATE TABLE blobs_{number} (seq INTEGER PRIMARY KEY, vector BLOB NOT NULL, source TEXT NOT NULL, "
                 "thumbnail BLOB NOT NULL)"
             )
-            for column in ("label", *(f"m_{place}" for place in range(len(columns)))):
+            for column in ("label", *(f"m_{place}" for place in range(len(spec.fields)))):
                 db.execute(f"CREATE INDEX items_{number}_{column} ON items_{number} ({column})")
             return number
 
@@ -103,15 +110,17 @@ class Record:
 
     def upsert(self, number: int, spec: CollectionSpec, items: Sequence[Item]) -> tuple[list[int], list[int]]:
         """Store items; return their sequence numbers, and those of the rows that they took the place of."""
-        columns = ["id", LABEL, *(f"m_{place}" for place in range(len(spec.fields))), "vector", "source", "thumbnail"]
+        columns = ["id", LABEL, *(f"m_{place}" for place in range(len(spec.fields)))]
         insert = f"INSERT INTO items_{number} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
         with self._writing() as db:
             gone = _delete(db, number, [item.id for item in items])
             added = []
             for item in items:
                 extra = (item.metadata.get(name) for name in spec.fields)
-                row = (item.id, item.label, *extra, item.vector.tobytes(), item.source, item.thumbnail)
-                added.append(db.execute(insert, row).lastrowid)
+                seq = db.execute(insert, (item.id, item.label, *extra)).lastrowid
+                blobs = (seq, item.vector.tobytes(), item.source, item.thumbnail)
+                db.execute(f"INSERT INTO blobs_{number} VALUES (?, ?, ?, ?)", blobs)
+                added.append(seq)
         return [seq for seq in added if seq is not None], gone
 
     def delete(self, number: int, ids: Sequence[str]) -> list[int]:
@@ -128,7 +137,7 @@ class Record:
 
     def vectors(self, number: int, spec: CollectionSpec, above: int = 0) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Yield sequence numbers above one, rising, with vectors, float32 [rows, dimension], chunk by chunk."""
-        rows = self._reader().execute(f"SELECT seq, vector FROM items_{number} WHERE seq > ? ORDER BY seq", (above,))
+        rows = self._reader().execute(f"SELECT seq, vector FROM blobs_{number} WHERE seq > ? ORDER BY seq", (above,))
         while chunk := rows.fetchmany(_CHUNK_ROWS):
             numbers = np.frombuffer(b"".join(vector for _, vector in chunk), dtype=np.float32)
             yield np.array([seq for seq, _ in chunk], dtype=np.int64), numbers.reshape(-1, spec.dimension)
@@ -138,23 +147,21 @@ class Record:
         rows = self._reader().execute(f"SELECT seq FROM items_{number} WHERE seq <= ? ORDER BY seq", (upto,))
         return np.fromiter((seq for (seq,) in rows), dtype=np.int64)
 
-    def hits(self, number: int, spec: CollectionSpec, seqs: Sequence[int]) -> dict[int, Hit]:
-        """Return what belongs to sequence numbers, as hits whose similarity is still 0; those gone are left out."""
+    def known(self, number: int, spec: CollectionSpec, seqs: Sequence[int]) -> dict[int, Known]:
+        """Return id, label and metadata by sequence number; those gone are left out."""
         columns = ["seq", "id", LABEL, *(f"m_{place}" for place in range(len(spec.fields)))]
-        found = {}
-        for row in self._some(f"SELECT {', '.join(columns)} FROM items_{number} WHERE seq IN", seqs):
-            found[row[0]] = Hit(row[1], 0.0, row[2], _metadata(spec, row[3:]))
-        return found
+        rows = self._some(f"SELECT {', '.join(columns)} FROM items_{number} WHERE seq IN", seqs)
+        return {row[0]: (row[1], row[2], _metadata(spec, row[3:])) for row in rows}
 
     def get(self, number: int, spec: CollectionSpec, ids: Sequence[str]) -> list[Item]:
         """Return the items that are there, in the order asked for."""
-        rows = self._some(f"SELECT {_all(spec)} FROM items_{number} WHERE id IN", ids)
+        rows = self._some(f"SELECT {_all(spec)} FROM {_whole(number)} WHERE id IN", ids)
         found = {row[0]: _item(spec, row) for row in rows}
         return [found[id_] for id_ in ids if id_ in found]
 
     def scan(self, number: int, spec: CollectionSpec, after: str, limit: int) -> list[Item]:
         """Return the items that follow an id."""
-        query = f"SELECT {_all(spec)} FROM items_{number} WHERE id > ? ORDER BY id LIMIT ?"
+        query = f"SELECT {_all(spec)} FROM {_whole(number)} WHERE id > ? ORDER BY id LIMIT ?"
         return [_item(spec, row) for row in self._reader().execute(query, (after, limit))]
 
     def count(self, number: int) -> int:
@@ -183,6 +190,7 @@ class Record:
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         return db
 
     def _reader(self) -> sqlite3.Connection:
@@ -219,13 +227,19 @@ class Record:
             )
             db.execute("CREATE TABLE IF NOT EXISTS seals (number INTEGER PRIMARY KEY, token TEXT, upto INTEGER)")
 
-    def _some(self, query: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+    def _some(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
         for at in range(0, len(values), _MOST_PARAMETERS):
             part = values[at : at + _MOST_PARAMETERS]
-            yield from self._reader().execute(f"{query} ({', '.join('?' * len(part))})", tuple(part))
+            found += self._reader().execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
+        return found
 
 
 _SQL = {"string": "TEXT", "number": "REAL", "boolean": "INTEGER"}
+
+
+def _whole(number: int) -> str:
+    return f"items_{number} JOIN blobs_{number} USING (seq)"
 
 
 def _all(spec: CollectionSpec) -> str:
@@ -240,6 +254,8 @@ def _item(spec: CollectionSpec, row: tuple[Any, ...]) -> Item:
 
 def _metadata(spec: CollectionSpec, values: Sequence[object]) -> dict[str, Value]:
     """Return declared fields that a row has; SQLite knows no booleans."""
+    if not spec.fields:
+        return {}
     found: dict[str, Value] = {}
     for (name, kind), value in zip(spec.fields.items(), values, strict=True):
         if value is not None:
@@ -265,10 +281,13 @@ def _condition(spec: CollectionSpec, where: Filter) -> tuple[str, list[Value]]:
 
 def _delete(db: sqlite3.Connection, number: int, ids: Sequence[str]) -> list[int]:
     delete = f"DELETE FROM items_{number} WHERE id = ? RETURNING seq"
-    return [seq for id_ in ids for (seq,) in db.execute(delete, (id_,)).fetchall()]
+    gone = [seq for id_ in ids for (seq,) in db.execute(delete, (id_,)).fetchall()]
+    db.executemany(f"DELETE FROM blobs_{number} WHERE seq = ?", [(seq,) for seq in gone])
+    return gone
 
 
 def _drop(db: sqlite3.Connection, number: int) -> None:
     db.execute(f"DROP TABLE items_{number}")
+    db.execute(f"DROP TABLE blobs_{number}")
     db.execute("DELETE FROM collections WHERE number = ?", (number,))
     db.execute("DELETE FROM seals WHERE number = ?", (number,))

@@ -138,13 +138,17 @@ class EmbeddedCollection:
     def _search(self, queries: Floats, k: int, where: Filter) -> list[list[Hit]] | None:
         only = self._record.matching(self._number, self.spec, where) if where else None
         found = self._vectors.search(queries, k, only)
-        seqs = np.unique(found.seqs[found.seqs >= 0])
-        known = self._record.hits(self._number, self.spec, seqs.tolist())
+        rows = found.seqs.tolist()
+        seqs = sorted({seq for row in rows for seq in row if seq >= 0})
+        known = self._record.known(self._number, self.spec, seqs)
         if len(known) < len(seqs):
             return None
         return [
-            [replace(known[seq], similarity=float(s)) for seq, s in zip(row, similarities, strict=True) if seq >= 0]
-            for row, similarities in zip(found.seqs.tolist(), found.similarities, strict=True)
+            [
+                Hit(id_, similarity, label, metadata)
+                for similarity, (id_, label, metadata) in zip(nearness, (known[s] for s in row if s >= 0), strict=False)
+            ]
+            for row, nearness in zip(rows, found.similarities.tolist(), strict=True)
         ]
 
     def get(self, ids: Sequence[str]) -> list[Item]:

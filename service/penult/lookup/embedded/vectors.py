@@ -56,7 +56,12 @@ class Vectors:
 
     def search(self, queries: Floats, k: int, only: Ints | None = None) -> Found:
         """Return the k nearest of each query, float32 [N, dimension], among `only` (rising) where that is given."""
-        found = [piece.search(unit(queries), k, only) for piece in self._snapshot.pieces]
+        units = unit(queries)
+        found = [piece.search(units, k, only) for piece in self._snapshot.pieces if piece.rows]
+        if not found:
+            return Found.nothing(len(queries))
+        if len(found) == 1:  # in order already
+            return found[0]
         return Found(
             np.concatenate([each.similarities for each in found], axis=1),
             np.concatenate([each.seqs for each in found], axis=1),
