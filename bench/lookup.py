@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 
 from penult.lookup.embedded import EmbeddedStore
+from penult.lookup.embedded.pieces import EF_BUILD, EF_SEARCH, LINKS
 from penult.lookup.types import CollectionSpec, Condition, Item
 
 K, QUERIES, FAR = 10, 200, 100
@@ -108,8 +109,8 @@ def compare(collection, rows: np.ndarray, queries: np.ndarray, arguments: argpar
     truth = flat.search(units, K)[0]
     theirs = flat
     if arguments.graph:
-        theirs = faiss.IndexHNSWFlat(arguments.dimension, 16, faiss.METRIC_INNER_PRODUCT)
-        theirs.hnsw.efConstruction, theirs.hnsw.efSearch = 100, 64
+        theirs = faiss.IndexHNSWFlat(arguments.dimension, LINKS, faiss.METRIC_INNER_PRODUCT)
+        theirs.hnsw.efConstruction, theirs.hnsw.efSearch = EF_BUILD, EF_SEARCH
         faiss.omp_set_num_threads(2)
         theirs.add(unit)
         faiss.omp_set_num_threads(1)

@@ -37,9 +37,9 @@ def pets(checkout: Path, digits: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(pets: Path, start_server):
+def served(pets: Path, start_server, tmp_path_factory):
     """`make serve` on the repository that training made, with --http."""
-    return start_server(pets, "--http")
+    return start_server(pets, "--http", "--lookup", str(tmp_path_factory.mktemp("lookup")))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def block_of(language: str, word: str) -> str:
 def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "ItemFailure")]
-    run_here.append(block_of("bash", "--sweep"))
+    run_here += [block_of("bash", "--sweep"), block_of("bash", "penult lookup")]
     run_here.append(block_of("bash", "penult bench"))
     run_here.append(block_of("javascript", "PenultService"))
     run_here += [block_of("python", "tritonclient"), block_of("bash", "curl")]
@@ -122,6 +122,19 @@ def test_command_line_block(pets: Path, target: str, digits: Path, checkout: Pat
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "scorer svm" in result.stdout or '"scorer": "svm"' in result.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/lookup.md"])
+def test_lookup_block(served, digits: Path, checkout: Path, page: str, monkeypatch: pytest.MonkeyPatch):
+    """Photos are stored, the nearest found and drawn, and let vote."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    block = next(text for text in blocks if "penult lookup" in text)
+    monkeypatch.setenv("PENULT_TARGET", served.target)
+    script = block.replace("PHOTOS", str(digits / "train"))
+    printed = _run(adapted(script, served.target, digits), checkout)
+    assert "scorer neighbours" in printed
+    assert "sheet: sheet.png" in printed
+    assert (checkout / "sheet.png").stat().st_size > 1000
 
 
 def test_bench_block(pets: Path, start_server, digits: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch):

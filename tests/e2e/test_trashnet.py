@@ -12,7 +12,7 @@ import pytest
 
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import read_bundle
-from penult.client import Client
+from penult.client import Client, Neighbours, NewItem
 
 WEIGHTS = {"mobilenet_v2": "mobilenet_v2.pth", "squeezenet1_1": "squeezenet1_1.pth"}
 # MobileNetV2 as a fixed describer; SqueezeNet with its last stage learning for an epoch. Floors: shared/data/README.md.
@@ -49,7 +49,7 @@ def case(request, shared_data: Path, trashnet: Path, tmp_path_factory, start_ser
         )
     )
     rows = list(csv.DictReader(io.StringIO((result.folder / "report" / "predictions.csv").read_text())))
-    server = start_server(models, "--http")
+    server = start_server(models, "--http", "--lookup", str(tmp_path_factory.mktemp("lookup")))
     with Client(server.target) as client:
         yield Case(result.folder, result.metrics, client, server, [trashnet / row["image"] for row in rows], rows)
 
@@ -94,6 +94,38 @@ def test_tritonclient_gets_every_label(case: Case, ask_with_triton):
     }
     assert equal == {f"{api} {kind}": 431 for api in apis for kind in ("image", "uint8", "fp32")}
     assert found["stream"] == expected
+
+
+VOTERS, NEIGHBOURS = 20, 10
+
+
+def test_the_vote_is_what_a_plain_loop_finds(case: Case, offline, trashnet: Path):
+    """With 20 photos of each class stored, the served vote is that of NumPy, and better than chance by far."""
+    bundle = read_bundle(case.folder.parent)
+    known = [
+        photo for name in bundle.manifest.classes for photo in sorted((trashnet / "train" / name).iterdir())[:VOTERS]
+    ]
+    items = [NewItem(photo.relative_to(trashnet).as_posix(), photo, label=photo.parent.name) for photo in known]
+    assert not any(case.client.put_items("known", items, model="trashnet"))
+    wanted = Neighbours("known", k=NEIGHBOURS)
+    answer = case.client.classify(case.photos, model="trashnet", scorer="neighbours", neighbours=wanted)
+    stored = np.stack(case.client.describe(known, model="trashnet").results).astype(np.float64)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    asked = offline[1].astype(np.float64)
+    similarities = asked / np.linalg.norm(asked, axis=1, keepdims=True) @ stored.T
+    expected = []
+    for row in similarities:
+        votes: dict[str, float] = {}
+        for place in np.argsort(-row, kind="stable")[:NEIGHBOURS]:
+            votes[known[place].parent.name] = votes.get(known[place].parent.name, 0.0) + row[place]
+        expected.append(max(votes, key=votes.get))
+    served = [result.label for result in answer.results]
+    truth = [row["class"] for row in case.predictions]
+    assert served == expected
+    accuracy = np.mean([label == right for label, right in zip(served, truth, strict=True)])
+    scores = {name: m["accuracy"] for name, m in case.metrics["test"].items()}
+    print(f"vote of {NEIGHBOURS} among {len(known)}: {accuracy:.3f}; {scores}")
+    assert accuracy > 0.5
 
 
 def test_descriptors_are_the_offline_descriptors(case: Case, offline):

@@ -1,9 +1,11 @@
 """`make demo`: the whole way on scikit-learn's digits, which need no download.
 
 A base network learns the digits 0 to 4. Its first conv stages are then kept frozen while the rest goes on learning
-from 5 to 9: the lecture's "reuse weights from another network". The result is exported, checked, served and asked.
+from 5 to 9: the lecture's "reuse weights from another network". The result is exported, checked, served and asked: for
+classes, for descriptors, and for the nearest of the photos that it learnt from.
 """
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +21,7 @@ from penult.export.run import train
 from penult.export.settings import TrainSettings
 
 _SCRATCH = Path("demo-out")
+_LOOKUP, _SHEET = _SCRATCH / "lookup", _SCRATCH / "neighbours.png"
 _MODELS = Path("models")
 _READY_TIMEOUT_S = 60
 _SHOWN = 5
@@ -63,11 +66,12 @@ def _demo() -> None:
     result = train(settings)
 
     _title("3/4  serving it")
+    shutil.rmtree(_LOOKUP, ignore_errors=True)  # of an earlier demo, whose descriptors were another network's
     photos = sorted(map(str, (settings.data / "test").glob("*/*.png")))
     photos = photos[:: len(photos) // _SHOWN][:_SHOWN]
     server = subprocess.Popen(
         [sys.executable, "-m", "penult.cli", "serve", "--models", str(_MODELS), "--port", "0", "--metrics-port", "0",
-         "--drain-lead", "0", "--log-level", "error"],
+         "--drain-lead", "0", "--log-level", "error", "--lookup", str(_LOOKUP)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -75,15 +79,23 @@ def _demo() -> None:
         _title("4/4  asking it")
         ask = ["--target", target, "--model", "digits", *photos]
         for verb in (["classify", "--scorer", "dense"], ["classify", "--scorer", "svm"], ["describe"]):
-            print(f"\n$ penult {' '.join(verb)} --model digits {Path(photos[0]).name} …")
-            if cli.main([*verb, *ask]):
-                raise PenultError("DEMO", "the service refused a photo; the lines above say why")
+            _run([*verb, *ask], f"{' '.join(verb)} --model digits {Path(photos[0]).name} …")
+        known = str(settings.data / "train")
+        _run(["index", "add", "digits", known, "--keep", "source", "--target", target], f"index add digits {known}")
+        sheet = ["--collection", "digits", "-k", "3", "--sheet", str(_SHEET)]
+        _run(["lookup", *photos, *sheet, "--target", target], f"lookup {' '.join(sheet)} {Path(photos[0]).name} …")
     finally:
         server.terminate()
         code = server.wait(_READY_TIMEOUT_S)
     if code:
         raise PenultError("DEMO", f"the service did not stop cleanly (exit code {code})")
     _tell_more(result.folder, {name: m["accuracy"] for name, m in result.metrics["test"].items()})
+
+
+def _run(words: list[str], shown: str) -> None:
+    print(f"\n$ penult {shown}")
+    if cli.main(words):
+        raise PenultError("DEMO", "the service refused a photo; the lines above say why")
 
 
 def _wait_until_ready(server: "subprocess.Popen[str]") -> str:
@@ -105,6 +117,7 @@ def _tell_more(folder: Path, accuracy: dict[str, float]) -> None:
     print(f"""
 Done: {folder} (test accuracy: {scores}).
   report      {folder / "report" / "index.html"}
+  neighbours  {_SHEET}
   learning    {folder / "report" / "learning_curves.png"}
   serve it    make serve            then, in another terminal:
               .venv/bin/penult classify --model digits {_SCRATCH}/digits-5-9/test/7/*.png

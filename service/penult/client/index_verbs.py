@@ -17,14 +17,15 @@ _BATCH, _PAGE = 64, 500
 _SHOWN = 5
 
 
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verbs of `penult index` and their flags."""
+def add_index_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add the verbs of `penult index` and their flags; return what further verbs can be added to."""
     verbs = parser.add_subparsers(dest="index_verb", required=True, metavar="VERB")
     for name, (help_, add, act) in _VERBS.items():
         verb = verbs.add_parser(name, help=help_, description=help_)
         verb.set_defaults(act=act)
         add(verb)
         add_connection_arguments(verb)
+    return verbs
 
 
 def index(arguments: argparse.Namespace) -> int:

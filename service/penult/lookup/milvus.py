@@ -23,7 +23,7 @@ from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item
 
 _PREFIX, _ALIAS = "penult_", "penult_a_"
 _CONNECT_S, _TIMEOUT_S = 10.0, 60.0
-_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 64, 32_768
+_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 128, 32_768
 _TEXT_BYTES, _ID_BYTES, _SOURCE_BYTES = 65_535, 512, 4096
 _STRONG = "Strong"
 # Up to so many matching rows a filter is answered by looking at each; more are never fetched at a time.

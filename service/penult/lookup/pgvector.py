@@ -23,7 +23,7 @@ from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item
 
 EXACT_NUMBERS = 50_000_000
 _CONNECTIONS, _WAIT_S = 8, 10.0
-_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 64, 1000
+_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 128, 1000
 # pgvector's HNSW takes vectors up to 2000 numbers, and up to 4000 in half precision.
 _MOST_FULL, _MOST_HALF = 2000, 4000
 # Up to so many matching rows a filter is answered by looking at each of them.

@@ -16,8 +16,8 @@ from penult.lookup.types import Floats
 
 Ints = NDArray[np.int64]
 
-# Malkov and Yashunin's parameters (arXiv 1603.09320); these give recall 0.999 on 100,000 x 512 (research/lookup.md).
-_LINKS, _EF_BUILD, _EF_SEARCH = 16, 100, 64
+# Malkov and Yashunin's parameters (arXiv 1603.09320); recall above 0.99 on 100,000 x 512 (bench/RESULTS.md).
+LINKS, EF_BUILD, EF_SEARCH = 16, 100, 128
 # Where a filter leaves fewer rows than this part, looking at each is quicker than walking a graph past the others.
 _FEW = 0.2
 _LEAST_ROWS = 1024
@@ -111,7 +111,7 @@ class Piece:
     @property
     def memory_bytes(self) -> int:
         """What rows and graph take."""
-        links = self.rows * (2 * _LINKS + 1) * 4 if self.graph is not None else 0
+        links = self.rows * (2 * LINKS + 1) * 4 if self.graph is not None else 0
         return self.matrix.nbytes + self.seqs.nbytes + self.bits.nbytes + links
 
     def _exactly(self, queries: Floats, k: int, bits: NDArray[np.uint8], whole: bool) -> Found:
@@ -128,7 +128,7 @@ class Piece:
 
     def _by_graph(self, queries: Floats, k: int, bits: NDArray[np.uint8], matching: int) -> Found:
         # The walk keeps its best whether they match or not: the fewer match, the more it must keep.
-        effort = max(_EF_SEARCH, 2 * k) * self.rows // max(1, matching)
+        effort = max(EF_SEARCH, 2 * k) * self.rows // max(1, matching)
         how = faiss.SearchParametersHNSW(efSearch=effort)
         if matching < self.rows:
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
@@ -145,8 +145,8 @@ class Piece:
 def sealed(seqs: Ints, vectors: Floats, threads: int) -> Piece:
     """Return rows of unit vectors under a new graph, built on so many threads."""
     faiss.omp_set_num_threads(threads)  # of the calling thread only, as OpenMP has it
-    graph = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = _EF_BUILD
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = EF_BUILD
     graph.add(vectors)
     return over(graph, seqs)
 
