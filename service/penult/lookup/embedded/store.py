@@ -203,7 +203,8 @@ class EmbeddedCollection:
     def _build(self) -> None:
         """Build a graph of what is there now, search by it, keep it on the disk; again where much came meanwhile."""
         while self._vectors.is_stale and not self._is_closed:
-            piece = self._vectors.sealed_copy(len(os.sched_getaffinity(0)))
+            # Half of the cores: searches go on meanwhile.
+            piece = self._vectors.sealed_copy(max(1, len(os.sched_getaffinity(0)) // 2))
             with self._writing:
                 self._vectors.swap(piece)
             if not self._is_closed:

@@ -13,6 +13,7 @@ from penult.lookup.types import Floats
 EXACT_NUMBERS = 50_000_000
 # A graph is built anew when this part of its rows has come behind it, or has gone.
 _STALE = 0.1
+_LEAST_GONE = 1000
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ class Vectors:
         self._snapshot = Snapshot((*others, tail.appended(seqs, vectors)))
 
     def remove(self, seqs: Ints) -> None:
-        """Take rows out."""
+        """Take rows out, and let go of the tail's memory where most of it is of such rows."""
         for piece in self._snapshot.pieces:
             piece.remove(seqs)
+        *others, tail = self._snapshot.pieces
+        if tail.gone > max(_LEAST_GONE, tail.rows // 2):
+            there = tail.there
+            kept = tail.seqs[: tail.rows][there], tail.matrix[: tail.rows][there]
+            self._snapshot = Snapshot((*others, Piece.empty(self._dimension).appended(*kept)))
 
     def search(self, queries: Floats, k: int, only: Ints | None = None) -> Found:
         """Return the k nearest of each query, float32 [N, dimension], among `only` (rising) where that is given."""
@@ -74,7 +80,7 @@ class Vectors:
         if self._snapshot.rows * self._dimension <= self._exact_numbers:
             return False
         under = sum(piece.rows for piece in pieces if piece.graph is not None)
-        loose = sum(piece.rows if piece.graph is None else piece.gone for piece in pieces)
+        loose = sum(piece.rows - piece.gone if piece.graph is None else piece.gone for piece in pieces)
         return loose > _STALE * under
 
     def sealed_copy(self, threads: int) -> Piece:
