@@ -81,7 +81,8 @@ def _demo() -> None:
         for verb in (["classify", "--scorer", "dense"], ["classify", "--scorer", "svm"], ["describe"]):
             _run([*verb, *ask], f"{' '.join(verb)} --model digits {Path(photos[0]).name} …")
         known = str(settings.data / "train")
-        _run(["index", "add", "digits", known, "--keep", "source", "--target", target], f"index add digits {known}")
+        add = ["index", "add", "digits", known, "--keep", "source"]
+        _run([*add, "--target", target], " ".join(add))
         sheet = ["--collection", "digits", "-k", "3", "--sheet", str(_SHEET)]
         _run(["lookup", *photos, *sheet, "--target", target], f"lookup {' '.join(sheet)} {Path(photos[0]).name} …")
     finally:

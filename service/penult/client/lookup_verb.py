@@ -110,7 +110,9 @@ def _print(images: Sequence[str], answer: LookupAnswer) -> None:
             rows.append([image if not place else "", f"{each.similarity:.3f}", each.label, each.id, metadata])
         if not result:
             rows.append([image, "", "", "(nothing near enough)", ""])
-    print_table(["image", "similarity", "label", "id", "metadata"], rows)
+    header = ["image", "similarity", "label", "id", "metadata"]
+    columns = len(header) if any(row[-1] for row in rows) else -1  # mostly there are none
+    print_table(header[:columns], [row[:columns] for row in rows])
     print(f"model {answer.model or '?'} version {answer.version}")
 
 
