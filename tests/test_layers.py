@@ -75,7 +75,7 @@ KNOWN_TO = {
         "penult.export.pictures_photos", "penult.export.pictures_scorers", "penult.bench.picture",
     },
     "jinja2": {"penult.export.report"},
-    "onnx": {"penult.export.convert", "penult.export.half", "penult.export.quantize"},
+    "onnx": {"penult.export.convert", "penult.export.head", "penult.export.half", "penult.export.quantize"},
     "tqdm": {"penult.export.progress", "penult.client.many"},
     "tensorboardX": {"penult.export.board"},
     "torch.distributed": {"penult.export.workers"},

@@ -120,11 +120,26 @@ def _svm(arguments: argparse.Namespace) -> int:
     settings = from_arguments(arguments)
 
     def publish() -> Any:
+        if settings.from_collection:
+            return _refit_stored(settings)
         from penult.export.refit import refit
 
         return refit(settings)
 
     return _publish_next(arguments, publish, lambda metrics: {"kernel": metrics["svm"]["kernel"]})
+
+
+def _refit_stored(settings: Any) -> Any:
+    """Fetch a collection's labelled items from a server, and fit on them."""
+    from penult.client import DEFAULT_TARGET, Client
+    from penult.client.labelled import labelled_items
+
+    with Client(os.environ.get("PENULT_TARGET", DEFAULT_TARGET)) as client:
+        told, items = labelled_items(client, settings.from_collection)
+    from penult.export.refit_stored import Stored, refit_stored
+
+    ids, labels, descriptors = items
+    return refit_stored(settings, Stored(told.name, told.fingerprint, ids, labels, descriptors))
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:

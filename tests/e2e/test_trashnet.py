@@ -99,6 +99,7 @@ def test_tritonclient_gets_every_label(case: Case, ask_with_triton):
 VOTERS, NEIGHBOURS = 20, 10
 
 
+@pytest.mark.parametrize("case", ["mobilenet_v2"], indirect=True)
 def test_the_vote_is_what_a_plain_loop_finds(case: Case, offline, trashnet: Path):
     """With 20 photos of each class stored, the served vote is that of NumPy, and better than chance by far."""
     bundle = read_bundle(case.folder.parent)

@@ -90,7 +90,7 @@ def make_goldens(
 ) -> goldens.Goldens:
     """Choose validation photos that are clear cases, and record the answers of the exported model and the SVM."""
     clear = measured.logits if DENSE in manifest.scorers else fitted.scores(measured.descriptors)
-    steady = _steady(measured.descriptors, fitted)
+    steady = steady_rows(measured.descriptors, fitted)
     rows = steady[goldens.choose(clear[steady], measured.labels[steady].tolist(), _GOLDENS)]
     images = tuple(photos[row].read() for row in rows)
     crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
@@ -98,7 +98,7 @@ def make_goldens(
     return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
 
 
-def _steady(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
+def steady_rows(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
     """Return the rows whose SVM scores move no further than their descriptors do (all, where there are none).
 
     An RBF SVM counts votes between pairs of classes: where two classes tie, a rounding difference on another device

@@ -21,7 +21,7 @@ from penult.export.settings import TrainSettings
 # Control characters, line separators, what reverses the text after it; joiners are part of many scripts and stay.
 _UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Fewer different photos than this leave nothing to learn from once some are set aside.
-_FEWEST_PER_CLASS = 4
+FEWEST_PER_CLASS = 4
 # The SVM's cross-validation needs two of each class.
 _FEWEST_LEARNT_FROM = 2
 _NAMED = 3
@@ -87,7 +87,7 @@ def load_splits(settings: TrainSettings) -> Splits:
     parts = {part: _readable(settings.data, listing, notes, left_out) for part, listing in listings.items()}
     _check_enough(classes, parts["train"])
     for later, part in zip(reversed(range(len(fractions))), fractions, strict=True):
-        parts["train"], parts[part] = _hold_out(
+        parts["train"], parts[part] = hold_out(
             parts["train"], fractions[part], f"{settings.seed} {part}", _FEWEST_LEARNT_FROM + later
         )
         notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {settings.seed})")
@@ -186,11 +186,11 @@ def _check_enough(classes: Sequence[str], photos: Sequence[Photo]) -> None:
     readable = Counter(photo.label for photo in photos)
     own = Counter(_owners(photos).values())
     for label, name in enumerate(classes):
-        if own[label] < _FEWEST_PER_CLASS:
+        if own[label] < FEWEST_PER_CLASS:
             different = f", only {own[label]} different ones of its own" if own[label] < readable[label] else ""
             raise DataError(
                 "DATA_FEW",
-                f"class {name!r} has {readable[label]} readable photos{different}; at least {_FEWEST_PER_CLASS} are "
+                f"class {name!r} has {readable[label]} readable photos{different}; at least {FEWEST_PER_CLASS} are "
                 "needed, and some tens are better",
             )
 
@@ -203,7 +203,7 @@ def _owners(photos: Iterable[Photo]) -> dict[str, int]:
     return owners
 
 
-def _hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
+def hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
     """Set a share of every class aside: at least one photo, and so that at least `keep` different ones stay.
 
     Copies of one photo stay together. A photo that stands under several labels is never set aside: nobody could be

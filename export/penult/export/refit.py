@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.export import svm
@@ -79,11 +80,12 @@ def publish_next(
     measured: dict[str, Measured],
     fitted: svm.FittedSvm,
     told: dict[str, Any],
+    golden: Goldens | None = None,
 ) -> Result:
     """Measure on `splits`, and write the version after `bundle`, whose network is `onnx`, loaded as `exported`.
 
-    `measured` holds the network's outputs by split; `told` is what metrics.json tells besides the figures. Raises
-    BundleError, with nothing published, where the goldens do not replay.
+    `measured` holds the network's outputs by split; `told` is what metrics.json tells besides the figures; `golden`
+    takes the place of validation photos. Raises BundleError, with nothing published, where the goldens do not replay.
     """
     scorers = draft.stated_scorers or SCORERS
     scores = {
@@ -92,10 +94,11 @@ def publish_next(
     }
     manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), **told}
+    golden = golden or make_goldens(manifest, splits.val, measured["val"], exported, fitted)
     files = _history(settings.model / str(bundle.version), bundle.manifest) | {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
-        GOLDEN_NAME: make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
+        GOLDEN_NAME: golden.to_bytes(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
     }
     # The report reads the manifest, so it must know which files there will be.
@@ -117,7 +120,7 @@ def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained)
     asked = _split_settings(settings, trained, seed_of(settings, trained))
     splits = _in_order(load_splits(asked), trained.classes, bundle.manifest.classes)
     splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
-    _introduce(bundle, splits, trained)
+    introduce(bundle, splits, trained)
     return splits
 
 
@@ -164,7 +167,8 @@ def _notes(splits: Splits, trained: Trained) -> Iterable[str]:
         )
 
 
-def _introduce(bundle: Bundle, splits: Splits, trained: Trained) -> None:
+def introduce(bundle: Bundle, splits: Splits, trained: Trained) -> None:
+    """Say what a new SVM is about to learn from, and what to know about it."""
     counts = splits.counts()
     say(
         f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "

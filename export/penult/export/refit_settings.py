@@ -21,6 +21,7 @@ class RefitSettings:
     test: str | None = None
     seed: int | None = None
     report_photos: bool = True
+    from_collection: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a seed that NumPy would refuse later."""
@@ -36,7 +37,13 @@ class RefitSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `penult svm`."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME; gets a new version")
-    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of class/photo, or with train/ [val/ test/]")
+    parser.add_argument(
+        "data", metavar="DATA", type=Path, nargs="?", help="a folder of class/photo, or with train/ [val/ test/]"
+    )
+    parser.add_argument(
+        "--from-collection", default=RefitSettings.from_collection, metavar="C",
+        help="in place of DATA: the labelled items of a collection of the server at PENULT_TARGET; needs no photos",
+    )  # fmt: skip
     parser.add_argument("--version", type=int, metavar="V", help="whose network is used (default: the newest)")
     parser.add_argument(
         "--kernel", choices=SVM_KERNELS, default=RefitSettings.kernel,
@@ -66,4 +73,7 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def from_arguments(arguments: argparse.Namespace) -> RefitSettings:
     """Turn parsed options into settings; raise SettingsError."""
-    return RefitSettings(**{name: getattr(arguments, name) for name in RefitSettings.__dataclass_fields__})
+    if bool(arguments.data) == bool(arguments.from_collection):
+        raise SettingsError("DATA", "give either a folder of photos or --from-collection C")
+    given = {name: getattr(arguments, name) for name in RefitSettings.__dataclass_fields__}
+    return RefitSettings(**given | {"data": arguments.data or Path()})

@@ -34,3 +34,17 @@ class ExportedModel:
         rows = [(*self.run(pixels), labels) for pixels, labels in batches]
         logits, descriptors, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
         return logits, descriptors, labels
+
+
+class ExportedHead:
+    """A model's dense head alone (penult.export.head)."""
+
+    def __init__(self, onnx: bytes, manifest: Manifest) -> None:
+        """Load it; onnxruntime's exceptions pass through."""
+        self._session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self._names = manifest.descriptor_name, manifest.logits_name
+
+    def run(self, descriptors: Floats) -> Floats:
+        """Map descriptors float32 [N, length] to logits float32 [N, classes]."""
+        logits: Floats = self._session.run([self._names[1]], {self._names[0]: descriptors})[0]
+        return logits
