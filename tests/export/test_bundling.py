@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from penult.export import svm
-from penult.export.bundling import _steady
+from penult.export.bundling import steady_rows
 
 
 def _overlapping(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def test_goldens_do_not_hang_on_rounding():
     descriptors, _ = _overlapping(600, 1)
     pairs = fitted.pipeline.set_params(svc__decision_function_shape="ovo").decision_function(descriptors)
     fitted.pipeline.set_params(svc__decision_function_shape="ovr")
-    steady = _steady(descriptors, fitted)
+    steady = steady_rows(descriptors, fitted)
     tied = np.flatnonzero((np.abs(pairs) < 1e-5).any(axis=1))
     assert 300 < len(steady) < 600
     assert set(tied).isdisjoint(steady)
@@ -37,4 +37,4 @@ def test_where_no_photo_is_steady_all_may_be_goldens(kernel: str, monkeypatch: p
     descriptors, _ = _overlapping(60, 1)
     if kernel == "rbf":
         monkeypatch.setattr("penult.export.bundling._MOST_MOVED", -1.0)
-    assert _steady(descriptors, fitted).tolist() == list(range(60))
+    assert steady_rows(descriptors, fitted).tolist() == list(range(60))
