@@ -6,12 +6,17 @@ import grpc
 import pytest
 
 from penult.bundle.errors import BundleError, ImageError, PenultError
+from penult.lookup import errors as lookup_errors
 from penult.service import errors
 
 
 def test_every_service_error_has_a_code():
-    """No subclass of ServiceError is missing in the table, so none falls through to INTERNAL by accident."""
-    assert set(errors.ServiceError.__subclasses__()) == set(errors.CODES) - {ImageError}
+    """No error of the service or of collections is missing in the table, so none falls through to INTERNAL by accident."""
+    of_collections = {
+        kind for kind in vars(lookup_errors).values() if isinstance(kind, type) and kind is not PenultError
+    }
+    assert len(of_collections) == 5
+    assert set(errors.ServiceError.__subclasses__()) | of_collections == set(errors.CODES) - {ImageError}
 
 
 def test_the_drawn_tree_is_the_table():

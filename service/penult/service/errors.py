@@ -2,7 +2,12 @@
 
 PenultError (penult.bundle.errors)
 ├── ImageError           one photo is unusable                      INVALID_ARGUMENT
-├── those of collections (penult.lookup.errors), see CODES
+├── those of collections (penult.lookup.errors)
+│   ├── LookupRefused      the request cannot be right              INVALID_ARGUMENT
+│   ├── CollectionUnknown  no such collection                       NOT_FOUND
+│   ├── CollectionExists   there is another of that name            ALREADY_EXISTS
+│   ├── OtherDescriptors   descriptors of another model             FAILED_PRECONDITION
+│   └── StoreUnavailable   locked, unreachable or damaged           UNAVAILABLE
 └── ServiceError
     ├── InvalidRequest   the request cannot be right                INVALID_ARGUMENT
     ├── NotFound         no such model or version                   NOT_FOUND
