@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from penult import cli
-from penult.client import Client
+from penult.client import Client, NewItem
+from penult.client.index_verbs import pages
+from penult.client.reindex import reindex
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +218,27 @@ def test_reindex_describes_anew_and_switches(penult, filled, models, start_serve
         answer = client.lookup([sorted(album.rglob("*.png"))[0]], "d")
         assert answer.model == "other"
         assert answer.results[0][0].id == sorted(album.rglob("*.png"))[0].relative_to(album).as_posix()
+        _reindex_while_others_change(client, told, sorted(album.rglob("*.png"))[:2])
+
+
+def _reindex_while_others_change(client, told, photos) -> None:
+    """What is put, relabelled and deleted while the items are described is so in the new collection too."""
+    ids = [item.id for item in client.get_items("d", limit=2)]
+
+    def step(count: int) -> None:
+        if not client.get_items("d", ["late"]):
+            items = [
+                NewItem("late", photos[0], source=str(photos[0])),
+                NewItem(ids[1], photos[1], label="anew", source=str(photos[1])),
+            ]
+            client.put_items("d", items, model="other")
+            client.delete_items("d", ids[:1])
+
+    walk = partial(pages, client, "d", descriptors=True, thumbnails=True)
+    assert reindex(client, told, walk, "digits", 0, None, step) == (100, [])
+    assert client.list_collections()[0].model == "digits"
+    found = {item.id: item.label for item in client.get_items("d", ["late", *ids])}
+    assert found == {"late": "", ids[1]: "anew"}
 
 
 def test_classify_by_neighbours(penult, filled, album):

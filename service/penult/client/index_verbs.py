@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,8 @@ def _reindex_arguments(parser: argparse.ArgumentParser) -> None:
 def _reindex(arguments: argparse.Namespace, client: Client) -> int:
     told = told_of(client, arguments.collection)
     with Bar(told.items, has_bar()) as bar:
-        found = pages(client, told.name, thumbnails=True)
-        count, lost = reindex(client, told, found, arguments.model, arguments.version, arguments.photos, bar.add)
+        walk = partial(pages, client, told.name, descriptors=True, thumbnails=True)
+        count, lost = reindex(client, told, walk, arguments.model, arguments.version, arguments.photos, bar.add)
     line = f"{count} items of {told.name} are described by {arguments.model} now"
     if lost:
         line += f"; {len(lost)} were left out, for their photos are not to be had: {', '.join(lost[:_SHOWN])}"

@@ -1,6 +1,7 @@
 """A collection described anew by another model: into a new collection, which then takes the old one's name."""
 
 import contextlib
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,27 +9,39 @@ from pathlib import Path
 from penult.client.plain import Client
 from penult.client.types import CollectionInfo, ItemFailure, NewItem, Photo, RequestFailed, StoredItem
 
+# Each pass follows what came during the one before, and is shorter; whoever changes faster than that is cut off.
+_MOST_PASSES = 10
+_MOST_IDS = 1000
+
 
 def reindex(
-    client: Client, told: CollectionInfo, pages: Iterator[Sequence[StoredItem]], model: str, version: int,
+    client: Client, told: CollectionInfo, walk: Callable[[], Iterator[Sequence[StoredItem]]], model: str, version: int,
     folder: Path | None, step: Callable[[int], None],
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Describe all items with a model, then switch; return how many, and the ids whose photos are not to be had.
 
-    Until the switch the old collection answers; where anything fails before, it stays. Raises RequestFailed.
+    `walk` begins to yield all items, with descriptors, anew. What others change meanwhile is followed, pass after pass,
+    until one finds nothing new. Until the switch the old collection answers; where anything fails before, it stays.
+    Raises RequestFailed.
     """
     scratch = f"{told.name[:40]}-{uuid.uuid4().hex[:12]}"
-    count, lost = 0, []
+    known: dict[str, bytes] = {}
+    lost: set[str] = set()
     try:
-        for page in pages:
-            items = [(item, _photo(item, folder)) for item in page]
-            new = [_anew(item, photo) for item, photo in items if photo is not None]
-            failures = client.put_items(scratch, new, model=model, version=version, fields=told.fields) if new else ()
-            failed = [item.id for item, failure in zip(new, failures, strict=True) if isinstance(failure, ItemFailure)]
-            lost += [item.id for item, photo in items if photo is None] + failed
-            count += len(new) - len(failed)
-            step(len(page))
-        if not count:
+        for _ in range(_MOST_PASSES):
+            there: set[str] = set()
+            is_changed = False
+            for page in walk():
+                there.update(item.id for item in page)
+                new = [item for item in page if known.get(item.id) != _state(item)]
+                known |= {item.id: _state(item) for item in new}
+                lost |= _describe(client, scratch, told, new, model, version, folder)
+                is_changed |= bool(new)
+                step(len(new))
+            is_changed |= _follow_deletions(client, scratch, known, there, lost)
+            if not is_changed:
+                break
+        if len(known) == len(lost):
             raise RequestFailed(
                 "FAILED_PRECONDITION", "NO_PHOTOS",
                 f"no photo of {told.name} is to be had; name their folder with --photos, or add with --keep source",
@@ -37,7 +50,37 @@ def reindex(
     except BaseException:
         _drop_quietly(client, scratch)
         raise
-    return count, lost
+    return len(known) - len(lost), sorted(lost)
+
+
+def _describe(
+    client: Client, scratch: str, told: CollectionInfo, items: Sequence[StoredItem], model: str, version: int,
+    folder: Path | None,
+) -> set[str]:  # fmt: skip
+    """Put items anew, and return the ids of those whose photos are not to be had."""
+    photos = [(item, _photo(item, folder)) for item in items]
+    new = [_anew(item, photo) for item, photo in photos if photo is not None]
+    failures = client.put_items(scratch, new, model=model, version=version, fields=told.fields) if new else ()
+    failed = {item.id for item, failure in zip(new, failures, strict=True) if isinstance(failure, ItemFailure)}
+    return failed | {item.id for item, photo in photos if photo is None}
+
+
+def _follow_deletions(client: Client, scratch: str, known: dict[str, bytes], there: set[str], lost: set[str]) -> bool:
+    """Remove what is no longer in the old collection, and tell whether there was any."""
+    gone = sorted(set(known) - there)
+    for at in range(0, len(gone), _MOST_IDS):
+        client.delete_items(scratch, gone[at : at + _MOST_IDS])
+    for id_ in gone:
+        del known[id_]
+        lost.discard(id_)
+    return bool(gone)
+
+
+def _state(item: StoredItem) -> bytes:
+    """Return what differs where somebody has put an item again."""
+    assert item.descriptor is not None  # asked for
+    told = repr((item.label, sorted(item.metadata.items()), item.source)).encode()
+    return hashlib.blake2b(item.descriptor.tobytes() + item.thumbnail + told, digest_size=16).digest()
 
 
 def _photo(item: StoredItem, folder: Path | None) -> Photo | None:
