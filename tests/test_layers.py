@@ -48,7 +48,7 @@ KNOWN_TO = {
     "grpc": {
         "penult.service.errors", "penult.service.interceptor", "penult.service.streams", "penult.service.server",
         "penult.client.aio", "penult.client.channel", "penult.client.messages", "penult.client.plain",
-        "penult.bench.load",
+        "penult.client.aio_lookup", "penult.client.plain_lookup", "penult.bench.load",
     },
     "onnxruntime": {
         "penult.service.session", "penult.service.device_session", "penult.export.runtime", "penult.export.quantize",

@@ -134,7 +134,8 @@ def test_a_graph_of_another_time_is_not_taken(settled):
     more = [f"added {b}" for b in range(60, 120)]
     more += [f"deleted {b}-0 {b - 1}-1" for b in range(60, 120) if b % 3 == 0]
     graph.write_bytes(old)
-    examine(folder, said + more)
+    assert len(examine(folder, said + more)) == 120
+    assert graph.read_bytes() != old
 
 
 def test_a_cut_log_opens(tmp_path):

@@ -129,8 +129,10 @@ def test_a_repaired_candidate_is_taken_up(light, serve, publish_brightness, vers
     good = (folder / "model.onnx").read_bytes()
     flip_a_byte(folder)
     eventually(lambda: refusals(server))
+    assert version_of(stub) == 1
     (folder / "model.onnx").write_bytes(good)
     eventually(lambda: version_of(stub) == 2)
+    assert len(refusals(server)) == 1
 
 
 def test_a_slow_copy_is_not_refused(light, serve, version_of):

@@ -1,7 +1,6 @@
 """The client for asyncio."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.client.aio_lookup import AsyncLookup
-from penult.client.channel import MOST_RETRIES, address, failure, options
+from penult.client.channel import MOST_RETRIES, address, options
 from penult.client.many import IN_FLIGHT, ask_many_aio
 from penult.client.messages import classifying, describing, score_request, scored
 from penult.client.types import (
@@ -23,7 +22,6 @@ from penult.client.types import (
     Neighbours,
     Photo,
     PhotoAnswer,
-    RequestFailed,
 )
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -132,23 +130,3 @@ class AsyncClient(AsyncLookup):
     ) -> None:
         """Close the connection."""
         await self.close()
-
-    async def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
-        """Send what a call yields, one request after the other, and return its answer."""
-        act: Callable[[], Any] = partial(next, flow)
-        while True:
-            try:
-                request = act()
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-            try:
-                act = partial(flow.send, await self._call(method, request))
-            except RequestFailed as error:
-                act = partial(flow.throw, error)
-
-    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
-        try:
-            return await method(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise failure(error, self._target) from error

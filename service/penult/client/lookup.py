@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.client.messages import (
-    CHUNK_BYTES,
-    CHUNK_IMAGES,
+    chunked,
     item_failure,
     metadata,
     neighbour,
@@ -44,8 +43,8 @@ def looking_up(query: Sequence[Photo] | NDArray[np.float32], wanted: Neighbours,
     last = pb.ModelVersion()
     message = neighbour_query(wanted)
     is_descriptors = isinstance(query, np.ndarray) and query.ndim == 2
-    for places, chunk in _descriptor_chunks(query) if is_descriptors else _photo_chunks(query, results):
-        what = {"descriptors": chunk} if is_descriptors else {"images": chunk}
+    for places, chunk in _descriptor_chunks(query) if is_descriptors else chunked(map(to_image, query), results):
+        what: dict[str, Any] = {"descriptors": chunk} if is_descriptors else {"images": chunk}
         response = yield pb.LookupRequest(model=model, query=message, **what)
         last = response.model
         for place, result in zip(places, response.results, strict=True):
@@ -63,26 +62,10 @@ def putting(collection: str, items: Sequence[NewItem], model: pb.ModelSelector, 
         raise ValueError(f"a field is a string, number or boolean, not {unknown[0]!r}")
     types = {name: _TYPES[kind] for name, kind in fields.items()}
     failures: list[ItemFailure | None] = [None] * len(items)
-    chunk: list[pb.Item] = []
-    places: list[int] = []
-    size_bytes = 0
-
-    def request() -> pb.PutItemsRequest:
-        return pb.PutItemsRequest(collection=collection, model=model, items=chunk, fields=types)
-
-    for place, item in enumerate(items):
-        message = _item(item)
-        if isinstance(message, ItemFailure):
-            failures[place] = message
-            continue
-        if chunk and (len(chunk) == CHUNK_IMAGES or size_bytes + message.ByteSize() > CHUNK_BYTES):
-            _note(failures, places, (yield request()))
-            chunk, places, size_bytes = [], [], 0
-        chunk.append(message)
-        places.append(place)
-        size_bytes += message.ByteSize()
-    if chunk:
-        _note(failures, places, (yield request()))
+    for places, chunk in chunked((_item(item) for item in items), failures):
+        response = yield pb.PutItemsRequest(collection=collection, model=model, items=chunk, fields=types)
+        for place, result in zip(places, response.results, strict=True):
+            failures[place] = item_failure(result.error) if result.HasField("error") else None
     return tuple(failures)
 
 
@@ -123,11 +106,6 @@ def listed(response: pb.ListCollectionsResponse) -> list[CollectionInfo]:
     ]  # fmt: skip
 
 
-def _note(failures: list[ItemFailure | None], places: Sequence[int], response: pb.PutItemsResponse) -> None:
-    for place, result in zip(places, response.results, strict=True):
-        failures[place] = item_failure(result.error) if result.HasField("error") else None
-
-
 def _item(item: NewItem) -> pb.Item | ItemFailure:
     if (item.photo is None) == (item.descriptor is None):
         raise ValueError(f"item {item.id!r} needs a photo or a descriptor, and not both")
@@ -143,25 +121,6 @@ def _item(item: NewItem) -> pb.Item | ItemFailure:
         return image
     message.image.CopyFrom(image)
     return message
-
-
-def _photo_chunks(photos: Any, results: list[Any]) -> Any:
-    places: list[int] = []
-    chunk: list[pb.Image] = []
-    size_bytes = 0
-    for place, photo in enumerate(photos):
-        image = to_image(photo)
-        if isinstance(image, ItemFailure):
-            results[place] = image
-            continue
-        if chunk and (len(chunk) == CHUNK_IMAGES or size_bytes + image.ByteSize() > CHUNK_BYTES):
-            yield places, chunk
-            places, chunk, size_bytes = [], [], 0
-        places.append(place)
-        chunk.append(image)
-        size_bytes += image.ByteSize()
-    if chunk:
-        yield places, chunk
 
 
 def _descriptor_chunks(rows: Any) -> Any:

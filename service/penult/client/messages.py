@@ -1,8 +1,8 @@
 """Photos to messages and messages to answers: what both clients share, with nothing in it that waits."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -25,8 +25,8 @@ from penult.v1 import penult_pb2 as pb
 
 MESSAGE_BYTES = 64 << 20
 # Small enough to answer soon and to stay below the server's 64 MiB, large enough to fill its batches.
-CHUNK_IMAGES = 64
-CHUNK_BYTES = 16 << 20
+_CHUNK_IMAGES = 64
+_CHUNK_BYTES = 16 << 20
 _ENVELOPE_BYTES = 4096
 # How often a call begins anew because the version that answered its first photos has been replaced since.
 _RESTARTS = 3
@@ -35,6 +35,7 @@ _SCORERS = {
 }  # fmt: skip
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
+Message = TypeVar("Message", pb.Image, pb.Item)
 ClassifyFlow = Generator[pb.ClassifyRequest, pb.ClassifyResponse, ClassifyAnswer]
 DescribeFlow = Generator[pb.DescribeRequest, pb.DescribeResponse, DescribeAnswer]
 
@@ -102,21 +103,8 @@ class _Work:
 
     def chunks(self) -> Iterator[list[pb.Image]]:
         """Yield messages of a bounded size; a photo that cannot be read here is a failure at once."""
-        chunk: list[pb.Image] = []
-        size_bytes = 0
-        for place, photo in enumerate(self._images):
-            image = to_image(photo)
-            if isinstance(image, ItemFailure):
-                self._results[place] = image
-                continue
-            if chunk and (len(chunk) == CHUNK_IMAGES or size_bytes + image.ByteSize() > CHUNK_BYTES):
-                yield chunk
-                chunk, size_bytes = [], 0
-                self._sent = []
-            chunk.append(image)
-            self._sent.append(place)
-            size_bytes += image.ByteSize()
-        if chunk:
+        for places, chunk in chunked((to_image(photo) for photo in self._images), self._results):
+            self._sent = places
             yield chunk
 
     def take(self, response: Any) -> None:
@@ -138,6 +126,25 @@ class _Work:
 
     def _identity(self) -> tuple[str, int, str]:
         return self.model.name, self.model.version, self._last.model.fingerprint if self._last else ""
+
+
+def chunked(messages: Iterable[Message | ItemFailure], results: list[Any]) -> Iterator[tuple[list[int], list[Message]]]:
+    """Yield messages with their places, as many at a time as one request takes; a failure goes into the results."""
+    places: list[int] = []
+    chunk: list[Message] = []
+    size_bytes = 0
+    for place, message in enumerate(messages):
+        if isinstance(message, ItemFailure):
+            results[place] = message
+            continue
+        if chunk and (len(chunk) == _CHUNK_IMAGES or size_bytes + message.ByteSize() > _CHUNK_BYTES):
+            yield places, chunk
+            places, chunk, size_bytes = [], [], 0
+        places.append(place)
+        chunk.append(message)
+        size_bytes += message.ByteSize()
+    if chunk:
+        yield places, chunk
 
 
 def to_image(photo: Photo | pb.Image | ItemFailure) -> pb.Image | ItemFailure:

@@ -1,16 +1,15 @@
 """The client for plain code."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from penult.client.channel import MOST_RETRIES, address, failure, options
+from penult.client.channel import MOST_RETRIES, address, options
 from penult.client.many import IN_FLIGHT, ask_many
 from penult.client.messages import classifying, describing, score_request, scored
 from penult.client.plain_lookup import PlainLookup
@@ -23,7 +22,6 @@ from penult.client.types import (
     Neighbours,
     Photo,
     PhotoAnswer,
-    RequestFailed,
 )
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -139,23 +137,3 @@ class Client(PlainLookup):
     ) -> None:
         """Close the connection."""
         self.close()
-
-    def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
-        """Send what a call yields, one request after the other, and return its answer."""
-        act: Callable[[], Any] = partial(next, flow)
-        while True:
-            try:
-                request = act()
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-            try:
-                act = partial(flow.send, self._call(method, request))
-            except RequestFailed as error:
-                act = partial(flow.throw, error)
-
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        try:
-            return method(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise failure(error, self._target) from error

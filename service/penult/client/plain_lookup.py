@@ -1,12 +1,15 @@
 """What Client offers about collections."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from penult.client.channel import failure
 from penult.client.lookup import get_request, got, listed, looking_up, putting
 from penult.client.types import (
     CollectionInfo,
@@ -15,6 +18,7 @@ from penult.client.types import (
     Neighbours,
     NewItem,
     Photo,
+    RequestFailed,
     StoredItem,
     Where,
 )
@@ -24,9 +28,11 @@ Answer = TypeVar("Answer")
 
 
 class PlainLookup:
-    """The methods; what sends is the client's."""
+    """The methods, and how a request is sent; the client says through what, to whom, and how long it waits."""
 
     _stub: Any
+    _target: str | Sequence[str]
+    _timeout_s: float
 
     def lookup(
         self,
@@ -96,7 +102,21 @@ class PlainLookup:
         self._call(self._stub.ReplaceCollection, pb.ReplaceCollectionRequest(collection=collection, by=by))
 
     def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
-        raise NotImplementedError
+        """Send what a call yields, one request after the other, and return its answer."""
+        act: Callable[[], Any] = partial(next, flow)
+        while True:
+            try:
+                request = act()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            try:
+                act = partial(flow.send, self._call(method, request))
+            except RequestFailed as error:
+                act = partial(flow.throw, error)
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        raise NotImplementedError
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target) from error
