@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "penult.bundle": set(),
     "penult.lookup": {"penult.bundle"},
     "penult.service": {"penult.v1", "penult.oip", "penult.bundle", "penult.lookup"},
-    "penult.export": {"penult.bundle", "penult.drawing"},
+    # Of lookup, what a neighbour's vote is: whitening is measured by it.
+    "penult.export": {"penult.bundle", "penult.drawing", "penult.lookup"},
     "penult.client": {"penult.v1"},
     "penult.drawing": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
@@ -68,6 +69,7 @@ KNOWN_TO = {
     "pickle": {"penult.service.unpickle", "penult.export.svm"},
     "sklearn": {
         "penult.export.svm", "penult.export.evaluate", "penult.export.descriptor_map", "penult.export.demo",
+        "penult.export.whiten",
     },
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {

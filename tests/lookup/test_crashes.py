@@ -139,10 +139,14 @@ def test_a_graph_of_another_time_is_not_taken(settled):
 
 def test_a_cut_log_opens(tmp_path):
     """With SQLite's log cut anywhere after a kill, the folder opens: what the file held is there, the rest is whole."""
-    subprocess.run([sys.executable, SCRIPT, tmp_path / "one", "0", "30"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "one", "0", "30"], check=True, timeout=60, stdout=subprocess.DEVNULL
+    )
     # Killed by what it has said, not by the clock: before SQLite moves the log into the file. Of a file that is half
     # moved when the log is lost, nobody can promise anything.
-    with subprocess.Popen([sys.executable, SCRIPT, tmp_path / "one", "30"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, tmp_path / "one", "30"], stdout=subprocess.PIPE, text=True
+    ) as process:
         while process.stdout.readline() != "added 50\n":
             pass
         process.kill()

@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.error import URLError
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -79,8 +80,28 @@ class Normalise(nn.Module):
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
+class Whitening(nn.Module):
+    """PCA-whitening as a layer (penult.export.whiten): descriptors float [N, length] → float [N, kept]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Take weight [kept, length] and bias [kept]."""
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Bring descriptors to unit length, then map them."""
+        return F.linear(F.normalize(descriptors, dim=1), self.weight, self.bias)
+
+
 class PenultNet(nn.Module):
-    """Body and head. forward(): float [N, 3, H, W] → (logits float [N, classes], descriptor float [N, length])."""
+    """Body and head. forward(): float [N, 3, H, W] → (logits float [N, classes], descriptor float [N, length]).
+
+    `descriptor_length` is what the body gives and the head reads; `whitening` maps what leaves, once it is learnt.
+    """
 
     def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float) -> None:
         """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers."""
@@ -90,12 +111,13 @@ class PenultNet(nn.Module):
         _replace_dropout(body, dropout, self.rows)
         self.head = nn.Sequential(BatchDropout(dropout, self.rows), nn.Linear(descriptor_length, classes))
         self.descriptor_length, self.classes = descriptor_length, classes
+        self.whitening: nn.Module = nn.Identity()
         self._frozen: list[nn.Module] = []
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the descriptor (before dropout) and the logits."""
         descriptor = self.body(pixels)
-        return self.head(descriptor), descriptor
+        return self.head(descriptor), self.whitening(descriptor)
 
     def freeze(self, modules: list[nn.Module]) -> None:
         """Freeze these modules of the body, and no others."""

@@ -12,7 +12,7 @@ import torch
 
 from penult.bundle.manifest import check_model_name
 from penult.bundle.reader import versions
-from penult.export import architectures, estimate
+from penult.export import architectures, estimate, whiten
 from penult.export.architectures import Architecture
 from penult.export.data import PARTS, Photo, Splits, load_splits
 from penult.export.errors import SettingsError
@@ -84,6 +84,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
     """Build the network, try a batch, and return the plan; raise SettingsError as the run would."""
     architecture = architectures.get(settings.arch)
     net, problem = _build(architecture, settings, len(splits.classes))
+    whiten.check(settings.whiten, net.descriptor_length, len(splits.train))
     freeze_stages(net, architecture, settings.freeze)
     learns_whole = settings.freeze < FREEZE_ALL
     spec = preprocess(settings)
@@ -105,7 +106,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         stages=stages,
         resize=spec.resize,
         crop=spec.crop,
-        descriptor_length=net.descriptor_length,
+        descriptor_length=settings.whiten or net.descriptor_length,
         head_epochs=0 if settings.starts_fresh else settings.head_epochs,
         epochs=settings.epochs if learns_whole else 0,
         steps=estimate.batches(len(splits.train), settings.batch_size) if learns_whole else 0,

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, replace
 
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
-from penult.export import architectures, svm
+from penult.export import architectures, svm, whiten
 from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
@@ -26,15 +26,17 @@ def publish(
     settings: TrainSettings, splits: Splits, net: PenultNet, given: Weights, photos: PhotoReader, history: History
 ) -> Result:
     """Export, check, fit the SVM, measure, and write the bundle; `given` are the weights that learning began with."""
+    whitened = _whiten(settings, splits, net, photos) if settings.whiten else None
     draft = Manifest(
         architecture=settings.arch,
         classes=splits.classes,
         preprocess=photos.spec,
-        descriptor_length=net.descriptor_length,
+        descriptor_length=settings.whiten or net.descriptor_length,
         default_scorer=DENSE,
         temperatures={},
         libraries=libraries(),
-        training={"settings": settings.as_json(), "data_sha256": splits.sha256, "photos": splits.counts()},
+        training={"settings": settings.as_json(), "data_sha256": splits.sha256, "photos": splits.counts()}
+        | ({"whitening": whitened.as_json()} if whitened else {}),
     )
     say("exporting to ONNX")
     onnx = to_onnx(net, draft)
@@ -52,7 +54,7 @@ def publish(
     manifest, metrics = measure(draft, splits, scores, labels)
     verdict = diagnose(history, len(splits.classes))
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
-    metrics["verdict"] = verdict.as_json()
+    metrics |= {"verdict": verdict.as_json()} | ({"whitening": whitened.as_json()} if whitened else {})
     files = {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
@@ -70,6 +72,11 @@ def publish(
         crops=photos.stack if settings.report_photos else None,
     )  # fmt: skip
     return seal(settings.out, settings.data, files, evidence, exported, fitted)
+
+
+def _whiten(settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader) -> whiten.Learnt:
+    train, val = (photos.crops(getattr(splits, part), f"describing {part} photos, raw") for part in ("train", "val"))
+    return whiten.whiten(net, Normalise(photos.spec), settings.whiten, train, val)
 
 
 def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict) -> Learning:

@@ -27,6 +27,7 @@ from penult.export.settings import TrainSettings
 _BATCH = 32
 _FRACTION = TrainSettings.val
 _HISTORY = "history.csv"
+_ONLY_WHERE_SILENT = ("classes", "dense_is_silent")
 # Libraries that a new SVM and its goldens depend on; the others made the network.
 _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
 
@@ -120,7 +121,7 @@ def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained)
     asked = _split_settings(settings, trained, seed_of(settings, trained))
     splits = _in_order(load_splits(asked), trained.classes, bundle.manifest.classes)
     splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
-    introduce(bundle, splits, trained)
+    introduce(bundle, splits, why_dense_is_silent(splits, trained))
     return splits
 
 
@@ -167,26 +168,37 @@ def _notes(splits: Splits, trained: Trained) -> Iterable[str]:
         )
 
 
-def introduce(bundle: Bundle, splits: Splits, trained: Trained) -> None:
+def why_dense_is_silent(splits: Splits, trained: Trained) -> str:
+    """Return why the network's dense head cannot name the classes of `splits`; "" where it can."""
+    return "" if splits.classes == trained.classes else "the network was trained on other classes"
+
+
+def introduce(bundle: Bundle, splits: Splits, why_silent: str) -> None:
     """Say what a new SVM is about to learn from, and what to know about it."""
     counts = splits.counts()
     say(
         f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "
         f"{counts['train']} photos to learn from, {counts['val']} to validate, {counts['test']} to test"
     )
-    if splits.classes != trained.classes:
-        say("note: the network was trained on other classes, so the SVM will be the only scorer")
+    if why_silent:
+        say(f"note: {why_silent}, so the SVM will be the only scorer")
     for note in splits.notes:
         say(f"note: {note}")
 
 
-def draft(bundle: Bundle, splits: Splits, trained: Trained, more: dict[str, Any]) -> Manifest:
-    """Return the manifest but for what measuring adds: the record of the training stays, and gets `more` entries."""
+def draft(
+    bundle: Bundle, splits: Splits, trained: Trained, more: dict[str, Any], why_silent: str | None = None
+) -> Manifest:
+    """Return the manifest but for what measuring adds: the record of the training stays, and gets `more` entries.
+
+    `why_silent` is why the dense head is no scorer, "" where it is one, None to find out by the classes.
+    """
     before = bundle.manifest
-    has_dense = splits.classes == trained.classes
-    record = {key: value for key, value in before.training.items() if key != "classes"} | more
+    why_silent = why_dense_is_silent(splits, trained) if why_silent is None else why_silent
+    has_dense = not why_silent
+    record = {key: value for key, value in before.training.items() if key not in _ONLY_WHERE_SILENT} | more
     if not has_dense:
-        record["classes"] = list(trained.classes)
+        record |= {"classes": list(trained.classes), "dense_is_silent": why_silent}
     now = {name: version for name, version in libraries().items() if name in _USED}
     return replace(
         before,

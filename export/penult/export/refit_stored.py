@@ -19,10 +19,11 @@ from penult.export.bundling import Measured, Result, steady_rows
 from penult.export.data import FEWEST_PER_CLASS, PARTS, Photo, Splits, hold_out
 from penult.export.errors import DataError
 from penult.export.head import cut_head
-from penult.export.refit import Trained, draft, introduce, publish_next, seed_of
+from penult.export.refit import Trained, draft, introduce, publish_next, seed_of, why_dense_is_silent
 from penult.export.refit_settings import RefitSettings
 from penult.export.runtime import ExportedHead, ExportedModel
 
+WHITENED = "the stored descriptors are whitened, and the dense head reads them raw"
 _FRACTION = 0.15
 _LEARNT_FROM = 2
 
@@ -49,14 +50,16 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
         )
     trained, seed = Trained.of(bundle.manifest), seed_of(settings, Trained.of(bundle.manifest))
     splits = _split(stored, trained.classes, seed)
-    introduce(bundle, splits, trained)
-    head = ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
+    # What the dense head reads is not stored where descriptors are whitened: nothing can be measured of it.
+    why_silent = WHITENED if bundle.manifest.is_whitened else why_dense_is_silent(splits, trained)
+    introduce(bundle, splits, why_silent)
+    head = None if why_silent else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
     measured = {part: _measured(getattr(splits, part), stored, head) for part in PARTS}
     train = measured["train"]
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
     chosen = {"kernel": fitted.kernel, "class_weights": settings.class_weights, "seed": seed}
     chosen |= {"data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version}
-    manifest = draft(bundle, splits, trained, {"svm": chosen | {"collection": stored.collection}})
+    manifest = draft(bundle, splits, trained, {"svm": chosen | {"collection": stored.collection}}, why_silent)
     old = Goldens.from_bytes(read_file(settings.model / str(bundle.version), bundle.manifest, GOLDEN_NAME))
     told = {"network_of_version": bundle.version, "collection": stored.collection}
     return publish_next(
@@ -89,10 +92,11 @@ def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
     return Splits(classes, tuple(train), tuple(val), tuple(test), notes)
 
 
-def _measured(items: tuple[Photo, ...], stored: Stored, head: ExportedHead) -> Measured:
+def _measured(items: tuple[Photo, ...], stored: Stored, head: ExportedHead | None) -> Measured:
     rows = {_digest(vector): row for row, vector in enumerate(stored.descriptors)}
     chosen = stored.descriptors[[rows[item.sha256] for item in items]]
-    return Measured(head.run(chosen), chosen, np.array([item.label for item in items]))
+    logits = head.run(chosen) if head else np.empty((len(chosen), 0), dtype=np.float32)  # nobody asks a silent head
+    return Measured(logits, chosen, np.array([item.label for item in items]))
 
 
 def _digest(vector: Floats) -> str:

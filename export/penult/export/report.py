@@ -98,6 +98,7 @@ def _values(evidence: Evidence) -> dict[str, Any]:
     return {
         "name": evidence.name,
         "manifest": evidence.manifest,
+        "why_silent": evidence.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
         "splits": evidence.splits,
         "metrics": evidence.metrics,
         "default": test[evidence.manifest.default_scorer],

@@ -8,7 +8,7 @@ import torch
 
 from penult.bundle.manifest import check_model_name
 from penult.bundle.preprocess import Preprocess
-from penult.export import architectures, sweep, sweep_view
+from penult.export import architectures, sweep, sweep_view, whiten
 from penult.export.architectures import Architecture
 from penult.export.board import Board
 from penult.export.checkpoint import Checkpoint
@@ -89,6 +89,7 @@ def learn(
     """Fine-tune a network; return its trainer, the weights that it began with, and the history."""
     architecture = architectures.get(settings.arch)
     net = build(architecture, settings, len(splits.classes))
+    whiten.check(settings.whiten, net.descriptor_length, len(splits.train))
     given = copy_weights(net)
     tuner = FineTuner(net, architecture, settings, splits, photos, workers, on_epoch)
     return tuner, given, tuner.run(checkpoint)

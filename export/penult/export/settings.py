@@ -25,6 +25,7 @@ _RANGES = (
     ("resize", 0, 4096),
     ("train_crop", 0, 4096),
     ("max_loss", 0, 100),
+    ("whiten", 0, math.inf),
 )
 AUGMENTATIONS = ("photo", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
@@ -69,6 +70,7 @@ class TrainSettings:
     weight_decay: float = 1e-2
     class_weights: str = "none"
     svm: str = "auto"
+    whiten: int = 0
     dropout: float | None = None
     precision: str = "auto"
     augment: str = "photo"
@@ -103,8 +105,11 @@ class TrainSettings:
         self._check_schedule()
         if self.int8:
             check_int8(self.arch)
-            if self.sweep != "no":
-                raise SettingsError("INT8", "--sweep publishes nothing, so --int8 has no effect; leave one of them out")
+        for option in ("int8", "whiten"):
+            if getattr(self, option) and self.sweep != "no":
+                raise SettingsError(
+                    option.upper(), f"--sweep publishes nothing, so --{option} has no effect; leave one of them out"
+                )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
@@ -245,6 +250,10 @@ def _add_learning(fit: Any, default: dict[str, Any]) -> None:
     fit.add_argument(
         "--svm", choices=SVM_KERNELS, default=default["svm"],
         help="the SVM's kernel; auto: rbf where it is clearly better in cross-validation (%(default)s)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--whiten", type=int, default=default["whiten"], metavar="N",
+        help="descriptors of N numbers by PCA-whitening, for neighbours: smaller, and seldom worse (0: as they are)",
     )  # fmt: skip
     fit.add_argument(
         "--precision", choices=PRECISIONS, default=default["precision"],

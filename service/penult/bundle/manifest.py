@@ -121,6 +121,11 @@ class Manifest:
         return stated if stated in (INT8, FP16) else FLOAT
 
     @property
+    def is_whitened(self) -> bool:
+        """Whether the descriptor is whitened (`--whiten`), so that the dense head reads another one."""
+        return isinstance(self.training.get("whitening"), dict)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what decides the descriptor: the network's bytes and the preprocessing.
 
