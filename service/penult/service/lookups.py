@@ -16,7 +16,7 @@ import numpy as np
 
 from penult.bundle.scores import Floats
 from penult.lookup import checks
-from penult.lookup.errors import CollectionExists, CollectionUnknown
+from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.opening import OFF, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
 from penult.service.errors import LookupOff, Overloaded
@@ -25,6 +25,8 @@ from penult.service.metrics import Metrics
 T = TypeVar("T")
 DEFAULT_K = 10
 _RETRY_MS = 200
+# After a store could not be opened.
+_REST_S = 2.0
 # Requests that wait for a thread, for each thread there is.
 _WAITING_EACH = 64
 
@@ -62,6 +64,7 @@ class Lookups:
         self._most, self._under_way = threads * _WAITING_EACH, 0
         self._opening = asyncio.Lock()
         self._store: Store | None = None
+        self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
 
     def is_there(self) -> bool:
         """Tell whether collections are kept here already, so that opening them early saves the first caller's time."""
@@ -175,8 +178,19 @@ class Lookups:
             raise LookupOff("LOOKUP_OFF", self._why_off)
         async with self._opening:
             if self._store is None:
-                self._store = await self._on_thread(partial(open_store, self._where))
+                self._store = await self._on_thread(self._open)
             return self._store
+
+    def _open(self) -> Store:
+        """Open the store; where that has just failed, fail at once: else requests would wait for it one by one."""
+        failed, until = self._failed
+        if failed and time.monotonic() < until:
+            raise StoreUnavailable(failed.reason, failed.message)
+        try:
+            return open_store(self._where)
+        except StoreUnavailable as error:
+            self._failed = error, time.monotonic() + _REST_S
+            raise
 
     async def _on_thread(self, act: Callable[[], T]) -> T:
         if self._under_way >= self._most:
