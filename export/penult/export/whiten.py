@@ -27,6 +27,7 @@ from penult.lookup.types import Hit
 from penult.lookup.vote import vote
 
 NEIGHBOURS = 10
+SHRINKAGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def whiten(net: PenultNet, normalise: Normalise, wanted: int, train: Iterator[Ba
     return Learnt(learnt_on.shape[1], wanted, len(learnt_on), kept, raw, whitened)
 
 
-def directions(descriptors: Floats, wanted: int) -> tuple[Floats, Floats, float]:
+def directions(descriptors: Floats, wanted: int, shrinkage: float = SHRINKAGE) -> tuple[Floats, Floats, float]:
     """Return weight float32 [wanted, length] and bias [wanted] of the layer, and the share of the variance kept.
 
     Descriptors are float32 [N, length]; the layer is applied to descriptors of unit length.
     """
     units = _unit(descriptors)
     found = PCA(wanted, svd_solver="full").fit(units)
-    scale = 1 / np.sqrt(found.explained_variance_ + found.explained_variance_.mean())
+    scale = 1 / np.sqrt(found.explained_variance_ + shrinkage * found.explained_variance_.mean())
     weight = found.components_ * scale[:, None]
     bias = -weight @ found.mean_
     return weight.astype(np.float32), bias.astype(np.float32), float(found.explained_variance_ratio_.sum())
