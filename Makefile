@@ -88,7 +88,7 @@ bench-learning: setup
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
-	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --group dev -o locks/dev.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra tracing --group dev -o locks/dev.txt
 	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
 	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt

@@ -7,7 +7,8 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penult.service.metrics import FrontsMetrics, Metrics
+from penult.service.fronts_metrics import FrontsMetrics
+from penult.service.metrics import Metrics
 
 # Fixed by DESIGN.md, with their labels.
 FIXED = {

@@ -4,8 +4,9 @@ import json
 import math
 from dataclasses import asdict, replace
 
+from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
-from penult.export import architectures, svm, whiten
+from penult.export import architectures, baseline, svm, whiten
 from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
@@ -52,13 +53,16 @@ def publish(
     scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
+    ordinary = baseline.learn(manifest, measured, scores["val"], settings.seed)
     verdict = diagnose(history, len(splits.classes))
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
+    metrics["novelty"] = baseline.told(ordinary, measured)
     metrics |= {"verdict": verdict.as_json()} | ({"whitening": whitened.as_json()} if whitened else {})
     files = {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
         GOLDEN_NAME: make_goldens(manifest, splits.val, measured["val"], exported, fitted).to_bytes(),
+        BASELINE_NAME: ordinary.to_bytes(),
         "history.csv": history.to_csv(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
     }

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
-from penult.export import svm
+from penult.export import baseline, svm
 from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
 from penult.export.data import Splits, load_splits
 from penult.export.evidence import Evidence
@@ -94,12 +95,15 @@ def publish_next(
         for part, m in measured.items()
     }
     manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
+    ordinary = baseline.learn(manifest, measured, scores["val"], seed_of(settings, Trained.of(bundle.manifest)))
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), **told}
+    metrics["novelty"] = baseline.told(ordinary, measured)
     golden = golden or make_goldens(manifest, splits.val, measured["val"], exported, fitted)
     files = _history(settings.model / str(bundle.version), bundle.manifest) | {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),
         GOLDEN_NAME: golden.to_bytes(),
+        BASELINE_NAME: ordinary.to_bytes(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
     }
     # The report reads the manifest, so it must know which files there will be.

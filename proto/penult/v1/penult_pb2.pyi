@@ -257,8 +257,13 @@ class ClassifyResponse(_message.Message):
     SCORER_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
     """The scorer that answered, never SCORER_UNSPECIFIED."""
+    novelty_threshold: _builtins.float
+    """The novelty above which this model takes a photo to be unlike those it was made with. Absent for bundles without
+    a baseline.
+    """
     @_builtins.property
     def model(self) -> Global___ModelVersion:
         """The model that answered."""
@@ -276,12 +281,15 @@ class ClassifyResponse(_message.Message):
         scorer: Global___Scorer.ValueType = ...,
         results: _abc.Iterable[Global___ClassifyResult] | None = ...,
         timings: Global___Timings | None = ...,
+        novelty_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "model", b"model", "novelty_threshold", b"novelty_threshold", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "model", b"model", "novelty_threshold", b"novelty_threshold", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__novelty_threshold: _TypeAlias = _typing.Literal["novelty_threshold"]  # noqa: Y015
+    _WhichOneofArgType__novelty_threshold: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty_threshold) -> _WhichOneofReturnType__novelty_threshold | None: ...
 
 Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
 
@@ -321,12 +329,20 @@ class Classification(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    IS_NOVEL_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The best class."""
     score: _builtins.float
     """Its score: a logit of the dense head, or a decision value (signed margin) of the SVM."""
     probability: _builtins.float
     """Its probability after temperature scaling on the validation photos, 0 to 1; all classes sum to 1."""
+    novelty: _builtins.float
+    """How far the photo lies from those that the model was made with: 1 - cosine to the nearest of some training photos'
+    descriptors, 0 to 2. Absent for bundles without a baseline.
+    """
+    is_novel: _builtins.bool
+    """Whether that is above the threshold: the classes above may then mean little."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredClass]:
         """The best classes, `top_k` of them; the first repeats the fields above."""
@@ -348,12 +364,16 @@ class Classification(_message.Message):
         classes: _abc.Iterable[Global___ScoredClass] | None = ...,
         descriptor: Global___Descriptor | None = ...,
         neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
+        novelty: _builtins.float | None = ...,
+        is_novel: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "descriptor", b"descriptor", "novelty", b"novelty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "descriptor", b"descriptor", "label", b"label", "neighbours", b"neighbours", "probability", b"probability", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "classes", b"classes", "descriptor", b"descriptor", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
+    _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
 
 Global___Classification: _TypeAlias = Classification  # noqa: Y015
 
@@ -705,6 +725,7 @@ class Model(_message.Message):
     DEFAULT_SCORER_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     IS_SIGNED_FIELD_NUMBER: _builtins.int
+    NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """The network, by torchvision's name, e.g. mobilenet_v2."""
     descriptor_length: _builtins.int
@@ -715,6 +736,8 @@ class Model(_message.Message):
     """The onnxruntime execution provider in use, e.g. CUDAExecutionProvider."""
     is_signed: _builtins.bool
     """Whether a trusted key vouches for the bundle."""
+    novelty_threshold: _builtins.float
+    """As in ClassifyResponse."""
     @_builtins.property
     def version(self) -> Global___ModelVersion: ...
     @_builtins.property
@@ -739,12 +762,15 @@ class Model(_message.Message):
         default_scorer: Global___Scorer.ValueType = ...,
         provider: _builtins.str = ...,
         is_signed: _builtins.bool = ...,
+        novelty_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocess", b"preprocess", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "architecture", b"architecture", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__novelty_threshold: _TypeAlias = _typing.Literal["novelty_threshold"]  # noqa: Y015
+    _WhichOneofArgType__novelty_threshold: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty_threshold) -> _WhichOneofReturnType__novelty_threshold | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
 

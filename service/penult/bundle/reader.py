@@ -5,6 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from penult.bundle.baseline import BASELINE_NAME, Baseline
 from penult.bundle.errors import BundleError, BundleNotFound
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import (
@@ -20,7 +21,7 @@ from penult.bundle.manifest import (
 
 SIGNATURE_NAME = "manifest.sig"
 _MANIFEST_MAX_BYTES = 16 << 20
-_PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME)
+_PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME, BASELINE_NAME)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Bundle:
     onnx: bytes
     svm: bytes | None
     goldens: Goldens
+    baseline: Baseline | None = None
 
 
 def versions(model_folder: Path) -> list[int]:
@@ -71,6 +73,8 @@ def read_bundle(model_folder: Path, version: int | None = None) -> Bundle:
         onnx=contents[MODEL_NAME],
         svm=contents.get(SVM_NAME),
         goldens=Goldens.from_bytes(contents[GOLDEN_NAME]),
+        # Bundles of before have none.
+        baseline=Baseline.from_bytes(contents[BASELINE_NAME], manifest) if BASELINE_NAME in contents else None,
     )
 
 

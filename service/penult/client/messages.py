@@ -116,9 +116,9 @@ class _Work:
 
     def classified(self) -> ClassifyAnswer:
         results = tuple(r if isinstance(r, ItemFailure) else _classification(r) for r in self._results)
-        return ClassifyAnswer(
-            *self._identity(), _SCORER_NAMES.get(self._last.scorer, "") if self._last else "", results
-        )
+        scorer = _SCORER_NAMES.get(self._last.scorer, "") if self._last else ""
+        threshold = self._last.novelty_threshold if self._last and self._last.HasField("novelty_threshold") else None
+        return ClassifyAnswer(*self._identity(), scorer, results, threshold)
 
     def described(self) -> DescribeAnswer:
         results = tuple(r if isinstance(r, ItemFailure) else _description(r) for r in self._results)
@@ -212,6 +212,8 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
         tuple(ScoredClass(c.label, c.score, c.probability) for c in found.classes),
         np.array(found.descriptor.values, dtype=np.float32) if found.HasField("descriptor") else None,
         tuple(neighbour(each) for each in found.neighbours),
+        found.novelty if found.HasField("novelty") else None,
+        found.is_novel,
     )
 
 

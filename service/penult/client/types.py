@@ -84,17 +84,21 @@ class Classification:
     classes: tuple[ScoredClass, ...]
     descriptor: NDArray[np.float32] | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    # How unlike the photos that the model was made with, 0 to 2, and whether it is above the threshold; None: unknown.
+    novelty: float | None = None
+    is_novel: bool = False
 
 
 @dataclass(frozen=True)
 class ClassifyAnswer:
-    """What answered, and one result per photo, in order."""
+    """What answered, and one result per photo, in order; photos above `novelty_threshold` are novel (None: unknown)."""
 
     model: str
     version: int
     fingerprint: str
     scorer: str
     results: tuple[Classification | ItemFailure, ...]
+    novelty_threshold: float | None = None
 
 
 @dataclass(frozen=True)

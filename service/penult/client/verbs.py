@@ -67,9 +67,11 @@ def classify(arguments: argparse.Namespace) -> int:
             rows.append([image, r.code, "", r.message])
             values.append(failed(image, r))
             continue
-        rows.append([image, r.label, f"{r.probability:.1%}", f"{r.score:.2f}"])
+        rows.append([image, r.label + " (novel)" * r.is_novel, f"{r.probability:.1%}", f"{r.score:.2f}"])
         classes = [vars(scored) for scored in r.classes]
         value = {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
+        if r.novelty is not None:
+            value |= {"novelty": r.novelty, "is_novel": r.is_novel}
         values.append(value | ({"neighbours": [vars(each) for each in r.neighbours]} if neighbours else {}))
     scorer = _last(answers).scorer
     return _show(arguments, answers, ["image", "label", "probability", "score"], rows, values, scorer=scorer)

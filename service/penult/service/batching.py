@@ -54,6 +54,7 @@ class Batcher:
         self._running = self._called = self.runs = 0
         self._changed = threading.Condition()
         self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
+        self._triggers = {name: metrics.batches.labels(name) for name in ("full", "idle", "delay")}
         self._queue_phase = metrics.phase_seconds.labels("queue")
         self._inference_phase = metrics.phase_seconds.labels("inference")
         self._seconds_per_image = 0.0
@@ -137,6 +138,8 @@ class Batcher:
     def _run(self, batch: list[Item]) -> None:
         started = time.perf_counter()
         self._batch_size.observe(len(batch))
+        rest = "delay" if self._delay_s else "idle"
+        self._triggers["full" if len(batch) >= self._max_images else rest].inc()
         try:
             logits, descriptors = self._run_images([item.pixels for item in batch])
         except Exception as error:  # whatever the runtime raises belongs to the callers, who map it

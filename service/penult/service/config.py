@@ -77,7 +77,11 @@ class ServeConfig:
     reflection: str = _setting("auto", "gRPC reflection; auto: on loopback only", ("auto", "on", "off"))
     drain_lead: float = _setting(5.0, "seconds of serving on after SIGTERM, while NOT_SERVING")
     grace: float = _setting(20.0, "seconds after that for accepted requests to finish")
-    log_level: str = _setting("info", "least severe log lines", ("debug", "info", "warning", "error"))
+    log_level: str = _setting(
+        "info", "least severe log lines; SIGUSR1 switches to debug and back", ("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting("text", "a line of text, or a JSON object, per event", ("text", "json"))
+    access_log: float = _setting(0.0, "share of requests, 0 to 1, that get a log line; faults always do, unless 0")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raise ConfigError."""
@@ -101,6 +105,8 @@ class ServeConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
+        if not 0 <= self.access_log <= 1:
+            raise ConfigError("CONFIG", "--access-log is a share, 0 to 1")
         if self.model_control == "on" and self.fronts > 1:
             raise ConfigError("CONFIG", "--model-control on reaches one front only; use it with --fronts 1")
         if self.http and self.fronts > 1:

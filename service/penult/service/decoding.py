@@ -28,6 +28,16 @@ class RawPhoto:
 
 Photo = EncodedPhoto | RawPhoto
 
+FORMATS = ("jpeg", "png", "webp", "other", "pixels", "crop")
+_MAGIC = ((b"\xff\xd8", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
+
+
+def format_of(photo: Photo) -> str:
+    """Return what a photo says it is by its first bytes: jpeg, png, webp, other; pixels or crop where it is decoded."""
+    if isinstance(photo, RawPhoto):
+        return "crop" if photo.is_crop else "pixels"
+    return next((name for magic, name in _MAGIC if photo.data.startswith(magic)), "other")
+
 
 class PixelBudget:
     """Lets threads decode at most `most_pixels` at one time; a single larger photo goes alone."""

@@ -22,9 +22,9 @@ from pathlib import Path
 from penult.bundle.errors import PenultError
 from penult.service.config import ServeConfig, port_in_use
 from penult.service.front import READY, STOP, VARIABLE
+from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
-from penult.service.logs import start_log
-from penult.service.metrics import FrontsMetrics
+from penult.service.logs import start_log, switch_level
 
 log = logging.getLogger("penult.fronts")
 
@@ -178,6 +178,7 @@ class Supervisor:
         """Start the fronts and keep them until asked to stop; return the exit code. Raises FrontError."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_level, logging.getLogger().level)
         await self._http.start()
         try:
             codes = await asyncio.gather(*(self._keep(front) for front in self._fronts))
@@ -203,6 +204,11 @@ class Supervisor:
             os._exit(1)
         log.info("draining: not ready from now on, waiting for %d fronts", len(self._pids()))
         self._stop_all()
+
+    def _switch_level(self, usual: int) -> None:
+        switch_level(usual)
+        for pid in self._pids():
+            os.kill(pid, signal.SIGUSR1)
 
     def _stop_all(self) -> None:
         self._stop.set()

@@ -18,6 +18,7 @@ from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
 from penult.service.loading import ServedModel
 from penult.service.pipeline import Pipeline, check_has
 from penult.service.repository import IndexEntry, Repository
+from penult.service.signals import Signals
 from penult.service.statistics import Statistics
 from penult.service.tensors import BYTES, FP32, IMAGE, PIXELS, UINT8, Tensor, as_strings, classification, read_photos
 
@@ -130,8 +131,10 @@ class Inference:
         for output in wanted:
             _check_output(model, output)
 
+        signals = self._pipeline.signals(model)
+
         def make(logits: Floats, descriptors: Floats) -> list[Output]:
-            return _make(model, scorer, wanted, logits, descriptors)
+            return _make(model, scorer, wanted, logits, descriptors, signals)
 
         return InferAnswer(model, scorer, await self._pipeline.infer(model, photos, make, expires))
 
@@ -232,7 +235,7 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
 
 
 def _make(
-    model: ServedModel, scorer: str, wanted: Sequence[Wanted], logits: Floats, descriptors: Floats
+    model: ServedModel, scorer: str, wanted: Sequence[Wanted], logits: Floats, descriptors: Floats, signals: Signals
 ) -> list[Output]:
     """Return the outputs asked for, from one forward pass; the SVM scores only where something needs them."""
     made: dict[str, Floats] = {LOGITS: logits, DESCRIPTOR: descriptors}
@@ -244,7 +247,9 @@ def _make(
         scores = logits if scorer == DENSE else made[SVM_SCORES]
         made[PROBABILITIES] = softmax(scores, model.manifest.temperatures[scorer])
         # argmax takes the first of equals, as penult.v1 does.
-        labels = [model.manifest.classes[c].encode() for c in scores.argmax(axis=1)]
+        named = [model.manifest.classes[c] for c in scores.argmax(axis=1)]
+        signals.named(scorer, zip(named, made[PROBABILITIES].max(axis=1).tolist(), strict=True))
+        labels = [name.encode() for name in named]
     return [
         Output(output.name, labels)
         if output.name == LABELS

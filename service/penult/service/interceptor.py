@@ -15,8 +15,12 @@ import grpc
 
 from penult.service.errors import InvalidRequest, ServiceError, Unsupported, code_of, presentable
 from penult.service.gate import Gate
+from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
 
+# grpc_server_* metrics spell codes as Go does.
+_GO_NAMES = {code.name: code.name.title().replace("_", "") for code in grpc.StatusCode}
+_GO_NAMES |= {"OK": "OK", "CANCELLED": "Canceled"}
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
@@ -27,9 +31,12 @@ _PROBES = ("ServerLive", "ServerReady", "ModelReady")
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of the services named; health and reflection pass untouched."""
 
-    def __init__(self, services: tuple[str, ...], metrics: Metrics, gate: Gate) -> None:
+    def __init__(
+        self, services: tuple[str, ...], metrics: Metrics, gate: Gate, access: AccessLog = NO_ACCESS_LOG
+    ) -> None:
         """Wrap methods whose path starts with /SERVICE/; they come in by the gate."""
         self._prefixes, self._metrics, self._gate = tuple(f"/{service}/" for service in services), metrics, gate
+        self._access = access
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -43,41 +50,43 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return self._wrapped[path]
         handler = await continuation(handler_call_details)
         if handler is not None and path.startswith(self._prefixes):
-            handler = self._wrapped[path] = self._wrap(handler, path.rpartition("/")[2])
+            handler = self._wrapped[path] = self._wrap(handler, path)
         return handler
 
-    def _wrap(self, handler: Handler, method: str) -> Handler:
+    def _wrap(self, handler: Handler, path: str) -> Handler:
+        _, service, name = path.split("/")
+        method = _Method(self._metrics, service, name, handler.response_streaming, self._access)
+        encode = method.timed(handler.response_serializer)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler, method), response_serializer=handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler, method), response_serializer=handler.response_serializer
-        )
+            return grpc.stream_stream_rpc_method_handler(self._streaming(handler, method), response_serializer=encode)
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler, method), response_serializer=encode)
 
     def _let_in(self, method: str) -> AbstractContextManager[None]:
         return nullcontext() if method in _PROBES else self._gate.accepted()
 
-    def _unary(self, handler: Handler, method: str) -> Callable[[bytes, Context], Awaitable[Any]]:
+    def _unary(self, handler: Handler, method: "_Method") -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(data: bytes, context: Context) -> Any:
-            rpc = _Rpc(method, context, self._metrics)
+            rpc = _Rpc(method, context)
+            method.received.inc()
             try:
-                with self._let_in(method):
+                with self._let_in(method.name):
                     response = await handler.unary_unary(_parse(handler, data), context)
             except BaseException as error:
                 await rpc.fail(error)
+            method.sent.inc()
             rpc.succeed(response)
             return response
 
         return call
 
-    def _streaming(self, handler: Handler, method: str) -> Callable[..., AsyncIterator[Any]]:
+    def _streaming(self, handler: Handler, method: "_Method") -> Callable[..., AsyncIterator[Any]]:
         async def call(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            rpc = _Rpc(method, context, self._metrics)
+            rpc = _Rpc(method, context)
             response = None
             try:
-                with self._let_in(method):
-                    async for response in handler.stream_stream(_parse_all(handler, parts), context):
+                with self._let_in(method.name):
+                    async for response in handler.stream_stream(_parse_all(handler, parts, method), context):
+                        method.sent.inc()
                         yield response
             except BaseException as error:
                 await rpc.fail(error)
@@ -86,39 +95,74 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
 
+class _Method:
+    """One method's metrics, looked up once."""
+
+    def __init__(self, metrics: Metrics, service: str, name: str, is_stream: bool, access: AccessLog) -> None:
+        labels = "bidi_stream" if is_stream else "unary", service, name
+        self.name, self.requests, self.access = name, metrics.requests, access
+        self.started, self.received, self.sent = (
+            family.labels(*labels) for family in (metrics.rpcs_started, metrics.rpc_received, metrics.rpc_sent)
+        )
+        self.seconds, self._rpc_seconds = metrics.request_seconds.labels(name), metrics.rpc_seconds.labels(*labels)
+        self._handled, self._labels = metrics.rpcs_handled, labels
+        self._encode_phase = metrics.phase_seconds.labels("encode")
+
+    def timed(self, serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        """Return the serializer, with its time taken."""
+
+        def encode(response: Any) -> bytes:
+            started = time.perf_counter()
+            data = serialize(response)
+            self._encode_phase.observe(time.perf_counter() - started)
+            return data
+
+        return encode
+
+    def ended(self, model: str, version: str, code: str, seconds: float) -> None:
+        """Count one call."""
+        self.requests.labels(model, version, self.name, code).inc()
+        self.seconds.observe(seconds)
+        self._handled.labels(*self._labels, _GO_NAMES[code]).inc()
+        self._rpc_seconds.observe(seconds)
+
+
 class _Rpc:
     """One call, from its first byte to its status."""
 
-    def __init__(self, method: str, context: Context, metrics: Metrics) -> None:
-        self._method, self._context, self._metrics = method, context, metrics
+    def __init__(self, method: _Method, context: Context) -> None:
+        self._method, self._context = method, context
         self._id = uuid.uuid4().hex[:16]
+        request_id.set(self._id)
         self._started = time.perf_counter()
+        method.started.inc()
 
     def succeed(self, response: Any) -> None:
         """Count an answer under the model that gave it."""
         self._context.set_trailing_metadata(((_REQUEST_ID, self._id),))
-        self._count(*_answered_by(response), "OK")
+        self._end(*_answered_by(response), "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Count and answer an error; cancellation and the server's own exits pass through."""
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             remaining = self._context.time_remaining()  # seconds; None without a deadline
             expired = remaining is not None and remaining <= 0
-            self._count("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
+            self._end("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error
         if isinstance(error, NotImplementedError):  # what generated code raises for a method that we leave out
-            error = Unsupported("UNIMPLEMENTED", f"this server does not offer {self._method}")
-        error = presentable(error, self._id, self._method)
+            error = Unsupported("UNIMPLEMENTED", f"this server does not offer {self._method.name}")
+        error = presentable(error, self._id, self._method.name)
         code = code_of(error)
-        self._count("", "", code.name)
+        self._end("", "", code.name, error.reason)
         trailing = [(_REQUEST_ID, self._id), (_REASON, error.reason)]
         if isinstance(error, ServiceError) and error.retry_after_ms is not None:
             trailing.append((_RETRY, str(error.retry_after_ms)))
         await self._context.abort(code, error.message, tuple(trailing))
 
-    def _count(self, model: str, version: str, code: str) -> None:
-        self._metrics.requests.labels(model, version, self._method, code).inc()
-        self._metrics.request_seconds.labels(self._method).observe(time.perf_counter() - self._started)
+    def _end(self, model: str, version: str, code: str, reason: str = "") -> None:
+        seconds = time.perf_counter() - self._started
+        self._method.ended(model, version, code, seconds)
+        self._method.access.note(self._method.name, code, seconds, model, version, reason, self._context.peer)
 
 
 def _answered_by(response: Any) -> tuple[str, str]:
@@ -137,6 +181,7 @@ def _parse(handler: Handler, data: bytes) -> Any:
         raise InvalidRequest("MESSAGE_MALFORMED", "the message is not a valid protobuf of this method") from error
 
 
-async def _parse_all(handler: Handler, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _parse_all(handler: Handler, parts: AsyncIterator[bytes], method: _Method) -> AsyncIterator[Any]:
     async for data in parts:
+        method.received.inc()
         yield _parse(handler, data)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from penult.bundle import goldens
+from penult.bundle.baseline import Baseline
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import INT8, SVM, Manifest
 from penult.bundle.preprocess import Pixels
@@ -40,6 +41,7 @@ class ServedModel:
     svm: Score | None
     golden_difference: float
     plan: CpuPlan | None = None
+    baseline: Baseline | None = None
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -74,7 +76,9 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
             svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes))
         tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
         difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
-    return ServedModel(bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan)
+    return ServedModel(
+        bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline
+    )
 
 
 @contextmanager

@@ -1,17 +1,101 @@
-"""Where log lines go and what they look like; one place, for a server alone and for a supervisor of several."""
+"""Where log lines go and what they look like; one place, for a server alone and for a supervisor of several.
 
+One line per event: text for people at a terminal, or an object of JSON per line (--log-format json). Lines that belong
+to a request carry its id, the same that its trailing metadata carry. No photo, no descriptor and no password is logged.
+SIGUSR1 switches between the level that was set and debug.
+"""
+
+import json
 import logging
+import random
+import re
+import signal
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
 from penult.service.config import ServeConfig
 
 log = logging.getLogger("penult.server")
+_access = logging.getLogger("penult.access")
+
+# Of the request that the current task works for; "" outside of requests.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+_TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+# What logging itself puts into a record; whatever else is there, a line gave as `extra`.
+_USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_MOST = 2000
 
 
 def start_log(config: ServeConfig) -> None:
-    """Send log lines to standard error, and the settings as the first of them."""
-    logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
-    log.info("settings: %s", " ".join(f"{name}={value}" for name, value in asdict(config).items()))
+    """Send log lines to standard error, the settings as the first of them, and listen to SIGUSR1."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_with_request_id)
+    handler.setFormatter(_Json() if config.log_format == "json" else _Text(_TEXT))
+    level = getattr(logging, config.log_level.upper())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    told = " ".join(f"{name}={value}" for name, value in asdict(config).items())
+    log.info("settings: %s", _PASSWORD.sub(r"\1:…@", told))
+    signal.signal(signal.SIGUSR1, lambda *_: switch_level(level))
+
+
+def switch_level(usual: int) -> None:
+    """Go from the usual level to debug, or back."""
+    root = logging.getLogger()
+    root.setLevel(usual if root.level == logging.DEBUG else logging.DEBUG)
+    log.warning("log level is now %s", logging.getLevelName(root.level).lower())
+
+
+class AccessLog:
+    """Writes a line for a share of the requests, and for every one that failed by the server's fault."""
+
+    def __init__(self, share: float) -> None:
+        """Write this share of them, 0 to 1."""
+        self._share = share
+
+    def note(
+        self, method: str, code: str, seconds: float, model: str, version: str, reason: str, peer: Callable[[], str]
+    ) -> None:
+        """Write a line, or not."""
+        is_fault = code in ("INTERNAL", "UNKNOWN", "DATA_LOSS")
+        if not self._share or not (is_fault or random.random() < self._share):
+            return
+        values = {"method": method, "code": code, "ms": round(1000 * seconds, 2), "model": model, "version": version,
+                  "reason": reason, "peer": peer()}  # fmt: skip
+        given = {name: value for name, value in values.items() if value != ""}
+        _access.info(" ".join(f"{name}={value}" for name, value in given.items()), extra=given)
+
+
+NO_ACCESS_LOG = AccessLog(0)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record).replace("\n", "\n    ")  # a line of ours begins with a time, others do not
+        id_ = getattr(record, "request_id", "")
+        return f"{line} request_id={id_}" if id_ else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        values: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage()[:_MOST],
+        }
+        if getattr(record, "request_id", ""):
+            values["request_id"] = vars(record)["request_id"]
+        values |= {name: value for name, value in vars(record).items() if name not in _USUAL and name not in values}
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values, ensure_ascii=False, default=str)
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = request_id.get()
+    return True

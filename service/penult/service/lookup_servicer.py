@@ -13,7 +13,7 @@ from penult.service.answers import Answer, Outcome, Timings
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotFound, OtherModel
 from penult.service.loading import ServedModel
-from penult.service.lookups import Lookups
+from penult.service.lookups import Lookups, Query
 from penult.service.pipeline import Pipeline
 from penult.service.repository import Repository
 from penult.service.streams import Context, expires
@@ -46,7 +46,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
         model = self._model_for(request.model, spec)
         described, timings = await self._describe(model, request.images, context)
         good = [outcome.descriptor for outcome in described if isinstance(outcome, Answer)]
-        hits = iter(await self._lookups.find(query, good, model.fingerprint) if good else ())
+        hits = iter(await self._neighbours(model, query, good))
         neighbours: list[Sequence[Hit] | PenultError] = [
             o if isinstance(o, PenultError) else next(hits) for o in described
         ]
@@ -112,6 +112,12 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
         """Give one collection the name of another."""
         await self._lookups.replace(request.collection, request.by)
         return pb.ReplaceCollectionResponse()
+
+    async def _neighbours(self, model: ServedModel, query: Query, descriptors: Sequence[Floats]) -> list[list[Hit]]:
+        """Return the stored items nearest to descriptors of a model's, float32 [length]."""
+        found = await self._lookups.find(query, descriptors, model.fingerprint) if descriptors else []
+        self._pipeline.signals(model).neighbours(found)
+        return found
 
     async def _spec(self, name: str) -> CollectionSpec:
         spec = await self._lookups.spec(name)

@@ -4,6 +4,7 @@ The checks come before the engine, so that all engines refuse the same (penult.l
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
 from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
@@ -21,6 +23,8 @@ from penult.lookup.opening import OFF, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
 from penult.service.errors import LookupOff, Overloaded
 from penult.service.metrics import Metrics
+
+log = logging.getLogger("penult.lookups")
 
 T = TypeVar("T")
 DEFAULT_K = 10
@@ -87,10 +91,13 @@ class Lookups:
         checks.check_query(collection.spec, vectors, query.k, query.where)
         search = partial(collection.search, np.stack(vectors), query.k, query.where)
         started = time.perf_counter()
-        found = await self._on_thread(search)
+        found = await self._on_thread(search, "search")
         self._metrics.phase_seconds.labels("lookup").observe(time.perf_counter() - started)
         least = 1 - query.max_distance if query.max_distance else -2.0
-        return [[hit for hit in hits if hit.similarity >= least] for hits in found]
+        near = [[hit for hit in hits if hit.similarity >= least] for hits in found]
+        for hits in near:
+            self._metrics.lookup_results.observe(len(hits))
+        return near
 
     async def spec(self, name: str) -> CollectionSpec | None:
         """Return what a collection is; None where it is not there."""
@@ -108,22 +115,22 @@ class Lookups:
         checks.check_spec(spec)
         checks.check_fingerprint(spec, fingerprint)
         checks.check_items(spec, items)
-        await self._on_thread(partial((await self._made(spec)).upsert, items))
+        await self._on_thread(partial((await self._made(spec)).upsert, items), "put")
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove items, and return how many were there. Raises PenultError."""
         checks.check_ids(ids)
-        return await self._on_thread(partial((await self._collection(name)).delete, ids))
+        return await self._on_thread(partial((await self._collection(name)).delete, ids), "delete")
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Item]:
         """Return items by id. Raises PenultError."""
         checks.check_ids(ids)
-        return await self._on_thread(partial((await self._collection(name)).get, ids))
+        return await self._on_thread(partial((await self._collection(name)).get, ids), "get")
 
     async def scan(self, name: str, after: str, limit: int) -> list[Item]:
         """Return a page of items. Raises PenultError."""
         limit = min(limit, checks.MOST_ITEMS)
-        return await self._on_thread(partial((await self._collection(name)).scan, after, limit))
+        return await self._on_thread(partial((await self._collection(name)).scan, after, limit), "get")
 
     async def all(self) -> list[Listed]:
         """Return all collections, by name. Raises PenultError."""
@@ -137,7 +144,20 @@ class Lookups:
                 return None
 
         specs = await self._on_thread(store.specs)
-        return [listed for spec in specs if (listed := await self._on_thread(partial(stats, spec)))]
+        found = [listed for spec in specs if (listed := await self._on_thread(partial(stats, spec)))]
+        self._metrics.lookup_collections.set(len(found))
+        self._metrics.lookup_items.set(sum(listed.stats.items for listed in found))
+        return found
+
+    async def count(self, every_s: float) -> None:
+        """Count collections and items for the metrics now and then, for ever; a store that nobody opened is let be."""
+        while True:
+            await asyncio.sleep(every_s)
+            if self._store:
+                try:
+                    await self.all()
+                except PenultError as error:  # its callers hear of it too
+                    log.debug("collections cannot be counted: %s (%s)", error.message, error.reason)
 
     async def drop(self, name: str) -> None:
         """Remove a collection. Raises PenultError."""
@@ -192,13 +212,20 @@ class Lookups:
             self._failed = error, time.monotonic() + _REST_S
             raise
 
-    async def _on_thread(self, act: Callable[[], T]) -> T:
+    async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
+        """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
         if self._under_way >= self._most:
             raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)
         self._under_way += 1
-        future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(self._threads, act)
+        future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(self._timed, act, operation) if operation else act
+        )
         future.add_done_callback(self._one_less)
         return await future
+
+    def _timed(self, act: Callable[[], T], operation: str) -> T:
+        with self._metrics.lookup_seconds.labels(operation).time():
+            return act()
 
     def _one_less(self, _: Any) -> None:
         self._under_way -= 1

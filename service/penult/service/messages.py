@@ -112,6 +112,8 @@ def classified(outcome: Outcome, model: ServedModel, include_descriptor: bool) -
             classes=[_scored(scored) for scored in outcome.classes],
             descriptor=descriptor(outcome.descriptor, model.fingerprint) if include_descriptor else None,
             neighbours=[_neighbour(hit) for hit in outcome.neighbours],
+            novelty=outcome.novelty,
+            is_novel=outcome.is_novel,
         )
     )
 
@@ -187,7 +189,13 @@ def model_told(model: ServedModel) -> pb.Model:
         default_scorer=SCORER_NUMBERS[model.manifest.default_scorer],
         provider=model.session.provider,
         is_signed=False,
+        novelty_threshold=threshold(model),
     )
+
+
+def threshold(model: ServedModel) -> float | None:
+    """Return the novelty above which a photo counts as novel; None without a baseline."""
+    return model.baseline.threshold if model.baseline else None
 
 
 def _scored(scored: Scored) -> pb.ScoredClass:

@@ -1,12 +1,12 @@
-"""The one place that knows the Prometheus client: every metric of the service. Names are fixed by DESIGN.md.
+"""Every metric of the service, and the Prometheus client behind them. Names are fixed by DESIGN.md.
 
-Labels hold nothing that a client chose: `model` and `version` are those that answered, empty where none did.
-Several fronts count into files of one folder, which outlive a front that died; their supervisor adds the files up.
+Labels hold nothing that a client chose: `model` and `version` are those that answered, empty where none did; `label` is
+one of the model's classes.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -16,21 +16,27 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
+from prometheus_client.metrics import MetricWrapperBase
+
+from penult.bundle.baseline import Baseline
+from penult.service.gpu_metrics import gpus
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
 disable_created_metrics()
 
+FILES = "PROMETHEUS_MULTIPROC_DIR"  # read by the Prometheus client when it is imported
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
-_FILES = "PROMETHEUS_MULTIPROC_DIR"  # read by the Prometheus client when it is imported
-_PROCESS_SUMS = ("cpu_seconds", "resident_memory_bytes", "virtual_memory_bytes", "open_fds")
+_NEIGHBOURS = (0, 1, 2, 5, 10, 20, 50, 100, 1000)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+_RATIOS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
+_DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
+_MODEL = ("model", "version")
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class Exposition:
@@ -48,43 +54,92 @@ class Metrics(Exposition):
     """The metrics of one server, in a registry of its own, so that tests can have several."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Register everything; process metrics join a fresh registry only."""
+        """Register everything; process and GPU metrics join a fresh registry only."""
         self.registry = registry or CollectorRegistry()
         if registry is None:
-            for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, *gpus()):
                 self.registry.register(collector)
-        self.requests = Counter(
-            "penult_requests_total",
-            "Requests answered.",
-            ("model", "version", "method", "code"),
-            registry=self.registry,
+        self._add_requests()
+        self._add_models()
+        self._add_answers()
+        self._add_lookups()
+        self._add_customary()
+
+    def _add_requests(self) -> None:
+        self.requests = self._counter("penult_requests_total", "Requests answered.", *_MODEL, "method", "code")
+        self.request_seconds = self._histogram(
+            "penult_request_seconds", "Time from the whole request read to the answer.", _SECONDS, "method"
         )
-        self.request_seconds = Histogram(
-            "penult_request_seconds", "Time from the whole request read to the answer.", ("method",),
-            buckets=_SECONDS, registry=self.registry,
+        self.phase_seconds = self._histogram(
+            "penult_phase_seconds",
+            "Time in a phase: of one image (decode, queue), of one run (inference), of one request (others).",
+            _SECONDS, "phase",
         )  # fmt: skip
-        self.phase_seconds = Histogram(
-            "penult_phase_seconds", "Time of one image, or of one request's scoring, in a phase.", ("phase",),
-            buckets=_SECONDS, registry=self.registry,
+        self.batch_size = self._histogram("penult_batch_size", "Images per run of the model.", _IMAGES)
+        self.batches = self._counter(
+            "penult_batches_total", "Runs of the model, by why they began: full, idle model, delay over.",
+            "trigger",
         )  # fmt: skip
-        self.batch_size = Histogram(
-            "penult_batch_size", "Images per run of the model.", buckets=_IMAGES, registry=self.registry
+        self.queue_depth = self._gauge(
+            "penult_queue_depth", "Images accepted that wait to be decoded or run.", mode="livesum"
         )
-        self.queue_depth = Gauge(
-            "penult_queue_depth", "Images accepted that wait to be decoded or run.", registry=self.registry,
-            multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.dropped = Counter("penult_dropped_total", "Images not answered.", ("reason",), registry=self.registry)
-        self.model_info = Gauge(
+        self.dropped = self._counter("penult_dropped_total", "Images not answered.", "reason")
+        self.images = self._counter("penult_images_total", "Images accepted, by what they came as.", "format")
+
+    def _add_models(self) -> None:
+        self.model_info = self._gauge(
             "penult_model_info", "1 for each model being served.",
-            ("model", "version", "fingerprint", "architecture", "provider", "signed"), registry=self.registry,
-            multiprocess_mode="livemax",
+            *_MODEL, "fingerprint", "architecture", "provider", "signed",
         )  # fmt: skip
-        self.reloads = Counter(
-            "penult_reloads_total", "Versions loaded, refused, and retired.", ("outcome",), registry=self.registry
-        )
+        self.reloads = self._counter("penult_reloads_total", "Versions loaded, refused, and retired.", "outcome")
         for outcome in ("loaded", "refused", "retired"):
             self.reloads.labels(outcome)
+
+    def _add_answers(self) -> None:
+        self.answers = self._counter("penult_answers_total", "Photos by the class they were given.", *_MODEL, "label")
+        self.confidence = self._histogram(
+            "penult_confidence", "Probability of the class that was given.", _SHARES, *_MODEL, "scorer"
+        )
+        self.novelty_ratio = self._histogram(
+            "penult_novelty_ratio", "Novelty of photos, in units of the model's threshold.", _RATIOS, *_MODEL
+        )
+        self.novel = self._counter("penult_novel_total", "Photos above the model's novelty threshold.", *_MODEL)
+        self.neighbour_distance = self._histogram(
+            "penult_neighbour_distance", "1 - cosine of photos to their nearest stored item.", _DISTANCES, *_MODEL
+        )
+        self.baseline_class_share = self._gauge(
+            "penult_baseline_class_share", "Share of validation photos that were given a class.", *_MODEL, "label"
+        )
+        self.baseline_confidence = self._gauge(
+            "penult_baseline_confidence", "Mean probability of the class given, on validation photos.",
+            *_MODEL, "scorer",
+        )  # fmt: skip
+        self.baseline_novel_share = self._gauge(
+            "penult_baseline_novel_share", "Share of validation photos above the novelty threshold.", *_MODEL
+        )
+        self.baseline_distance = self._gauge(
+            "penult_baseline_neighbour_distance",
+            "Mean 1 - cosine of validation photos to their nearest training photo.", *_MODEL,
+        )  # fmt: skip
+
+    def _add_lookups(self) -> None:
+        self.lookup_seconds = self._histogram(
+            "penult_lookup_seconds",
+            "Time in the store of collections.",
+            _SECONDS,
+            "operation",
+        )
+        self.lookup_results = self._histogram("penult_lookup_results", "Neighbours found per query.", _NEIGHBOURS)
+        self.lookup_collections = self._gauge("penult_lookup_collections", "Collections, as last counted.")
+        self.lookup_items = self._gauge("penult_lookup_items", "Items of all collections, as last counted.")
+
+    def _add_customary(self) -> None:
+        """Add what gRPC servers of other makes count, under the names of go-grpc-prometheus."""
+        self.rpcs_started = self._counter("grpc_server_started_total", "RPCs begun.", *_RPC)
+        self.rpcs_handled = self._counter("grpc_server_handled_total", "RPCs ended.", *_RPC, "grpc_code")
+        self.rpc_seconds = self._histogram("grpc_server_handling_seconds", "Time of RPCs.", _SECONDS, *_RPC)
+        self.rpc_received = self._counter("grpc_server_msg_received_total", "Messages received.", *_RPC)
+        self.rpc_sent = self._counter("grpc_server_msg_sent_total", "Messages sent.", *_RPC)
 
     def took_up(self, *model: str) -> None:
         """Tell of a model that is served now; `model` are the labels of penult_model_info."""
@@ -95,77 +150,43 @@ class Metrics(Exposition):
         """Tell of a model that is served no longer."""
         self.reloads.labels("retired").inc()
         self.model_info.labels(*model).set(0)
-        if _FILES not in os.environ:  # a file of several fronts cannot lose a series; it says 0
+        if FILES not in os.environ:  # a file of several fronts cannot lose a series; it says 0
             self.model_info.remove(*model)
 
+    def state_baseline(self, model: tuple[str, str], classes: Sequence[str], baseline: Baseline) -> None:
+        """Tell what a model's answers were like on its validation photos; `model` is name and version."""
+        for label, share in zip(classes, baseline.class_share.tolist(), strict=True):
+            self.baseline_class_share.labels(*model, label).set(share)
+        for scorer, confidence in baseline.confidence.items():
+            self.baseline_confidence.labels(*model, scorer).set(confidence)
+        self.baseline_novel_share.labels(*model).set(baseline.novel_share)
+        self.baseline_distance.labels(*model).set(baseline.distance)
 
-class FrontsMetrics(Exposition):
-    """The metrics of several fronts as those of one server; what fronts that have ended counted stays in."""
+    def forget_answers(self, model: tuple[str, str], classes: Iterable[str], scorers: Iterable[str]) -> None:
+        """Let go of a model's series, so that reloading does not heap them up; files of several fronts keep them."""
+        if FILES in os.environ:
+            return
+        more: dict[MetricWrapperBase, Iterable[str]] = {self.answers: classes, self.baseline_class_share: classes}
+        more |= {self.confidence: scorers, self.baseline_confidence: scorers}
+        for family, labels in more.items():
+            for label in labels:
+                _forget(family, *model, label)
+        for family in (self.novelty_ratio, self.novel, self.neighbour_distance, self.baseline_novel_share,
+                       self.baseline_distance):  # fmt: skip
+            _forget(family, *model)
 
-    def __init__(self, folder: Path, pids: Callable[[], Iterable[int]], ready: Callable[[], int]) -> None:
-        """Add up the files in `folder`, and the processes that `pids` names now; `ready` counts fronts that serve."""
-        self.registry = CollectorRegistry()
-        self._folder, self.deaths = folder, 0
-        self.registry.register(PLATFORM_COLLECTOR)
-        self.registry.register(_Fronts(folder))
-        self.registry.register(_Processes(pids))
-        self.registry.register(_Counts(lambda: (ready(), self.deaths)))
+    def _counter(self, name: str, told: str, *labels: str) -> Counter:
+        return Counter(name, told, labels, registry=self.registry)
 
-    @property
-    def front_environment(self) -> dict[str, str]:
-        """The variables that make a process count into the folder."""
-        return {_FILES: str(self._folder)}
+    def _gauge(self, name: str, told: str, *labels: str, mode: Any = "livemax") -> Gauge:
+        return Gauge(name, told, labels, registry=self.registry, multiprocess_mode=mode)
 
-    def forget(self, pid: int) -> None:
-        """Leave out the gauges of a front that has ended; its counters stay."""
-        mark_process_dead(pid, str(self._folder))
-
-
-class _Fronts(Collector):
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        # A file is empty for a moment when a front has just made it, which the merge would stumble over.
-        return MultiProcessCollector.merge([str(path) for path in self._folder.glob("*.db") if path.stat().st_size])
-
-
-class _Processes(Collector):
-    """process_* of the supervisor and its fronts together; memory that they share counts once for each."""
-
-    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
-        self._pids, self._cpu_seconds = pids, 0.0
-
-    def collect(self) -> Iterator[Metric]:
-        ended = os.times()  # before the others: a front that ends meanwhile is then missed once, not counted twice
-        own = {metric.name: metric for metric in ProcessCollector(registry=None).collect()}
-        sums = {name: own[name].samples[0].value for name in self._summed(own)}
-        for pid in self._pids():
-            for metric in ProcessCollector(pid=_constant(pid), registry=None).collect():
-                if metric.name in sums:
-                    sums[metric.name] += metric.samples[0].value
-        for name, metric in own.items():
-            value = sums.get(name, metric.samples[0].value)
-            if name == "process_cpu_seconds":
-                self._cpu_seconds = max(self._cpu_seconds, value + ended.children_user + ended.children_system)
-                yield CounterMetricFamily(name, metric.documentation, self._cpu_seconds)
-            else:
-                yield GaugeMetricFamily(name, metric.documentation, value)
-
-    @staticmethod
-    def _summed(own: dict[str, Metric]) -> list[str]:
-        return [name for kind in _PROCESS_SUMS if (name := f"process_{kind}") in own]
+    def _histogram(self, name: str, told: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, told, labels, buckets=buckets, registry=self.registry)
 
 
-class _Counts(Collector):
-    def __init__(self, read: Callable[[], tuple[int, int]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        ready, deaths = self._read()
-        yield GaugeMetricFamily("penult_fronts_ready", "Front processes that serve.", ready)
-        yield CounterMetricFamily("penult_front_deaths", "Front processes that ended unasked.", deaths)
-
-
-def _constant(pid: int) -> Callable[[], int]:
-    return lambda: pid
+def _forget(family: MetricWrapperBase, *labels: str) -> None:
+    try:
+        family.remove(*labels)
+    except KeyError:  # it was never told of
+        return

@@ -23,6 +23,7 @@ from penult.service.errors import InvalidRequest, ServiceError, code_of, present
 from penult.service.gate import Gate
 from penult.service.inference import Inference, TensorSpec
 from penult.service.loading import ServedModel
+from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
 from penult.service.oip_json import get, read_object, read_request, write_answer
 from penult.service.statistics import Duration, Statistics
@@ -46,8 +47,11 @@ _LENGTH = "inference-header-content-length"
 class OipRoutes:
     """The routes, and what they answer with."""
 
-    def __init__(self, core: Inference, gate: Gate, metrics: Metrics, body_max_bytes: int) -> None:
+    def __init__(
+        self, core: Inference, gate: Gate, metrics: Metrics, body_max_bytes: int, access: AccessLog = NO_ACCESS_LOG
+    ) -> None:
         """Answer with this."""
+        self._access = access
         self._core, self._gate, self._metrics, self._body_max_bytes = core, gate, metrics, body_max_bytes
         self._codec = ThreadPoolExecutor(1, "json")
 
@@ -180,7 +184,8 @@ class OipRoutes:
         """Wrap an endpoint: the gate, errors as JSON, a request id, and the metrics that gRPC's calls have too."""
 
         async def answer(request: Request) -> Response:
-            id_, started, code = uuid.uuid4().hex[:16], time.perf_counter(), "OK"
+            id_, started, code, reason = uuid.uuid4().hex[:16], time.perf_counter(), "OK", ""
+            request_id.set(id_)
             door: AbstractContextManager[None] = nullcontext() if is_probe else self._gate.accepted()
             try:
                 with door:
@@ -191,14 +196,15 @@ class OipRoutes:
                 code, response = "DEADLINE_EXCEEDED", JSONResponse({"error": "no answer within the timeout"}, 504)
             except Exception as raised:
                 error = presentable(raised, id_, method)
-                code, response = code_of(error).name, _refusal(error)
+                code, reason, response = code_of(error).name, error.reason, _refusal(error)
             response.headers["penult-request-id"] = id_
             if not self._core.is_ready():
                 response.headers["connection"] = "close"  # the next request should find another server
-            self._metrics.requests.labels(
-                *getattr(request.state, "answered_by", ("", "")), f"http.{method}", code
-            ).inc()
-            self._metrics.request_seconds.labels(f"http.{method}").observe(time.perf_counter() - started)
+            seconds, model = time.perf_counter() - started, getattr(request.state, "answered_by", ("", ""))
+            self._metrics.requests.labels(*model, f"http.{method}", code).inc()
+            self._metrics.request_seconds.labels(f"http.{method}").observe(seconds)
+            peer = request.client.host if request.client else ""
+            self._access.note(f"http.{method}", code, seconds, *model, reason, lambda: peer)
             return response
 
         return answer

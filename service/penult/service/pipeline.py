@@ -22,11 +22,12 @@ from penult.bundle.scores import Floats
 from penult.service.answers import Answer, Outcome, Scored, Timings, rank
 from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
-from penult.service.decoding import Decoder, Photo, PixelBudget, RawPhoto
+from penult.service.decoding import FORMATS, Decoder, Photo, PixelBudget, RawPhoto, format_of
 from penult.service.errors import LacksScorer, Overloaded, ServiceError
 from penult.service.loading import ServedModel
 from penult.service.metrics import Metrics
 from penult.service.session import CPU
+from penult.service.signals import Signals
 from penult.service.statistics import Statistics
 from penult.service.work import ModelOutput, Output, Work
 
@@ -58,6 +59,7 @@ class _Lane:
     model: ServedModel
     batcher: Batcher
     driver: ThreadPoolExecutor | None
+    signals: Signals
     statistics: Statistics = field(default_factory=Statistics)
     under_way: set[asyncio.Future[Any]] = field(default_factory=set)
 
@@ -82,6 +84,7 @@ class Pipeline:
         self._lanes: dict[ServedModel, _Lane] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
         self._in_flight = 0
+        self._formats = {name: metrics.images.labels(name) for name in FORMATS}
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
     def serve(self, model: ServedModel) -> None:
@@ -95,13 +98,16 @@ class Pipeline:
             model.session.run_images, batch_limit(self._config, model), model.session.callers, driver or self._workers,
             self._metrics, self._config.batch_delay_ms / 1000,
         )  # fmt: skip
-        self._lanes[model] = _Lane(model, batcher, driver)
+        self._lanes[model] = _Lane(model, batcher, driver, Signals(self._metrics, model))
 
     async def retire(self, model: ServedModel) -> None:
         """Finish a model's requests, and let go of it; nobody may ask for it any more."""
         lane = self._lanes[model]
         await lane.end()
         del self._lanes[model]
+        labels = model.name, model.version
+        if labels not in {(other.name, other.version) for other in self._lanes}:  # it may have been replaced in place
+            lane.signals.end()
 
     async def close(self) -> None:
         """Finish what was accepted, then stop all threads."""
@@ -124,13 +130,13 @@ class Pipeline:
         `expires` is when the client stops waiting, by time.perf_counter(). Raises ServiceError where the request as a
         whole has no answer.
         """
-        chosen = scorer or model.manifest.default_scorer
+        chosen, signals = scorer or model.manifest.default_scorer, self._lanes[model].signals
         check_has(model, chosen)
 
         def finish(work: Work[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
             scoring = time.perf_counter()
             good = [output for output in outputs if isinstance(output, ModelOutput)]
-            answers = iter(_score(model, good, chosen, top_k)) if good else iter(())
+            answers = iter(_score(model, good, chosen, top_k, signals) if good else ())
             outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for o in outputs]
             return chosen, outcomes, self._timings(work, outputs, scoring)
 
@@ -140,10 +146,13 @@ class Pipeline:
         self, model: ServedModel, photos: Sequence[Photo | ImageError], expires: float = math.inf
     ) -> tuple[list[Outcome], Timings]:
         """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
+        signals = self._lanes[model].signals
 
         def finish(work: Work[Any], outputs: list[Output]) -> tuple[list[Outcome], Timings]:
             scoring = time.perf_counter()
-            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else Answer((), o.descriptor) for o in outputs]
+            good = [Answer((), output.descriptor) for output in outputs if isinstance(output, ModelOutput)]
+            judged = iter(signals.judged(good, np.stack([answer.descriptor for answer in good])) if good else ())
+            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(judged) for o in outputs]
             return outcomes, self._timings(work, outputs, scoring)
 
         return await self._answer(model, photos, finish, expires)
@@ -159,15 +168,22 @@ class Pipeline:
 
         Raises ImageError for the first photo that cannot be used, and ServiceError.
         """
+        signals = self._lanes[model].signals
 
         def finish(work: Work[Any], outputs: list[Output]) -> tuple[Answered, Timings]:
             scoring = time.perf_counter()
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
-            made = make(np.stack([row.logits for row in rows]), np.stack([row.descriptor for row in rows]))
+            descriptors = np.stack([row.descriptor for row in rows])
+            signals.novel(descriptors)
+            made = make(np.stack([row.logits for row in rows]), descriptors)
             return made, self._timings(work, outputs, scoring)
 
         answered: Answered = (await self._answer(model, photos, finish, expires))[0]
         return answered
+
+    def signals(self, model: ServedModel) -> Signals:
+        """Return what counts a model's answers."""
+        return self._lanes[model].signals
 
     def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
         """Return what a model has answered, and how often it ran."""
@@ -223,6 +239,8 @@ class Pipeline:
         ready: list[Item] = []
         self._metrics.queue_depth.inc(sum(not isinstance(photo, ImageError) for photo in photos))
         for place, photo in enumerate(photos):
+            if not isinstance(photo, ImageError):
+                self._formats[format_of(photo)].inc()
             if isinstance(photo, ImageError):
                 work.put(place, photo)
             elif isinstance(photo, RawPhoto) and photo.is_crop:
@@ -296,7 +314,7 @@ class Pipeline:
         )
 
 
-def _score(model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int) -> list[Answer]:
+def _score(model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int, signals: Signals) -> list[Answer]:
     descriptors = np.stack([output.descriptor for output in outputs])
     if scorer == DENSE:
         scores = np.stack([output.logits for output in outputs])
@@ -304,7 +322,9 @@ def _score(model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: i
         assert model.svm is not None  # `scorer` was checked against the model's
         scores = model.svm(descriptors)
     ranked = rank(scores, model.manifest.classes, model.manifest.temperatures[scorer], top_k)
-    return [Answer(classes, cast("Floats", d)) for classes, d in zip(ranked, descriptors, strict=True)]
+    signals.named(scorer, ((classes[0].label, classes[0].probability) for classes in ranked))
+    answers = [Answer(classes, cast("Floats", d)) for classes, d in zip(ranked, descriptors, strict=True)]
+    return signals.judged(answers, descriptors)
 
 
 def _rank_all(model: ServedModel, svm: Any, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:

@@ -23,7 +23,7 @@ from penult.service.http import HttpServer
 from penult.service.inference import Inference
 from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
-from penult.service.logs import start_log
+from penult.service.logs import AccessLog, start_log
 from penult.service.lookups import Lookups
 from penult.service.memory import keep_freed_blocks
 from penult.service.metrics import Metrics
@@ -47,6 +47,8 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
 _SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
+# Between counts of collections and items, for the metrics.
+_COUNT_S = 15.0
 # For answers that are already on their way out.
 _LAST_BYTES_S = 0.2
 
@@ -87,7 +89,7 @@ class Server:
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
         self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
-        self._gate = Gate()
+        self._gate, self._access = Gate(), AccessLog(config.access_log)
         control = self._reloader if config.model_control == "on" else None
         self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
         self._health = health_aio.HealthServicer()
@@ -139,7 +141,7 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate)
+        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access)
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
@@ -153,7 +155,7 @@ class Server:
     def _http_server(self) -> HttpServer:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
-        oip = OipRoutes(self._inference, self._gate, self.metrics, config.message_max_bytes).routes()
+        oip = OipRoutes(self._inference, self._gate, self.metrics, config.message_max_bytes, self._access).routes()
         return HttpServer(
             config.host, config.metrics_port, self.metrics, lambda: self.is_ready, oip if config.http else ()
         )
@@ -203,6 +205,7 @@ class Server:
         )
         if self._lookups.is_there():
             self._keep(self._open_lookups())
+        self._keep(self._lookups.count(_COUNT_S))
         if self._is_front:
             self._keep(beat())
 

@@ -32,6 +32,7 @@ class PenultServicer(LookupServicer):
             scorer=messages.SCORER_NUMBERS[scorer],
             results=[messages.classified(outcome, model, request.include_descriptor) for outcome in outcomes],
             timings=messages.timings(timings),
+            novelty_threshold=messages.threshold(model),
         )
 
     async def _classified(
@@ -55,7 +56,7 @@ class PenultServicer(LookupServicer):
 
     async def _with_neighbours(self, model: ServedModel, query: Query, outcomes: Sequence[Outcome]) -> list[Outcome]:
         good = [outcome.descriptor for outcome in outcomes if isinstance(outcome, Answer)]
-        hits = iter(await self._lookups.find(query, good, model.fingerprint) if good else ())
+        hits = iter(await self._neighbours(model, query, good))
         return [o if isinstance(o, PenultError) else replace(o, neighbours=tuple(next(hits))) for o in outcomes]
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
