@@ -204,7 +204,7 @@ class OipRoutes:
             self._metrics.requests.labels(*model, f"http.{method}", code).inc()
             self._metrics.request_seconds.labels(f"http.{method}").observe(seconds)
             peer = request.client.host if request.client else ""
-            self._access.note(f"http.{method}", code, seconds, *model, reason, lambda: peer)
+            self._access.note(f"http.{method}", code, seconds, model[0], model[1], reason, lambda: peer)
             return response
 
         return answer
