@@ -62,6 +62,7 @@ KNOWN_TO = {
     "pgvector": {"penult.lookup.pgvector"},
     "pymilvus": {"penult.lookup.milvus"},
     "prometheus_client": {"penult.service.metrics", "penult.service.fronts_metrics", "penult.service.gpu_metrics"},
+    "opentelemetry": {"penult.service.tracing"},
     "pynvml": {"penult.service.gpu_metrics"},
     "starlette": {"penult.service.http", "penult.service.oip_http"},
     "uvicorn": {"penult.service.http"},

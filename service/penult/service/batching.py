@@ -18,6 +18,7 @@ import numpy as np
 
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
+from penult.service import tracing
 from penult.service.errors import BadOutput
 from penult.service.metrics import Metrics
 from penult.service.work import ModelOutput, Output, Work
@@ -146,8 +147,10 @@ class Batcher:
             for item in batch:
                 item.work.fail(error)
             return
-        seconds = time.perf_counter() - started
+        ended = time.perf_counter()
+        seconds = ended - started
         self._inference_phase.observe(seconds)
+        self._trace(batch, started, ended)
         self._learn(seconds / len(batch))
         is_finite = bool(np.isfinite(logits).all() and np.isfinite(descriptors).all())
         for row, item in enumerate(batch):
@@ -155,6 +158,13 @@ class Batcher:
             self._queue_phase.observe(waited)
             output = ModelOutput(logits[row], descriptors[row], waited, seconds)
             item.work.put(item.place, output if is_finite else _checked(output))
+
+    def _trace(self, batch: Sequence[Item], started: float, ended: float) -> None:
+        span = tracing.batch((item.work.trace for item in batch), started, ended, len(batch))
+        for item in batch if span else ():
+            if item.work.trace:
+                item.work.trace.phase("queue", item.since, started)
+                item.work.trace.ran(started, ended, span)
 
     def _learn(self, seconds: float) -> None:
         """Follow the time that an image takes, for admission: a moving average of the last dozen batches."""

@@ -81,6 +81,8 @@ class ServeConfig:
         "info", "least severe log lines; SIGUSR1 switches to debug and back", ("debug", "info", "warning", "error")
     )
     log_format: str = _setting("text", "a line of text, or a JSON object, per event", ("text", "json"))
+    trace: str = _setting("", "OTLP/gRPC address of an OpenTelemetry collector, as http://HOST:4317; empty: no tracing")
+    trace_share: float = _setting(1.0, "share of requests to trace, 0 to 1, where the caller does not say")
     access_log: float = _setting(0.0, "share of requests, 0 to 1, that get a log line; faults always do, unless 0")
 
     def __post_init__(self) -> None:
@@ -105,8 +107,9 @@ class ServeConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError("CONFIG", f"{_flag(name)} must not be negative")
-        if not 0 <= self.access_log <= 1:
-            raise ConfigError("CONFIG", "--access-log is a share, 0 to 1")
+        for name in ("access_log", "trace_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError("CONFIG", f"{_flag(name)} is a share, 0 to 1")
         if self.model_control == "on" and self.fronts > 1:
             raise ConfigError("CONFIG", "--model-control on reaches one front only; use it with --fronts 1")
         if self.http and self.fronts > 1:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -17,6 +18,7 @@ from penult.service.errors import InvalidRequest, ServiceError, Unsupported, cod
 from penult.service.gate import Gate
 from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
+from penult.service.tracing import Tracing, current
 
 # grpc_server_* metrics spell codes as Go does.
 _GO_NAMES = {code.name: code.name.title().replace("_", "") for code in grpc.StatusCode}
@@ -32,11 +34,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of the services named; health and reflection pass untouched."""
 
     def __init__(
-        self, services: tuple[str, ...], metrics: Metrics, gate: Gate, access: AccessLog = NO_ACCESS_LOG
+        self,
+        services: tuple[str, ...],
+        metrics: Metrics,
+        gate: Gate,
+        access: AccessLog = NO_ACCESS_LOG,
+        tracing: Tracing | None = None,
     ) -> None:
         """Wrap methods whose path starts with /SERVICE/; they come in by the gate."""
-        self._prefixes, self._metrics, self._gate = tuple(f"/{service}/" for service in services), metrics, gate
-        self._access = access
+        self._prefixes, self._gate = tuple(f"/{service}/" for service in services), gate
+        self._watch = _Watch(metrics, access, tracing)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -55,11 +62,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: Handler, path: str) -> Handler:
         _, service, name = path.split("/")
-        method = _Method(self._metrics, service, name, handler.response_streaming, self._access)
-        encode = method.timed(handler.response_serializer)
+        method = _Method(self._watch, service, name, handler)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(handler, method), response_serializer=encode)
-        return grpc.unary_unary_rpc_method_handler(self._unary(handler, method), response_serializer=encode)
+            return grpc.stream_stream_rpc_method_handler(self._streaming(handler, method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler, method))
 
     def _let_in(self, method: str) -> AbstractContextManager[None]:
         return nullcontext() if method in _PROBES else self._gate.accepted()
@@ -73,9 +79,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     response = await handler.unary_unary(_parse(handler, data), context)
             except BaseException as error:
                 await rpc.fail(error)
-            method.sent.inc()
+            data = method.encode(response)
             rpc.succeed(response)
-            return response
+            return data
 
         return call
 
@@ -86,8 +92,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             try:
                 with self._let_in(method.name):
                     async for response in handler.stream_stream(_parse_all(handler, parts, method), context):
-                        method.sent.inc()
-                        yield response
+                        yield method.encode(response)
             except BaseException as error:
                 await rpc.fail(error)
             rpc.succeed(response)
@@ -95,29 +100,39 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
 
+@dataclass(frozen=True)
+class _Watch:
+    """Who wants to know of calls."""
+
+    metrics: Metrics
+    access: AccessLog
+    tracing: Tracing | None
+
+
 class _Method:
     """One method's metrics, looked up once."""
 
-    def __init__(self, metrics: Metrics, service: str, name: str, is_stream: bool, access: AccessLog) -> None:
-        labels = "bidi_stream" if is_stream else "unary", service, name
-        self.name, self.requests, self.access = name, metrics.requests, access
-        self.started, self.received, self.sent = (
+    def __init__(self, watch: _Watch, service: str, name: str, handler: Handler) -> None:
+        metrics = watch.metrics
+        labels = "bidi_stream" if handler.response_streaming else "unary", service, name
+        self.name, self.path, self.watch, self.requests = name, f"{service}/{name}", watch, metrics.requests
+        self.started, self.received, self._sent = (
             family.labels(*labels) for family in (metrics.rpcs_started, metrics.rpc_received, metrics.rpc_sent)
         )
         self.seconds, self._rpc_seconds = metrics.request_seconds.labels(name), metrics.rpc_seconds.labels(*labels)
         self._handled, self._labels = metrics.rpcs_handled, labels
-        self._encode_phase = metrics.phase_seconds.labels("encode")
+        self._encode_phase, self._serialize = metrics.phase_seconds.labels("encode"), handler.response_serializer
 
-    def timed(self, serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-        """Return the serializer, with its time taken."""
-
-        def encode(response: Any) -> bytes:
-            started = time.perf_counter()
-            data = serialize(response)
-            self._encode_phase.observe(time.perf_counter() - started)
-            return data
-
-        return encode
+    def encode(self, response: Any) -> bytes:
+        """Return a response's bytes, with its time taken."""
+        started = time.perf_counter()
+        data: bytes = self._serialize(response)
+        ended = time.perf_counter()
+        self._encode_phase.observe(ended - started)
+        if trace := current():
+            trace.phase("encode", started, ended)
+        self._sent.inc()
+        return data
 
     def ended(self, model: str, version: str, code: str, seconds: float) -> None:
         """Count one call."""
@@ -135,6 +150,8 @@ class _Rpc:
         self._id = uuid.uuid4().hex[:16]
         request_id.set(self._id)
         self._started = time.perf_counter()
+        tracing = method.watch.tracing
+        self._trace = tracing.begin(method.path, _metadata(context), self._id) if tracing else None
         method.started.inc()
 
     def succeed(self, response: Any) -> None:
@@ -162,7 +179,13 @@ class _Rpc:
     def _end(self, model: str, version: str, code: str, reason: str = "") -> None:
         seconds = time.perf_counter() - self._started
         self._method.ended(model, version, code, seconds)
-        self._method.access.note(self._method.name, code, seconds, model, version, reason, self._context.peer)
+        if self._trace:
+            self._trace.end(code, model, version)
+        self._method.watch.access.note(self._method.name, code, seconds, model, version, reason, self._context.peer)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _answered_by(response: Any) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.opening import OFF, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
+from penult.service import tracing
 from penult.service.errors import LookupOff, Overloaded
 from penult.service.metrics import Metrics
 
@@ -92,7 +93,10 @@ class Lookups:
         search = partial(collection.search, np.stack(vectors), query.k, query.where)
         started = time.perf_counter()
         found = await self._on_thread(search, "search")
-        self._metrics.phase_seconds.labels("lookup").observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._metrics.phase_seconds.labels("lookup").observe(ended - started)
+        if trace := tracing.current():
+            trace.phase("lookup", started, ended, **{"penult.collection": query.collection})
         least = 1 - query.max_distance if query.max_distance else -2.0
         near = [[hit for hit in hits if hit.similarity >= least] for hits in found]
         for hits in near:

@@ -27,6 +27,7 @@ from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
 from penult.service.oip_json import get, read_object, read_request, write_answer
 from penult.service.statistics import Duration, Statistics
+from penult.service.tracing import Tracing
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -48,10 +49,16 @@ class OipRoutes:
     """The routes, and what they answer with."""
 
     def __init__(
-        self, core: Inference, gate: Gate, metrics: Metrics, body_max_bytes: int, access: AccessLog = NO_ACCESS_LOG
+        self,
+        core: Inference,
+        gate: Gate,
+        metrics: Metrics,
+        body_max_bytes: int,
+        access: AccessLog = NO_ACCESS_LOG,
+        tracing: Tracing | None = None,
     ) -> None:
         """Answer with this."""
-        self._access = access
+        self._access, self._tracing = access, tracing
         self._core, self._gate, self._metrics, self._body_max_bytes = core, gate, metrics, body_max_bytes
         self._codec = ThreadPoolExecutor(1, "json")
 
@@ -186,6 +193,7 @@ class OipRoutes:
         async def answer(request: Request) -> Response:
             id_, started, code, reason = uuid.uuid4().hex[:16], time.perf_counter(), "OK", ""
             request_id.set(id_)
+            trace = self._tracing.begin(f"http/{method}", request.headers, id_) if self._tracing else None
             door: AbstractContextManager[None] = nullcontext() if is_probe else self._gate.accepted()
             try:
                 with door:
@@ -204,6 +212,8 @@ class OipRoutes:
             self._metrics.requests.labels(*model, f"http.{method}", code).inc()
             self._metrics.request_seconds.labels(f"http.{method}").observe(seconds)
             peer = request.client.host if request.client else ""
+            if trace:
+                trace.end(code, *model)
             self._access.note(f"http.{method}", code, seconds, model[0], model[1], reason, lambda: peer)
             return response
 

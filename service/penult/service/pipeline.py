@@ -273,6 +273,8 @@ class Pipeline:
             return []
         decoding = time.perf_counter() - started
         self._decode_phase.observe(decoding)
+        if work.trace:
+            work.trace.phase("decode", started, started + decoding)
         work.decode_seconds = max(work.decode_seconds, decoding)
         # All that it waits counts as queueing, for a thread to decode it too.
         return [Item(pixels, work, place, work.started + decoding)]
@@ -304,6 +306,8 @@ class Pipeline:
     def _timings(self, work: Work[Any], outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()
         self._score_phase.observe(now - scoring)
+        if work.trace:
+            work.trace.phase("score", scoring, now)
         ran = [output for output in outputs if isinstance(output, ModelOutput)]
         return Timings(
             decode=work.decode_seconds,

@@ -35,6 +35,7 @@ from penult.service.reloading import Reloader
 from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
 from penult.service.stage import Stage
+from penult.service.tracing import Tracing
 from penult.v1 import penult_pb2_grpc
 
 log = logging.getLogger("penult.server")
@@ -47,6 +48,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
 _SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
+_LAST_SPANS_S = 2.0
 # Between counts of collections and items, for the metrics.
 _COUNT_S = 15.0
 # For answers that are already on their way out.
@@ -90,6 +92,7 @@ class Server:
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
         self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
         self._gate, self._access = Gate(), AccessLog(config.access_log)
+        self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
         control = self._reloader if config.model_control == "on" else None
         self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
         self._health = health_aio.HealthServicer()
@@ -121,6 +124,10 @@ class Server:
                 await self._drain()
             await self._gate.close(config.grace)
             await asyncio.sleep(_LAST_BYTES_S)
+            if self._tracing:
+                await asyncio.wait(
+                    [asyncio.ensure_future(asyncio.to_thread(self._tracing.close))], timeout=_LAST_SPANS_S
+                )
         except BaseException:
             await server.stop(None)
             await self._pipeline.close()
@@ -141,7 +148,7 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access)
+        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access, self._tracing)
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
@@ -155,7 +162,9 @@ class Server:
     def _http_server(self) -> HttpServer:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
-        oip = OipRoutes(self._inference, self._gate, self.metrics, config.message_max_bytes, self._access).routes()
+        oip = OipRoutes(
+            self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing
+        ).routes()
         return HttpServer(
             config.host, config.metrics_port, self.metrics, lambda: self.is_ready, oip if config.http else ()
         )
