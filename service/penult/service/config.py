@@ -81,6 +81,9 @@ class ServeConfig:
         "info", "least severe log lines; SIGUSR1 switches to debug and back", ("debug", "info", "warning", "error")
     )
     log_format: str = _setting("text", "a line of text, or a JSON object, per event", ("text", "json"))
+    try_photos: str = _setting(
+        "auto", "let the status page classify photos dropped on it; auto: on loopback only", ("auto", "on", "off")
+    )
     trace: str = _setting("", "OTLP/gRPC address of an OpenTelemetry collector, as http://HOST:4317; empty: no tracing")
     trace_share: float = _setting(1.0, "share of requests to trace, 0 to 1, where the caller does not say")
     access_log: float = _setting(0.0, "share of requests, 0 to 1, that get a log line; faults always do, unless 0")
@@ -143,6 +146,11 @@ class ServeConfig:
     def has_reflection(self) -> bool:
         """Whether clients may ask for the API's description."""
         return self.is_loopback if self.reflection == "auto" else self.reflection == "on"
+
+    @property
+    def has_try_photos(self) -> bool:
+        """Whether the status page answers photos."""
+        return self.is_loopback if self.try_photos == "auto" else self.try_photos == "on"
 
     @property
     def is_loopback(self) -> bool:

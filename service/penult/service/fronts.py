@@ -25,6 +25,8 @@ from penult.service.front import READY, STOP, VARIABLE
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
 from penult.service.logs import start_log, switch_level
+from penult.service.status import Status
+from penult.service.status_page import page_routes
 
 log = logging.getLogger("penult.fronts")
 
@@ -162,7 +164,10 @@ class Supervisor:
         """Bind the HTTP port; raise ConfigError if that fails. `folder` is for the fronts' metrics."""
         self._folder = folder
         self._metrics = FrontsMetrics(folder, self._pids, lambda: sum(front.is_ready for front in self._fronts))
-        self._http = HttpServer(config.host, config.metrics_port, self._metrics, self._is_ready)
+        self._status = Status(self._metrics, self._state)
+        self._http = HttpServer(
+            config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status)
+        )
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
         # -P: nothing in the current folder may stand in for a module.
         program = [sys.executable, "-P", "-m", "penult.cli", "serve"]
@@ -180,15 +185,20 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_level, logging.getLogger().level)
         await self._http.start()
+        sampling = asyncio.create_task(self._status.run())
         try:
             codes = await asyncio.gather(*(self._keep(front) for front in self._fronts))
         finally:
+            sampling.cancel()
             self._kill_all()  # none is left, unless by a bug
             await self._http.stop()
         if self._failure:
             raise self._failure
         log.info("stopped")
         return 1 if any(codes) else 0
+
+    def _state(self) -> str:
+        return "draining" if self._stop.is_set() else "ready" if self._is_ready() else "loading"
 
     def _pids(self) -> list[int]:
         return [front.pid for front in self._fronts if front.pid]

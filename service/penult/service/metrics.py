@@ -5,7 +5,7 @@ one of the model's classes.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import (
@@ -39,6 +39,10 @@ _MODEL = ("model", "version")
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
+# Its name, labels and value.
+Sample = tuple[str, Mapping[str, str], float]
+
+
 class Exposition:
     """What can be scraped."""
 
@@ -48,6 +52,13 @@ class Exposition:
         """Return the text that Prometheus scrapes, and its content type, for an Accept header."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+    def samples(self, families: Iterable[str]) -> Iterator[Sample]:
+        """Yield the samples of families, which are named without _total."""
+        wanted = set(families)
+        for family in self.registry.collect():
+            if family.name in wanted:
+                yield from ((sample.name, sample.labels, sample.value) for sample in family.samples)
 
 
 class Metrics(Exposition):

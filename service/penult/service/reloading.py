@@ -250,7 +250,7 @@ class Reloader:
         if before and (before.stamp, before.reason) == (marks, reason):
             return  # said and counted already
         log.error("refused %s version %d: %s (%s)", name, version, message, reason)
-        self._stage.refused()
+        self._stage.refused(name, version, f"{message} ({reason})")
 
     def _retire(self, model: ServedModel) -> "asyncio.Task[None]":
         """Begin to let go of a model; nothing here holds it any more."""

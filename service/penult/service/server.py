@@ -35,6 +35,8 @@ from penult.service.reloading import Reloader
 from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
 from penult.service.stage import Stage
+from penult.service.status import Events, Status
+from penult.service.status_page import Try, page_routes
 from penult.service.tracing import Tracing
 from penult.v1 import penult_pb2_grpc
 
@@ -87,7 +89,9 @@ class Server:
         self.metrics = Metrics()
         self._pipeline = Pipeline(config, self.metrics)
         self._repository = Repository()
-        stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness)
+        events = Events()
+        stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
+        self._status = Status(self.metrics, self._state, events)
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
         self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
@@ -113,6 +117,7 @@ class Server:
             http = self._http_server()
             port = await self._listen(server)
             await http.start()
+            self._keep(self._status.run())
         try:
             if await self._load():
                 # Other fronts serve already: this one takes connections from them when it can answer, not before.
@@ -165,9 +170,12 @@ class Server:
         oip = OipRoutes(
             self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing
         ).routes()
-        return HttpServer(
-            config.host, config.metrics_port, self.metrics, lambda: self.is_ready, oip if config.http else ()
-        )
+        tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate).routes()
+        routes = [*(oip if config.http else ()), *page_routes(self._status, config.has_try_photos), *tries]
+        return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes)
+
+    def _state(self) -> str:
+        return "draining" if self._stop.is_set() else "ready" if self.is_ready else "loading"
 
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""

@@ -6,17 +6,24 @@ from penult.service.loading import ServedModel
 from penult.service.metrics import Metrics
 from penult.service.pipeline import Pipeline
 from penult.service.repository import Repository
+from penult.service.status import Events
 
 
 class Stage:
     """Lets requests find models, and lets go of them. Everything here happens on the event loop."""
 
     def __init__(
-        self, repository: Repository, pipeline: Pipeline, metrics: Metrics, on_change: Callable[[], None]
+        self,
+        repository: Repository,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        on_change: Callable[[], None],
+        events: Events | None = None,
     ) -> None:
         """Call `on_change` whenever a model came or went."""
         self.repository = repository
         self._pipeline, self._metrics, self._on_change = pipeline, metrics, on_change
+        self.events = events or Events()
 
     def take_up(self, model: ServedModel) -> None:
         """Let requests find a model, in place of one with the same name and version."""
@@ -24,18 +31,21 @@ class Stage:
         self._pipeline.serve(model)
         self.repository.serve(model)
         self._metrics.took_up(*_labels(model))
+        self.events.add("loaded", model.name, model.version)
         self._on_change()
 
     def retire(self, model: ServedModel) -> Awaitable[None]:
         """Let no request find a model from now on; what is returned is done when its last one has ended."""
         self.repository.forget(model)
         self._metrics.retired(*_labels(model))
+        self.events.add("retired", model.name, model.version)
         self._on_change()
         return self._pipeline.retire(model)
 
-    def refused(self) -> None:
-        """Count a candidate that was refused."""
+    def refused(self, name: str, version: int, reason: str) -> None:
+        """Count a candidate that was refused, and why."""
         self._metrics.reloads.labels("refused").inc()
+        self.events.add("refused", name, version, reason)
 
 
 def _labels(model: ServedModel) -> tuple[str, ...]:
