@@ -63,7 +63,7 @@ def test_the_numbers_are_true(asked):
     assert (model["model"], model["version"], model["architecture"], model["answers"]) == ("digits", "1", "tiny5", 125)
     assert sum(each["share"] for each in model["classes"]) == pytest.approx(1)
     assert sum(each["baseline"] for each in model["classes"]) == pytest.approx(1)
-    assert 20 / 135 < model["novel_share"] < 30 / 135  # ten more were stored
+    assert 20 / 135 < model["novel_share"] < 36 / 135  # ten more were stored
     load = told["load"]
     assert load["errors_per_s"]["NOT_FOUND"] == pytest.approx(load["requests_per_s"] * 3 / 7, rel=0.01)
     assert 0 < load["p50_ms"] <= load["p99_ms"]
@@ -153,16 +153,16 @@ def test_strangers_cannot_try(asked, photos, how):
 
 @pytest.mark.parametrize(
     ("body", "query", "status", "reason"),
-    [(b"no photo", "", 400, "IMAGE_FORMAT"), (b"", "", 400, "IMAGE_EMPTY"), (bytes(9 << 20), "", 413, "BODY_SIZE"),
-     (b"x", "?model=absent", 404, "MODEL_UNKNOWN"), (b"x", "?version=99", 404, "MODEL_UNKNOWN"),
-     (b"x", "?version=-1", 400, "IMAGE_FORMAT")],
+    [(b"no photo", "", 400, "IMAGE_UNKNOWN_FORMAT"), (b"", "", 400, "IMAGE_EMPTY"), (bytes(9 << 20), "", 413, "BODY_SIZE"),
+     (b"x", "?model=absent", 404, "MODEL_UNKNOWN"), (b"x", "?version=99", 404, "VERSION_UNKNOWN"),
+     (b"x", "?version=-1", 400, "IMAGE_UNKNOWN_FORMAT")],
 )  # fmt: skip
 def test_what_cannot_be_tried_is_one_line(asked, body, query, status, reason):
     """Not a photo, nothing, too large, no such model: a status, a reason and a line."""
     answer = httpx.post(f"{asked.http}/try{query}", content=body, headers=PHOTO)
     assert answer.status_code == status, answer.text
     assert "\n" not in answer.json()["error"]
-    assert answer.json()["reason"].startswith(reason.split("_")[0])
+    assert answer.json()["reason"] == reason
 
 
 def test_it_is_off_where_others_can_come(quick, start_server, encode):
