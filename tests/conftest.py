@@ -176,6 +176,15 @@ def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def hymenoptera(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of ants and bees."""
+    folder = tmp_path_factory.mktemp("photos")
+    with zipfile.ZipFile(shared_data / "hymenoptera.zip") as archive:
+        archive.extractall(folder)
+    return folder / "hymenoptera"
+
+
+@pytest.fixture(scope="session")
 def environment() -> Callable[..., Path]:
     """The Python of an environment of its own, for what cannot or should not share ours: environment(NAME_OF_LOCK)."""
 

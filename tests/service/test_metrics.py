@@ -1,8 +1,10 @@
 """The metric names that dashboards rely on, in a registry of their own."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.metrics import Metrics
 
+DOCS = Path(__file__).parents[2] / "docs/monitoring.md"
 # Fixed by DESIGN.md, with their labels.
 FIXED = {
     "penult_requests_total": ("model", "version", "method", "code"),
@@ -23,12 +26,30 @@ FIXED = {
 }
 
 
+def families() -> dict[str, tuple[str, ...]]:
+    """Every metric of a server with its labels."""
+    ours = [m for m in vars(Metrics(CollectorRegistry())).values() if hasattr(m, "_labelnames")]
+    return {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
+
+
 def test_the_fixed_names_exist_with_their_labels():
-    """Every metric that DESIGN.md names is registered, with exactly its labels and no other metric beside them."""
-    metrics = Metrics(CollectorRegistry())
-    ours = [m for m in vars(metrics).values() if hasattr(m, "_labelnames")]
-    found = {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
-    assert found == FIXED
+    """Every metric that DESIGN.md names is registered, with exactly its labels."""
+    found = families()
+    assert {name: found[name] for name in FIXED} == FIXED
+
+
+def test_the_docs_list_every_metric_with_its_labels():
+    """docs/monitoring.md has each metric, with its labels in order, and none that is not there."""
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|([^|]*)\|", DOCS.read_text(), re.MULTILINE)
+    told = {name: tuple(re.findall(r"\w+", labels)) for names, labels in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told["grpc_server_handled_total"] == (*families()["grpc_server_started_total"], "grpc_code")
+    elsewhere = {name for name in told if name.startswith(("penult_gpu_", "penult_front"))}
+    customary = {name for name in told if name.startswith("grpc_")}
+    assert len(elsewhere) == 5
+    assert {name: told[name] for name in set(told) - elsewhere - customary} == {
+        name: labels for name, labels in families().items() if not name.startswith("grpc_")
+    }
+    assert customary == {name for name in families() if name.startswith("grpc_")}
 
 
 def test_two_servers_of_one_process_count_apart(samples):
