@@ -129,8 +129,10 @@ def costs(servers: dict[str, Served], photos: list[bytes], wanted: argparse.Name
     found: dict[str, list[float]] = {name: [] for name in servers}
     for server in servers.values():
         server.cpu_ms_per_photo(photos, 2)  # warm
+    order = list(servers.items())
     for _ in range(wanted.rounds):
-        for name, server in servers.items():
+        order = [*order[1:], order[0]]  # whoever comes first meets another machine than whoever comes last
+        for name, server in order:
             found[name].append(server.cpu_ms_per_photo(photos, wanted.seconds))
     for name, values in found.items():
         ratios = [value / off for value, off in zip(values, found[OFF], strict=True)]
@@ -143,10 +145,11 @@ def costs(servers: dict[str, Served], photos: list[bytes], wanted: argparse.Name
 def scrapes(server: Served) -> None:
     """Print how long a scrape takes."""
     taken = []
-    for _ in range(SCRAPES):
-        started = time.perf_counter()
-        body = httpx.get(f"{server.http}/metrics").content
-        taken.append(1000 * (time.perf_counter() - started))
+    with httpx.Client() as client:
+        for _ in range(SCRAPES):
+            started = time.perf_counter()
+            body = client.get(f"{server.http}/metrics").content
+            taken.append(1000 * (time.perf_counter() - started))
     print(f"a scrape: {median(taken):.1f} ms, at most {max(taken):.1f} ms, {len(body):,} bytes; goal 20 ms", flush=True)
 
 

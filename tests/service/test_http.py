@@ -171,3 +171,13 @@ def test_clients_cannot_make_labels_grow(server, samples, stub, connect, photos)
     after = samples(server.http)
     assert set(after) == before
     assert not [key for key in after if re.search("[0-9a-f]{32}", str(key)) and key[0] != "penult_model_info"]
+
+
+def test_answers_do_not_wait_for_acknowledgements(server):
+    """On a connection that stays open no answer waits the 40 ms that Nagle's algorithm would add."""
+    with httpx.Client(base_url=server.http) as client:
+        client.get("/metrics")
+        started = time.perf_counter()
+        for _ in range(50):
+            client.get("/metrics")
+        assert (time.perf_counter() - started) / 50 < 0.03
