@@ -33,7 +33,7 @@ class HttpServer:
             raise ConfigError(
                 "PORT", f"port {port} on {host} cannot be used ({error.strerror}); choose another with --metrics-port"
             ) from error
-        # Headers and body are two writes: without this the second waits up to 40 ms for the first one's acknowledgement.
+        # Headers and body are two writes: without this the second waits 40 ms for the first one's acknowledgement.
         # asyncio would set it, but not on sockets that were made without naming TCP. Accepted ones inherit it.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._socket.getsockname()[1]
