@@ -167,21 +167,22 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def trashnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The TrashNet photos, with the authors' split."""
-    folder = tmp_path_factory.mktemp("photos")
-    with zipfile.ZipFile(shared_data / "trashnet.zip") as archive:
-        archive.extractall(folder)
-    return folder / "trashnet"
+def photos_of(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """photos_of(name): the folder of a set of real photos."""
+
+    def extract(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("photos")
+        with zipfile.ZipFile(shared_data / f"{name}.zip") as archive:
+            archive.extractall(folder)
+        return folder / name
+
+    return extract
 
 
 @pytest.fixture(scope="session")
-def hymenoptera(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photos of ants and bees."""
-    folder = tmp_path_factory.mktemp("photos")
-    with zipfile.ZipFile(shared_data / "hymenoptera.zip") as archive:
-        archive.extractall(folder)
-    return folder / "hymenoptera"
+def trashnet(photos_of: Callable[[str], Path]) -> Path:
+    """The TrashNet photos, with the authors' split."""
+    return photos_of("trashnet")
 
 
 @pytest.fixture(scope="session")

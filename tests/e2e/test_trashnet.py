@@ -160,10 +160,10 @@ def test_duplicates_across_splits_are_noted(case: Case):
 
 
 @pytest.mark.parametrize("case", ["mobilenet_v2"], indirect=True)
-def test_ants_and_bees_are_novel_and_other_waste_is_not(case: Case, hymenoptera: Path):
+def test_ants_and_bees_are_novel_and_other_waste_is_not(case: Case, photos_of):
     """Novelty tells hymenoptera from TrashNet's own test photos with an AUROC of at least 0.90, and so does is_novel."""
     own = case.client.classify(case.photos, model="trashnet").results
-    strange = case.client.classify(sorted(hymenoptera.rglob("*.jpg")), model="trashnet").results
+    strange = case.client.classify(sorted(photos_of("hymenoptera").rglob("*.jpg")), model="trashnet").results
     novelty = np.array([result.novelty for result in (*own, *strange)])
     is_strange = np.arange(len(novelty)) >= len(own)
     auroc = roc_auc_score(is_strange, novelty)

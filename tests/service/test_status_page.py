@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import numpy as np
@@ -105,6 +107,50 @@ def test_it_works_in_a_browser(asked, tmp_path, scheme, width):
         assert shot.size == (width, 1200)
         assert (np.asarray(shot.convert("L"))[5, 5] > 128) == (scheme == "light")
         assert len(shot.convert("RGB").getcolors(1 << 20)) > 50
+
+
+@needs_browser
+def test_a_photo_is_tried_in_a_browser(asked, photos, tmp_path):
+    """The page's own script sends a photo and shows classes of both scorers, novelty and the nearest items."""
+    act = (
+        f"\nsetTimeout(() => tryPhoto(new Blob([Uint8Array.from({list(photos[3].read_bytes())})]))"
+        ".catch((error) => { document.title = `failed: ${error}`; }), 1500);"
+    )
+
+    class Proxy(BaseHTTPRequestHandler):
+        """The server under another address, with a line more at the end of its script."""
+
+        def answer(self, body: bytes = b"") -> None:
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("content-length", "accept-encoding")}
+            found = httpx.request(self.command, asked.http + self.path, content=body, headers=kept, timeout=20)
+            data = found.content + act.encode() * (self.path == "/script.js")
+            self.send_response(found.status_code)
+            for name in ("content-type", "content-security-policy"):
+                self.send_header(name, found.headers.get(name, ""))
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.answer(self.rfile.read(int(self.headers["content-length"])))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        page = browse(f"http://127.0.0.1:{proxy.server_port}/", tmp_path, "--dump-dom")
+        proxy.shutdown()
+    assert "<title>penult</title>" in page
+    shown = page.partition('id="answer"')[2].partition("</section>")[0]
+    assert "dense" in shown
+    assert "svm" in shown
+    assert "nearest stored items" in shown
+    assert f'<td class="name">{photos[3].name}</td>' in shown
+    assert "the photos learnt from: novelty" in shown
 
 
 @needs_browser
