@@ -169,7 +169,7 @@ def query(port: int, expression: str) -> list[dict]:
 
 
 def test_prometheus_scrapes_it_under_load(scraped):
-    """For a minute of load every scrape came in, and took less than 20 ms in the middle."""
+    """Under a minute of load scrapes come in, and half of them within a tenth of a second on a machine that is full."""
     _, ask = scraped
     assert float(ask("avg_over_time(up{job='penult'}[50s])")[0]["value"][1]) > 0.9
     assert float(ask("quantile_over_time(0.5, scrape_duration_seconds{job='penult'}[50s])")[0]["value"][1]) < 0.1

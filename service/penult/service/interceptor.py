@@ -77,11 +77,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             try:
                 with self._let_in(method.name):
                     response = await handler.unary_unary(_parse(handler, data), context)
+                answer = method.encode(response)
             except BaseException as error:
                 await rpc.fail(error)
-            data = method.encode(response)
             rpc.succeed(response)
-            return data
+            return answer
 
         return call
 
