@@ -70,6 +70,8 @@ class Lookups:
         self._opening = asyncio.Lock()
         self._store: Store | None = None
         self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
+        # As they were when last asked for; who looks at this waits for nothing.
+        self.listed: list[Listed] = []
 
     def is_there(self) -> bool:
         """Tell whether collections are kept here already, so that opening them early saves the first caller's time."""
@@ -151,6 +153,7 @@ class Lookups:
         found = [listed for spec in specs if (listed := await self._on_thread(partial(stats, spec)))]
         self._metrics.lookup_collections.set(len(found))
         self._metrics.lookup_items.set(sum(listed.stats.items for listed in found))
+        self.listed = found
         return found
 
     async def count(self, every_s: float) -> None:

@@ -18,6 +18,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -39,6 +40,9 @@ _MODEL = ("model", "version")
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
+# What samples are called beyond their family.
+_SAMPLE_ENDS = ("", "_total", "_bucket", "_count", "_sum")
+
 # Its name, labels and value.
 Sample = tuple[str, Mapping[str, str], float]
 
@@ -56,9 +60,13 @@ class Exposition:
     def samples(self, families: Iterable[str]) -> Iterator[Sample]:
         """Yield the samples of families, which are named without _total."""
         wanted = set(families)
-        for family in self.registry.collect():
+        for family in self._collect(wanted):
             if family.name in wanted:
                 yield from ((sample.name, sample.labels, sample.value) for sample in family.samples)
+
+    def _collect(self, families: set[str]) -> Iterable[Metric]:
+        """Return families that these are among."""
+        return self.registry.collect()
 
 
 class Metrics(Exposition):
@@ -151,6 +159,10 @@ class Metrics(Exposition):
         self.rpc_seconds = self._histogram("grpc_server_handling_seconds", "Time of RPCs.", _SECONDS, *_RPC)
         self.rpc_received = self._counter("grpc_server_msg_received_total", "Messages received.", *_RPC)
         self.rpc_sent = self._counter("grpc_server_msg_sent_total", "Messages sent.", *_RPC)
+
+    def _collect(self, families: set[str]) -> Iterable[Metric]:
+        """Leave the process, GPUs and whatever else is not asked for alone."""
+        return self.registry.restricted_registry([f + end for f in families for end in _SAMPLE_ENDS]).collect()
 
     def took_up(self, *model: str) -> None:
         """Tell of a model that is served now; `model` are the labels of penult_model_info."""

@@ -91,10 +91,10 @@ class Server:
         self._repository = Repository()
         events = Events()
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
-        self._status = Status(self.metrics, self._state, events)
         self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage)
         self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
+        self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
         self._gate, self._access = Gate(), AccessLog(config.access_log)
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
         control = self._reloader if config.model_control == "on" else None

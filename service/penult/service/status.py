@@ -1,29 +1,36 @@
-"""What a server is doing, for people: from its own metrics, sampled into a ring; the page needs no Prometheus."""
+"""What a server is doing, for people: from its own metrics, sampled into rings; the page needs no Prometheus.
+
+Sampling happens on the event loop that requests share, so each look goes over the samples once, however many classes
+models have, and what the curves need is computed when a sample is taken.
+"""
 
 import asyncio
 import importlib.metadata
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
-from penult.service.metrics import Exposition, Sample
+from penult.service.amounts import Amounts, Gained, Taken, take
+from penult.service.lookups import Listed, Lookups
+from penult.service.metrics import Exposition
+from penult.service.repository import READY, Repository
 
 EVERY_S = 5.0
-# Ten minutes.
-_SAMPLES = 120
+# The curves show ten minutes.
+_POINTS = 120
 # Rates and percentiles are of the last minute.
 _RECENT = 12
+# What answers were like is told of the last ten minutes, give or take one.
+_MINUTES = 10
 _MOST_EVENTS = 20
 
 _FAMILIES = (
     "penult_requests", "penult_request_seconds", "penult_phase_seconds", "penult_images", "penult_queue_depth",
     "penult_dropped", "penult_model_info", "penult_answers", "penult_novel", "penult_novelty_ratio",
     "penult_confidence", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
-    "penult_lookup_collections", "penult_lookup_items",
+    "penult_lookup_collections", "penult_lookup_items", "penult_fronts_ready", "penult_front_deaths",
 )  # fmt: skip
 
 
@@ -57,11 +64,22 @@ class Events:
 class Status:
     """Samples an exposition and says what it means."""
 
-    def __init__(self, metrics: Exposition, state: Callable[[], str], events: Events | None = None) -> None:
-        """Sample nothing yet; `state` returns ready, loading or draining."""
-        self._metrics, self._state, self._events = metrics, state, events or Events()
+    def __init__(
+        self,
+        metrics: Exposition,
+        state: Callable[[], str],
+        events: Events | None = None,
+        repository: Repository | None = None,
+        lookups: Lookups | None = None,
+    ) -> None:
+        """Sample nothing yet; `state` returns ready, loading or draining. A supervisor has its fronts' metrics only."""
+        self._metrics, self._state, self._events = metrics, state, events
+        self._repository, self._lookups = repository, lookups
         self._started = time.time()
-        self._ring: deque[_Taken] = deque(maxlen=_SAMPLES)
+        self._recent: deque[Taken] = deque(maxlen=_RECENT + 1)
+        self._minutes: deque[Taken] = deque(maxlen=_MINUTES + 1)
+        self._points: deque[_Point] = deque(maxlen=_POINTS)
+        self._count = 0
 
     async def run(self) -> None:
         """Sample for ever."""
@@ -71,140 +89,142 @@ class Status:
 
     def sample(self) -> None:
         """Take a sample."""
-        self._ring.append(_Taken(time.time(), _values(self._metrics.samples(_FAMILIES))))
+        taken = self._take()
+        if self._recent:
+            self._points.append(_point(self._recent[-1], taken))
+        self._recent.append(taken)
+        if self._count % _RECENT == 0:
+            self._minutes.append(taken)
+        self._count += 1
 
     def told(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain values; rates are per second."""
-        now = _Taken(time.time(), _values(self._metrics.samples(_FAMILIES)))
-        ring = [*self._ring, now]
-        recent = _Between(ring[-min(len(ring), _RECENT + 1)], now)
+        now = self._take()
+        recent = Gained(self._recent[0] if self._recent else now, now)
+        lately = Gained(self._minutes[0] if self._minutes else now, now)
+        fronts = now.amounts.sum("penult_fronts_ready") if "penult_fronts_ready" in now.amounts.values else None
         return {
             "penult": importlib.metadata.version("penult"),
             "state": self._state(),
+            "time": now.time,
             "uptime_s": round(now.time - self._started),
-            "models": [_model(labels, _Between(ring[0], now)) for labels in _served(now)],
-            "load": _load(recent),
-            "history": _history([*self._ring]),
-            "events": self._events.told(),
-            "lookup": {name: now.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
+            "fronts": None if fronts is None else {"ready": fronts, **_deaths(now)},
+            "models": [_model(labels, now.amounts, lately) | self._details(labels) for labels in _served(now)],
+            "not_served": self._not_served(),
+            "load": _load(now.amounts, recent),
+            "total": _total(now.amounts),
+            "history": {"every_s": EVERY_S, "points": _POINTS} | _history([*self._points]),
+            "events": None if self._events is None else self._events.told(),
+            "lookup": {name: now.amounts.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
+            "collections": [_collection(each) for each in self._lookups.listed] if self._lookups else [],
         }
 
+    def _take(self) -> Taken:
+        return take(self._metrics.samples(_FAMILIES))
+
+    def _details(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Return what metrics do not tell of a model."""
+        for model in self._repository.versions(labels["model"]) if self._repository else ():
+            if str(model.version) == labels["version"]:
+                return {
+                    "class_count": len(model.manifest.classes),
+                    "scorers": list(model.scorers),
+                    "default_scorer": model.manifest.default_scorer,
+                    "precision": model.manifest.precision,
+                    "descriptor_length": model.manifest.descriptor_length,
+                }
+        return {}
+
+    def _not_served(self) -> list[dict[str, Any]]:
+        """Return the versions that are known of, and why they are not served."""
+        return [asdict(entry) for entry in self._repository.index() if entry.state != READY] if self._repository else []
+
 
 @dataclass(frozen=True)
-class _Taken:
-    """All values at one time."""
+class _Point:
+    """One place on the curves."""
 
-    time: float
-    values: Mapping[str, Mapping[tuple[tuple[str, str], ...], float]]
-
-    def of(self, name: str, **labels: str) -> dict[tuple[tuple[str, str], ...], float]:
-        wanted = set(labels.items())
-        return {key: value for key, value in self.values.get(name, {}).items() if wanted <= set(key)}
-
-    def sum(self, name: str, **labels: str) -> float:
-        return sum(self.of(name, **labels).values())
+    requests_per_s: float
+    p99_ms: float | None
+    queue_depth: float
 
 
-@dataclass(frozen=True)
-class _Between:
-    """What was gained between two samples."""
-
-    before: _Taken
-    after: _Taken
-
-    def gained(self, name: str, **labels: str) -> float:
-        return max(0.0, self.after.sum(name, **labels) - self.before.sum(name, **labels))
-
-    def rate(self, name: str, **labels: str) -> float:
-        seconds = self.after.time - self.before.time
-        return self.gained(name, **labels) / seconds if seconds > 0.5 else 0.0
-
-    def share(self, name: str, of: str, **labels: str) -> float | None:
-        whole = self.gained(of, **labels)
-        return self.gained(name, **labels) / whole if whole else None
-
-    def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """Return what was gained by the values of a label, without those that gained nothing."""
-        values = {dict(key)[label] for key in self.after.of(name, **labels)}
-        gained = {value: self.gained(name, **labels, **{label: value}) for value in sorted(values)}
-        return {value: count for value, count in gained.items() if count}
-
-    def quantile_ms(self, name: str, share: float, **labels: str) -> float | None:
-        """Return a quantile of a histogram of seconds, interpolated within its bucket as Prometheus does."""
-        bounds = {dict(key)["le"] for key in self.after.of(f"{name}_bucket", **labels)}
-        counts = sorted((float(b), self.gained(f"{name}_bucket", **labels, le=b)) for b in bounds)
-        if not counts or not counts[-1][1]:
-            return None
-        wanted, low, below = share * counts[-1][1], 0.0, 0.0
-        for bound, count in counts:
-            if count >= wanted:
-                width = 0.0 if math.isinf(bound) else bound - low
-                return 1000 * (low + width * (wanted - below) / max(count - below, 1e-9))
-            low, below = bound, count
-        return 1000 * low
+def _point(before: Taken, after: Taken) -> _Point:
+    gained = Gained(before, after, "penult_requests_total", "penult_request_seconds_bucket")
+    (p99,) = gained.quantiles_ms(0.99)
+    return _Point(gained.rate(sum(gained.requests().values())), p99, after.amounts.sum("penult_queue_depth"))
 
 
-def _values(samples: Iterable[Sample]) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
-    for name, labels, value in samples:
-        found.setdefault(name, {})[tuple(sorted(labels.items()))] = value
-    return found
+def _history(points: list[_Point]) -> dict[str, Any]:
+    return {name: [getattr(point, name) for point in points] for name in ("requests_per_s", "p99_ms", "queue_depth")}
 
 
-def _served(now: _Taken) -> list[dict[str, str]]:
-    served = [dict(key) for key, value in now.of("penult_model_info").items() if value]
+def _deaths(now: Taken) -> dict[str, float]:
+    return {"deaths": now.amounts.sum("penult_front_deaths_total")}
+
+
+def _served(now: Taken) -> list[dict[str, str]]:
+    served = [dict(key) for key, value in now.amounts.of("penult_model_info").items() if value]
     return sorted(served, key=lambda labels: (labels["model"], int(labels["version"])))
 
 
-def _load(recent: _Between) -> dict[str, Any]:
-    codes = recent.by("penult_requests_total", "code")
-    seconds = max(recent.after.time - recent.before.time, 0.5)
-    phases = {}
-    for phase, count in recent.by("penult_phase_seconds_count", "phase").items():
-        phases[phase] = 1000 * recent.gained("penult_phase_seconds_sum", phase=phase) / count
+def _total(amounts: Amounts) -> dict[str, Any]:
+    """Return counts since the start."""
+    by_code = amounts.requests()
     return {
-        "requests_per_s": recent.rate("penult_requests_total"),
-        "images_per_s": recent.rate("penult_images_total"),
-        "queue_depth": recent.after.sum("penult_queue_depth"),
-        "errors_per_s": {code: count / seconds for code, count in codes.items() if code != "OK"},
-        "dropped_per_s": {r: n / seconds for r, n in recent.by("penult_dropped_total", "reason").items()},
-        "p50_ms": recent.quantile_ms("penult_request_seconds", 0.5),
-        "p99_ms": recent.quantile_ms("penult_request_seconds", 0.99),
-        "phases_ms": phases,
+        "requests": sum(by_code.values()),
+        "errors": {code: count for code, count in by_code.items() if code != "OK" and count},
+        "images": amounts.sum("penult_images_total"),
     }
 
 
-def _model(labels: dict[str, str], lately: _Between) -> dict[str, Any]:
+def _load(now: Amounts, recent: Gained) -> dict[str, Any]:
+    by_code = recent.requests()
+    spent = recent.by("penult_phase_seconds_sum", "phase")
+    counts = recent.by("penult_phase_seconds_count", "phase")
+    p50, p99 = recent.quantiles_ms(0.5, 0.99)
+    return {
+        "seconds": recent.seconds,
+        "requests_per_s": recent.rate(sum(by_code.values())),
+        "images_per_s": recent.rate(recent.sum("penult_images_total")),
+        "queue_depth": now.sum("penult_queue_depth"),
+        "errors_per_s": {code: recent.rate(count) for code, count in by_code.items() if code != "OK"},
+        "dropped_per_s": {
+            reason: recent.rate(count) for reason, count in recent.by("penult_dropped_total", "reason").items()
+        },
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "phases_ms": {phase: 1000 * spent.get(phase, 0.0) / count for phase, count in counts.items()},
+    }
+
+
+def _model(labels: dict[str, str], now: Amounts, lately: Gained) -> dict[str, Any]:
     which = {"model": labels["model"], "version": labels["version"]}
     answers = lately.by("penult_answers_total", "label", **which)
     whole = sum(answers.values())
-    baseline = {
-        dict(key)["label"]: value for key, value in lately.after.of("penult_baseline_class_share", **which).items()
-    }
-    classes = sorted({dict(key)["label"] for key in lately.after.of("penult_answers_total", **which)})
-    confidence = {
-        scorer: {"mean": lately.share("penult_confidence_sum", "penult_confidence_count", **which, scorer=scorer),
-                 "baseline": lately.after.sum("penult_baseline_confidence", **which, scorer=scorer) or None}
-        for scorer in lately.by("penult_confidence_count", "scorer", **which)
-    }  # fmt: skip
+    baseline = now.sums("penult_baseline_class_share", "label", **which)
+    usual = now.by("penult_baseline_confidence", "scorer", **which)
+    spent = lately.by("penult_confidence_sum", "scorer", **which)
+    counts = lately.by("penult_confidence_count", "scorer", **which)
     return {
         **labels,
         "answers": whole,
         "classes": [
-            {"label": name, "share": answers.get(name, 0) / whole if whole else None, "baseline": baseline.get(name)}
-            for name in classes
+            {"label": name, "share": answers.get(name, 0.0) / whole if whole else None, "baseline": baseline.get(name)}
+            for name in now.sums("penult_answers_total", "label", **which)
         ],
-        "confidence": confidence,
+        "confidence": {
+            scorer: {"mean": spent.get(scorer, 0.0) / count, "baseline": usual.get(scorer)}
+            for scorer, count in counts.items()
+        },
         "novel_share": lately.share("penult_novel_total", "penult_novelty_ratio_count", **which),
-        "novel_baseline": lately.after.sum("penult_baseline_novel_share", **which) if baseline else None,
+        "novel_baseline": now.sum("penult_baseline_novel_share", **which) if baseline else None,
     }
 
 
-def _history(ring: Sequence[_Taken]) -> dict[str, Any]:
-    pairs = [_Between(before, after) for before, after in pairwise(ring)]
+def _collection(listed: Listed) -> dict[str, Any]:
+    spec, stats = listed.spec, listed.stats
     return {
-        "every_s": EVERY_S,
-        "requests_per_s": [pair.rate("penult_requests_total") for pair in pairs],
-        "p99_ms": [pair.quantile_ms("penult_request_seconds", 0.99) for pair in pairs],
-        "queue_depth": [pair.after.sum("penult_queue_depth") for pair in pairs],
-    }
+        "name": spec.name, "items": stats.items, "model": spec.model, "fingerprint": spec.fingerprint,
+        "dimension": spec.dimension, "index": stats.index, "memory_bytes": stats.memory_bytes,
+    }  # fmt: skip
