@@ -64,7 +64,10 @@ KNOWN_TO = {
     "prometheus_client": {"penult.service.metrics", "penult.service.fronts_metrics", "penult.service.gpu_metrics"},
     "opentelemetry": {"penult.service.tracing"},
     "pynvml": {"penult.service.gpu_metrics"},
-    "starlette": {"penult.service.http", "penult.service.oip_http", "penult.service.status_page"},
+    "starlette": {
+        "penult.service.http", "penult.service.http_parts", "penult.service.oip_http", "penult.service.status_page",
+        "penult.service.trying",
+    },
     "uvicorn": {"penult.service.http"},
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penult.service import oip_http
+from penult.service import http_parts
 from penult.service.config import ServeConfig
 from penult.service.gate import Gate
 from penult.service.http import HttpServer
@@ -314,7 +314,7 @@ def empty_routes():
 
 def test_a_body_that_does_not_come_is_not_waited_for(empty_routes, monkeypatch):
     """Whoever sends half a body is answered 408."""
-    monkeypatch.setattr(oip_http, "_ARRIVAL_S", 0.2)
+    monkeypatch.setattr(http_parts, "_ARRIVAL_S", 0.2)
 
     def act(port: int) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

@@ -13,7 +13,7 @@ from penult.service.metrics import Sample
 # Nobody's question, and too quick to say anything of how long an answer takes.
 _PROBES = frozenset(("ServerLive", "ServerReady", "ModelReady"))
 # Calls that ask a model or a collection once; a stream takes as long as its caller likes.
-_ASKING = frozenset(("Classify", "Describe", "Score", "Lookup", "ModelInfer"))
+_ASKING = frozenset(("Classify", "Describe", "Score", "Lookup", "ModelInfer", "Try"))
 
 Labels = tuple[tuple[str, str], ...]
 

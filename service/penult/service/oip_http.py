@@ -17,10 +17,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from penult.bundle.errors import PenultError
 from penult.service import inference
-from penult.service.errors import InvalidRequest, ServiceError, code_of, presentable
+from penult.service.errors import InvalidRequest, code_of, presentable
 from penult.service.gate import Gate
+from penult.service.http_parts import CLIENT_GONE, hints, read_body, status_of
 from penult.service.inference import Inference, TensorSpec
 from penult.service.loading import ServedModel
 from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
@@ -32,14 +32,6 @@ from penult.service.tracing import Tracing
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-# How long a body may take to arrive: longer than any honest sender of the largest one.
-_ARRIVAL_S = 60.0
-_STATUS = {
-    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "PERMISSION_DENIED": 403, "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
-}  # fmt: skip
-_STATUS_OF_REASON = {"BODY_LATE": 408, "BODY_SIZE": 413, "CONTENT_ENCODING": 415}
-_CLIENT_GONE = 499
 # Answers that a load balancer takes for no: the protocol says 4xx, not 503.
 _NOT_READY = 400
 _LENGTH = "inference-header-content-length"
@@ -163,21 +155,7 @@ class OipRoutes:
         return await asyncio.get_running_loop().run_in_executor(self._codec, work)
 
     async def _body(self, request: Request) -> bytes:
-        """Return the body; raise InvalidRequest where it is compressed, too large or too slow to come."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise InvalidRequest("CONTENT_ENCODING", "send the body as it is; photos do not shrink by compression")
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(_ARRIVAL_S):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self._body_max_bytes:
-                        limit = f"{self._body_max_bytes} bytes"
-                        raise InvalidRequest("BODY_SIZE", f"the body exceeds {limit}; send fewer images at a time")
-                    parts.append(part)
-        except TimeoutError:
-            raise InvalidRequest("BODY_LATE", f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
-        return b"".join(parts)
+        return await read_body(request, self._body_max_bytes, "send fewer images at a time")
 
     # -- around every request ------------------------------------------------------------------------------------------
 
@@ -199,12 +177,16 @@ class OipRoutes:
                 with door:
                     response = await endpoint(request)
             except ClientDisconnect:
-                code, response = "CANCELLED", Response(status_code=_CLIENT_GONE)
+                code, response = "CANCELLED", Response(status_code=CLIENT_GONE)
             except TimeoutError:
                 code, response = "DEADLINE_EXCEEDED", JSONResponse({"error": "no answer within the timeout"}, 504)
             except Exception as raised:
                 error = presentable(raised, id_, method)
-                code, reason, response = code_of(error).name, error.reason, _refusal(error)
+                code, reason, response = (
+                    code_of(error).name,
+                    error.reason,
+                    JSONResponse({"error": error.message}, status_of(error), hints(error)),
+                )
             response.headers["penult-request-id"] = id_
             if not self._core.is_ready():
                 response.headers["connection"] = "close"  # the next request should find another server
@@ -236,15 +218,6 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         watch.cancel()
         task.cancel()
-
-
-def _refusal(error: PenultError) -> Response:
-    status = _STATUS_OF_REASON.get(error.reason) or _STATUS[code_of(error).name]
-    headers = {"penult-reason": error.reason}
-    if isinstance(error, ServiceError) and error.retry_after_ms is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
-        headers["retry-after-ms"] = str(error.retry_after_ms)
-    return JSONResponse({"error": error.message}, status, headers)
 
 
 def _named(request: Request) -> tuple[str, str]:

@@ -36,8 +36,9 @@ from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
 from penult.service.stage import Stage
 from penult.service.status import Events, Status
-from penult.service.status_page import Try, page_routes
+from penult.service.status_page import page_routes
 from penult.service.tracing import Tracing
+from penult.service.trying import Try
 from penult.v1 import penult_pb2_grpc
 
 log = logging.getLogger("penult.server")
@@ -170,8 +171,8 @@ class Server:
         oip = OipRoutes(
             self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing
         ).routes()
-        tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate).routes()
-        routes = [*(oip if config.http else ()), *page_routes(self._status, config.has_try_photos), *tries]
+        tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate, self.metrics)
+        routes = [*(oip if config.http else ()), *page_routes(self._status, tries)]
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes)
 
     def _state(self) -> str:

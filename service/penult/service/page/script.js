@@ -1,170 +1,174 @@
 "use strict";
-// Everything that comes from the server goes into the page as text, never as markup.
+// Asks for status.json every five seconds and draws it; sends a photo to /try.
 
+const EVERY_MS = 5000;
 const at = (id) => document.getElementById(id);
-let models = [];
+const drawn = new Map();
+let latest = null;
 
-function make(name, attributes = {}, ...children) {
-  const svg = ["svg", "polyline", "rect", "line"].includes(name);
-  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
+// Draws a part where it has changed; what somebody marks to copy stays, and so does the keyboard's place.
+function redraw(id, data, draw) {
+  const node = at(id), text = JSON.stringify(data), marked = getSelection();
+  if (drawn.get(id) === text || (!marked.isCollapsed && node.contains(marked.anchorNode))) return;
+  const key = node.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  node.replaceChildren(...draw(data).filter((each) => each !== null));
+  drawn.set(id, text);
+  if (key) [...node.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key)?.focus();
 }
 
-const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`);
-const number = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2));
-const ms = (value) => (value === null || value === undefined ? "–" : `${number(value)} ms`);
+// -- load -------------------------------------------------------------------------------------------------------------
 
-function duration(seconds) {
-  const units = [[86400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
-  const [size, name] = units.find(([size]) => seconds >= size) || units[3];
-  const count = Math.floor(seconds / size);
-  return `${count} ${name}${count === 1 ? "" : "s"}`;
+function loadTiles({ load, total, history }) {
+  const draw = (values, what, format) => curve(values, history.points, what, format);
+  const rates = (found) => Object.entries(found).sort((a, b) => b[1] - a[1]);
+  const errors = rates(load.errors_per_s), dropped = rates(load.dropped_per_s);
+  const list = [...errors.map(([code, rate]) => [code, rate]), ...dropped.map(([reason, rate]) => [`photos: ${reason}`, rate])];
+  const failed = errors.reduce((sum, [, rate]) => sum + rate, 0);
+  const before = Object.values(total.errors).reduce((sum, each) => sum + each, 0);
+  return [
+    tile("Requests", number(load.requests_per_s), "per second", draw(history.requests_per_s, "requests per second", number),
+      make("p", { class: "quiet" }, `${number(load.images_per_s)} photos per second; ${count(total.requests, "request")} since the start`)),
+    tile("Answers within", time(load.p99_ms), isKnown(load.p99_ms) ? "99 of 100" : "", draw(history.p99_ms, "99th percentile", time),
+      make("p", { class: "quiet" }, isKnown(load.p50_ms) ? `half of them within ${time(load.p50_ms)}` : "nobody has asked in the last minute")),
+    tile("Waiting", number(load.queue_depth), plural(load.queue_depth, "photo"), draw(history.queue_depth, "photos waiting", number),
+      make("p", { class: "quiet" }, "accepted, not yet decoded or run")),
+    tile("Errors", number(failed), "per second", list.length
+      ? table([], list.map(([name, rate]) => make("tr", {}, rowHead("name", name), cell("number", `${number(rate)} /s`))), "codes")
+      : make("p", { class: "calm" }, "None in the last minute."),
+      make("p", { class: "quiet" }, `${number(before)} since the start`)),
+  ];
 }
 
-function sparkline(values, what) {
-  const known = values.map((value) => value ?? 0);
-  const top = Math.max(...known, 1e-9);
-  const points = known.map((value, n) => `${(100 * n) / Math.max(known.length - 1, 1)},${29 - (28 * value) / top}`);
-  const svg = make("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img",
-    "aria-label": `${what}, last ten minutes, at most ${number(top)}` });
-  if (known.length > 1) svg.append(make("polyline", { points: points.join(" ") }));
-  return svg;
+const STEPS = { decode: "decode", queue: "wait", inference: "model", score: "score", lookup: "look up", encode: "encode" };
+
+function steps(phases) {
+  const names = Object.keys(STEPS).filter((name) => name in phases);
+  if (!names.length) return [make("p", { class: "quiet" }, "Nobody has asked in the last minute.")];
+  const most = Math.max(...names.map((name) => phases[name]));
+  return [table([], names.map((name) => make("tr", {}, rowHead("name", STEPS[name]), cell("wide", bar(phases[name] / most)),
+    cell("number", time(phases[name])))))];
 }
 
-function bar(share, mark) {
-  const svg = make("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  svg.append(make("rect", { width: 100 * (share || 0), height: 10 }));
-  if (mark !== null && mark !== undefined) svg.append(make("line", { x1: 100 * mark, x2: 100 * mark, y1: 0, y2: 10 }));
-  return make("div", { class: "bar" }, svg);
+// -- models -----------------------------------------------------------------------------------------------------------
+
+// A share beside what it was on validation photos; an arrow where chance alone would hardly explain the difference.
+function compared(name, share, usual, answers, more_ = "more than usual", less = "less than usual") {
+  const chance = isKnown(usual) ? 3 * Math.sqrt(Math.max(usual * (1 - usual), 0.01) / Math.max(answers, 1)) + 0.02 : Infinity;
+  const off = isKnown(share) ? share - (usual ?? 0) : 0;
+  const sign = off > chance ? ["▲", more_] : off < -chance ? ["▼", less] : null;
+  const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
+  return make("tr", {}, rowHead("name", name), cell("wide", bar(share, usual)), cell("number", arrow, percent(share)), cell("number quiet", percent(usual)));
 }
 
-function tile(title, value, values) {
-  return make("div", { class: "tile" }, make("span", { class: "quiet" }, title), make("b", {}, value),
-    ...(values ? [sparkline(values, title)] : []));
+function modelFacts(model) {
+  const facts = [`${model.architecture} on ${model.provider.replace("ExecutionProvider", "")}`];
+  if (model.precision && model.precision !== "float32") facts.push(model.precision);
+  if (model.class_count) facts.push(count(model.class_count, "class"), `descriptors of ${number(model.descriptor_length)}`);
+  if (model.scorers?.length > 1) facts.push(`scorers ${model.scorers.map((each) => (each === model.default_scorer ? `${each} (default)` : each)).join(" and ")}`);
+  else if (model.scorers) facts.push(`scorer ${model.default_scorer}`);
+  facts.push(model.signed === "yes" ? "signed" : "not signed");
+  return facts.join(" · ");
 }
 
-function drawLoad(load, history, lookup) {
-  at("load").replaceChildren(
-    tile("requests per second", number(load.requests_per_s), history.requests_per_s),
-    tile("photos per second", number(load.images_per_s)),
-    tile("half take at most", ms(load.p50_ms)),
-    tile("99 of 100 take at most", ms(load.p99_ms), history.p99_ms),
-    tile("photos waiting", number(load.queue_depth), history.queue_depth),
-    ...(lookup.collections ? [tile(`items in ${lookup.collections} collection${lookup.collections === 1 ? "" : "s"}`,
-      lookup.items.toLocaleString("en"))] : []),
-  );
-  const errors = Object.entries(load.errors_per_s).map(([code, rate]) => `${code} ${number(rate)}`);
-  const dropped = Object.entries(load.dropped_per_s).map(([reason, rate]) => `${reason} ${number(rate)}`);
-  at("errors").textContent = (errors.length ? `Errors per second: ${errors.join(", ")}. ` : "No errors in the last minute. ")
-    + (dropped.length ? `Photos not answered, per second: ${dropped.join(", ")}.` : "");
-  const phases = ["decode", "queue", "inference", "score", "lookup", "encode"].filter((name) => name in load.phases_ms);
-  at("phases").replaceChildren(make("div", { class: "phases" }, ...(phases.length ? ["mean time in"] : []),
-    ...phases.map((name) => make("span", {}, `${name} `, make("b", {}, ms(load.phases_ms[name]))))));
-}
-
-function drawModel(model) {
-  const card = make("article", { class: "card" });
-  card.append(make("h3", {}, `${model.model} version ${model.version}`),
-    make("p", { class: "quiet" }, `${model.architecture} on ${model.provider.replace("ExecutionProvider", "")}, `
-      + `${model.signed === "yes" ? "signed" : "not signed"}, ${model.fingerprint.slice(0, 12)}`));
-  const lately = make("p", {}, `${model.answers.toLocaleString("en")} answers`);
-  for (const [scorer, told] of Object.entries(model.confidence)) {
-    lately.append(`, ${scorer} ${percent(told.mean)} sure`, told.baseline ? ` (validation ${percent(told.baseline)})` : "");
+function modelCard(model) {
+  const card = make("article", { class: "card" },
+    make("h3", {}, model.model, " ", make("span", { class: "quiet" }, `version ${model.version}`)),
+    make("p", { class: "quiet" }, modelFacts(model), " · ", make("code", { title: `fingerprint ${model.fingerprint}` }, model.fingerprint.slice(0, 12))));
+  if (!model.answers) {
+    card.append(make("p", { class: "calm" }, "No answers in the last ten minutes."));
+    return card;
   }
-  card.append(lately);
-  if (model.novel_baseline !== null && model.novel_share !== null) {
-    const isHigh = model.novel_share > 0.05 + 3 * model.novel_baseline;
-    card.append(make("p", isHigh ? { class: "warn" } : {},
-      `${percent(model.novel_share)} of the photos are unlike those learnt from (validation ${percent(model.novel_baseline)})`));
+  const hasUsual = model.classes.some((each) => isKnown(each.baseline));
+  const order = [...model.classes].sort((a, b) => (b.share ?? 0) - (a.share ?? 0) || (b.baseline ?? 0) - (a.baseline ?? 0));
+  const row = (each) => compared(each.label, each.share, each.baseline, model.answers);
+  const heads = (what) => [[what, "name"], ["", "wide"], ["lately", "number"], [hasUsual ? "validation" : "", "number"]];
+  const few = order.length <= 10 ? order.length : 8;
+  card.append(table(heads(count(model.answers, "answer")), order.slice(0, few).map(row)));
+  if (order.length > few) {
+    const rest = order.slice(few, 200);
+    const cut = order.length > 200 ? make("p", { class: "quiet" }, `and ${number(order.length - 200)} more in status.json`) : null;
+    card.append(more(`${model.model}/${model.version}`, `${order.length - few} more classes`, table([], rest.map(row)), cut));
   }
-  const order = [...model.classes].sort((a, b) => (b.share ?? b.baseline ?? 0) - (a.share ?? a.baseline ?? 0));
-  const rows = order.slice(0, 12).map((each) => make("tr", {}, make("td", { class: "name" }, each.label),
-    make("td", { class: "wide" }, bar(each.share, each.baseline)), make("td", { class: "number" }, percent(each.share)),
-    make("td", { class: "number quiet" }, percent(each.baseline))));
-  const head = ["class", "", "named", "validation"].map((text, n) =>
-    make("th", { scope: "col", class: n > 1 ? "quiet" : "quiet name" }, text));
-  card.append(make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
-  if (order.length > 12) card.append(make("p", { class: "quiet" }, `and ${order.length - 12} classes more`));
+  const signs = Object.entries(model.confidence).map(([scorer, told]) =>
+    compared(`mean confidence, ${scorer}`, told.mean, told.baseline, model.answers, "surer than usual", "less sure than usual"));
+  if (isKnown(model.novel_share)) signs.unshift(compared("unlike the training photos", model.novel_share, model.novel_baseline, model.answers));
+  if (signs.length) card.append(table([], signs, "signs"));
   return card;
 }
 
-function drawEvents(events) {
-  if (!events.length) return at("events").replaceChildren(make("p", { class: "quiet" }, "Nothing has been told."));
-  const rows = events.map((event) => make("tr", {},
-    make("td", { class: "number quiet" }, new Date(1000 * event.time).toLocaleTimeString()),
-    make("td", event.outcome === "refused" ? { class: "warn" } : {}, event.outcome),
-    make("td", { class: "which" }, `${event.model} ${event.version}`), make("td", { class: "name quiet" }, event.reason)));
-  return at("events").replaceChildren(make("div", { class: "card" }, make("table", {}, make("tbody", {}, ...rows))));
+function notServed(others) {
+  if (!others.length) return null;
+  return make("article", { class: "card" }, make("h3", {}, "Not served"), table([], others.map((each) =>
+    make("tr", {}, rowHead("name", `${each.name} version ${each.version}`), cell("name", each.state.toLowerCase()), cell("name quiet", each.reason)))));
 }
 
-function draw(status) {
-  at("state").textContent = status.state;
-  at("state").className = `state ${status.state}`;
-  at("about").textContent = `version ${status.penult}, up for ${duration(status.uptime_s)}`;
-  drawLoad(status.load, status.history, status.lookup);
-  models = status.models;
-  at("models").replaceChildren(models.length ? make("div", { class: "cards" }, ...models.map(drawModel))
-    : make("p", { class: "warn" }, "No model is served."));
-  drawEvents(status.events);
-  at("try").hidden = !status.can_try;
-  at("try-off").hidden = status.can_try;
+const modelCards = ({ models, others }) => [
+  ...(models.length ? models.map(modelCard) : [make("p", { class: "card" }, "No model is served.")]), notServed(others)];
+
+// -- collections and history ------------------------------------------------------------------------------------------
+
+function collectionTable({ collections, models }) {
+  return [table([["name", "name"], ["items", "number"], ["fits", "name"], ["memory", "number"]], collections.map((each) => {
+    const fitting = models.filter((model) => model.fingerprint === each.fingerprint).map((model) => `${model.model} ${model.version}`);
+    return make("tr", {}, rowHead("name", each.name), cell("number", number(each.items)),
+      cell(fitting.length ? "name" : "name quiet", fitting.join(", ") || "no model served"), cell("number", bytes(each.memory_bytes)));
+  }))];
+}
+
+const SIGNS = { loaded: "✓", refused: "✕", retired: "–" };
+
+function eventTable(events) {
+  return [make("ol", { class: "events" }, ...events.map((event) => make("li", { class: event.outcome },
+    make("time", { class: "quiet", datetime: new Date(1000 * event.time).toISOString() }, when(event.time)),
+    make("span", {}, make("span", { class: "sign", "aria-hidden": "true" }, SIGNS[event.outcome] ?? "·"), ` ${event.outcome} `,
+      make("b", {}, `${event.model} ${event.version}`)),
+    event.reason ? make("span", { class: "reason quiet" }, event.reason) : null)))];
+}
+
+// -- the whole --------------------------------------------------------------------------------------------------------
+
+function draw(told) {
+  latest = told;
+  at("state").className = `state ${told.state}`;
+  if (at("state").textContent !== told.state) at("state").textContent = told.state;  // a reader need not say it anew
+  document.title = `${told.state} · penult`;
+  const fronts = told.fronts ? `, ${count(told.fronts.ready, "front")} ready` + (told.fronts.deaths ? `, ${count(told.fronts.deaths, "death")}` : "") : "";
+  at("about").textContent = `version ${told.penult}, up for ${duration(told.uptime_s)}${fronts}`;
+  redraw("load", { load: told.load, total: told.total, history: told.history }, loadTiles);
+  redraw("models", { models: told.models, others: told.not_served }, modelCards);
+  redraw("phases", told.load.phases_ms, steps);
+  at("stored").hidden = !told.collections.length;
+  redraw("collections", { collections: told.collections, models: told.models }, collectionTable);
+  at("past").hidden = !told.events?.length;
+  redraw("events", told.events ?? [], eventTable);
+  at("try").hidden = !told.try.is_on;
+  at("try-off").hidden = told.try.is_on;
+  at("try-off").textContent = told.try.why;
+  offer(told.models);
 }
 
 async function ask() {
   try {
-    const answer = await fetch("status.json", { cache: "no-store" });
+    const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(4 * EVERY_MS) });
     if (!answer.ok) throw new Error(answer.statusText);
     draw(await answer.json());
-  } catch {
-    at("state").textContent = "no answer from the server; what stands below is old";
-    at("state").className = "state gone";
+    at("gone").hidden = true;
+    document.body.classList.remove("old");
+  } catch (error) {
+    console.debug(error);
+    at("state").className = "state lost";
+    at("state").textContent = "no answer";
+    document.title = "no answer · penult";
+    at("gone").textContent = "The server does not answer. " + (latest ? `What stands below is from ${when(latest.time)}. ` : "") + "This page goes on asking.";
+    at("gone").hidden = false;
+    document.body.classList.add("old");
   }
 }
 
-function drawClasses(name, classes, isDefault) {
-  const rows = classes.map((each) => make("tr", {}, make("td", { class: "name" }, each.label),
-    make("td", { class: "wide" }, bar(each.probability)), make("td", { class: "number" }, percent(each.probability))));
-  return make("div", {}, make("h3", {}, isDefault ? `${name}, the default` : name),
-    make("table", {}, make("tbody", {}, ...rows)));
+async function follow() {
+  if (!document.hidden) await ask();
+  setTimeout(follow, EVERY_MS);
 }
 
-async function tryPhoto(file) {
-  const results = [];
-  for (const model of models) {
-    const which = new URLSearchParams({ model: model.model, version: model.version });
-    const answer = await fetch(`try?${which}`, { method: "POST", body: file, headers: { "content-type": "application/octet-stream" } });
-    const told = await answer.json();
-    if (!answer.ok) {
-      results.push(make("p", { class: "warn" }, told.error));
-      continue;
-    }
-    results.push(make("h3", {}, `${told.model} version ${told.version}`));
-    if (told.novelty !== null) {
-      results.push(make("p", told.is_novel ? { class: "warn" } : {}, `${told.is_novel ? "Unlike" : "Like"} the photos learnt from: `
-        + `novelty ${told.novelty.toFixed(3)}, threshold ${told.novelty_threshold.toFixed(3)}`));
-    }
-    const image = make("img", { alt: "the photo" });
-    image.src = URL.createObjectURL(file);
-    const scorers = Object.entries(told.scorers).map(([name, classes]) => drawClasses(name, classes, name === told.default_scorer));
-    const near = told.neighbours.map((each) => make("tr", {}, make("td", { class: "name" }, each.id),
-      make("td", { class: "name" }, each.label), make("td", { class: "number" }, each.similarity.toFixed(3)),
-      make("td", { class: "name quiet" }, each.collection)));
-    if (near.length) scorers.push(make("div", {}, make("h3", {}, "nearest stored items"), make("table", {}, make("tbody", {}, ...near))));
-    results.push(make("div", { class: "tried" }, image, ...scorers));
-  }
-  at("answer").replaceChildren(...results);
-}
-
-at("file").addEventListener("change", (event) => { if (event.target.files[0]) tryPhoto(event.target.files[0]); });
-for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
-at("drop").addEventListener("dragover", () => at("drop").classList.add("over"));
-at("drop").addEventListener("dragleave", () => at("drop").classList.remove("over"));
-at("drop").addEventListener("drop", (event) => {
-  at("drop").classList.remove("over");
-  if (event.dataTransfer.files[0]) tryPhoto(event.dataTransfer.files[0]);
-});
-
-ask();
-setInterval(ask, 5000);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
+follow();

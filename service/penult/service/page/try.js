@@ -1,0 +1,86 @@
+"use strict";
+// A photo that was chosen, dropped or pasted: sent to /try, and what the models say of it.
+
+let turn = 0;
+let shown = "";
+
+// Offers a choice where there are several models.
+function offer(models) {
+  redraw("model", models.map((model) => [model.model, model.version]), (found) => {
+    const options = found.map(([name, version]) => make("option", { value: JSON.stringify([name, version]) }, `${name} ${version}`));
+    return options.length > 1 ? [make("option", { value: "" }, "all models"), ...options] : options;
+  });
+  at("which").hidden = models.length < 2;
+}
+
+function probabilities(name, classes, isDefault) {
+  const rows = classes.map((each) => make("tr", {}, rowHead("name", each.label), cell("wide", bar(each.probability)), cell("number", percent(each.probability))));
+  return make("div", {}, make("h4", {}, name, isDefault ? make("span", { class: "quiet" }, ", the default") : null), table([], rows));
+}
+
+function nearest(items) {
+  if (!items.length) return null;
+  return make("div", { class: "near" }, make("h4", {}, "Nearest stored items"), make("ol", {}, ...items.map((each) => {
+    const picture = each.thumbnail ? make("img", { alt: "", src: `data:image/jpeg;base64,${each.thumbnail}` }) : null;
+    return make("li", {}, picture, make("span", {}, make("b", {}, each.label || "no label"), ` ${percent(each.similarity)} alike`, make("br"),
+      make("span", { class: "quiet" }, `${each.id} in ${each.collection}`)));
+  })));
+}
+
+function verdict(told) {
+  const [best] = told.scorers[told.default_scorer];
+  const sentence = isKnown(told.novelty) ? `${told.is_novel ? "▲ Unlike" : "Like"} the training photos: novelty ${told.novelty.toFixed(3)}, `
+    + `threshold ${told.novelty_threshold.toFixed(3)}.` : null;
+  return make("div", {}, make("p", { class: "figure" }, make("b", {}, best.label), ` ${percent(best.probability)}`),
+    make("p", { class: "quiet" }, `${told.model} version ${told.version}, in ${time(told.ms)}`),
+    sentence ? make("p", told.is_novel ? { class: "warn" } : { class: "quiet" }, sentence) : null);
+}
+
+function answered(told) {
+  const scorers = Object.entries(told.scorers).sort(([name]) => (name === told.default_scorer ? -1 : 1));
+  return make("article", { class: "tried" }, verdict(told),
+    make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === told.default_scorer))), nearest(told.neighbours));
+}
+
+const problem = (text) => make("p", { class: "warn" }, text);
+
+async function askModel(file, name, version) {
+  const answer = await fetch(`try?${new URLSearchParams({ model: name, version })}`, {
+    method: "POST", body: file, headers: { "content-type": "application/octet-stream" } });
+  const told = await answer.json();
+  return answer.ok ? answered(told) : problem(`${name} version ${version}: ${told.error}`);
+}
+
+async function tryPhoto(file) {
+  const mine = ++turn, results = [];
+  if (!latest?.try.is_on) return;
+  URL.revokeObjectURL(shown);
+  shown = URL.createObjectURL(file);
+  const photo = make("img", { class: "photo", alt: "the photo", src: shown });
+  photo.addEventListener("error", () => photo.remove());  // the browser cannot show it; the server may still know it
+  at("answer").replaceChildren(photo, make("p", { class: "quiet" }, "asking…"));
+  const chosen = at("model").value ? [JSON.parse(at("model").value)] : latest.models.map((model) => [model.model, model.version]);
+  if (file.size > latest.try.max_bytes) results.push(problem(`The photo has ${bytes(file.size)}; at most ${bytes(latest.try.max_bytes)} are taken.`));
+  else if (!chosen.length) results.push(problem("No model is served."));
+  else for (const [name, version] of chosen) {
+    try {
+      results.push(await askModel(file, name, version));
+    } catch {
+      results.push(problem("The server does not answer."));
+    }
+    if (mine !== turn) return;  // another photo came meanwhile
+  }
+  at("answer").replaceChildren(photo, ...results);
+}
+
+const first = (files) => { if (files?.[0]) tryPhoto(files[0]); };
+at("file").addEventListener("change", (event) => { first(event.target.files); });
+at("file").addEventListener("click", (event) => { event.target.value = ""; });  // the same photo can be chosen again
+window.addEventListener("paste", (event) => first(event.clipboardData?.files));
+window.addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
+window.addEventListener("dragleave", (event) => { if (!event.relatedTarget) at("drop").classList.remove("over"); });
+window.addEventListener("drop", (event) => {
+  event.preventDefault();
+  at("drop").classList.remove("over");
+  first(event.dataTransfer.files);
+});
