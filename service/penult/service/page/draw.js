@@ -22,12 +22,14 @@ function number(value) {
 
 function percent(value) {
   if (!isKnown(value)) return "–";
+  if (value > 0 && value < 0.0005) return "< 0.1 %";
   const digits = value > 0 && value < 0.0995 ? 1 : 0;
   return `${(100 * value).toFixed(digits)} %`;
 }
 
 function time(milliseconds) {
   if (!isKnown(milliseconds)) return "–";
+  if (milliseconds > 0 && milliseconds < 0.005) return "< 0.01 ms";
   return milliseconds >= 1000 ? `${number(milliseconds / 1000)} s` : `${number(milliseconds)} ms`;
 }
 
@@ -91,9 +93,10 @@ function tile(title, value, unit, ...below) {
   return make("article", { class: "tile" }, make("h3", {}, title), make("p", { class: "figure" }, make("b", {}, value), ` ${unit}`), ...below);
 }
 
-function table(heads, rows, classes = "") {
+function table(heads, rows, ...groups) {
   const head = make("tr", {}, ...heads.map(([text, kind]) => make("th", { scope: "col", class: kind }, text)));
-  return make("table", { class: classes }, ...(heads.length ? [make("thead", {}, head)] : []), make("tbody", {}, ...rows));
+  const bodies = [rows, ...groups].filter((group) => group.length).map((group) => make("tbody", {}, ...group));
+  return make("table", {}, ...(heads.length ? [make("thead", {}, head)] : []), ...bodies);
 }
 
 const cell = (kind, ...children) => make("td", { class: kind }, ...children);

@@ -28,12 +28,12 @@ function loadTiles({ load, total, history }) {
   return [
     tile("Requests", number(load.requests_per_s), "per second", draw(history.requests_per_s, "requests per second", number),
       make("p", { class: "quiet" }, `${number(load.images_per_s)} photos per second; ${count(total.requests, "request")} since the start`)),
-    tile("Answers within", time(load.p99_ms), isKnown(load.p99_ms) ? "99 of 100" : "", draw(history.p99_ms, "99th percentile", time),
+    tile("Answers within", time(load.p99_ms), isKnown(load.p99_ms) ? "for 99 of 100" : "", draw(history.p99_ms, "99th percentile", time),
       make("p", { class: "quiet" }, isKnown(load.p50_ms) ? `half of them within ${time(load.p50_ms)}` : "nobody has asked in the last minute")),
     tile("Waiting", number(load.queue_depth), plural(load.queue_depth, "photo"), draw(history.queue_depth, "photos waiting", number),
       make("p", { class: "quiet" }, "accepted, not yet decoded or run")),
     tile("Errors", number(failed), "per second", list.length
-      ? table([], list.map(([name, rate]) => make("tr", {}, rowHead("name", name), cell("number", `${number(rate)} /s`))), "codes")
+      ? table([], list.map(([name, rate]) => make("tr", {}, rowHead("name", name), cell("number", `${number(rate)} /s`))))
       : make("p", { class: "calm" }, "None in the last minute."),
       make("p", { class: "quiet" }, `${number(before)} since the start`)),
   ];
@@ -46,28 +46,38 @@ function steps(phases) {
   if (!names.length) return [make("p", { class: "quiet" }, "Nobody has asked in the last minute.")];
   const most = Math.max(...names.map((name) => phases[name]));
   return [table([], names.map((name) => make("tr", {}, rowHead("name", STEPS[name]), cell("wide", bar(phases[name] / most)),
-    cell("number", time(phases[name])))))];
+    cell("number", time(phases[name]))))),
+  make("p", { class: "quiet note" }, "Mean per photo; per request where it scores, looks up and encodes.")];
 }
 
 // -- models -----------------------------------------------------------------------------------------------------------
 
-// A share beside what it was on validation photos; an arrow where chance alone would hardly explain the difference.
-function compared(name, share, usual, answers, more_ = "more than usual", less = "less than usual") {
-  const chance = isKnown(usual) ? 3 * Math.sqrt(Math.max(usual * (1 - usual), 0.01) / Math.max(answers, 1)) + 0.02 : Infinity;
-  const off = isKnown(share) ? share - (usual ?? 0) : 0;
-  const sign = off > chance ? ["▲", more_] : off < -chance ? ["▼", less] : null;
+// A share beside what it was on validation photos, with an arrow where it is further off than `chance` would explain.
+function compared(name, share, usual, chance, above = "more than usual", below = "less than usual") {
+  const off = isKnown(share) && isKnown(usual) ? share - usual : 0;
+  const sign = off > chance ? ["▲", above] : off < -chance ? ["▼", below] : null;
   const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
   return make("tr", {}, rowHead("name", name), cell("wide", bar(share, usual)), cell("number", arrow, percent(share)), cell("number quiet", percent(usual)));
 }
 
+// Three standard deviations of a share among so many answers, and two points for what nobody would call a change.
+const chanceOf = (usual, answers) => 3 * Math.sqrt(Math.max((usual ?? 0) * (1 - (usual ?? 0)), 0.01) / answers) + 0.02;
+
 function modelFacts(model) {
   const facts = [`${model.architecture} on ${model.provider.replace("ExecutionProvider", "")}`];
-  if (model.precision && model.precision !== "float32") facts.push(model.precision);
+  if (model.precision && model.precision !== "float") facts.push(model.precision);
   if (model.class_count) facts.push(count(model.class_count, "class"), `descriptors of ${number(model.descriptor_length)}`);
   if (model.scorers?.length > 1) facts.push(`scorers ${model.scorers.map((each) => (each === model.default_scorer ? `${each} (default)` : each)).join(" and ")}`);
   else if (model.scorers) facts.push(`scorer ${model.default_scorer}`);
   facts.push(model.signed === "yes" ? "signed" : "not signed");
   return facts.join(" · ");
+}
+
+function signs(model) {
+  const rows = Object.entries(model.confidence).map(([scorer, told]) =>
+    compared(`confidence, ${scorer}`, told.mean, told.baseline, 0.05, "surer than usual", "less sure than usual"));
+  if (!isKnown(model.novel_share)) return rows;
+  return [compared("unlike the training photos", model.novel_share, model.novel_baseline, chanceOf(model.novel_baseline, model.answers)), ...rows];
 }
 
 function modelCard(model) {
@@ -80,19 +90,16 @@ function modelCard(model) {
   }
   const hasUsual = model.classes.some((each) => isKnown(each.baseline));
   const order = [...model.classes].sort((a, b) => (b.share ?? 0) - (a.share ?? 0) || (b.baseline ?? 0) - (a.baseline ?? 0));
-  const row = (each) => compared(each.label, each.share, each.baseline, model.answers);
-  const heads = (what) => [[what, "name"], ["", "wide"], ["lately", "number"], [hasUsual ? "validation" : "", "number"]];
+  const row = (each) => compared(each.label, each.share, each.baseline, chanceOf(each.baseline, model.answers));
   const few = order.length <= 10 ? order.length : 8;
-  card.append(table(heads(count(model.answers, "answer")), order.slice(0, few).map(row)));
+  card.append(table([[count(model.answers, "answer"), "name"], ["", "wide"], ["lately", "number"],
+    [hasUsual ? "validation" : "", "number"]], order.slice(0, few).map(row), signs(model)));
+  if (hasUsual) card.append(make("p", { class: "quiet note" }, "Bars: the last ten minutes. Upright marks: validation photos."));
   if (order.length > few) {
     const rest = order.slice(few, 200);
     const cut = order.length > 200 ? make("p", { class: "quiet" }, `and ${number(order.length - 200)} more in status.json`) : null;
     card.append(more(`${model.model}/${model.version}`, `${order.length - few} more classes`, table([], rest.map(row)), cut));
   }
-  const signs = Object.entries(model.confidence).map(([scorer, told]) =>
-    compared(`mean confidence, ${scorer}`, told.mean, told.baseline, model.answers, "surer than usual", "less sure than usual"));
-  if (isKnown(model.novel_share)) signs.unshift(compared("unlike the training photos", model.novel_share, model.novel_baseline, model.answers));
-  if (signs.length) card.append(table([], signs, "signs"));
   return card;
 }
 
@@ -147,27 +154,31 @@ function draw(told) {
   offer(told.models);
 }
 
+function sayLost() {
+  at("state").className = "state lost";
+  at("state").textContent = "no answer";
+  document.title = "no answer · penult";
+  at("gone").textContent = "The server does not answer. " + (latest ? `What stands below is from ${when(latest.time)}. ` : "") + "This page goes on asking.";
+  at("gone").hidden = false;
+  document.body.classList.add("old");
+}
+
 async function ask() {
+  let told;
   try {
-    const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(4 * EVERY_MS) });
-    if (!answer.ok) throw new Error(answer.statusText);
-    draw(await answer.json());
-    at("gone").hidden = true;
-    document.body.classList.remove("old");
-  } catch (error) {
-    console.debug(error);
-    at("state").className = "state lost";
-    at("state").textContent = "no answer";
-    document.title = "no answer · penult";
-    at("gone").textContent = "The server does not answer. " + (latest ? `What stands below is from ${when(latest.time)}. ` : "") + "This page goes on asking.";
-    at("gone").hidden = false;
-    document.body.classList.add("old");
+    const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(EVERY_MS) });
+    told = await answer.json();
+  } catch {
+    return sayLost();
   }
+  at("gone").hidden = true;
+  document.body.classList.remove("old");
+  return draw(told);
 }
 
 async function follow() {
-  if (!document.hidden) await ask();
   setTimeout(follow, EVERY_MS);
+  if (!document.hidden) await ask();
 }
 
 document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
