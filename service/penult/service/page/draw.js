@@ -85,8 +85,10 @@ function curve(values, places, what, format) {
 function bar(share, usual) {
   const svg = shape("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   svg.append(shape("rect", { width: 100 * Math.min(share || 0, 1), height: 10 }));
-  if (isKnown(usual)) svg.append(shape("line", { x1: 100 * usual, x2: 100 * usual, y1: 0, y2: 10 }));
-  return make("div", { class: isKnown(usual) ? "bar marked" : "bar" }, svg);
+  // Twice, so that the mark is seen on the bar and beside it.
+  const mark = (kind) => shape("line", { class: kind, x1: 100 * usual, x2: 100 * usual, y1: 0, y2: 10 });
+  if (isKnown(usual)) svg.append(mark("halo"), mark("mark"));
+  return make("div", { class: "bar" }, svg);
 }
 
 function tile(title, value, unit, ...below) {

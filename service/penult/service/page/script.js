@@ -53,11 +53,11 @@ function steps(phases) {
 // -- models -----------------------------------------------------------------------------------------------------------
 
 // A share beside what it was on validation photos, with an arrow where it is further off than `chance` would explain.
-function compared(name, share, usual, chance, above = "more than usual", below = "less than usual") {
+function compared(name, share, usual, chance, above = "more than usual", below = "less than usual", whole = 1) {
   const off = isKnown(share) && isKnown(usual) ? share - usual : 0;
   const sign = off > chance ? ["▲", above] : off < -chance ? ["▼", below] : null;
   const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
-  return make("tr", {}, rowHead("name", name), cell("wide", bar(share, usual)), cell("number", arrow, percent(share)), cell("number quiet", percent(usual)));
+  return make("tr", {}, rowHead("name", name), cell("wide", bar(share / whole, isKnown(usual) ? usual / whole : null)), cell("number", arrow, percent(share)), cell("number quiet", percent(usual)));
 }
 
 // Three standard deviations of a share among so many answers, and two points for what nobody would call a change.
@@ -90,11 +90,12 @@ function modelCard(model) {
   }
   const hasUsual = model.classes.some((each) => isKnown(each.baseline));
   const order = [...model.classes].sort((a, b) => (b.share ?? 0) - (a.share ?? 0) || (b.baseline ?? 0) - (a.baseline ?? 0));
-  const row = (each) => compared(each.label, each.share, each.baseline, chanceOf(each.baseline, model.answers));
+  const whole = Math.max(...model.classes.map((each) => Math.max(each.share ?? 0, each.baseline ?? 0)));
+  const row = (each) => compared(each.label, each.share, each.baseline, chanceOf(each.baseline, model.answers), undefined, undefined, whole);
   const few = order.length <= 10 ? order.length : 8;
   card.append(table([[count(model.answers, "answer"), "name"], ["", "wide"], ["lately", "number"],
     [hasUsual ? "validation" : "", "number"]], order.slice(0, few).map(row), signs(model)));
-  if (hasUsual) card.append(make("p", { class: "quiet note" }, "Bars: the last ten minutes. Upright marks: validation photos."));
+  if (hasUsual) card.append(make("p", { class: "quiet note" }, "Bars: the last ten minutes, those of classes beside the largest. Upright marks: validation photos."));
   if (order.length > few) {
     const rest = order.slice(few, 200);
     const cut = order.length > 200 ? make("p", { class: "quiet" }, `and ${number(order.length - 200)} more in status.json`) : null;
