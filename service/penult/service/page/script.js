@@ -57,7 +57,8 @@ function compared(name, share, usual, chance, above = "more than usual", below =
   const off = isKnown(share) && isKnown(usual) ? share - usual : 0;
   const sign = off > chance ? ["▲", above] : off < -chance ? ["▼", below] : null;
   const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
-  return make("tr", {}, rowHead("name", name), cell("wide", bar(share / whole, isKnown(usual) ? usual / whole : null)), cell("number", arrow, percent(share)), cell("number quiet", percent(usual)));
+  return make("tr", {}, rowHead("name", name), cell("wide", bar(share / whole, isKnown(usual) ? usual / whole : null)), cell("number", arrow, percent(share)),
+    isKnown(usual) ? cell("number quiet", percent(usual)) : null);
 }
 
 // Three standard deviations of a share among so many answers, and two points for what nobody would call a change.
@@ -92,9 +93,10 @@ function modelCard(model) {
   const order = [...model.classes].sort((a, b) => (b.share ?? 0) - (a.share ?? 0) || (b.baseline ?? 0) - (a.baseline ?? 0));
   const whole = Math.max(...model.classes.map((each) => Math.max(each.share ?? 0, each.baseline ?? 0)));
   const row = (each) => compared(each.label, each.share, each.baseline, chanceOf(each.baseline, model.answers), undefined, undefined, whole);
-  const few = order.length <= 10 ? order.length : 8;
+  const seen = order.filter((each) => each.share || each.baseline).length;
+  const few = order.length <= 10 ? order.length : Math.min(Math.max(seen, 1), 8);
   card.append(table([[count(model.answers, "answer"), "name"], ["", "wide"], ["lately", "number"],
-    [hasUsual ? "validation" : "", "number"]], order.slice(0, few).map(row), signs(model)));
+    ...(hasUsual ? [["validation", "number"]] : [])], order.slice(0, few).map(row), signs(model)));
   if (hasUsual) card.append(make("p", { class: "quiet note" }, "Bars: the last ten minutes, those of classes beside the largest. Upright marks: validation photos."));
   if (order.length > few) {
     const rest = order.slice(few, 200);
