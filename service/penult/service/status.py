@@ -19,10 +19,15 @@ _SAMPLES = 120
 _RECENT = 12
 _MOST_EVENTS = 20
 
-_FAMILIES = (
+# What is kept of every sample; a thousand classes would make the ring too large, so of answers a sample a minute is.
+_LOAD = (
     "penult_requests", "penult_request_seconds", "penult_phase_seconds", "penult_images", "penult_queue_depth",
-    "penult_dropped", "penult_model_info", "penult_answers", "penult_novel", "penult_novelty_ratio",
-    "penult_confidence", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
+    "penult_dropped",
+)  # fmt: skip
+_ANSWERS = ("penult_answers", "penult_novel", "penult_novelty_ratio", "penult_confidence")
+_ANSWERS_EVERY_S, _ANSWERS_KEPT = 60.0, 11
+_NOW = (
+    "penult_model_info", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
     "penult_lookup_collections", "penult_lookup_items",
 )  # fmt: skip
 
@@ -62,6 +67,7 @@ class Status:
         self._metrics, self._state, self._events = metrics, state, events or Events()
         self._started = time.time()
         self._ring: deque[_Taken] = deque(maxlen=_SAMPLES)
+        self._answers: deque[_Taken] = deque(maxlen=_ANSWERS_KEPT)
 
     async def run(self) -> None:
         """Sample for ever."""
@@ -71,18 +77,23 @@ class Status:
 
     def sample(self) -> None:
         """Take a sample."""
-        self._ring.append(_Taken(time.time(), _values(self._metrics.samples(_FAMILIES))))
+        self._ring.append(self._take(_LOAD))
+        if not self._answers or time.time() - self._answers[-1].time >= _ANSWERS_EVERY_S:
+            self._answers.append(self._take(_ANSWERS))
+
+    def _take(self, families: Sequence[str]) -> "_Taken":
+        return _Taken(time.time(), _values(self._metrics.samples(families)))
 
     def told(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain values; rates are per second."""
-        now = _Taken(time.time(), _values(self._metrics.samples(_FAMILIES)))
-        ring = [*self._ring, now]
-        recent = _Between(ring[-min(len(ring), _RECENT + 1)], now)
+        now = self._take((*_LOAD, *_ANSWERS, *_NOW))
+        recent = _Between(self._ring[-min(len(self._ring), _RECENT)] if self._ring else now, now)
+        lately = _Between(self._answers[0] if self._answers else now, now)
         return {
             "penult": importlib.metadata.version("penult"),
             "state": self._state(),
             "uptime_s": round(now.time - self._started),
-            "models": [_model(labels, _Between(ring[0], now)) for labels in _served(now)],
+            "models": [_model(labels, lately) for labels in _served(now)],
             "load": _load(recent),
             "history": _history([*self._ring]),
             "events": self._events.told(),
