@@ -79,7 +79,7 @@ def test_classify_json_is_for_scripts(penult, photo_paths):
     assert (answer["model"], answer["version"], answer["scorer"]) == ("digits", 1, "dense")
     assert [result["image"] for result in answer["results"]] == [str(path) for path in photo_paths[:4]]
     for result in answer["results"]:
-        assert set(result) == {"image", "label", "score", "probability", "classes"}
+        assert set(result) == {"image", "label", "score", "probability", "classes", "novelty", "is_novel"}
         assert isinstance(result["score"], float)
         assert 0 <= result["probability"] <= 1
         assert len(result["classes"]) == 3

@@ -41,7 +41,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
         if isinstance(f.default, bool):
             value, expected, flags = "true", True, ()
         else:
-            value = choices[-1] if choices else {"host": "::1", "models": "m", "pin": "pets=3"}.get(f.name, "7")
+            some = {"host": "::1", "models": "m", "pin": "pets=3", "access_log": "0.5", "trace_share": "0.5"}
+            value = choices[-1] if choices else some.get(f.name, "7")
             expected, flags = type(f.default)(value), (value,)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
         assert getattr(configure("--" + f.name.replace("_", "-"), *flags), f.name) == expected
@@ -207,3 +208,11 @@ def test_fronts_that_cannot_work_are_refused(configure, argv):
     """No front at all, or fronts without a place in the queue, are one line that names the flag."""
     with pytest.raises(ConfigError, match="--fronts"):
         configure(*argv)
+
+
+@pytest.mark.parametrize("name", ["access_log", "trace_share"])
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
+def test_shares_are_shares(configure, name, value):
+    """A share below 0, above 1 or none at all is refused with its flag's name."""
+    with pytest.raises(ConfigError, match="--" + name.replace("_", "-")):
+        configure(env={f"PENULT_{name.upper()}": value})

@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,18 @@ def test_the_level_changes_at_run_time(quick, start_server, fronts):
             found = lines(server)
     with Client(server.target) as client:
         assert client.list_models()
+
+
+def test_passwords_are_not_in_command_lines(quick, start_server):
+    """A password that came by a variable stands in no process's arguments, also with several fronts."""
+    url = "postgresql://anna:secret@127.0.0.1:1/shop"
+    server = start_server(quick, "--fronts", "2", env={"PENULT_LOOKUP": url})
+    main = server.process.pid
+    pids = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    assert len(pids) == 2
+    for pid in (main, *pids):
+        assert "secret" not in Path(f"/proc/{pid}/cmdline").read_text()
+        assert f"PENULT_LOOKUP={url}" in Path(f"/proc/{pid}/environ").read_text()
 
 
 def test_passwords_are_not_logged(quick, start_server):

@@ -177,9 +177,9 @@ class ServeConfig:
             decode_max_pixels=max(1, self.decode_max_pixels // self.fronts),
         )  # fmt: skip
 
-    def as_flags(self) -> list[str]:
-        """Return the command line that stands for these settings, whatever variables are set."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+    def as_flags(self, but: str = "") -> list[str]:
+        """Return the command line that stands for these settings, `but` for one, whatever variables are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != but}
         return [
             f"{_flag(name if value is not False else f'no_{name}')}" + ("" if isinstance(value, bool) else f"={value}")
             for name, value in values.items()

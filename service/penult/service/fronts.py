@@ -169,10 +169,11 @@ class Supervisor:
             config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status)
         )
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
+        environment["PENULT_LOOKUP"] = config.lookup  # it may hold a password, and everybody can read command lines
         # -P: nothing in the current folder may stand in for a module.
         program = [sys.executable, "-P", "-m", "penult.cli", "serve"]
         self._fronts = [
-            Front(number, [*program, *config.of_front(number, port, self._http.port).as_flags()], environment)
+            Front(number, [*program, *config.of_front(number, port, self._http.port).as_flags("lookup")], environment)
             for number in range(1, config.fronts + 1)
         ]
         self._is_started = False

@@ -8,7 +8,7 @@ import asyncio
 import importlib.metadata
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,10 +26,14 @@ _RECENT = 12
 _MINUTES = 10
 _MOST_EVENTS = 20
 
-_FAMILIES = (
+# What is looked at every five seconds; what has a value per class, every minute; and what is asked for only now.
+_LOAD = (
     "penult_requests", "penult_request_seconds", "penult_phase_seconds", "penult_images", "penult_queue_depth",
-    "penult_dropped", "penult_model_info", "penult_answers", "penult_novel", "penult_novelty_ratio",
-    "penult_confidence", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
+    "penult_dropped",
+)  # fmt: skip
+_ANSWERS = ("penult_answers", "penult_novel", "penult_novelty_ratio", "penult_confidence")
+_NOW = (
+    "penult_model_info", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
     "penult_lookup_collections", "penult_lookup_items", "penult_fronts_ready", "penult_front_deaths",
 )  # fmt: skip
 
@@ -89,17 +93,17 @@ class Status:
 
     def sample(self) -> None:
         """Take a sample."""
-        taken = self._take()
+        taken = self._take(_LOAD)
         if self._recent:
             self._points.append(_point(self._recent[-1], taken))
         self._recent.append(taken)
         if self._count % _RECENT == 0:
-            self._minutes.append(taken)
+            self._minutes.append(self._take(_ANSWERS))
         self._count += 1
 
     def told(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain values; rates are per second."""
-        now = self._take()
+        now = self._take((*_LOAD, *_ANSWERS, *_NOW))
         recent = Gained(self._recent[0] if self._recent else now, now)
         lately = Gained(self._minutes[0] if self._minutes else now, now)
         fronts = now.amounts.sum("penult_fronts_ready") if "penult_fronts_ready" in now.amounts.values else None
@@ -119,8 +123,8 @@ class Status:
             "collections": [_collection(each) for each in self._lookups.listed] if self._lookups else [],
         }
 
-    def _take(self) -> Taken:
-        return take(self._metrics.samples(_FAMILIES))
+    def _take(self, families: Sequence[str]) -> Taken:
+        return take(self._metrics.samples(families))
 
     def _details(self, labels: Mapping[str, str]) -> dict[str, Any]:
         """Return what metrics do not tell of a model."""
