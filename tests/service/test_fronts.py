@@ -240,9 +240,19 @@ def test_fronts_do_not_outlive_their_supervisor(quick, start_server, samples, st
     wait_for(lambda: not [pid for pid in fronts if is_running(pid)], 5)
     assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}
     assert not folder.exists()
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", int(running.target.rpartition(":")[2])))
+    # A process counts as ended when its first thread has; the last of the others lets go of the port.
+    wait_for(lambda: is_free(int(running.target.rpartition(":")[2])), 5)
+
+
+def is_free(port: int) -> bool:
+    """Whether somebody else can have a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _damage(models: Path) -> None:
