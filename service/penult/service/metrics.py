@@ -103,6 +103,8 @@ class Metrics(Exposition):
             "penult_queue_depth", "Images accepted that wait to be decoded or run.", mode="livesum"
         )
         self.dropped = self._counter("penult_dropped_total", "Images not answered.", "reason")
+        for reason in ("bad_image", "queue_full", "too_late", "deadline", "cancelled"):
+            self.dropped.labels(reason)  # at 0 before the first, so that a rise is seen
         self.images = self._counter("penult_images_total", "Images accepted, by what they came as.", "format")
 
     def _add_models(self) -> None:
