@@ -218,8 +218,9 @@ class Supervisor:
 
     def _switch_level(self, usual: int) -> None:
         switch_level(usual)
-        for pid in self._pids():
-            os.kill(pid, signal.SIGUSR1)
+        for front in self._fronts:
+            if front.is_ready and front.pid:  # one that is starting does not listen yet, and would end
+                os.kill(front.pid, signal.SIGUSR1)
 
     def _stop_all(self) -> None:
         self._stop.set()

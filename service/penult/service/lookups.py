@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
 from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
@@ -163,8 +162,8 @@ class Lookups:
             if self._store:
                 try:
                     await self.all()
-                except PenultError as error:  # its callers hear of it too
-                    log.debug("collections cannot be counted: %s (%s)", error.message, error.reason)
+                except Exception as error:  # its callers hear of it too, and a store that fails may come back
+                    log.debug("collections cannot be counted: %s", error)
 
     async def drop(self, name: str) -> None:
         """Remove a collection. Raises PenultError."""

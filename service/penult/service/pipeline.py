@@ -19,6 +19,7 @@ import numpy as np
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
+from penult.lookup.types import Hit
 from penult.service.answers import Answer, Outcome, Scored, Timings, rank
 from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
@@ -185,6 +186,11 @@ class Pipeline:
         """Return what counts a model's answers."""
         return self._lanes[model].signals
 
+    def found_near(self, model: ServedModel, found: Sequence[Sequence[Hit]]) -> None:
+        """Count how near the items are that a search found; of a model that has left meanwhile, nothing counts."""
+        if lane := self._lanes.get(model):
+            lane.signals.neighbours(found)
+
     def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
         """Return what a model has answered, and how often it ran."""
         lane = self._lanes[model]
@@ -239,11 +245,11 @@ class Pipeline:
         ready: list[Item] = []
         self._metrics.queue_depth.inc(sum(not isinstance(photo, ImageError) for photo in photos))
         for place, photo in enumerate(photos):
-            if not isinstance(photo, ImageError):
-                self._formats[format_of(photo)].inc()
             if isinstance(photo, ImageError):
                 work.put(place, photo)
-            elif isinstance(photo, RawPhoto) and photo.is_crop:
+                continue
+            self._formats[format_of(photo)].inc()
+            if isinstance(photo, RawPhoto) and photo.is_crop:
                 ready += self._decoded(lane, work, place, photo)  # nothing to compute, so no thread is asked
             else:
                 self._workers.submit(self._decode, lane, work, place, photo)

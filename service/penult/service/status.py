@@ -6,6 +6,7 @@ models have, and what the curves need is computed when a sample is taken.
 
 import asyncio
 import importlib.metadata
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from penult.service.amounts import Amounts, Gained, Taken, take
 from penult.service.lookups import Listed, Lookups
 from penult.service.metrics import Exposition
 from penult.service.repository import READY, Repository
+
+log = logging.getLogger("penult.status")
 
 EVERY_S = 5.0
 # The curves show ten minutes.
@@ -88,7 +91,10 @@ class Status:
     async def run(self) -> None:
         """Sample for ever."""
         while True:
-            self.sample()
+            try:
+                self.sample()
+            except Exception:  # one look that failed must not stop the page for good
+                log.exception("metrics cannot be sampled for the status page")
             await asyncio.sleep(EVERY_S)
 
     def sample(self) -> None:

@@ -7,6 +7,7 @@ no other web page can use it through a visitor's browser (Origin, Sec-Fetch-Site
 import base64
 import ipaddress
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentab
 from penult.service.gate import Gate
 from penult.service.http_parts import CLIENT_GONE, hints, read_body, status_of
 from penult.service.loading import ServedModel
+from penult.service.logs import request_id
 from penult.service.lookups import Lookups, Query
 from penult.service.metrics import Metrics
 from penult.service.pipeline import DEFAULT_TOP_K, Pipeline
@@ -63,7 +65,8 @@ class Try:
         return [Route("/try", self._answer, methods=["POST"])]
 
     async def _answer(self, request: Request) -> Response:
-        started, code, model = time.perf_counter(), "OK", ("", "")
+        started, code, model, id_ = time.perf_counter(), "OK", ("", ""), uuid.uuid4().hex[:16]
+        request_id.set(id_)
         response: Response
         try:
             self._check(request)
@@ -74,9 +77,10 @@ class Try:
         except ClientDisconnect:
             code, response = "CANCELLED", Response(status_code=CLIENT_GONE)
         except Exception as raised:
-            error = presentable(raised, "", _METHOD)
+            error = presentable(raised, id_, _METHOD)
             told = {"error": error.message, "reason": error.reason}
             code, response = code_of(error).name, JSONResponse(told, status_of(error), _HEADERS | hints(error))
+        response.headers["penult-request-id"] = id_
         self._metrics.requests.labels(*model, _METHOD, code).inc()
         self._metrics.request_seconds.labels(_METHOD).observe(time.perf_counter() - started)
         return response
