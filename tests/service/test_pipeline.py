@@ -13,6 +13,7 @@ from sklearn.svm import LinearSVC
 
 from penult.bundle.errors import ImageError
 from penult.bundle.reader import read_bundle
+from penult.lookup.types import Hit
 from penult.service.answers import Answer
 from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto, RawPhoto
@@ -386,3 +387,15 @@ def test_images_run_singly_on_cpus_unless_a_setting_decides(light):
     model = light()
     assert batch_limit(ServeConfig(), model) == 1
     assert batch_limit(ServeConfig(batch_max_images=5), model) == 5
+
+
+def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, samples):
+    """A model that is retired while its neighbours are looked for: the answer goes out, and no series comes back."""
+    model = light()
+
+    async def scenario(pipeline):
+        await pipeline.retire(model)
+        pipeline.found_near(model, [[Hit("a", 0.9, "", {})]])
+
+    run(model, scenario)
+    assert not [name for name, *_ in samples(metrics) if name.startswith("penult_neighbour_distance_")]

@@ -1,6 +1,8 @@
 """Signals about answers: novelty in every answer, and metrics that agree with what clients were told."""
 
 import json
+import shutil
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -184,6 +186,40 @@ def test_a_new_version_counts_anew(copy_model, start_server, tmp_path, digits, o
         if name.startswith(("penult_answers", "penult_conf", "penult_nov", "penult_base", "penult_neigh"))
     }
     assert versions == {"2"}
+
+
+def test_lookups_do_not_notice_that_versions_change(copy_model, start_server, tmp_path, own_photos, samples):
+    """While ten versions come and go, not one of the photos looked up meets an error."""
+    folder = copy_model(tmp_path / "models")
+    server = start_server(tmp_path / "models", "--watch-s", "0.05", "--lookup", str(tmp_path / "lookup"))
+    stop, failed, answered = threading.Event(), [], [0]
+    with Client(server.target) as client:
+        client.put_items("near", [NewItem(path.name, path) for path in own_photos])
+
+    def ask() -> None:
+        with Client(server.target, retries=0) as client:
+            while not stop.is_set():
+                try:
+                    client.classify(own_photos[:2], neighbours=Neighbours("near", k=200))
+                    client.lookup(own_photos[:2], "near", k=200)
+                    answered[0] += 2
+                except Exception as error:
+                    failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with Client(server.target) as client:
+        for version in range(2, 12):
+            scratch = shutil.copytree(folder / "1", tmp_path / "new")
+            scratch.rename(folder / str(version))
+            while client.get_model().version.version != version:
+                time.sleep(0.02)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert answered[0] > 50
 
 
 def test_a_wrong_baseline_is_refused(copy_model, tmp_path):
