@@ -76,7 +76,7 @@ function modelFacts(model) {
 
 function signs(model) {
   const rows = Object.entries(model.confidence).map(([scorer, told]) =>
-    compared(`confidence, ${scorer}`, told.mean, told.baseline, 0.05, "surer than usual", "less sure than usual"));
+    compared(`how sure, ${scorer}`, told.mean, told.baseline, 0.05, "surer than usual", "less sure than usual"));
   if (!isKnown(model.novel_share)) return rows;
   return [compared("unlike the training photos", model.novel_share, model.novel_baseline, chanceOf(model.novel_baseline, model.answers)), ...rows];
 }
