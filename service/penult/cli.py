@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 _EXTRAS = {
+    "cryptography": "serve,cpu",
     "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
     "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
     "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- train, svm, quantize, check, serve --------------------------------------------------------------------------------
+# -- train, svm, quantize, check, sign, serve --------------------------------------------------------------------------
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,36 +213,27 @@ def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME")
-    parser.add_argument("--version", type=int, metavar="V", help="which version (default: the newest)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to replay the goldens")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    from penult.service.bundle_verbs import add_check_arguments
+
+    add_check_arguments(parser)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from penult.bundle.errors import BundleError
-    from penult.bundle.reader import read_bundle
-    from penult.service.loading import Placement, load
+    from penult.service.bundle_verbs import check
 
-    try:
-        model = load(read_bundle(arguments.model, arguments.version), Placement(arguments.device))
-    except BundleError as error:
-        if arguments.json:
-            print(json.dumps({"ok": False, "reason": error.reason, "message": error.message}))
-            return 1
-        return _fail(f"{error.message} ({error.reason})")
-    facts = {
-        "ok": True, "model": model.name, "version": model.version, "fingerprint": model.fingerprint, "signed": False,
-        "provider": model.session.provider, "golden_difference": model.golden_difference,
-    }  # fmt: skip
-    if arguments.json:
-        print(json.dumps(facts))
-        return 0
-    print(
-        f"{model.name} version {model.version}: good. All digests match; goldens replayed on {model.session.provider}: "
-        f"labels identical, values within {model.golden_difference:.0e}. Not signed."
-    )
-    return 0
+    return check(arguments)
+
+
+def _sign_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.service.bundle_verbs import add_sign_arguments
+
+    add_sign_arguments(parser)
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from penult.service.bundle_verbs import sign
+
+    return sign(arguments)
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -371,7 +362,8 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
         _quantize_arguments,
         _quantize,
     ),
-    "check": ("Check a bundle: digests, formats, golden answers.", _check_arguments, _check),
+    "check": ("Check a bundle: signature, digests, formats, golden answers.", _check_arguments, _check),
+    "sign": ("Make a key, and vouch for a bundle with it.", _sign_arguments, _sign),
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
     "classify": ("Name photos with a running server.", _classify_arguments, _classify),
     "lookup": ("Find the stored items nearest to photos.", _lookup_arguments, _lookup),

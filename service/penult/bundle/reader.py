@@ -1,4 +1,4 @@
-"""Reading a bundle: every file once, its size and digest checked before anything in it is parsed."""
+"""Reading a bundle: every file once; its signature, sizes and digests checked before anything in it is parsed."""
 
 import os
 import stat
@@ -18,15 +18,19 @@ from penult.bundle.manifest import (
     check_model_name,
     parse_version,
 )
+from penult.bundle.signature import ANYBODY, SIGNATURE_BYTES, SIGNATURE_NAME, Trust
 
-SIGNATURE_NAME = "manifest.sig"
 _MANIFEST_MAX_BYTES = 16 << 20
 _PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME, BASELINE_NAME)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose digests were right, with the bytes that they were right for."""
+    """A bundle whose digests were right, with the bytes that they were right for.
+
+    `signer`: the id of the trusted key that signed it, "" where none did or none is trusted; `is_signed`: whether it
+    holds a signature at all.
+    """
 
     name: str
     version: int
@@ -35,6 +39,18 @@ class Bundle:
     svm: bytes | None
     goldens: Goldens
     baseline: Baseline | None = None
+    signer: str = ""
+    is_signed: bool = False
+
+
+@dataclass(frozen=True)
+class SignedManifest:
+    """manifest.json with its bytes, whether a signature lies beside it, and the id of the trusted key it is of."""
+
+    manifest: Manifest
+    data: bytes
+    is_signed: bool
+    signer: str
 
 
 def versions(model_folder: Path) -> list[int]:
@@ -45,9 +61,29 @@ def versions(model_folder: Path) -> list[int]:
     return sorted(version for version in found if version is not None)
 
 
-def read_bundle(model_folder: Path, version: int | None = None) -> Bundle:
+def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = ANYBODY) -> Bundle:
     """Read models/NAME/VERSION (by default the newest) into memory; raise BundleError."""
     name = check_model_name(model_folder.resolve().name)
+    chosen = _choose(model_folder, version)
+    folder = model_folder / str(chosen)
+    signed = read_signed_manifest(folder, trust)
+    contents = _read_listed(folder, signed.manifest)
+    return Bundle(
+        name=name,
+        version=chosen,
+        manifest=signed.manifest,
+        onnx=contents[MODEL_NAME],
+        svm=contents.get(SVM_NAME),
+        goldens=Goldens.from_bytes(contents[GOLDEN_NAME]),
+        # Bundles of before have none.
+        baseline=Baseline.from_bytes(contents[BASELINE_NAME], signed.manifest) if BASELINE_NAME in contents else None,
+        signer=signed.signer,
+        is_signed=signed.is_signed,
+    )
+
+
+def _choose(model_folder: Path, version: int | None) -> int:
+    """Return the version asked for, or the newest; raise BundleNotFound."""
     present = versions(model_folder)
     if not present and (model_folder / MANIFEST_NAME).is_file():
         raise BundleNotFound(
@@ -63,29 +99,32 @@ def read_bundle(model_folder: Path, version: int | None = None) -> Bundle:
         raise BundleNotFound(
             "VERSION_NOT_FOUND", f"{model_folder} has no version {chosen}; it has {', '.join(map(str, present))}"
         )
-    folder = model_folder / str(chosen)
-    manifest = read_manifest(folder)
-    contents = _read_listed(folder, manifest)
-    return Bundle(
-        name=name,
-        version=chosen,
-        manifest=manifest,
-        onnx=contents[MODEL_NAME],
-        svm=contents.get(SVM_NAME),
-        goldens=Goldens.from_bytes(contents[GOLDEN_NAME]),
-        # Bundles of before have none.
-        baseline=Baseline.from_bytes(contents[BASELINE_NAME], manifest) if BASELINE_NAME in contents else None,
-    )
+    return chosen
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read models/NAME/VERSION/manifest.json; raise BundleError."""
+    return read_signed_manifest(folder, ANYBODY).manifest
+
+
+def read_signed_manifest(folder: Path, trust: Trust) -> SignedManifest:
+    """Read models/NAME/VERSION/manifest.json, and who vouches for it before it is parsed; raise BundleError."""
     try:
-        return Manifest.from_json(_read_plain(folder / MANIFEST_NAME, _MANIFEST_MAX_BYTES))
+        data = _read_plain(folder / MANIFEST_NAME, _MANIFEST_MAX_BYTES)
     except FileNotFoundError:
         raise BundleError(
             "MANIFEST_MISSING", f"{folder} has no {MANIFEST_NAME}, so it is no finished bundle; train or copy it again"
         ) from None
+    signature = _read_signature(folder)
+    signer = trust.signer(data, signature, folder)
+    return SignedManifest(Manifest.from_json(data), data, signature is not None, signer)
+
+
+def _read_signature(folder: Path) -> bytes | None:
+    try:
+        return _read_plain(folder / SIGNATURE_NAME, SIGNATURE_BYTES)
+    except FileNotFoundError:
+        return None
 
 
 def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from penult.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, check_model_name
 from penult.bundle.reader import versions
+from penult.bundle.signature import SIGNATURE_NAME
 
 
 def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
@@ -31,6 +32,23 @@ def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) 
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def put_signature(version_folder: Path, signature: bytes) -> None:
+    """Put manifest.sig beside a manifest, in one step, in place of one that is there; raise OSError."""
+    # Made beside the version, not in it: a reader would meet a file that the manifest does not list.
+    descriptor, scratch = tempfile.mkstemp(prefix=".signing-", dir=version_folder.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(signature)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(scratch, version_folder / SIGNATURE_NAME)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    _sync_folder(version_folder)
 
 
 def _rename_to_next_version(scratch: Path, model_folder: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
+from penult.bundle.signature import Trust, split_paths, trust
 from penult.service.cpu_plan import AUTO, CPU_MODES
 from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
@@ -38,6 +39,10 @@ class ServeConfig:
     models: Path = _setting(Path("models"), "the model repository: a folder of NAME/VERSION/")
     watch_s: float = _setting(1.0, "seconds between looks at the repository for new and removed versions; 0: never")
     pin: str = _setting("", "serve these versions instead of the newest: NAME=VERSION, several with commas between")
+    trusted_key: str = _setting(
+        "", "public keys, files with commas between: from then on only bundles that one of them signed are served"
+    )
+    allow_unsigned: bool = _setting(False, "serve bundles without a signature also where a trusted key is set")
     lookup: str = _setting(
         "lookup", "where collections are kept: a folder, postgresql://USER@HOST/DATABASE, milvus://HOST:PORT, or off"
     )
@@ -124,6 +129,11 @@ class ServeConfig:
     def image_limits(self) -> ImageLimits:
         """The limits that the decoder keeps."""
         return ImageLimits(self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans)
+
+    @property
+    def trust(self) -> Trust:
+        """Whose bundles are believed; reads the key files and raises KeyUnusable."""
+        return trust(split_paths(self.trusted_key), self.allow_unsigned)
 
     @property
     def pins(self) -> dict[str, tuple[int, ...]]:

@@ -30,6 +30,7 @@ log = logging.getLogger("penult.loading")
 class ServedModel:
     """A bundle that passed every check, loaded on its device. `plan` is how it shares the cores, None on a device.
 
+    `signer` is the id of the trusted key that vouches for it, "" where none does.
     Two are the same only if they are one object: a version may be replaced by another under its own number.
     """
 
@@ -42,6 +43,7 @@ class ServedModel:
     golden_difference: float
     plan: CpuPlan | None = None
     baseline: Baseline | None = None
+    signer: str = ""
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -77,8 +79,9 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
         tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
         difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
     return ServedModel(
-        bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline
-    )
+        bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline,
+        bundle.signer,
+    )  # fmt: skip
 
 
 @contextmanager

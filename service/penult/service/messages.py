@@ -188,7 +188,7 @@ def model_told(model: ServedModel) -> pb.Model:
         scorers=[SCORER_NUMBERS[scorer] for scorer in model.scorers],
         default_scorer=SCORER_NUMBERS[model.manifest.default_scorer],
         provider=model.session.provider,
-        is_signed=False,
+        is_signed=bool(model.signer),
         novelty_threshold=threshold(model),
     )
 

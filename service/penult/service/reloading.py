@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from penult.bundle.errors import BundleError, PenultError
-from penult.bundle.reader import Bundle, read_bundle, read_manifest
+from penult.bundle.reader import Bundle, read_bundle, read_signed_manifest
+from penult.bundle.signature import ANYBODY, Trust
 from penult.service import memory
 from penult.service.config import ConfigError
 from penult.service.errors import ModelRefused, NotFound
@@ -47,9 +48,11 @@ class _Refusal:
 class Reloader:
     """Loads models when they come, and lets go of them when they leave."""
 
-    def __init__(self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: Stage) -> None:
+    def __init__(
+        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: Stage, trust: Trust = ANYBODY
+    ) -> None:
         """Look at nothing yet; `load` blocks, is told what was served so far, and raises BundleError or ConfigError."""
-        self._root, self._pins, self._load, self._stage = root, pins, load, stage
+        self._root, self._pins, self._load, self._stage, self._trust = root, pins, load, stage, trust
         self._repository = stage.repository
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._turn = asyncio.Lock()
@@ -195,13 +198,14 @@ class Reloader:
         return None
 
     async def _is_same(self, served: ServedModel, marks: Stamp) -> bool:
-        """Tell whether a folder holds what is served; files that were only touched do."""
+        """Tell whether a folder holds what is served, signed by the same; files that were only touched do."""
         if self._served[served] != marks:
+            folder = self._root / served.name / str(served.version)
             try:
-                manifest = await self._on_loader(read_manifest, self._root / served.name / str(served.version))
+                found = await self._on_loader(read_signed_manifest, folder, self._trust)
             except (BundleError, OSError):
                 return False
-            if manifest != served.manifest:
+            if (found.manifest, found.signer) != (served.manifest, served.signer):
                 return False
             self._served[served] = marks
         return True
@@ -233,7 +237,7 @@ class Reloader:
         return model
 
     def _read_and_load(self, name: str, version: int, before: ServedModel | None) -> ServedModel:
-        return self._load(read_bundle(self._root / name, version), before)
+        return self._load(read_bundle(self._root / name, version, self._trust), before)
 
     def _refuse(self, name: str, version: int, marks: Stamp, error: Exception) -> None:
         reason, message, until = "INTERNAL", "a bug of penult's own; please report the lines above", float("inf")
@@ -277,4 +281,7 @@ def _announce(model: ServedModel, seconds: float) -> None:
         model.name, model.version, seconds, model.manifest.architecture, model.session.provider,
         len(model.manifest.classes), model.golden_difference,
     )  # fmt: skip
-    log.warning("%s version %d is not signed: nothing vouches for where it comes from", model.name, model.version)
+    if model.signer:
+        log.info("%s version %d is signed by key %s", model.name, model.version, model.signer)
+    else:
+        log.warning("%s version %d: no trusted key vouches for where it comes from", model.name, model.version)

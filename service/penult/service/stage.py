@@ -51,5 +51,6 @@ class Stage:
 def _labels(model: ServedModel) -> tuple[str, ...]:
     """Return the labels of penult_model_info."""
     return (
-        model.name, str(model.version), model.fingerprint, model.manifest.architecture, model.session.provider, "no"
+        model.name, str(model.version), model.fingerprint, model.manifest.architecture, model.session.provider,
+        "yes" if model.signer else "no",
     )  # fmt: skip
