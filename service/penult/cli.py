@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# -- train, svm, quantize, check, sign, serve --------------------------------------------------------------------------
+# -- train, svm, quantize, check, sign, token, serve -------------------------------------------------------------------
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,8 +133,10 @@ def _refit_stored(settings: Any) -> Any:
     """Fetch a collection's labelled items from a server, and fit on them."""
     from penult.client import DEFAULT_TARGET, Client
     from penult.client.labelled import labelled_items
+    from penult.client.security import Security
 
-    with Client(os.environ.get("PENULT_TARGET", DEFAULT_TARGET)) as client:
+    target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
+    with Client(target, security=Security.from_environment()) as client:
         told, items = labelled_items(client, settings.from_collection)
     from penult.export.refit_stored import Stored, refit_stored
 
@@ -234,6 +236,18 @@ def _sign(arguments: argparse.Namespace) -> int:
     from penult.service.bundle_verbs import sign
 
     return sign(arguments)
+
+
+def _token_arguments(parser: argparse.ArgumentParser) -> None:
+    from penult.service.tokens import add_token_arguments
+
+    add_token_arguments(parser)
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    from penult.service.tokens import make_token
+
+    return make_token(arguments)
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -364,6 +378,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable
     ),
     "check": ("Check a bundle: signature, digests, formats, golden answers.", _check_arguments, _check),
     "sign": ("Make a key, and vouch for a bundle with it.", _sign_arguments, _sign),
+    "token": ("Make a bearer token for callers of a server.", _token_arguments, _token),
     "serve": ("Serve the models of a repository over gRPC.", _serve_arguments, _serve),
     "classify": ("Name photos with a running server.", _classify_arguments, _classify),
     "lookup": ("Find the stored items nearest to photos.", _lookup_arguments, _lookup),

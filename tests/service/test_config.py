@@ -36,8 +36,10 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(configure):
 
 def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
+    company = {"tls_cert": ["TLS_KEY"], "tls_key": ["TLS_CERT"], "tls_client_ca": ["TLS_CERT", "TLS_KEY"]}
     for f in fields(ServeConfig):
         choices = f.metadata["choices"]
+        env = {f"PENULT_{name}": "file" for name in company.get(f.name, ())}
         if isinstance(f.default, bool):
             value, expected, flags = "true", True, ()
         else:
@@ -45,9 +47,9 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
             value = choices[-1] if choices else some.get(f.name, "7")
             expected, flags = type(f.default)(value), (value,)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
-        assert getattr(configure("--" + f.name.replace("_", "-"), *flags), f.name) == expected
-        assert getattr(configure(env={f"PENULT_{f.name.upper()}": value}), f.name) == expected
-        assert getattr(configure(toml=f"{f.name} = {quoted}"), f.name) == expected
+        assert getattr(configure("--" + f.name.replace("_", "-"), *flags, env=env), f.name) == expected
+        assert getattr(configure(env=env | {f"PENULT_{f.name.upper()}": value}), f.name) == expected
+        assert getattr(configure(toml=f"{f.name} = {quoted}", env=env), f.name) == expected
 
 
 def test_without_any_source_the_defaults_of_the_design_hold(configure):
@@ -57,6 +59,20 @@ def test_without_any_source_the_defaults_of_the_design_hold(configure):
     assert (config.device, config.drain_lead) == ("auto", 5.0)
     assert (config.image_max_bytes, config.image_max_pixels) == (8 << 20, 50_000_000)
     assert (config.image_max_side, config.image_max_scans, config.message_max_bytes) == (16_384, 64, 64 << 20)
+
+
+def test_what_guards_the_ports_must_fit_together(configure):
+    """A certificate without its key, an authority of clients without a certificate, are refused in one line."""
+    for flags in (["--tls-cert", "c"], ["--tls-key", "k"], ["--tls-client-ca", "a"]):
+        with pytest.raises(ConfigError, match="--tls-cert"):
+            configure(*flags)
+    mutual = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"]
+    with pytest.raises(ConfigError, match="--tokens"):
+        configure(*mutual, "--http")
+    assert configure(*mutual, "--http", "--tokens", "t").http
+    assert not configure(*mutual).has_try_photos
+    assert not configure("--tokens", "t").has_try_photos
+    assert configure("--tokens", "t", "--try-photos", "on").has_try_photos
 
 
 def test_what_a_gpu_may_take_is_passed_on(configure):

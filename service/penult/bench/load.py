@@ -24,6 +24,7 @@ from penult.bench.pace import Watch, Window, gaps, sleep_until, tick
 from penult.bench.requests import Requests
 from penult.bench.settings import BenchError, LoadSettings
 from penult.client import AsyncClient
+from penult.client.opening import aio_channel_with
 
 # An open loop that the server cannot follow must end before this machine's memory does.
 _MOST_OUTSTANDING = 4096
@@ -60,7 +61,7 @@ async def run(settings: LoadSettings, prepared: Requests | None = None, watch: W
 
 
 async def _ask_model(settings: LoadSettings) -> Model:
-    async with AsyncClient(settings.target, settings.timeout_s) as client:
+    async with AsyncClient(settings.target, settings.timeout_s, security=settings.security) as client:
         told = await client.get_model(settings.model, settings.version)
     if settings.scorer and settings.scorer not in (names := requests.scorer_names(told.scorers)):
         raise BenchError(f"{told.version.name} has no {settings.scorer} scorer; ask for {' or '.join(names)}")
@@ -73,7 +74,7 @@ async def _ask_model(settings: LoadSettings) -> Model:
 @asynccontextmanager
 async def _calls(settings: LoadSettings, prepared: Requests) -> AsyncIterator[list[Any]]:
     """Open the connections; give the method to call on each: bytes in, bytes out."""
-    channels = [grpc.aio.insecure_channel(settings.target, options=_OPTIONS) for _ in range(settings.connections)]
+    channels = [aio_channel_with(settings.target, _OPTIONS, settings.security) for _ in range(settings.connections)]
     try:
         if settings.is_stream:
             yield [channel.stream_stream(prepared.path) for channel in channels]

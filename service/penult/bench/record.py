@@ -25,9 +25,9 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a dataclass as JSON knows it: paths become text, numbers keep six digits."""
+    """Return a dataclass as JSON knows it: paths become text, numbers keep six digits; what repr() hides stays out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr})
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,14 @@
-"""The options of `penult bench`. Light to import: the command line shows help without loading gRPC."""
+"""The options of `penult bench`, and what contradicts what."""
 
 import argparse
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from penult.client.security import NONE, Security, add_security_arguments
+from penult.client.security import from_arguments as security_of
 
 _TARGET = "127.0.0.1:50051"
 _TUNE_TRIAL_S = 4.0
@@ -45,6 +48,7 @@ class LoadSettings:
     timeout_s: float = 30.0
     metrics: str | None = None
     seed: int = 0
+    security: Security = field(default=NONE, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sent or measured; raise BenchError."""
@@ -120,6 +124,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rpc", choices=("classify", "describe"), help="what is asked (classify)")
     parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
     parser.add_argument("--timeout", type=float, dest="timeout_s", metavar="S", help="seconds per request (30)")
+    add_security_arguments(parser)
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +190,8 @@ def from_arguments(arguments: argparse.Namespace) -> BenchSettings:
     defaults: dict[str, Any] = {"target": os.environ.get("PENULT_TARGET", _TARGET)}
     if "tune" in given:
         defaults |= {"duration_s": _TUNE_TRIAL_S, "warmup_s": _TUNE_WARMUP_S, "concurrency": _TUNE_CONCURRENCY}
+    if "tune" not in given:  # its own servers are on loopback, and plain
+        defaults["security"] = security_of(arguments)
     load = LoadSettings(**defaults | _of(LoadSettings, given))
     tune = None
     if "tune" in given:

@@ -16,6 +16,7 @@ its place; a request that fails as a whole raises RequestFailed.
 from penult.client.aio import AsyncClient
 from penult.client.many import photos_in
 from penult.client.plain import Client
+from penult.client.security import Security, SecurityError
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -55,6 +56,8 @@ __all__ = [
     "PhotoAnswer",
     "RequestFailed",
     "ScoredClass",
+    "Security",
+    "SecurityError",
     "StoredItem",
     "photos_in",
 ]

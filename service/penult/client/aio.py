@@ -5,14 +5,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from penult.client.aio_lookup import AsyncLookup
-from penult.client.channel import MOST_RETRIES, address, options
+from penult.client.channel import MOST_RETRIES
 from penult.client.many import IN_FLIGHT, ask_many_aio
 from penult.client.messages import classifying, describing, score_request, scored
+from penult.client.opening import aio_channel
+from penult.client.security import NONE, Security
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -37,9 +38,10 @@ class AsyncClient(AsyncLookup):
         target: str | Sequence[str] = DEFAULT_TARGET,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = MOST_RETRIES,
+        security: Security = NONE,
     ) -> None:
         """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""
-        self._channel = grpc.aio.insecure_channel(address(target), options=options(retries))
+        self._channel = aio_channel(target, retries, security)
         self._stub: Any = penult_pb2_grpc.PenultServiceStub(self._channel)
         self._target, self._timeout_s = target, timeout_s
 

@@ -16,6 +16,14 @@ from penult.client.messages import MESSAGE_BYTES
 from penult.client.types import RequestFailed
 
 MOST_RETRIES = 4
+# Words of gRPC's TLS library, and what to do about them.
+_TLS_CAUSES = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is of no known authority; give --ca FILE",
+    "certificate signature failure": "its certificate is of another authority; give the right one as --ca FILE",
+    "WRONG_VERSION_NUMBER": "it speaks none; leave --tls and --ca out",
+    "CERTIFICATE_REQUIRED": "it wants a certificate of yours; give --client-cert and --client-key",
+    "not in peer certificate": "its certificate is for another name; give --server-name",
+}
 _PING_MS, _PONG_MS = 30_000, 10_000
 _SERVICE = "penult.v1.PenultService"
 
@@ -90,12 +98,21 @@ def _resolve(target: str) -> dict[int, str]:
     }
 
 
+def _unreachable(details: str, target: str | Sequence[str]) -> str:
+    """Return why nobody answers, as far as gRPC's words tell."""
+    if "handshak" in details.lower() or "CERTIFICATE" in details:
+        cause = next((word for word in _TLS_CAUSES if word in details), "")
+        return f"no TLS with {target}: {_TLS_CAUSES.get(cause, 'the handshake failed')}; {details[-200:]}"
+    if "closed" in details.lower() or "reset" in details.lower():
+        return f"{target} hung up; a server with TLS does that to clients without: add --tls or --ca FILE"
+    return f"no server answers at {target}; start one with penult serve, or name another with --target"
+
+
 def failure(error: Any, target: str | Sequence[str]) -> RequestFailed:
     """Return what a gRPC error means to the caller."""
     trailing = dict(error.trailing_metadata() or ())
     if error.code() is grpc.StatusCode.UNAVAILABLE and "penult-reason" not in trailing:
-        message = f"no server answers at {target}; start one with penult serve, or name another with --target"
-        return RequestFailed("UNAVAILABLE", "", message)
+        return RequestFailed("UNAVAILABLE", "", _unreachable(str(error.details()), target))
     return RequestFailed(
         error.code().name,
         str(trailing.get("penult-reason", "")),

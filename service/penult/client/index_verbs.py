@@ -11,6 +11,7 @@ from penult.client.duplicates import Pair, find_duplicates
 from penult.client.many import Bar, photos_in
 from penult.client.plain import Client
 from penult.client.reindex import reindex
+from penult.client.security import from_arguments
 from penult.client.types import CollectionInfo, ItemFailure, NewItem, RequestFailed, StoredItem
 from penult.client.verbs import add_connection_arguments, has_bar, print_table
 
@@ -32,7 +33,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> Any:
 def index(arguments: argparse.Namespace) -> int:
     """Run one of them. Raises RequestFailed."""
     act: Callable[[argparse.Namespace, Client], int] = arguments.act
-    with Client(arguments.target, arguments.timeout) as client:
+    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         return act(arguments, client)
 
 

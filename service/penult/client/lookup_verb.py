@@ -8,6 +8,7 @@ from typing import Any
 
 from penult.client.many import photos_in
 from penult.client.plain import Client
+from penult.client.security import from_arguments
 from penult.client.types import ItemFailure, LookupAnswer, Neighbour, RequestFailed
 from penult.client.verbs import add_connection_arguments, count, failed, print_table
 
@@ -41,7 +42,7 @@ def add_filter_argument(parser: argparse.ArgumentParser) -> None:
 def lookup(arguments: argparse.Namespace) -> int:
     """Look photos up and print, or draw, what is near; return 1 if any photo failed. Raises RequestFailed."""
     images = [str(photo) for each in arguments.images for photo in (photos_in(each) if Path(each).is_dir() else [each])]
-    with Client(arguments.target, arguments.timeout) as client:
+    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         where = read_filter(client, arguments.collection, arguments.filter)
         answer = client.lookup(
             images, arguments.collection, k=arguments.k, where=where, max_distance=arguments.max_distance,

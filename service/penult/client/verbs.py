@@ -11,6 +11,7 @@ from typing import Any
 
 from penult.client.many import photos_in
 from penult.client.plain import Client
+from penult.client.security import add_security_arguments, from_arguments
 from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure, Neighbours
 
 
@@ -28,6 +29,7 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default=target, metavar="HOST:PORT", help="the server (%(default)s)")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, help="seconds per request (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    add_security_arguments(parser)
 
 
 def count(text: str) -> int:
@@ -54,7 +56,7 @@ def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
 def classify(arguments: argparse.Namespace) -> int:
     """Name photos, print a table or JSON; return 1 if any photo failed. Raises RequestFailed."""
     neighbours = Neighbours(arguments.collection, arguments.k) if arguments.collection else None
-    with Client(arguments.target, arguments.timeout) as client:
+    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         answers = list(
             client.classify_many(
                 _photos(arguments.images), model=arguments.model, version=arguments.version, scorer=arguments.scorer,
@@ -80,7 +82,7 @@ def classify(arguments: argparse.Namespace) -> int:
 def describe(arguments: argparse.Namespace) -> int:
     """Print descriptors, as classify() prints classes."""
     photos = _photos(arguments.images)
-    with Client(arguments.target, arguments.timeout) as client:
+    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         answers = list(
             client.describe_many(photos, model=arguments.model, version=arguments.version, progress=has_bar())
         )

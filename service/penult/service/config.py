@@ -50,6 +50,11 @@ class ServeConfig:
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
     http: bool = _setting(False, "the Open Inference Protocol over HTTP too, below /v2 on the metrics port")
+    tls_cert: str = _setting("", "PEM file of the server's certificate and those above it; renewed ones are taken up")
+    tls_key: str = _setting("", "PEM file of its key, without a passphrase")
+    tls_client_ca: str = _setting("", "PEM file: gRPC clients must show a certificate of this authority (mutual TLS)")
+    http_tls: bool = _setting(True, "TLS on the HTTP port too, where there is a certificate")
+    tokens: str = _setting("", "file of who may ask, by bearer token; penult token NAME adds to it")
     device: str = _setting("auto", "cuda fails at start where CUDA does not work", ("auto", "cuda", "cpu"))
     fronts: int = _setting(
         1, "server processes that share the gRPC port, each with its own copy of every model; needs clients that open "
@@ -122,8 +127,21 @@ class ServeConfig:
             raise ConfigError("CONFIG", "--model-control on reaches one front only; use it with --fronts 1")
         if self.http and self.fronts > 1:
             raise ConfigError("CONFIG", "--http answers from one front only; use it with --fronts 1")
+        self._check_transport()
         if self.queue_max_images < self.fronts:
             raise ConfigError("CONFIG", "--queue-max-images must be at least --fronts: each front gets its part of it")
+
+    def _check_transport(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("CONFIG", "--tls-cert and --tls-key belong together; give both")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError(
+                "CONFIG", "--tls-client-ca needs a certificate of the server's own: --tls-cert, --tls-key"
+            )
+        if self.tls_client_ca and self.http and not self.tokens:
+            raise ConfigError(
+                "CONFIG", "--http asks clients for no certificate; give --tokens too, or leave --http out"
+            )
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -159,8 +177,12 @@ class ServeConfig:
 
     @property
     def has_try_photos(self) -> bool:
-        """Whether the status page answers photos."""
-        return self.is_loopback if self.try_photos == "auto" else self.try_photos == "on"
+        """Whether the status page answers photos; where callers must say who they are, only if that is asked for."""
+        return (
+            self.is_loopback and not (self.tokens or self.tls_client_ca)
+            if self.try_photos == "auto"
+            else self.try_photos == "on"
+        )
 
     @property
     def is_loopback(self) -> bool:

@@ -14,7 +14,8 @@ PenultError (penult.bundle.errors)
     ├── LacksScorer      the model has no such scorer               FAILED_PRECONDITION
     ├── OtherModel       a descriptor of another model              FAILED_PRECONDITION
     ├── ModelRefused     the version to load is not good            FAILED_PRECONDITION
-    ├── NotAllowed       switched off by the operator               PERMISSION_DENIED
+    ├── Unauthenticated  no token, or one that is not known         UNAUTHENTICATED
+    ├── NotAllowed       not with this token, or switched off       PERMISSION_DENIED
     ├── Unsupported      no such method here                        UNIMPLEMENTED
     ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
     ├── NotReady         loading or draining                        UNAVAILABLE
@@ -69,8 +70,12 @@ class ModelRefused(ServiceError):
     """The version that should be loaded failed its checks."""
 
 
+class Unauthenticated(ServiceError):
+    """Nobody knows who asks."""
+
+
 class NotAllowed(ServiceError):
-    """The operator has not switched this on."""
+    """The operator has not switched this on, or the token is not good for it."""
 
 
 class Unsupported(ServiceError):
@@ -104,6 +109,7 @@ CODES: dict[type[PenultError], grpc.StatusCode] = {
     LacksScorer: grpc.StatusCode.FAILED_PRECONDITION,
     OtherModel: grpc.StatusCode.FAILED_PRECONDITION,
     ModelRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from penult.bundle.errors import PenultError
 from penult.service.config import ServeConfig, port_in_use
+from penult.service.doors import Doors, follow
 from penult.service.front import READY, STOP, VARIABLE
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
@@ -165,9 +166,11 @@ class Supervisor:
         self._folder = folder
         self._metrics = FrontsMetrics(folder, self._pids, lambda: sum(front.is_ready for front in self._fronts))
         self._status = Status(self._metrics, self._state)
+        self._doors = Doors(config)
         self._http = HttpServer(
-            config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status)
-        )
+            config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status),
+            self._doors.http_context,
+        )  # fmt: skip
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
         environment["PENULT_LOOKUP"] = config.lookup  # it may hold a password, and everybody can read command lines
         # -P: nothing in the current folder may stand in for a module.
@@ -184,13 +187,15 @@ class Supervisor:
         """Start the fronts and keep them until asked to stop; return the exit code. Raises FrontError."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._look_again)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_level, logging.getLogger().level)
         await self._http.start()
-        sampling = asyncio.create_task(self._status.run())
+        beside = [asyncio.create_task(work) for work in (self._status.run(), follow(self._doors))]
         try:
             codes = await asyncio.gather(*(self._keep(front) for front in self._fronts))
         finally:
-            sampling.cancel()
+            for task in beside:
+                task.cancel()
             self._kill_all()  # none is left, unless by a bug
             await self._http.stop()
         if self._failure:
@@ -216,11 +221,18 @@ class Supervisor:
         log.info("draining: not ready from now on, waiting for %d fronts", len(self._pids()))
         self._stop_all()
 
+    def _look_again(self) -> None:
+        self._doors.look()
+        self._signal(signal.SIGHUP)
+
     def _switch_level(self, usual: int) -> None:
         switch_level(usual)
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: signal.Signals) -> None:
         for front in self._fronts:
             if front.is_ready and front.pid:  # one that is starting does not listen yet, and would end
-                os.kill(front.pid, signal.SIGUSR1)
+                os.kill(front.pid, number)
 
     def _stop_all(self) -> None:
         self._stop.set()

@@ -5,6 +5,7 @@ On the same loop on purpose: where the loop hangs, the liveness probe must fail.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +24,13 @@ class HttpServer:
     """Serves the probes and the metrics."""
 
     def __init__(
-        self, host: str, port: int, metrics: Exposition, is_ready: Callable[[], bool], more: Sequence[Route] = ()
+        self,
+        host: str,
+        port: int,
+        metrics: Exposition,
+        is_ready: Callable[[], bool],
+        more: Sequence[Route] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Bind the port; raise ConfigError if that fails."""
         try:
@@ -39,7 +46,10 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         handlers = {HTTPException: _wrong_address}
         app = Starlette(routes=[*_routes(metrics, is_ready), *more], exception_handlers=handlers)
-        self._server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+        config.load()
+        config.ssl = tls  # a context of our own, which takes up renewed certificates
+        self._server = _Server(config)
 
     async def start(self) -> None:
         """Begin to answer."""

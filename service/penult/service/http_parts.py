@@ -6,15 +6,15 @@ import math
 from starlette.requests import Request
 
 from penult.bundle.errors import PenultError
-from penult.service.errors import InvalidRequest, ServiceError, code_of
+from penult.service.errors import InvalidRequest, ServiceError, Unauthenticated, code_of
 
 # What nginx calls it when the client has gone.
 CLIENT_GONE = 499
 # How long a body may take to arrive: longer than any honest sender of the largest one.
 _ARRIVAL_S = 60.0
 _STATUS = {
-    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "PERMISSION_DENIED": 403, "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
+    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
 }  # fmt: skip
 _STATUS_OF_REASON = {"BODY_LATE": 408, "BODY_SIZE": 413, "CONTENT_ENCODING": 415, "CONTENT_TYPE": 415}
 
@@ -44,6 +44,8 @@ def status_of(error: PenultError) -> int:
 def hints(error: PenultError) -> dict[str, str]:
     """Return headers: the stable reason, and when asking again makes sense."""
     headers = {"penult-reason": error.reason}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, ServiceError) and error.retry_after_ms is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
         headers["retry-after-ms"] = str(error.retry_after_ms)

@@ -1,4 +1,4 @@
-"""Around every RPC of our own services: parsing, error mapping, request ids and metrics.
+"""Around every RPC of our own services: tokens, parsing, error mapping, request ids and metrics.
 
 Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNOWN and the exception's text
 (research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 import grpc
 
+from penult.service import clients
 from penult.service.errors import InvalidRequest, ServiceError, Unsupported, code_of, presentable
 from penult.service.gate import Gate
 from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
+from penult.service.tokens import Tokens, right_of
 from penult.service.tracing import Tracing, current
 
 # grpc_server_* metrics spell codes as Go does.
@@ -28,10 +30,16 @@ Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
 # A server that leaves is alive until it has left, and says so.
 _PROBES = ("ServerLive", "ServerReady", "ModelReady")
+_HEALTH = "/grpc.health.v1.Health/"
+_AUTHORIZATION = "authorization"
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of the services named; health and reflection pass untouched."""
+    """Wraps the methods of the services named; health and reflection pass untouched.
+
+    Where there are tokens, everything but health and probes needs one, reflection too. That is seen when the headers
+    have come, before the message is read.
+    """
 
     def __init__(
         self,
@@ -40,11 +48,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         gate: Gate,
         access: AccessLog = NO_ACCESS_LOG,
         tracing: Tracing | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         """Wrap methods whose path starts with /SERVICE/; they come in by the gate."""
+        self._tokens = tokens
         self._prefixes, self._gate = tuple(f"/{service}/" for service in services), gate
         self._watch = _Watch(metrics, access, tracing)
         self._wrapped: dict[str, Handler] = {}
+        self._methods: dict[str, _Method] = {}
 
     async def intercept_service(
         self,
@@ -53,16 +64,31 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """Return the method's handler, wrapped; made once per method, for it is the same for every call."""
         path = handler_call_details.method
-        if path in self._wrapped:
-            return self._wrapped[path]
-        handler = await continuation(handler_call_details)
-        if handler is not None and path.startswith(self._prefixes):
-            handler = self._wrapped[path] = self._wrap(handler, path)
+        handler = self._wrapped.get(path)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is not None and path.startswith(self._prefixes):
+                handler = self._wrapped[path] = self._wrap(handler, path)
+        if self._tokens and not path.startswith(_HEALTH):
+            return self._known(self._tokens, handler, handler_call_details)
+        return handler
+
+    def _known(self, tokens: Tokens, handler: Handler, details: grpc.HandlerCallDetails) -> Handler:
+        """Note who asks and return the handler; or one that refuses, where the token does not do."""
+        path = details.method
+        name = path.rpartition("/")[2]
+        if path in self._methods and name in _PROBES:
+            return handler
+        metadata = dict(details.invocation_metadata or ())
+        try:
+            clients.note(tokens.check(str(metadata.get(_AUTHORIZATION, "")), right_of(name)))
+        except ServiceError as error:
+            return _refusing(error, self._methods.get(path))
         return handler
 
     def _wrap(self, handler: Handler, path: str) -> Handler:
         _, service, name = path.split("/")
-        method = _Method(self._watch, service, name, handler)
+        method = self._methods[path] = _Method(self._watch, service, name, handler)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(self._streaming(handler, method))
         return grpc.unary_unary_rpc_method_handler(self._unary(handler, method))
@@ -98,6 +124,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
             rpc.succeed(response)
 
         return call
+
+
+def _refusing(error: ServiceError, method: "_Method | None") -> Handler:
+    """Return a handler that ends any call with an error, and reads no message; counted where the method is ours."""
+
+    async def refuse(parts: AsyncIterator[bytes], context: Context) -> None:
+        if method:
+            await _Rpc(method, context).fail(error)
+        await context.abort(code_of(error), error.message, ((_REASON, error.reason),))
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 @dataclass(frozen=True)
@@ -149,6 +186,8 @@ class _Rpc:
         self._method, self._context = method, context
         self._id = uuid.uuid4().hex[:16]
         request_id.set(self._id)
+        if not clients.current():
+            clients.note(clients.host_of(context.peer()))
         self._started = time.perf_counter()
         tracing = method.watch.tracing
         self._trace = tracing.begin(method.path, _metadata(context), self._id) if tracing else None

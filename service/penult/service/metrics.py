@@ -115,6 +115,14 @@ class Metrics(Exposition):
         self.reloads = self._counter("penult_reloads_total", "Versions loaded, refused, and retired.", "outcome")
         for outcome in ("loaded", "refused", "retired"):
             self.reloads.labels(outcome)
+        self.credentials = self._counter(
+            "penult_credentials_reloads_total", "Certificates and tokens read again.", "kind", "outcome"
+        )
+        self.certificate_expiry = self._gauge(
+            "penult_certificate_expiry_timestamp_seconds",
+            "When the certificate ends, Unix time; 0: no TLS.",
+            mode="livemin",
+        )
 
     def _add_answers(self) -> None:
         self.answers = self._counter("penult_answers_total", "Photos by the class they were given.", *_MODEL, "label")

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from penult.service import inference
+from penult.service import clients, inference
 from penult.service.errors import InvalidRequest, code_of, presentable
 from penult.service.gate import Gate
 from penult.service.http_parts import CLIENT_GONE, hints, read_body, status_of
@@ -27,6 +27,7 @@ from penult.service.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.metrics import Metrics
 from penult.service.oip_json import get, read_object, read_request, write_answer
 from penult.service.statistics import Duration, Statistics
+from penult.service.tokens import Tokens, right_of
 from penult.service.tracing import Tracing
 
 T = TypeVar("T")
@@ -48,9 +49,10 @@ class OipRoutes:
         body_max_bytes: int,
         access: AccessLog = NO_ACCESS_LOG,
         tracing: Tracing | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
-        """Answer with this."""
-        self._access, self._tracing = access, tracing
+        """Answer with this; to callers with a token, where there are `tokens`."""
+        self._access, self._tracing, self._tokens = access, tracing, tokens
         self._core, self._gate, self._metrics, self._body_max_bytes = core, gate, metrics, body_max_bytes
         self._codec = ThreadPoolExecutor(1, "json")
 
@@ -165,6 +167,13 @@ class OipRoutes:
     def _post(self, path: str, method: str, endpoint: Endpoint) -> Route:
         return Route(f"/v2{path}", self._answering(endpoint, method, is_probe=False), methods=["POST"])
 
+    def _identify(self, request: Request, method: str) -> None:
+        """Note who asks; raise ServiceError where a token lacks, or is not good for it."""
+        who = request.client.host if request.client else ""
+        if self._tokens:
+            who = self._tokens.check(request.headers.get("authorization", ""), right_of(method))
+        clients.note(who)
+
     def _answering(self, endpoint: Endpoint, method: str, is_probe: bool) -> Endpoint:
         """Wrap an endpoint: the gate, errors as JSON, a request id, and the metrics that gRPC's calls have too."""
 
@@ -174,6 +183,8 @@ class OipRoutes:
             trace = self._tracing.begin(f"http/{method}", request.headers, id_) if self._tracing else None
             door: AbstractContextManager[None] = nullcontext() if is_probe else self._gate.accepted()
             try:
+                if not is_probe:
+                    self._identify(request, method)
                 with door:
                     response = await endpoint(request)
             except ClientDisconnect:

@@ -89,10 +89,16 @@ class Reloader:
         """Follow the folder for ever."""
         while True:
             await asyncio.sleep(every_s)
-            try:
-                await self._follow()
-            except Exception:  # a bug must not end it: today's models are served on, and the log tells
-                log.exception("looking for new versions failed")
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at the folder once, unless nothing is served yet."""
+        if not self._repository.is_started:
+            return
+        try:
+            await self._follow()
+        except Exception:  # a bug must not end it: today's models are served on, and the log tells
+            log.exception("looking for new versions failed")
 
     async def load(self, name: str) -> None:
         """Look at a model now, whatever was refused or unloaded before; raise NotFound, ModelRefused."""

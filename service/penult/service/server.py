@@ -17,6 +17,7 @@ from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
 from penult.oip import grpc_service_pb2_grpc
 from penult.service.config import ServeConfig, port_in_use
+from penult.service.doors import Doors, follow
 from penult.service.front import beat, follow_supervisor, is_front
 from penult.service.gate import Gate
 from penult.service.http import HttpServer
@@ -88,6 +89,7 @@ class Server:
         """Build the parts; nothing listens yet."""
         self._config, self._is_front = config, is_front
         self.metrics = Metrics()
+        self._doors = Doors(config, self.metrics)
         self._pipeline = Pipeline(config, self.metrics)
         self._repository = Repository()
         events = Events()
@@ -110,6 +112,7 @@ class Server:
         config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._look_again)
         await self._set_health()
         server, port, http = self._build(), 0, None
         if self._is_front:
@@ -119,6 +122,7 @@ class Server:
             port = await self._listen(server)
             await http.start()
             self._keep(self._status.run())
+        self._keep(follow(self._doors))
         try:
             if await self._load():
                 # Other fronts serve already: this one takes connections from them when it can answer, not before.
@@ -152,9 +156,17 @@ class Server:
         self._has_signal = True
         self._stop.set()
 
+    def _look_again(self) -> None:
+        """SIGHUP: what is followed anyway, certificates, tokens and the repository, is looked at now."""
+        log.info("SIGHUP: looking at certificates, tokens and the repository now")
+        self._doors.look()
+        self._keep(self._reloader.look())
+
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access, self._tracing)
+        interceptor = Interceptor(
+            (SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access, self._tracing, self._doors.tokens
+        )
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
@@ -169,11 +181,13 @@ class Server:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
         oip = OipRoutes(
-            self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing
-        ).routes()
+            self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
+            self._doors.tokens,
+        ).routes()  # fmt: skip
         tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate, self.metrics)
         routes = [*(oip if config.http else ()), *page_routes(self._status, tries)]
-        return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes)
+        context = self._doors.http_context
+        return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 
     def _state(self) -> str:
         return "draining" if self._stop.is_set() else "ready" if self.is_ready else "loading"
@@ -181,7 +195,7 @@ class Server:
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
         try:
-            port: int = server.add_insecure_port(_address(self._config.host, self._config.port))
+            port = self._doors.bind(server, _address(self._config.host, self._config.port))
         except RuntimeError as error:
             raise port_in_use(self._config) from error
         await server.start()
@@ -216,8 +230,10 @@ class Server:
         host, models = self._config.host, self._repository.all()
         served = ",".join(f"{model.name}/{model.version}" for model in models)
         provider = ",".join(sorted({model.session.provider for model in models}))
+        scheme = "https" if self._doors.http_context else "http"
+        self._doors.warn()
         print(
-            f"ready grpc={_address(host, port)} metrics=http://{_address(host, http_port)}/metrics models={served} "
+            f"ready grpc={_address(host, port)} metrics={scheme}://{_address(host, http_port)}/metrics models={served} "
             f"provider={provider}",
             flush=True,
         )

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
+from penult.service import clients
 from penult.service.answers import Answer, Outcome
 from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto
@@ -67,6 +68,7 @@ class Try:
     async def _answer(self, request: Request) -> Response:
         started, code, model, id_ = time.perf_counter(), "OK", ("", ""), uuid.uuid4().hex[:16]
         request_id.set(id_)
+        clients.note(request.client.host if request.client else "")
         response: Response
         try:
             self._check(request)

@@ -1,0 +1,110 @@
+"""Opening channels, as secure as they are asked to be."""
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from penult.client.channel import address, options
+from penult.client.security import Security, SecurityError, read_file
+
+_HEADER = "authorization"
+
+
+def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
+    """Open a channel for plain code; raise ValueError, SecurityError."""
+    token, where = _token_for(target, security), address(target)
+    if security.is_tls:
+        return grpc.secure_channel(where, _credentials(security), options=_options(target, retries, security))
+    opened = grpc.insecure_channel(where, options=options(retries))
+    return grpc.intercept_channel(opened, _Bearer(token)) if token else opened
+
+
+def aio_channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.aio.Channel:
+    """Open a channel for asyncio, as channel() does."""
+    return aio_channel_with(target, _options(target, retries, security), security)
+
+
+def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
+    """Open a channel for asyncio with options of one's own."""
+    token, where = _token_for(target, security), address(target)
+    if security.is_tls:
+        return grpc.aio.secure_channel(where, _credentials(security), options=chosen)
+    bearers = [_AioUnary(token), _AioStream(token)] if token else None
+    return grpc.aio.insecure_channel(where, options=chosen, interceptors=bearers)
+
+
+def _options(target: str | Sequence[str], retries: int, security: Security) -> list[tuple[str, int | str]]:
+    """Return a channel's options; of several servers, each has the same certificate, by the first one's name."""
+    targets = target.split(",") if isinstance(target, str) else list(target)
+    name = security.server_name or (targets[0].strip().rpartition(":")[0] if len(targets) > 1 else "")
+    override = [("grpc.ssl_target_name_override", name)] if security.is_tls and name else []
+    return [*options(retries), *override]
+
+
+def _credentials(security: Security) -> grpc.ChannelCredentials:
+    if bool(security.certificate) != bool(security.key):
+        raise SecurityError("a client's certificate and its key belong together; give both")
+    ca, key, chain = (read_file(path) if path else None for path in (security.ca, security.key, security.certificate))
+    over_tls = grpc.ssl_channel_credentials(ca, key, chain)
+    token = security.own_token()
+    return (
+        grpc.composite_channel_credentials(over_tls, grpc.access_token_call_credentials(token)) if token else over_tls
+    )
+
+
+def _token_for(target: str | Sequence[str], security: Security) -> str:
+    """Return the token to send in clear, "" for none; raise SecurityError where it would leave this machine."""
+    token = "" if security.is_tls else security.own_token()
+    targets = target.split(",") if isinstance(target, str) else target
+    if token and not all(_is_here(one.strip()) for one in targets):
+        raise SecurityError("a token is sent in clear to this machine only; add --tls, or --ca FILE")
+    return token
+
+
+def _is_here(target: str) -> bool:
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or target.startswith("unix:")
+
+
+def _with(details: Any, token: str) -> Any:
+    """Return a call's details with the token among the metadata."""
+    return details._replace(metadata=grpc.aio.Metadata(*(details.metadata or ()), (_HEADER, f"Bearer {token}")))
+
+
+class _Details(grpc.ClientCallDetails):
+    """A call's details with other metadata; grpc's own are no type that can be copied."""
+
+    def __init__(self, of: Any, metadata: tuple[Any, ...]) -> None:
+        self.method, self.timeout, self.credentials = of.method, of.timeout, of.credentials
+        self.wait_for_ready, self.compression, self.metadata = of.wait_for_ready, of.compression, metadata
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor):
+    """Sends the token over a connection that cannot have call credentials, since it has no TLS."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = (_HEADER, f"Bearer {token}")
+
+    def intercept_unary_unary(self, proceed: Callable[..., Any], details: Any, request: Any) -> Any:
+        return proceed(_Details(details, (*(details.metadata or ()), self._entry)), request)
+
+
+class _AioUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(self, proceed: Callable[..., Any], details: Any, request: Any) -> Any:
+        return await proceed(_with(details, self._token), request)
+
+
+class _AioStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_stream_stream(self, proceed: Callable[..., Any], details: Any, requests: Any) -> Any:
+        return await proceed(_with(details, self._token), requests)
