@@ -288,14 +288,14 @@ def publish_brightness(encode) -> Callable[..., Path]:
     """Publish a model of two classes, dark and bright, below ROOT: publish_brightness(root, name="light", …).
 
     Its descriptor is a photo's mean red, green and blue, 0..1. `work`: matrix products per run, about 0.1 s each.
-    `nan_at_white`: white photos give no finite logits. `most_images`: larger batches fail. `files`: replace or add
-    files. `goldens`: replace fields of golden.npz.
+    `nan_at_white`: white photos give no finite logits. `fails_at_white`: onnxruntime fails at batches with a white
+    photo. `most_images`: larger batches fail. `files`: replace or add files. `goldens`: replace fields of golden.npz.
     """
 
     def make(root: Path, name: str = "light", *, work: int = 0, nan_at_white: bool = False, most_images: int = 0,
-             files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None,
+             fails_at_white: bool = False, files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None,
              classes: tuple[str, str] = ("dark", "bright")) -> Path:  # fmt: skip
-        network = _brightness(work, nan_at_white, most_images)
+        network = _brightness(work, nan_at_white, most_images, fails_at_white)
         spec = Preprocess(resize=SIDE, crop=SIDE)
         images = (encode(20), encode(230))
         crops = np.stack([crop_encoded(image, spec) for image in images])
@@ -312,7 +312,7 @@ def publish_brightness(encode) -> Callable[..., Path]:
     return make
 
 
-def _brightness(work: int, nan_at_white: bool, most_images: int) -> bytes:
+def _brightness(work: int, nan_at_white: bool, most_images: int, fails_at_white: bool) -> bytes:
     """Build the network: the plain logits, plus zeros that are slow, not finite or out of range where that is asked."""
     steps = f"""
         square = Constant<value_ints = [{WORK_SIDE}, {WORK_SIDE}]>()
@@ -340,6 +340,10 @@ def _brightness(work: int, nan_at_white: bool, most_images: int) -> bytes:
         first = Constant<value_int = 0>() table = Constant<value_floats = {[0.0] * (most_images + 1)}>()
         shape = Shape(pixels) images = Gather(shape, first) within = Gather(table, images)"""
         extras.append("within")
+    if fails_at_white:
+        steps += """
+        lone = Constant<value_floats = [0.0]>() whole = Cast<to = 7>(brightness) inside = Gather(lone, whole)"""
+        extras.append("inside")
     model = onnx.parser.parse_model(f"""
         <ir_version: 10, opset_import: ["" : 18]>
         brightness (uint8[N,{SIDE},{SIDE},3] pixels) => (float[N,2] logits, float[N,3] descriptor)

@@ -1,14 +1,15 @@
 """Single images in, batches to the model: at once when it is idle, else as full as the limit allows.
 
 While every caller of the model is busy, images wait; the caller that becomes free takes its share of all that wait, up
-to `max_images`, counted in images across requests: what it leaves, the next one runs beside it. Images whose request
-was cancelled or ran out of time are passed over before they cost anything. Everything here runs on threads, none of it
-on the event loop: the thread that decoded a photo may run the model on it without handing it over.
+to `max_images`, counted in images across requests, the clients in turn: what it leaves, the next one runs beside it.
+Images whose request was cancelled or ran out of time are passed over before they cost anything. A batch that fails on
+the device is tried once more, in halves. Everything here runs on threads, none of it on the event loop: the thread that
+decoded a photo may run the model on it without handing it over.
 """
 
+import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ import numpy as np
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service import tracing
-from penult.service.errors import BadOutput
+from penult.service.errors import BadOutput, device_error, one_line
 from penult.service.metrics import Metrics
+from penult.service.turns import Turns
 from penult.service.work import ModelOutput, Output, Work
+
+log = logging.getLogger("penult.batching")
 
 RunImages = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]
 
@@ -47,11 +51,16 @@ class Batcher:
         pool: ThreadPoolExecutor,
         metrics: Metrics,
         delay_s: float = 0.0,
+        tell: Callable[[bool], object] = lambda works: None,
     ) -> None:
-        """Start with an empty queue; an image waits up to `delay_s` for company, even where the model is idle."""
+        """Start with an empty queue; an image waits up to `delay_s` for company, even where the model is idle.
+
+        `tell` hears of every batch that could not be run, and of the first one that could after that.
+        """
+        self._tell, self._has_failed, self._events = tell, False, metrics.device_events
         self._run_images, self._max_images, self._callers, self._delay_s = run_images, max_images, callers, delay_s
         self._pool = pool
-        self._waiting: deque[Item] = deque()
+        self._waiting: Turns[Item] = Turns()
         self._running = self._called = self.runs = 0
         self._changed = threading.Condition()
         self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
@@ -66,7 +75,7 @@ class Batcher:
         return images * self._seconds_per_image / self._callers
 
     def put(self, items: Sequence[Item], run_here: bool = False) -> None:
-        """Queue images; with `run_here`, the calling thread, one of the pool's, runs the next batch itself.
+        """Queue images of one request; with `run_here`, the calling thread, one of the pool's, runs the next batch.
 
         They count in penult_queue_depth already; taken for a run, or passed over, they no longer do.
         """
@@ -74,7 +83,8 @@ class Batcher:
             if self._is_closed:
                 self._depth.dec(len(items))
                 return
-            self._waiting.extend(items)
+            if items:
+                self._waiting.add(items[0].work.client, items)
             if self._delay_s:
                 self._changed.notify_all()  # a batch may be full now
         if run_here:
@@ -122,7 +132,7 @@ class Batcher:
     def _take(self) -> list[Item]:
         """Take the images of the next batch; those that nobody waits for any more are passed over."""
         while self._delay_s and 0 < len(self._waiting) < self._max_images:
-            left = self._waiting[0].since + self._delay_s - time.perf_counter()
+            left = self._waiting.next().since + self._delay_s - time.perf_counter()
             if left <= 0:
                 break
             self._changed.wait(left)
@@ -130,24 +140,50 @@ class Batcher:
         before = len(self._waiting)
         share = min(self._max_images, -(-before // self._callers))
         while self._waiting and len(batch) < share:
-            item = self._waiting.popleft()
+            item = self._waiting.take()
             if not item.work.is_over:
                 batch.append(item)
         self._depth.dec(before - len(self._waiting))
         return batch
 
+    def pulse(self, pixels: Pixels) -> None:
+        """Run one image for nobody, on the calling thread, one of the pool's: whether the device still works."""
+        try:
+            self._run_images([pixels])
+        except Exception as error:  # as in _run()
+            self._note_failure(error)
+        else:
+            self._note_success()
+
     def _run(self, batch: list[Item]) -> None:
-        started = time.perf_counter()
         self._batch_size.observe(len(batch))
         rest = "delay" if self._delay_s else "idle"
         self._triggers["full" if len(batch) >= self._max_images else rest].inc()
         try:
-            logits, descriptors = self._run_images([item.pixels for item in batch])
-        except Exception as error:  # whatever the runtime raises belongs to the callers, who map it
-            for item in batch:
-                item.work.fail(error)
-            return
+            self._run_once(batch)
+        except Exception as error:  # onnxruntime has a dozen of its own
+            log.error("a batch of %d images failed and is tried in halves: %s", len(batch), one_line(error))
+            self._retry(batch)
+
+    def _retry(self, batch: list[Item]) -> None:
+        """Run a failed batch again, in halves: less memory is asked for, and a moment's fault may be over."""
+        half = -(-len(batch) // 2)
+        for part in (batch[:half], batch[half:]):
+            try:
+                if part:
+                    self._run_once(part)
+                    self._events.labels("batch_retried").inc()
+            except Exception as error:  # as above
+                self._note_failure(error)
+                for item in part:
+                    item.work.fail(device_error(error))
+
+    def _run_once(self, batch: list[Item]) -> None:
+        """Run a batch and hand out its rows; raise whatever the runtime raises."""
+        started = time.perf_counter()
+        logits, descriptors = self._run_images([item.pixels for item in batch])
         ended = time.perf_counter()
+        self._note_success()
         seconds = ended - started
         self._inference_phase.observe(seconds)
         self._trace(batch, started, ended)
@@ -158,6 +194,17 @@ class Batcher:
             self._queue_phase.observe(waited)
             output = ModelOutput(logits[row], descriptors[row], waited, seconds)
             item.work.put(item.place, output if is_finite else _checked(output))
+
+    def _note_failure(self, error: Exception) -> None:
+        log.error("the device failed: %s", one_line(error))
+        self._events.labels("batch_failed").inc()
+        self._has_failed = True
+        self._tell(False)
+
+    def _note_success(self) -> None:
+        if self._has_failed:
+            self._has_failed = False
+            self._tell(True)
 
     def _trace(self, batch: Sequence[Item], started: float, ended: float) -> None:
         span = tracing.batch((item.work.trace for item in batch), started, ended, len(batch))

@@ -17,8 +17,8 @@ PenultError (penult.bundle.errors)
     ├── Unauthenticated  no token, or one that is not known         UNAUTHENTICATED
     ├── NotAllowed       not with this token, or switched off       PERMISSION_DENIED
     ├── Unsupported      no such method here                        UNIMPLEMENTED
-    ├── Overloaded       the queue is full; try again later         RESOURCE_EXHAUSTED
-    ├── NotReady         loading or draining                        UNAVAILABLE
+    ├── Overloaded       queue or device are full; try again later  RESOURCE_EXHAUSTED
+    ├── NotReady         loading, draining, or the device failed    UNAVAILABLE
     ├── LookupOff        no collections are kept here               FAILED_PRECONDITION
     ├── NoNeighbours     nothing near enough to vote                NOT_FOUND
     └── BadOutput        the model gave no finite numbers           INTERNAL
@@ -83,11 +83,11 @@ class Unsupported(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full."""
+    """The queue, or the device's memory, is full."""
 
 
 class NotReady(ServiceError):
-    """Loading or draining."""
+    """Loading, draining, or the device failed."""
 
 
 class LookupOff(ServiceError):
@@ -100,6 +100,24 @@ class NoNeighbours(ServiceError):
 
 class BadOutput(ServiceError):
     """The model gave no finite numbers."""
+
+
+# How onnxruntime, CUDA and the C++ library say that memory ran out.
+_MEMORY_WORDS = ("out of memory", "failed to allocate", "bad_alloc", "memory allocation", "bfcarena")
+_DEVICE_RETRY_MS = 500
+
+
+def device_error(error: Exception) -> ServiceError:
+    """Return what callers are told of a run that failed on the device: worth another try, and nothing internal."""
+    if any(word in str(error).lower() for word in _MEMORY_WORDS):
+        return Overloaded("DEVICE_MEMORY", "the device has no memory left for this; try again, with fewer images",
+                          retry_after_ms=_DEVICE_RETRY_MS)  # fmt: skip
+    return NotReady("DEVICE_FAILED", "the device failed at this; try again", retry_after_ms=_DEVICE_RETRY_MS)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an exception says, in one line for the log."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 CODES: dict[type[PenultError], grpc.StatusCode] = {

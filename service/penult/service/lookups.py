@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.opening import OFF, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
-from penult.service import tracing
+from penult.service import clients, tracing
 from penult.service.errors import LookupOff, Overloaded
 from penult.service.metrics import Metrics
+from penult.service.turns import FairPool, Shares
 
 log = logging.getLogger("penult.lookups")
 
@@ -64,8 +65,8 @@ class Lookups:
         if is_one_of_several and not is_shared(where) and not self._is_off:
             self._is_off = True
             self._why_off = "several fronts cannot share a folder; use --lookup postgresql://… or --fronts 1"
-        self._threads = ThreadPoolExecutor(threads, "lookup")
-        self._most, self._under_way = threads * _WAITING_EACH, 0
+        self._threads = FairPool(ThreadPoolExecutor(threads, "lookup"))
+        self._shares = Shares(threads * _WAITING_EACH)
         self._opening = asyncio.Lock()
         self._store: Store | None = None
         self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
@@ -220,18 +221,15 @@ class Lookups:
 
     async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
         """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
-        if self._under_way >= self._most:
+        client = clients.current()
+        if not self._shares.fits(client, 1):
             raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)
-        self._under_way += 1
-        future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(self._timed, act, operation) if operation else act
-        )
-        future.add_done_callback(self._one_less)
+        self._shares.add(client, 1)
+        work = partial(self._timed, act, operation) if operation else act
+        future: asyncio.Future[T] = asyncio.wrap_future(self._threads.submit(client, work))
+        future.add_done_callback(lambda _: self._shares.remove(client, 1))
         return await future
 
     def _timed(self, act: Callable[[], T], operation: str) -> T:
         with self._metrics.lookup_seconds.labels(operation).time():
             return act()
-
-    def _one_less(self, _: Any) -> None:
-        self._under_way -= 1

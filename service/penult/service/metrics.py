@@ -99,6 +99,11 @@ class Metrics(Exposition):
             "penult_batches_total", "Runs of the model, by why they began: full, idle model, delay over.",
             "trigger",
         )  # fmt: skip
+        self.device_events = self._counter(
+            "penult_device_events_total", "Batches that failed on the device, and models rebuilt after that.", "event"
+        )
+        for event in ("batch_retried", "batch_failed", "rebuilt", "rebuild_failed"):
+            self.device_events.labels(event)
         self.queue_depth = self._gauge(
             "penult_queue_depth", "Images accepted that wait to be decoded or run.", mode="livesum"
         )

@@ -20,6 +20,7 @@ from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
+from penult.service import clients
 from penult.service.answers import Answer, Outcome, Scored, Timings, rank
 from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
@@ -30,6 +31,7 @@ from penult.service.metrics import Metrics
 from penult.service.session import CPU
 from penult.service.signals import Signals
 from penult.service.statistics import Statistics
+from penult.service.turns import FairPool, Shares
 from penult.service.work import ModelOutput, Output, Work
 
 Answered = TypeVar("Answered")
@@ -76,15 +78,25 @@ class _Lane:
 class Pipeline:
     """Answers photos with the models given to it. All public methods run on the event loop."""
 
-    def __init__(self, config: ServeConfig, metrics: Metrics) -> None:
-        """Serve no model yet; threads come with the first photos."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        metrics: Metrics,
+        on_device: Callable[[ServedModel, bool], None] = lambda model, works: None,
+    ) -> None:
+        """Serve no model yet; threads come with the first photos.
+
+        `on_device` hears, on the event loop, of models whose batches fail on the device, and that they work again.
+        """
+        self._on_device = on_device
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
         self._workers = ThreadPoolExecutor(config.cpu_threads, thread_name_prefix="worker")
+        self._fair = FairPool(self._workers)
         # By object: a request that began with one model ends with it, whatever took over its name and version.
         self._lanes: dict[ServedModel, _Lane] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._in_flight = 0
+        self._shares = Shares(config.queue_max_images)
         self._formats = {name: metrics.images.labels(name) for name in FORMATS}
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
@@ -95,9 +107,14 @@ class Pipeline:
         if model.session.provider != CPU or self._config.batch_delay_ms:
             # A session with a thread of its own is fast on that one only.
             driver = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
+        loop = asyncio.get_running_loop()
+
+        def tell(works: bool) -> None:
+            loop.call_soon_threadsafe(self._on_device, model, works)
+
         batcher = Batcher(
             model.session.run_images, batch_limit(self._config, model), model.session.callers, driver or self._workers,
-            self._metrics, self._config.batch_delay_ms / 1000,
+            self._metrics, self._config.batch_delay_ms / 1000, tell,
         )  # fmt: skip
         self._lanes[model] = _Lane(model, batcher, driver, Signals(self._metrics, model))
 
@@ -191,6 +208,13 @@ class Pipeline:
         if lane := self._lanes.get(model):
             lane.signals.neighbours(found)
 
+    def pulse(self, model: ServedModel) -> None:
+        """Run one image for nobody where the model has threads of its own, so that its device shows how it is."""
+        lane = self._lanes.get(model)
+        if lane and lane.driver:
+            crop = model.manifest.preprocess.crop
+            lane.driver.submit(lane.batcher.pulse, np.zeros((crop, crop, 3), dtype=np.uint8))
+
     def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
         """Return what a model has answered, and how often it ran."""
         lane = self._lanes[model]
@@ -213,7 +237,7 @@ class Pipeline:
         return outcomes, Timings(score=seconds, total=seconds)
 
     async def _on_worker(self, act: Any, *arguments: Any) -> Any:
-        future = asyncio.get_running_loop().run_in_executor(self._workers, act, *arguments)
+        future = asyncio.wrap_future(self._fair.submit(clients.current(), act, *arguments))
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return await future
@@ -252,7 +276,7 @@ class Pipeline:
             if isinstance(photo, RawPhoto) and photo.is_crop:
                 ready += self._decoded(lane, work, place, photo)  # nothing to compute, so no thread is asked
             else:
-                self._workers.submit(self._decode, lane, work, place, photo)
+                self._fair.submit(work.client, self._decode, lane, work, place, photo)
         if ready:
             lane.batcher.put(ready)
 
@@ -291,10 +315,11 @@ class Pipeline:
 
         A lone request always fits.
         """
-        if self._in_flight:
-            wait = lane.batcher.wait_s(self._in_flight)
+        client, shares = clients.current(), self._shares
+        if shares.total:
+            wait = lane.batcher.wait_s(shares.ahead(client))
             hint = max(_LEAST_RETRY_MS, int(1000 * wait / 2))
-            if self._in_flight + images > self._config.queue_max_images:
+            if not shares.fits(client, images):
                 self._metrics.dropped.labels("queue_full").inc(images)
                 raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
             if time.perf_counter() + wait > expires:
@@ -303,11 +328,11 @@ class Pipeline:
                     "QUEUE_TOO_LONG", "the server is busy and would answer too late for the deadline; try again later",
                     retry_after_ms=hint,
                 )  # fmt: skip
-        self._in_flight += images
+        shares.add(client, images)
         try:
             yield
         finally:
-            self._in_flight -= images
+            shares.remove(client, images)
 
     def _timings(self, work: Work[Any], outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()

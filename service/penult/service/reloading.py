@@ -126,6 +126,20 @@ class Reloader:
         del models, model
         await asyncio.wait(retiring)
 
+    async def rebuild(self, model: ServedModel) -> bool:
+        """Load a model again from its folder, in its own place; return whether that worked, or nobody needs it."""
+        async with self._turn:
+            if model not in self._served:
+                return True
+            marks = await self._on_loader(stamp, self._root / model.name / str(model.version))
+            self._refused.pop((model.name, model.version), None)
+            anew = await self._try(model.name, model.version, marks)
+            if not anew:
+                return False
+            self._stage.take_up(anew)
+            self._retire(model)
+            return True
+
     async def close(self) -> None:
         """Wait for the models that are on their way out; what is being loaded is left to the end of the process."""
         if self._retiring:

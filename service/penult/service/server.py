@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
@@ -32,9 +33,11 @@ from penult.service.oip import SERVICE_NAME as OIP_NAME
 from penult.service.oip import OipServicer
 from penult.service.oip_http import OipRoutes
 from penult.service.pipeline import Pipeline, batch_limit
+from penult.service.recovery import Recovery
 from penult.service.reloading import Reloader
 from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
+from penult.service.session import CPU
 from penult.service.stage import Stage
 from penult.service.status import Events, Status
 from penult.service.status_page import page_routes
@@ -75,11 +78,12 @@ async def _serve_and_leave(config: ServeConfig) -> None:
     UNAVAILABLE to them, which every retry policy knows. Nothing is left to be waited for: a model that is still being
     loaded, threads with photos that nobody wants any more.
     """
-    await Server(config, is_front()).run()
+    server = Server(config, is_front())
+    await server.run()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(server.exit_code)
 
 
 class Server:
@@ -90,7 +94,8 @@ class Server:
         self._config, self._is_front = config, is_front
         self.metrics = Metrics()
         self._doors = Doors(config, self.metrics)
-        self._pipeline = Pipeline(config, self.metrics)
+        self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
+        self._pipeline = Pipeline(config, self.metrics, self._recovery.hear)
         self._repository = Repository()
         events = Events()
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
@@ -104,6 +109,7 @@ class Server:
         self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
+        self.exit_code = 0
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -214,9 +220,20 @@ class Server:
 
     def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
         config = self._config
-        model = load(bundle, self._placement, before)
+        where = self._placement
+        if before and before.session.provider != CPU and before.version == bundle.version and where.device == "auto":
+            where = replace(where, device="cuda")  # built anew after a failure: never on the CPU without a word
+        model = load(bundle, where, before)
         warm(model, batch_limit(config, model))
         return model
+
+    async def _rebuild(self, model: ServedModel) -> bool:
+        return await self._reloader.rebuild(model)
+
+    def _leave_broken(self) -> None:
+        """Drain, and end with code 1: whoever runs the server should start it anew."""
+        self.exit_code = 1
+        self._stop.set()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside everything else, until it ends or the process does."""
@@ -240,6 +257,7 @@ class Server:
         if self._lookups.is_there():
             self._keep(self._open_lookups())
         self._keep(self._lookups.count(_COUNT_S))
+        self._keep(self._recovery.pulse(self._repository.all, self._pipeline.pulse))
         if self._is_front:
             self._keep(beat())
 
@@ -258,8 +276,8 @@ class Server:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests should be sent here: models are loaded, at least one is left, and nobody asked to stop."""
-        return self._has_started and not self._stop.is_set() and bool(self._repository.all())
+        """Whether requests should be sent here: models are loaded and left, the device works, nobody asked to stop."""
+        return self._has_started and not self._stop.is_set() and self._recovery.is_well and bool(self._repository.all())
 
     def _tell_readiness(self) -> None:
         self._keep(self._set_health())

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
-from penult.service import tracing
+from penult.service import clients, tracing
 
 Answered = TypeVar("Answered")
 
@@ -43,6 +43,7 @@ class Work(Generic[Answered]):
         self.decode_seconds = 0.0
         self.started = time.perf_counter()
         self.trace = tracing.current()
+        self.client = clients.current()
         self._outputs: list[Output | None] = [None] * photos
         self._left, self._finish, self._expires = photos, finish, expires
         self._lock = threading.Lock()
