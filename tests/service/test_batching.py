@@ -241,22 +241,22 @@ def test_leaving_while_the_model_runs_harms_nobody(batcher, model):
 
 
 def test_an_exception_reaches_all_callers_and_the_next_batch_works(batcher, model):
-    """What the model raises goes to every caller of that batch, and to no caller of the next."""
+    """A batch that fails, and whose halves fail, is told to each of its callers, and to no caller of the next."""
 
     async def scenario():
         b = batcher()
         first = await busy(b, model)
         works = [request(b, 1), request(b, 2, 3)]
-        model.fail = RuntimeError("no memory left")
+        model.fail = RuntimeError("CUDA error: out of memory")
         model.go.set()
         answers = (first.answer, *(work.answer for work in works))
         failed = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 20)
-        assert [str(error) for error in failed] == ["no memory left"] * 3
+        assert [error.reason for error in failed] == ["DEVICE_MEMORY"] * 3
         model.fail = None
         assert await values(request(b, 4)) == [4]
 
     asyncio.run(scenario())
-    assert model.batches == [[255], [1, 2, 3], [4]]
+    assert model.batches == [[255], [255], [1, 2, 3], [1, 2], [3], [4]]
 
 
 def test_results_are_never_swapped(batcher, model):

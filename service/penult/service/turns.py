@@ -15,6 +15,8 @@ Entry = TypeVar("Entry")
 T = TypeVar("T")
 
 _TIMES_WHAT_IS_FREE = 4
+# Of a smaller queue there is nothing to keep free.
+_LEAST_SHARED = 10
 
 
 class Turns(Generic[Entry]):
@@ -96,8 +98,9 @@ class Shares:
 
     def fits(self, client: str, amount: int) -> bool:
         """Tell whether a client may have so much more."""
-        free, own = self._most - self.total, self._by_client.get(client, 0)
-        return amount <= free and not (client and own and own + amount > _TIMES_WHAT_IS_FREE * free)
+        left, own = self._most - self.total - amount, self._by_client.get(client, 0)
+        is_bounded = client and own and self._most >= _LEAST_SHARED
+        return left >= 0 and not (is_bounded and own + amount > _TIMES_WHAT_IS_FREE * left)
 
     def ahead(self, client: str) -> int:
         """Return about how much is dealt with before what the client adds now: in turn, not all that is there."""
