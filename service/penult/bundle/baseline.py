@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
+from penult.bundle.npz import read_npz
 from penult.bundle.scores import Floats
 
 BASELINE_NAME = "baseline.npz"
-_MOST_REFERENCES = 100_000
+_MOST_REFERENCES, _MOST_BYTES = 100_000, 128 << 20
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ class Baseline:
     def from_bytes(cls, data: bytes, manifest: Manifest) -> "Baseline":
         """Read the file's bytes; raise BundleError where they do not belong to the manifest."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                threshold, novel_share, distance = (float(number) for number in arrays["numbers"])
-                confidence = dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True))
-                found = cls(
-                    np.ascontiguousarray(arrays["references"]), threshold, novel_share, distance,
-                    arrays["class_share"], confidence,
-                )  # fmt: skip
-                _check(found, manifest)
-        except Exception as error:  # a zip of arrays: zipfile, NumPy and zlib each raise their own
+            arrays = read_npz(data, _MOST_BYTES)
+            threshold, novel_share, distance = (float(number) for number in arrays["numbers"])
+            confidence = dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True))
+            found = cls(
+                np.ascontiguousarray(arrays["references"]), threshold, novel_share, distance,
+                arrays["class_share"], confidence,
+            )  # fmt: skip
+            _check(found, manifest)
+        except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("BASELINE_INVALID", f"{BASELINE_NAME} cannot be right; restore the bundle") from error
         return found
 
