@@ -85,7 +85,7 @@ def _check(found: Baseline, manifest: Manifest) -> None:
         and references.shape[1] == manifest.descriptor_length
         and bool(np.isfinite(references).all() and np.abs(np.linalg.norm(references, axis=1) - 1).max() < 1e-3)
         and shares.shape == (len(manifest.classes),)
-        and bool(np.isfinite(shares).all() and (shares >= 0).all())
+        and bool((shares >= 0).all() and (shares <= 1).all())
         and 0 < found.threshold <= 2
         and 0 <= found.novel_share <= 1
         and 0 <= found.distance <= 2

@@ -25,6 +25,7 @@ SCORERS = (DENSE, SVM)
 FLOAT, INT8, FP16 = "float", "int8", "fp16"
 
 _TYPES = {
+    "format_version": int,
     "architecture": str,
     "classes": list,
     "preprocess": dict,

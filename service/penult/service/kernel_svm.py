@@ -34,7 +34,7 @@ def from_shell(svc: Shell, length: int, classes: int) -> Score:
     vectors = svc.floats("support_vectors_", None, length)
     dual = svc.floats("_dual_coef_", classes - 1, len(vectors))
     intercept = svc.floats("_intercept_", classes * (classes - 1) // 2)
-    ends = _ends(svc, classes, len(vectors))
+    ends = _ends(svc, classes, len(vectors), length)
     kernel = _kernel(svc, vectors)
     # Per class, its support vectors' weights against each other class in turn, as libsvm keeps them.
     weights = [np.ascontiguousarray(part.T) for part in np.split(dual, ends[:-1], axis=1)]
@@ -48,13 +48,16 @@ def from_shell(svc: Shell, length: int, classes: int) -> Score:
     return score
 
 
-def _ends(svc: Shell, classes: int, vectors: int) -> NDArray[np.int64]:
+def _ends(svc: Shell, classes: int, vectors: int, length: int) -> NDArray[np.int64]:
     """Return where each class's support vectors end; raise BundleError where they do not add up."""
     counts = svc.integers("_n_support", classes)
     if (counts < 0).any() or (counts > vectors).any() or counts.sum() != vectors:
         raise svc.unusable("_n_support")
-    rows = svc.integers("support_", vectors)  # not needed for scores; where it is wrong, the rest cannot be right
-    if (rows < 0).any() or len(np.unique(rows)) != vectors:
+    # Which of the training photos they were is not needed for scores; where it is wrong, the rest cannot be right.
+    rows, seen = svc.integers("support_", vectors), svc.state.get("shape_fit_")
+    if type(seen) is not tuple or [type(side) for side in seen] != [int, int] or seen[1] != length:
+        raise svc.unusable("shape_fit_")
+    if (rows < 0).any() or (rows >= seen[0]).any() or len(np.unique(rows)) != vectors:
         raise svc.unusable("support_")
     return np.cumsum(counts)
 
