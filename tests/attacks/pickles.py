@@ -218,7 +218,7 @@ _FLOAT: dict[str, Change] = {
 _WHOLE: dict[str, Change] = {
     "negative": lambda a: _with(a, -1),
     "enormous": lambda a: _with(a, 2**31 - 1),
-    "off by one": lambda a: a + 1,
+    "off by a hundred": lambda a: a + 100,
     "float": lambda a: a.astype(np.float64),
 }
 _FLOATS = {"SVC": ("support_vectors_", "_dual_coef_", "_intercept_"), "LinearSVC": ("coef_", "intercept_"),

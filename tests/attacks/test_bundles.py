@@ -158,6 +158,7 @@ def asking(attacked, parts) -> Iterator[list[object]]:
     thread.join(30)
 
 
+@pytest.mark.timeout(3600)
 def test_no_mutant_is_served(attacked, asking, mutants, parts):
     """Each mutant is refused for a stable reason; none runs anything, and version 1 answers every request meanwhile."""
     before = attacked.memory_bytes("VmRSS")

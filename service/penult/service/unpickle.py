@@ -54,7 +54,7 @@ def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
         raise BundleError("SVM_INVALID", "svm.pkl cannot be read; restore the bundle, or fit the SVM again") from error
     if skew := _skew(machine.shells):
         if not allow_skew:
-            raise BundleError("SVM_VERSION", f"{skew}; fit the SVM again, or install that version")
+            raise BundleError("SVM_VERSION", f"{skew}; fit the SVM again, or allow it with --allow-version-skew")
         log.warning("%s; it is served because --allow-version-skew is set", skew)
     return found
 
