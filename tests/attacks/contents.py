@@ -151,6 +151,7 @@ def archives(parts: Parts, rng: np.random.Generator) -> Iterator[tuple[str, Spoi
         for mebibytes in (4096, 200, 120):
             key = next(iter(arrays))
             yield f"{file} bomb of {mebibytes} MiB", lambda f, n=file, k=key, m=mebibytes: sealed(n, _bomb(k, m))(f)
+        yield f"{file} bomb that says it is small", lambda f, n=file, k=key: sealed(n, _understated(_bomb(k, 200)))(f)
     for what, goldens in _other_goldens(parts.rbf.goldens).items():
         yield f"golden.npz {what}", sealed("golden.npz", goldens.to_bytes())
 
@@ -223,6 +224,12 @@ def _bomb(key: str, mebibytes: int) -> bytes:
         for _ in range(mebibytes):
             file.write(bytes(1 << 20))
     return buffer.getvalue()
+
+
+def _understated(bomb: bytes) -> bytes:
+    """Return an archive whose directory says that it unfolds to a thousand bytes."""
+    at = bomb.rindex(b"PK\x01\x02") + 24
+    return bomb[:at] + struct.pack("<I", 1000) + bomb[at + 4 :]
 
 
 def _npz_as(method: int, arrays: dict[str, np.ndarray]) -> bytes:

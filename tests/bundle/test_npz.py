@@ -92,7 +92,6 @@ BAD = {
     "objects": _saved(a=np.array([Evil()], dtype=object)),
     "structures": _saved(a=np.zeros(2, dtype=[("x", "f8")])),
     "complex": _saved(a=np.zeros(2, dtype=complex)),
-    "empty text": _saved(a=np.array([""])),
     "more than there is": _packed({"a.npy": _npy(HEADER % (1 << 60), bytes(8))}),
     "less than there is": _packed({"a.npy": _npy(HEADER % 1, bytes(16))}),
     "negative": _packed({"a.npy": _npy(HEADER % -1, bytes(8))}),
@@ -110,7 +109,7 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_what_savez_does_not_write_is_refused(what):
     """Objects, headers that lie or run code, and packing that may need gigabytes: no array comes back."""
-    with pytest.raises((ValueError, KeyError, SyntaxError, RecursionError, MemoryError)):
+    with pytest.raises(ValueError):
         read_npz(BAD[what], 1_000_000)
 
 
@@ -121,7 +120,6 @@ def test_damage_is_refused_or_harmless(at):
     data[at % len(data)] ^= 0x55
     try:
         found = read_npz(bytes(data), 1_000_000)
-    except Exception as error:
-        assert not isinstance(error, AssertionError)
-    else:
-        assert all(array.dtype.kind in "fU" for array in found.values())
+    except ValueError:
+        return
+    assert all(array.dtype.kind in "biufU" for array in found.values())
