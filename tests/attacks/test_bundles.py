@@ -68,7 +68,14 @@ class Attacked:
                 time.sleep(0.01)
             raise AssertionError("neither loaded nor refused in time")
         finally:
-            _remove(self._folder / str(self.number))
+            self._remove(self._folder / str(self.number))
+
+    def _remove(self, folder: Path) -> None:
+        """Take a version away in one step: half of it would be another bad bundle, and refused anew."""
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder.rename(self._scratch / f"{folder.name}-removed"))
 
     def reloads(self) -> dict[str, float]:
         """Return penult_reloads_total by outcome."""
@@ -84,10 +91,6 @@ class Attacked:
         """Return VmRSS or VmHWM of the server."""
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
         return int(re.search(rf"{what}:\s+(\d+) kB", status).group(1)) << 10
-
-
-def _remove(folder: Path) -> None:
-    folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
