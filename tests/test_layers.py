@@ -72,7 +72,9 @@ KNOWN_TO = {
     "uvicorn": {"penult.service.http"},
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},
-    "pickle": {"penult.service.unpickle", "penult.export.svm"},
+    # The service reads pickles opcode by opcode, and knows no unpickler.
+    "pickle": {"penult.export.svm"},
+    "pickletools": {"penult.service.unpickle"},
     "sklearn": {
         "penult.export.svm", "penult.export.evaluate", "penult.export.descriptor_map", "penult.export.demo",
         "penult.export.whiten",

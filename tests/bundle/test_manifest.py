@@ -321,3 +321,26 @@ def test_preprocess_values_survive_as_numbers(manifest: Manifest):
     """Means and deviations come back bit for bit."""
     spec = Preprocess(mean=(0.1 + 0.2, 1 / 3, 0.485), std=(0.229, 1e-7, 1e7))
     assert Manifest.from_json(replace(manifest, preprocess=spec).to_json()).preprocess == spec
+
+
+@pytest.mark.parametrize(("sizes"), [[(2 << 30) + 1], [2 << 30, 2 << 30, 1], [10**15]])
+def test_files_of_gigabytes_are_refused(manifest: Manifest, sizes: list[int]):
+    """Files are read into memory, so more than 2 GiB for one or 4 GiB in all is refused before any is opened."""
+    listed = {name: FileEntry(size, "0" * 64) for name, size in zip(("report/a", "b", "c"), sizes, strict=False)}
+    assert _refused(replace(manifest, files={**manifest.files, **listed}).to_json()) == "MANIFEST_INVALID"
+
+
+@pytest.mark.parametrize("field", ["format_version", "default_scorer", "classes", "input_name"])
+def test_a_manifest_cannot_write_log_lines(manifest: Manifest, field: str):
+    """Whatever text a field holds, a refusal is one short line of plain characters."""
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(_edited(manifest, **{field: "1\n\x1b[31mloaded\u2028" * 10_000, "descriptor_length": 0}))
+    assert caught.value.message.isprintable()
+    assert caught.value.message.isascii()
+    assert len(caught.value.message) < 300
+
+
+def test_a_version_that_only_equals_the_right_one_is_refused(manifest: Manifest):
+    """`true` and 1.0 are no format versions."""
+    for version in (True, 1.0):
+        assert _refused(_edited(manifest, format_version=version)) == "MANIFEST_INVALID"

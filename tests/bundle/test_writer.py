@@ -1,10 +1,13 @@
 """Writing bundles: a reader sees all of one or none of it, whatever happens to the writer."""
 
+import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.reader import read_bundle, versions
 from penult.bundle.writer import publish
 
-KILLS = 15
+KILLS = 100 if os.environ.get("PENULT_FULL") == "1" else 20
 
 # publishes SOURCE's bundle under TARGET, TIMES times or until it is killed; every file is LIMIT bytes at most.
 _WRITER = """
@@ -120,8 +123,7 @@ def test_concurrent_writers_get_different_versions(start_writer: Any, tmp_path: 
     """Two processes that publish ten bundles each at the same time make twenty versions that all read."""
     writers = [start_writer(tmp_path / "digits", 10) for _ in range(2)]
     for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
+        _go(writer)
     claimed = [{line.strip() for line in writer.stdout} for writer in writers]
     assert all(len(own) == 10 for own in claimed)
     assert claimed[0] | claimed[1] == {str(version) for version in range(1, 21)}
@@ -129,23 +131,116 @@ def test_concurrent_writers_get_different_versions(start_writer: Any, tmp_path: 
         read_bundle(tmp_path / "digits", version)
 
 
+def _go(writer: "subprocess.Popen[str]") -> None:
+    writer.stdin.write("go\n")
+    writer.stdin.flush()
+
+
+class Reading:
+    """A thread that reads every version there is, again and again, while others write."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read models/NAME."""
+        self._folder, self._is_over = folder, threading.Event()
+        self.reads, self.faults = 0, list[Exception]()
+        self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self) -> "Reading":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        while not self._is_over.is_set():
+            for version in versions(self._folder)[-3:]:
+                try:
+                    read_bundle(self._folder, version)
+                    self.reads += 1
+                except Exception as fault:
+                    self.faults.append(fault)
+
+
+@pytest.mark.timeout(3600)
 def test_a_killed_writer_leaves_whole_versions_only(start_writer: Any, tmp_path: Path):
-    """kill -9 at 15 random moments of a write: every version that can be seen then is read whole."""
-    rng, folder, halves, seen = random.Random(0), tmp_path / "digits", 0, 0
+    """kill -9 at 20 random moments (100 with PENULT_FULL=1): whoever reads, then or after, sees whole versions only."""
+    rng, folder, halves, seen, reads = random.Random(0), tmp_path / "digits", 0, 0, 0
     for _ in range(KILLS):
         writer = start_writer(folder, 1000)
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-        time.sleep(rng.uniform(0.005, 0.12))
-        writer.kill()
-        writer.wait()
+        with Reading(folder) as reading:
+            _go(writer)
+            time.sleep(rng.uniform(0.005, 0.25))
+            writer.kill()
+            writer.wait()
+        assert reading.faults == []
+        reads += reading.reads
         halves += len(list(folder.glob(".writing-*")))
         for version in versions(folder):
             assert read_bundle(folder, version).version == version
         seen += len(versions(folder))
         shutil.rmtree(folder)
+    print(
+        f"\n{KILLS} kills: {halves} amid a write, {seen} versions finished before, {reads} reads meanwhile, all whole"
+    )
     assert halves > 0, "no kill hit a write"
     assert seen > 0, "no version was finished before a kill"
+
+
+def _age(folder: Path, hours: float) -> None:
+    then = time.time() - 3600 * hours
+    os.utime(folder, (then, then))
+
+
+def _begun(folder: Path) -> Path:
+    """Wait until a writer has begun its first file, and return its folder."""
+    end = time.monotonic() + 30
+    while not (found := list(folder.glob(".writing-*/*"))):
+        assert time.monotonic() < end, "nothing was begun in time"
+    return found[0].parent
+
+
+def test_what_killed_writers_left_is_removed(
+    contents: tuple[Manifest, dict[str, bytes]], start_writer: Any, tmp_path: Path
+):
+    """A folder that no process holds is removed by the next publish, once nobody has changed it for an hour."""
+    folder, left = tmp_path / "digits", list[Path]()
+    while not left:
+        writer = start_writer(folder, 1000)
+        _go(writer)
+        _begun(folder)
+        writer.kill()
+        writer.wait()
+        left = list(folder.glob(".writing-*"))
+    _age(left[0], 0.9)
+    publish(folder, *contents)
+    assert left[0].exists()
+    _age(left[0], 1.1)
+    (folder / ".writing-file").write_bytes(b"mine")
+    (folder / ".writing-link").symlink_to(tmp_path)
+    publish(folder, *contents)
+    assert sorted(folder.glob(".writing-*")) == [folder / ".writing-file", folder / ".writing-link"]
+    read_bundle(folder)
+
+
+def test_a_writer_at_work_is_left_alone(contents: tuple[Manifest, dict[str, bytes]], start_writer: Any, tmp_path: Path):
+    """However long a writer has stood still, its folder is its own while it lives, and it finishes."""
+    folder = tmp_path / "digits"
+    is_stopped = False
+    while not is_stopped:  # again, where a writer was quicker than the signal
+        writer = start_writer(folder, 1)
+        _go(writer)
+        begun = _begun(folder)
+        writer.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, writer.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        is_stopped = begun.exists()
+    _age(begun, 1000)
+    own = publish(folder, *contents)
+    assert begun.exists()
+    writer.send_signal(signal.SIGCONT)
+    assert writer.stdout.readline().strip() == str(int(own.name) + 1)
+    assert read_bundle(folder).version == int(own.name) + 1
 
 
 @pytest.mark.parametrize("limit", [1, 5_000, 1_000_000])

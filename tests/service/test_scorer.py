@@ -1,4 +1,4 @@
-"""svm.pkl's scores: linear pipelines as plain arrays, the rest through scikit-learn, and always scikit-learn's numbers."""
+"""svm.pkl's scores: matrix products of checked arrays, without scikit-learn, and always scikit-learn's numbers."""
 
 import pickle
 import warnings
@@ -26,6 +26,7 @@ TRANSFORMS = {
     "scaler-without-std": (lambda: StandardScaler(with_std=False),),
     "scaler-without-either": (lambda: StandardScaler(with_mean=False, with_std=False),),
     "l1-normalizer": (lambda: Normalizer("l1"),),
+    "max-normalizer": (lambda: Normalizer("max"),),
     "passthrough": (lambda: "passthrough",),
 }
 
@@ -94,7 +95,7 @@ def test_a_bare_linear_svm_works(data):
 @pytest.mark.parametrize(
     "last",
     [SVC(kernel="rbf"), SVC(kernel="rbf", C=1000, gamma=0.5), SVC(kernel="rbf", C=0.1, class_weight="balanced"),
-     SVC(kernel="linear", C=10), SVC(kernel="poly", degree=2), SVC(kernel="rbf", decision_function_shape="ovr", break_ties=True)],
+     SVC(kernel="linear", C=10), SVC(kernel="poly", degree=2), SVC(kernel="poly", coef0=0.7), SVC(kernel="sigmoid", coef0=-0.2), SVC(kernel="rbf", decision_function_shape="ovr", break_ties=True)],
     ids=str,
 )  # fmt: skip
 def test_kernel_scores_are_those_of_scikit_learn(svm, data, last, transforms, classes):
@@ -107,9 +108,18 @@ def test_kernel_scores_are_those_of_scikit_learn(svm, data, last, transforms, cl
     assert found.argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
 
 
-def test_pairs_that_scikit_learn_keeps_apart_are_left_to_it(svm, data):
+def test_pairs_of_classes_are_refused(svm):
     """An SVC that answers per pair of classes has no score per class, and is refused."""
-    assert refused(pickle.dumps(svm(SVC(decision_function_shape="ovo"), classes=4)), 4) == "SVM_SHAPE"
+    assert refused(pickle.dumps(svm(SVC(decision_function_shape="ovo"), classes=4)), 4) == "SVM_UNSUPPORTED"
+
+
+def test_a_precomputed_kernel_is_refused(data):
+    """An SVC over a kernel that only its maker can compute is refused by name: it asks for descriptors of all photos."""
+    descriptors, labels = data(3)
+    model = SVC(kernel="precomputed").fit(descriptors @ descriptors.T, labels)
+    with pytest.raises(BundleError) as caught:
+        load_scorer(pickle.dumps(model), len(labels), 3)
+    assert caught.value.reason in ("SVM_UNSUPPORTED", "SVM_SHAPE")
 
 
 @pytest.mark.parametrize("last", [LinearSVC(random_state=0), SVC()], ids=["linear", "rbf"])
@@ -142,7 +152,7 @@ def test_numbers_that_are_not_finite_are_refused(svm, place, value):
     """One NaN or infinity among the weights gives BundleError: it would spoil a class for ever."""
     model = svm(LinearSVC(random_state=0))
     getattr(model[-1], place).flat[1] = value
-    assert refused(pickle.dumps(model)) == "SVM_SHAPE"
+    assert refused(pickle.dumps(model)) == "SVM_INVALID"
 
 
 @pytest.mark.parametrize(

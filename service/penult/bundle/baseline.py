@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
+from penult.bundle.npz import read_npz
 from penult.bundle.scores import Floats
 
 BASELINE_NAME = "baseline.npz"
-_MOST_REFERENCES = 100_000
+_MOST_REFERENCES, _MOST_BYTES = 100_000, 128 << 20
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ class Baseline:
     def from_bytes(cls, data: bytes, manifest: Manifest) -> "Baseline":
         """Read the file's bytes; raise BundleError where they do not belong to the manifest."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                threshold, novel_share, distance = (float(number) for number in arrays["numbers"])
-                confidence = dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True))
-                found = cls(
-                    np.ascontiguousarray(arrays["references"]), threshold, novel_share, distance,
-                    arrays["class_share"], confidence,
-                )  # fmt: skip
-                _check(found, manifest)
-        except Exception as error:  # a zip of arrays: zipfile, NumPy and zlib each raise their own
+            arrays = read_npz(data, _MOST_BYTES)
+            threshold, novel_share, distance = (float(number) for number in arrays["numbers"])
+            confidence = dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True))
+            found = cls(
+                np.ascontiguousarray(arrays["references"]), threshold, novel_share, distance,
+                arrays["class_share"], confidence,
+            )  # fmt: skip
+            _check(found, manifest)
+        except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("BASELINE_INVALID", f"{BASELINE_NAME} cannot be right; restore the bundle") from error
         return found
 
@@ -84,7 +85,7 @@ def _check(found: Baseline, manifest: Manifest) -> None:
         and references.shape[1] == manifest.descriptor_length
         and bool(np.isfinite(references).all() and np.abs(np.linalg.norm(references, axis=1) - 1).max() < 1e-3)
         and shares.shape == (len(manifest.classes),)
-        and bool(np.isfinite(shares).all() and (shares >= 0).all())
+        and bool((shares >= 0).all() and (shares <= 1).all())
         and 0 < found.threshold <= 2
         and 0 <= found.novel_share <= 1
         and 0 <= found.distance <= 2

@@ -8,11 +8,14 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError, ImageError
 from penult.bundle.manifest import DENSE, SVM, Manifest
+from penult.bundle.npz import read_npz
 from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats, largest_difference
 
@@ -22,6 +25,8 @@ TOLERANCE = 1e-4
 SVM_TOLERANCE = 1e-5
 # Decoders may round differently between library versions; more than one grey level is another picture.
 PIXEL_TOLERANCE = 1
+# Eight photos of 8 MiB, and their crops, have room; a bomb has not.
+_MOST_BYTES, _MOST_PHOTOS = 128 << 20, 64
 
 RunModel = Callable[[Pixels], tuple[Floats, Floats]]
 RunSvm = Callable[[Floats], Floats]
@@ -59,16 +64,42 @@ class Goldens:
     def from_bytes(cls, data: bytes) -> "Goldens":
         """Read the file's bytes; raise BundleError."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                ends = np.cumsum(arrays["image_lengths"])
-                joined = arrays["image_bytes"].tobytes()
-                images = tuple(joined[end - n : end] for end, n in zip(ends, arrays["image_lengths"], strict=True))
-                fields = {name: arrays[name] for name in ("crops", "logits", "descriptor", "svm_scores")}
-        except Exception as error:  # a zip of arrays: zipfile, NumPy and zlib each raise their own
+            arrays = read_npz(data, _MOST_BYTES)
+            images = _split(arrays["image_bytes"], arrays["image_lengths"])
+            fields = {name: arrays[name] for name in ("crops", "logits", "descriptor", "svm_scores")}
+        except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("GOLDEN_INVALID", "golden.npz cannot be read; restore the bundle") from error
         if not images:
             raise BundleError("GOLDEN_EMPTY", "golden.npz holds no photo, so nothing can be checked; train again")
+        if not _are_right(len(images), **fields):
+            raise BundleError("GOLDEN_INVALID", "golden.npz holds no photos with their answers; restore the bundle")
         return cls(images, **fields)
+
+
+def _split(joined: NDArray[Any], lengths: NDArray[Any]) -> tuple[bytes, ...]:
+    """Return the photos that stand end to end; raise ValueError where the lengths do not add up."""
+    if joined.dtype != np.uint8 or joined.ndim != 1 or lengths.dtype.kind != "i" or lengths.ndim != 1:
+        raise ValueError("image_bytes or image_lengths is of another kind")
+    if len(lengths) > _MOST_PHOTOS or (lengths < 0).any() or lengths.sum() != len(joined):
+        raise ValueError("image_lengths do not add up")
+    data, ends = joined.tobytes(), np.cumsum(lengths).tolist()
+    return tuple(data[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True))
+
+
+def _are_right(
+    photos: int, crops: NDArray[Any], logits: NDArray[Any], descriptor: NDArray[Any], svm_scores: NDArray[Any]
+) -> bool:
+    """Tell whether the arrays are of the kinds that Goldens names, one row per photo, and finite."""
+    answers = (logits, descriptor, svm_scores)
+    return (
+        crops.dtype == np.uint8
+        and crops.ndim == 4
+        and crops.shape == (photos, crops.shape[1], crops.shape[1], 3)
+        and all(values.dtype == np.float32 and values.ndim == 2 for values in answers)
+        and len(logits) == len(descriptor) == photos
+        and len(svm_scores) in (0, photos)
+        and all(bool(np.isfinite(values).all()) for values in answers)
+    )
 
 
 def replay(

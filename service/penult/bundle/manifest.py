@@ -25,6 +25,7 @@ SCORERS = (DENSE, SVM)
 FLOAT, INT8, FP16 = "float", "int8", "fp16"
 
 _TYPES = {
+    "format_version": int,
     "architecture": str,
     "classes": list,
     "preprocess": dict,
@@ -40,8 +41,11 @@ _TYPES = {
     "scorers": list,
     "logits_length": int,
 }
+# Files are read into memory: no ONNX file is larger, and a sparse one of any size costs its sender nothing.
+_FILE_MOST_BYTES, _BUNDLE_MOST_BYTES = 2 << 30, 4 << 30
 # Optional in the file, under the names of what they decide.
 _STATED = {"stated_scorers": "scorers", "stated_logits_length": "logits_length"}
+_MOST_SAID = 200
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -155,8 +159,8 @@ class Manifest:
             if version != FORMAT_VERSION:
                 raise BundleError(
                     "MANIFEST_VERSION",
-                    f"the bundle has format version {version}; this penult reads {FORMAT_VERSION}: update penult or "
-                    "train again",
+                    f"the bundle has format version {version!a:.20}; this penult reads {FORMAT_VERSION}: update penult "
+                    "or train again",
                 )
             _check_types(values)
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values and name not in _STATED}
@@ -196,6 +200,9 @@ def _check_types(values: dict[str, Any]) -> None:
     for entry in values["files"].values():
         if type(entry["size"]) is not int or type(entry["sha256"]) is not str:
             raise TypeError("every file needs a size and a sha256")
+    sizes = [entry["size"] for entry in values["files"].values()]
+    if max(sizes, default=0) > _FILE_MOST_BYTES or sum(sizes) > _BUNDLE_MOST_BYTES:
+        raise ValueError("files must have 2 GiB at most, and 4 GiB together")
 
 
 def _check(manifest: Manifest) -> None:
@@ -227,4 +234,6 @@ def _check_scorers(manifest: Manifest) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return f"missing field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    """Return what an error says; the file may have put anything of any length into it."""
+    said = f"missing field {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(said.encode("ascii", "backslashreplace").decode().split())[:_MOST_SAID]

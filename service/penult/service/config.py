@@ -43,6 +43,9 @@ class ServeConfig:
         "", "public keys, files with commas between: from then on only bundles that one of them signed are served"
     )
     allow_unsigned: bool = _setting(False, "serve bundles without a signature also where a trusted key is set")
+    allow_version_skew: bool = _setting(
+        False, "serve SVMs that another major.minor of scikit-learn made, with a warning"
+    )
     lookup: str = _setting(
         "lookup", "where collections are kept: a folder, postgresql://USER@HOST/DATABASE, milvus://HOST:PORT, or off"
     )

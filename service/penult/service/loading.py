@@ -53,12 +53,16 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where models run: on CPUs, `cpu_mode` says how they share the `cores`; on a GPU, `gpu` how they use that."""
+    """Where models run: on CPUs, `cpu_mode` says how they share the `cores`; on a GPU, `gpu` how they use that.
+
+    `allow_skew`: SVMs that another scikit-learn made are taken, with a warning.
+    """
 
     device: str
     cpu_mode: str = THROUGHPUT
     cores: int = 1
     gpu: GpuOptions = gpu_options.DEFAULT
+    allow_skew: bool = False
 
 
 def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) -> ServedModel:
@@ -75,7 +79,7 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
     with _ended_on_error(session):
         svm = None
         if bundle.svm is not None:
-            svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes))
+            svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes), where.allow_skew)
         tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
         difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
     return ServedModel(

@@ -1,9 +1,9 @@
-"""The one place that knows scikit-learn's pickles: descriptors in, decision values out.
+"""The one place that knows scikit-learn's estimators: descriptors in, decision values out.
 
-A pickle is code, so it is opened by an unpickler that knows a short list of names (research/reliability.md, section
-2). For the usual pipeline (normalise or standardise, then a linear or RBF SVM) even those names stand for empty shells
-that only hold the arrays: scikit-learn is never imported then, which takes seconds off the start, and the scores are
-matrix products. The goldens, made with scikit-learn itself, prove at load that they are the same within 1e-5.
+scikit-learn itself is never imported: a pickle is code, so it is read as plain arrays (unpickle.py), and the scores of
+normalise or standardise, then a linear or kernel SVM, are matrix products. That takes seconds off the start, and
+libsvm, which believes every number, sees none of a stranger's. Each array's type, shape and numbers are checked before
+use; the goldens, made with scikit-learn, prove at load that the scores are the same within 1e-5.
 """
 
 from collections.abc import Callable
@@ -14,95 +14,121 @@ import numpy as np
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
 from penult.service import kernel_svm
+from penult.service.shell import Shell
 from penult.service.unpickle import open_pickle
 
 Score = Callable[[Floats], Floats]
 
-# What a pipeline may hold in place of a step.
-_NO_STEP = (None, "passthrough")
 
-
-def load_scorer(data: bytes, descriptor_length: int, classes: int) -> Score:
+def load_scorer(data: bytes, descriptor_length: int, classes: int, allow_skew: bool = False) -> Score:
     """Return a function from descriptors float32 [N, descriptor_length] to decision values float32 [N, classes].
 
-    Raises BundleError for a pickle that holds anything but a fitted SVM of these sizes.
+    Raises BundleError for a pickle that holds anything but a fitted SVM of these sizes, and unless `allow_skew` for one
+    that another scikit-learn made (see open_pickle).
     """
-    shell = open_pickle(data, as_shells=True)
+    found = open_pickle(data, allow_skew)
     try:
-        products = _as_products(shell)
-    except Exception as error:  # attributes that lack, or are no arrays
+        score = _as_products(found, descriptor_length, classes)
+        _probe(score, descriptor_length, classes)
+    except BundleError:
+        raise
+    except Exception as error:  # the attributes are input: any of them may be something else
         raise BundleError("SVM_INVALID", "svm.pkl holds no fitted SVM; restore the bundle, or fit it again") from error
-    score = products or _from_estimator(open_pickle(data, as_shells=False))
-    _probe(score, descriptor_length, classes)
     return score
 
 
-def _as_products(shell: Any) -> Score | None:
-    """Return the scores of normalise/standardise + LinearSVC or SVC as matrix products; None for any other pipeline."""
-    steps = [step for _, step in getattr(shell, "steps", [("svm", shell)]) if step not in _NO_STEP]
-    if not steps or getattr(steps[-1], "kind", "") not in _CLASSIFIERS:
-        return None
-    transforms = [_TRANSFORMS[s.kind](s) for s in steps[:-1] if s.kind in _TRANSFORMS]
-    classify = _CLASSIFIERS[steps[-1].kind](steps[-1])
-    if classify is None or len(transforms) != len(steps) - 1 or None in transforms:
-        return None
-    last = classify
+def _as_products(found: Any, length: int, classes: int) -> Score:
+    """Return the scores of normalise/standardise + LinearSVC or SVC as matrix products; raise BundleError."""
+    *steps, last = _steps(found)
+    if last.kind not in _CLASSIFIERS or any(step.kind not in _TRANSFORMS for step in steps):
+        raise BundleError("SVM_INVALID", "svm.pkl holds no SVM or pipeline that ends in one; fit the SVM again")
+    transforms = [_TRANSFORMS[step.kind](step, length) for step in steps]
+    _check_classes(last, classes)
+    classify = _CLASSIFIERS[last.kind](last, length, classes)
 
     def score(descriptors: Floats) -> Floats:
         for transform in transforms:
-            assert transform is not None  # for the type checker: filtered above
             descriptors = transform(descriptors)
-        return last(descriptors)
+        return classify(descriptors)
 
     return score
 
 
-def _linear_svc(shell: Any) -> Score | None:
-    if not hasattr(shell, "coef_"):
-        return None
-    weights = np.ascontiguousarray(shell.coef_.T, dtype=np.float32)
-    intercept = np.asarray(shell.intercept_, dtype=np.float32)
+def _steps(found: Any) -> list[Shell]:
+    """Return a pipeline's steps, or the one estimator."""
+    if not isinstance(found, Shell):
+        raise BundleError("SVM_INVALID", "svm.pkl holds no SVM; restore the bundle, or fit it again")
+    if found.kind != "Pipeline":
+        return [found]
+    steps = [step for _, step in found.state["steps"]]
+    kept = [step for step in steps if isinstance(step, Shell)]
+    if not kept or any(step not in (None, "passthrough") for step in steps if not isinstance(step, Shell)):
+        raise found.unusable("steps")
+    return kept
+
+
+def _check_classes(svm: Shell, classes: int) -> None:
+    """Raise BundleError unless the SVM's classes are the manifest's, by place."""
+    if (svm.integers("classes_", classes) != np.arange(classes)).any():
+        raise svm.unusable("classes_")
+
+
+def _linear_svc(svm: Shell, length: int, classes: int) -> Score:
+    rows = 1 if classes == 2 else classes
+    weights = np.ascontiguousarray(_single(svm, "coef_", rows, length).T)
+    # Fitted without an intercept, it is 0.0.
+    intercept = _single(svm, "intercept_", rows) if svm.flag("fit_intercept") else np.float32(0)
 
     def score(descriptors: Floats) -> Floats:
         values = descriptors @ weights + intercept
-        return as_columns(values[:, 0] if values.shape[1] == 1 else values)
+        return as_columns(values[:, 0] if rows == 1 else values)
 
     return score
 
 
-def _normalizer(shell: Any) -> Score | None:
-    if shell.norm != "l2":
-        return None
+def _normalizer(step: Shell, length: int) -> Score:
+    norm = step.text("norm")
+    if norm not in _NORMS:
+        raise step.unusable("norm")
 
     def transform(descriptors: Floats) -> Floats:
-        norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
+        norms = _NORMS[norm](descriptors)
         return np.asarray(descriptors / np.where(norms == 0, 1, norms), dtype=np.float32)  # as scikit-learn: 0 stays 0
 
     return transform
 
 
-def _standard_scaler(shell: Any) -> Score | None:
+_NORMS: dict[str, Callable[[Floats], Any]] = {
+    "l2": lambda descriptors: np.linalg.norm(descriptors, axis=1, keepdims=True),
+    "l1": lambda descriptors: np.abs(descriptors).sum(axis=1, keepdims=True),
+    "max": lambda descriptors: np.abs(descriptors).max(axis=1, keepdims=True),
+}
+
+
+def _standard_scaler(step: Shell, length: int) -> Score:
     # Without centring, scikit-learn still keeps the mean that it saw.
-    mean = shell.mean_.astype(np.float32) if shell.with_mean else np.float32(0)
-    scale = shell.scale_.astype(np.float32) if shell.with_std else np.float32(1)
+    mean = _single(step, "mean_", length) if step.flag("with_mean") else np.float32(0)
+    scale = _single(step, "scale_", length) if step.flag("with_std") else np.float32(1)
+    if not np.all(scale > 0):
+        raise step.unusable("scale_")
     return lambda descriptors: np.asarray((descriptors - mean) / scale, dtype=np.float32)
 
 
-_TRANSFORMS: dict[str, Callable[[Any], Score | None]] = {"Normalizer": _normalizer, "StandardScaler": _standard_scaler}
-_CLASSIFIERS: dict[str, Callable[[Any], Score | None]] = {"LinearSVC": _linear_svc, "SVC": kernel_svm.from_shell}
+def _single(step: Shell, name: str, *shape: int) -> Floats:
+    """Return an array as float32; raise BundleError where it is too large for that."""
+    exact = step.floats(name, *shape)
+    if (np.abs(exact) > np.finfo(np.float32).max).any():
+        raise step.unusable(name)
+    return exact.astype(np.float32)
 
 
-def _from_estimator(estimator: Any) -> Score:
-    if not hasattr(estimator, "decision_function"):
-        raise BundleError("SVM_INVALID", "svm.pkl holds no SVM or pipeline that ends in one; fit the SVM again")
-    return lambda descriptors: as_columns(estimator.decision_function(descriptors))
+_TRANSFORMS: dict[str, Callable[[Shell, int], Score]] = {"Normalizer": _normalizer, "StandardScaler": _standard_scaler}
+_CLASSIFIERS: dict[str, Callable[[Shell, int, int], Score]] = {"LinearSVC": _linear_svc, "SVC": kernel_svm.from_shell}
 
 
 def _probe(score: Score, descriptor_length: int, classes: int) -> None:
-    """Score one made-up descriptor: wrong sizes and damaged arrays show before the first request."""
-    try:
+    """Score one made-up descriptor: numbers that overflow show before the first request."""
+    with np.errstate(all="ignore"):
         values = score(np.full((1, descriptor_length), 0.5, dtype=np.float32))
-    except Exception as error:  # shapes that do not fit raise whatever NumPy or scikit-learn does
-        raise BundleError("SVM_SHAPE", f"svm.pkl cannot score descriptors of {descriptor_length} numbers") from error
     if values.shape != (1, classes) or not np.isfinite(values).all():
         raise BundleError("SVM_SHAPE", f"svm.pkl gives scores {values.shape}, not finite ones for {classes} classes")

@@ -99,7 +99,9 @@ class Server:
         self._repository = Repository()
         events = Events()
         stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
-        self._placement = Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options)
+        self._placement = Placement(
+            config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
+        )
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage, config.trust)
         self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
         self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)

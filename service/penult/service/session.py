@@ -5,6 +5,7 @@ These two are the only modules of the service that know onnxruntime.
 
 import ctypes
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,9 @@ def open_model(onnx: bytes, providers: Sequence[Any], threads: int = 1) -> ort.I
     options.inter_op_num_threads = 1
     # Threads that spin while they wait take the cores from decoding and from other runs (ceilings.md, section 2).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights in files of their own are looked for here, and nothing can be there: of a model that is loaded from bytes,
+    # onnxruntime would else read any file in the working directory.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         return ort.InferenceSession(onnx, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises some of its own, and UnicodeDecodeError on garbage

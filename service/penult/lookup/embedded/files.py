@@ -6,8 +6,10 @@ that it belongs to it; else it is built again.
 
 import fcntl
 import hashlib
+import logging
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 from penult.lookup.embedded.pieces import Ints, Piece, over, read_graph, write_graph
 from penult.lookup.embedded.record import Record
 from penult.lookup.errors import StoreUnavailable
+
+log = logging.getLogger("penult.lookup")
 
 _CHUNK_BYTES = 16 << 20
 
@@ -47,9 +51,22 @@ class Lock:
 
 
 def save_graph(folder: Path, record: Record, number: int, piece: Piece) -> None:
-    """Write a sealed piece's graph, then note in the record that it belongs to it."""
-    token, path = uuid.uuid4().hex, folder / f"graph-{number}"
+    """Write a sealed piece's graph, then note in the record that it belongs to it.
+
+    Where the disk is full, nothing is kept and the log tells: the graph is then built again at the next start.
+    """
+    path = folder / f"graph-{number}"
     scratch = path.with_suffix(".new")
+    try:
+        _save(path, scratch, record, number, piece)
+    except (OSError, RuntimeError, StoreUnavailable) as error:  # of Python, FAISS and SQLite
+        with suppress(OSError):
+            scratch.unlink()
+        log.warning("%s cannot be kept; it serves from memory: %s", path.name, " ".join(str(error).split())[:200])
+
+
+def _save(path: Path, scratch: Path, record: Record, number: int, piece: Piece) -> None:
+    token = uuid.uuid4().hex
     write_graph(piece.graph, str(scratch))
     seqs = piece.seqs[: piece.rows].tobytes()
     with scratch.open("ab") as file:
