@@ -6,7 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penult.bundle.guards import ImageLimits
-from penult.bundle.preprocess import Pixels, Preprocess, crop_opened, crop_rgb, open_image, ready_crop
+from penult.bundle.preprocess import (
+    Pixels,
+    Preprocess,
+    crop_opened,
+    crop_rgb,
+    decoding_pixels,
+    open_image,
+    ready_crop,
+)
 
 
 @dataclass(frozen=True)
@@ -74,5 +82,5 @@ class Decoder:
             read = ready_crop if photo.is_crop else crop_rgb
             return read(photo.rgb, photo.height, photo.width, spec, self._limits)
         image = open_image(photo.data, self._limits, spec)
-        with self._budget.hold(image.width * image.height):
+        with self._budget.hold(decoding_pixels(image)):
             return crop_opened(image, spec)
