@@ -125,7 +125,8 @@ def _count_scans(data: bytes) -> int:
 
 def _png_parts(data: bytes) -> tuple[bytes, bytes]:
     """Return the 13 bytes of IHDR and the joined IDAT chunks; raise ImageError where the chunks do not add up."""
-    header, pixels, at = b"", [], 8
+    header, at = b"", 8
+    pixels: list[bytes] = []
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + length]

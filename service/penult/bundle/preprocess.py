@@ -23,6 +23,9 @@ from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_com
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow keeps an image in blocks of 16 MiB, which the C library keeps for the next one, in every thread's own heap: a
+# few large photos, and the process stays hundreds of MiB larger. Blocks of this size go back to the kernel instead.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 
 Pixels = NDArray[np.uint8]
 
@@ -173,6 +176,8 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
         limits.check_size(*webp_size(data))  # libwebp allocates the whole canvas, twice, when it opens a file
     try:
         image = Image.open(io.BytesIO(data), formats=[kind])
+    except MemoryError:
+        raise
     except Exception as error:  # as in _load()
         raise ImageError("IMAGE_CORRUPT", f"the {kind} header cannot be read; send the original file") from error
     limits.check_size(*image.size)
@@ -221,7 +226,7 @@ def _draft(image: Image.Image, spec: Preprocess) -> None:
 
 
 def _load(image: Image.Image) -> Image.Image:
-    """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError."""
+    """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError, and MemoryError."""
     try:
         image.load()
         orientation = _orientation(image)
@@ -229,6 +234,8 @@ def _load(image: Image.Image) -> Image.Image:
         if rgb is not image:
             image.close()  # its pixels: nobody needs both, and large photos are large twice
         return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    except MemoryError:  # that is not the photo's fault
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
         if "truncated" in str(error).lower():
             raise ImageError("IMAGE_TRUNCATED", "the image ends too early; send the whole file") from error
