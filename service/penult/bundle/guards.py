@@ -76,6 +76,26 @@ def check_webp_complete(data: bytes) -> None:
         raise ImageError("IMAGE_TRUNCATED", "the WebP ends before its last byte; send the whole file")
 
 
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Return a WebP's width and height, of its canvas where it has one; (1, 1) where its header says none.
+
+    Such a file is for the decoder to refuse.
+    """
+    kind, header = data[12:16], data[20:30]
+    if len(header) < 10 or int.from_bytes(data[16:20], "little") < 10:
+        return 1, 1
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
+    if kind == b"VP8L":
+        sides = int.from_bytes(header[1:5], "little")
+        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        # Two bits of each are how a viewer should scale it. The decoder tells what is wrong with a side of 0.
+        width, height = (int.from_bytes(header[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+        return max(1, width), max(1, height)
+    return 1, 1
+
+
 def check_png_complete(data: bytes) -> None:
     """Raise ImageError unless a PNG's pixel data inflate to at least the length that its header promises."""
     header, compressed = _png_parts(data)
@@ -105,15 +125,18 @@ def _count_scans(data: bytes) -> int:
 
 def _png_parts(data: bytes) -> tuple[bytes, bytes]:
     """Return the 13 bytes of IHDR and the joined IDAT chunks; raise ImageError where the chunks do not add up."""
-    header, pixels, at = b"", [], 8
+    header, at = b"", 8
+    pixels: list[bytes] = []
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
+        if kind == b"IHDR" and not pixels:  # the decoder has its header by then, and does not look at another
             header = body
         elif kind == b"IDAT":
             pixels.append(body)
-        elif kind == b"IEND" and len(header) == 13:
+        elif kind == b"IEND":
+            if len(header) != 13:
+                raise ImageError("IMAGE_CORRUPT", "the PNG's header is damaged; send the original file")
             return header, b"".join(pixels)
         at += 12 + length
     raise ImageError("IMAGE_TRUNCATED", "the PNG has no end; send the whole file")

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_complete, image_format
+from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_complete, image_format, webp_size
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow keeps an image in blocks of 16 MiB, which the C library keeps for the next one, in every thread's own heap: a
+# few large photos, and the process stays hundreds of MiB larger. Blocks of this size go back to the kernel instead.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 
 Pixels = NDArray[np.uint8]
 
@@ -47,6 +50,10 @@ _DRAFT_MARGIN = 2
 _DRAFT_SCALES = (8, 4, 2)
 # Where _draft() notes in an image's info what it did; no file can bring a key that is no text.
 _REDUCED: Any = object()
+# Where open_image() notes what decoding takes.
+_COST: Any = object()
+# Transparency and 16 bits are converted so many pixels at a time: several copies of all would be most of the memory.
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -159,25 +166,45 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess |
 def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:
     """Read a photo's header and check it against the limits; no pixel is decoded yet.
 
-    With `spec`, a JPEG much larger than needed will be decoded at a fraction of its size. The image's `size` is what
+    With `spec`, a JPEG much larger than needed will be decoded at a fraction of its size; decoding_pixels() tells what
     decoding will allocate. Raises ImageError.
     """
     limits.check_bytes(len(data))
     kind = image_format(data)
     if kind == "WEBP":
         check_webp_complete(data)
+        limits.check_size(*webp_size(data))  # libwebp allocates the whole canvas, twice, when it opens a file
     try:
         image = Image.open(io.BytesIO(data), formats=[kind])
+    except MemoryError:
+        raise
     except Exception as error:  # as in _load()
         raise ImageError("IMAGE_CORRUPT", f"the {kind} header cannot be read; send the original file") from error
     limits.check_size(*image.size)
+    whole = image.width * image.height
     if kind == "PNG":
         check_png_complete(data)
     elif kind == "JPEG":
         limits.check_scans(data)
         if spec:
             _draft(image, spec)
+    image.info[_COST] = _cost(image, kind, whole)
     return image
+
+
+def decoding_pixels(image: Image.Image) -> int:
+    """Return what decoding an image that open_image() returned allocates at most, in pixels of 4 bytes."""
+    return int(image.info[_COST])
+
+
+def _cost(image: Image.Image, kind: str, whole: int) -> int:
+    """Measured with photos of 49 million pixels (bench/RESULTS.md); an image is kept at 4 bytes a pixel by Pillow."""
+    decoded = image.width * image.height
+    if kind == "WEBP":  # two canvases of libwebp's, their copy, and the image
+        return 4 * decoded
+    if kind == "JPEG" and "progressive" in image.info:  # the coefficients of all scans are kept, whatever the fraction
+        return decoded + 2 * whole
+    return decoded if image.mode == "RGB" else 2 * decoded
 
 
 def _draft(image: Image.Image, spec: Preprocess) -> None:
@@ -199,10 +226,16 @@ def _draft(image: Image.Image, spec: Preprocess) -> None:
 
 
 def _load(image: Image.Image) -> Image.Image:
-    """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError."""
+    """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError, and MemoryError."""
     try:
         image.load()
-        return _to_rgb(_upright(image))
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+        if rgb is not image:
+            image.close()  # its pixels: nobody needs both, and large photos are large twice
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    except MemoryError:  # that is not the photo's fault
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
         if "truncated" in str(error).lower():
             raise ImageError("IMAGE_TRUNCATED", "the image ends too early; send the whole file") from error
@@ -217,23 +250,27 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = _orientation(image)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return 8-bit RGB: 16-bit grey is divided by 257, transparency is laid on white, CMYK and palettes converted."""
     key = image.info.get("transparency")
-    if image.mode == "RGB" and key is None:
-        return image
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.uint32)
-        if isinstance(key, int):
-            grey = np.where(grey == key, 65535, grey)
-        return Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "RGBa") or key is not None:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    is_clear = image.mode in ("LA", "PA", "RGBA", "RGBa") or key is not None
+    if not is_clear and not image.mode.startswith("I"):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_grey16_to_rgb(strip, key) if image.mode.startswith("I") else _on_white(strip), (0, top))
+    return rgb
+
+
+def _grey16_to_rgb(image: Image.Image, key: object) -> Image.Image:
+    grey = np.asarray(image).astype(np.uint32)
+    if isinstance(key, int):
+        grey = np.where(grey == key, 65535, grey)
+    return Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -1,0 +1,96 @@
+"""Bad and odd images with the answers that they must get, made by code and the same every time."""
+
+import random
+import zlib
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+from tests.attacks.case import Case, encode, picture
+from tests.attacks.jpegs import all_jpegs, jpeg, segment, with_front
+from tests.attacks.pngs import SIGNATURE, all_pngs
+from tests.attacks.webps import all_webps, webp
+
+from penult.bundle.preprocess import Preprocess, crop_encoded
+
+# Also what the tests' model looks at: small, so that a crop says in few numbers what a picture is.
+SPEC = Preprocess(resize=32, crop=32)
+
+
+def _no_images() -> Iterable[Case]:
+    """What is no JPEG, PNG or WebP."""
+    yield Case("empty", b"", "IMAGE_EMPTY")
+    image = picture()
+    for kind in ("GIF", "BMP", "TIFF", "ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "AVIF", "JPEG2000", "EPS"):
+        yield Case(f"other-{kind.lower()}", encode(image, kind), "IMAGE_UNKNOWN_FORMAT")
+    for name, data in (
+        ("one-byte", b"\xff"),
+        ("zero-byte", b"\0"),
+        ("text", b"no photo, but a line of text"),
+        ("psd", b"8BPS\0\1" + bytes(6) + b"\0\3" + b"\0\0\0\x40" * 2 + bytes(400)),
+        ("heic", b"\0\0\0\x18ftypheic" + bytes(400)),
+        ("film", b"\0\0\0\x18ftypmp42" + bytes(400)),
+        ("svg", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"),
+        ("html", b"<!doctype html><img src=x>"),
+        ("pdf", b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n"),
+        ("zip", b"PK\3\4" + bytes(99)),
+        ("gzip", b"\x1f\x8b\x08" + bytes(99)),
+        ("zlib", zlib.compress(bytes(9999))),
+        ("pickle", b"cposix\nsystem\n(S'true'\ntR."),
+        ("zeros", bytes(1 << 20)),
+        ("noise", np.random.default_rng(0).bytes(1 << 16)),
+        ("png-without-its-first-byte", encode(image, "PNG")[1:]),
+        ("jpeg-behind-a-zero", b"\0" + jpeg()),
+        ("base64", b"/9j/4AAQSkZJRgABAQ=="),
+    ):
+        yield Case(f"other-{name}", data, "IMAGE_UNKNOWN_FORMAT")
+    yield Case("signature-jpeg", b"\xff\xd8\xff", "IMAGE_CORRUPT")
+    yield Case("signature-png", SIGNATURE, "IMAGE_CORRUPT")
+    yield Case("signature-webp", b"RIFF\4\0\0\0WEBP", "IMAGE_CORRUPT")
+
+
+def _polyglots() -> Iterable[Case]:
+    """Files that are two things at once: they are what their first bytes say."""
+    png = encode(picture(), "PNG")
+    archive = b"PK\3\4" + bytes(26) + b"PK\5\6" + bytes(18)
+    for name, data, like in (
+        ("jpeg-zip", jpeg() + archive, "jpeg"),
+        ("jpeg-png", jpeg() + png, "jpeg"),
+        (
+            "jpeg-script",
+            with_front(jpeg(), segment(0xFE, b"<?php system('true'); ?><script>alert(1)</script>")),
+            "jpeg",
+        ),
+        ("jpeg-pdf", with_front(jpeg(), segment(0xFE, b"%PDF-1.7\n1 0 obj")), "jpeg"),
+        ("png-jpeg", png + jpeg(), "png"),
+        ("webp-jpeg", webp() + jpeg(), "webp"),
+    ):
+        yield Case(f"polyglot-{name}", data, like=like)
+    for name, data in (("gif-jpeg", b"GIF89a" + jpeg()), ("pdf-jpeg", b"%PDF-1.7\n" + jpeg())):
+        yield Case(f"polyglot-{name}", data, "IMAGE_UNKNOWN_FORMAT")
+
+
+@cache
+def corpus() -> dict[str, Case]:
+    """Every case by its name."""
+    found: dict[str, Case] = {}
+    for make in (_no_images, all_pngs, all_jpegs, all_webps, _polyglots):
+        for case in make():
+            assert case.name not in found, case.name
+            found[case.name] = case
+    return found
+
+
+def shuffled(seed: int, with_slow: bool = True) -> list[Case]:
+    """The cases in an order of their own for each seed."""
+    cases = [case for case in corpus().values() if with_slow or not case.is_slow]
+    random.Random(seed).shuffle(cases)
+    return cases
+
+
+def likeness(one: bytes, other: bytes, spec: Preprocess = SPEC) -> float:
+    """The cosine of two photos' crops, each taken relative to its mean; 1 where neither differs from its mean."""
+    a, b = (crop_encoded(data, spec).astype(float).ravel() for data in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else float(np.allclose(a, b))

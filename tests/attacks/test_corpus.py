@@ -1,0 +1,71 @@
+"""The corpus by itself: what the decoder says of every image, without a server."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.attacks.corpus import SPEC, corpus, likeness
+
+from penult.bundle.errors import ImageError
+from penult.bundle.preprocess import crop_encoded, decoding_pixels, open_image
+
+ROOT = Path(__file__).parents[2]
+CASES = [case for case in corpus().values() if not case.is_slow]
+LARGE = [case for case in corpus().values() if case.is_slow]
+# Decodes one file and prints by how many bytes the process has grown at its peak.
+_PEAK = """
+import sys
+from penult.bundle.preprocess import Preprocess, crop_encoded
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) << 10
+data, before = sys.stdin.buffer.read(), peak()
+crop_encoded(data, Preprocess(32, 32))
+print(peak() - before)
+"""
+
+
+def test_the_corpus_is_what_it_claims_to_be():
+    """There are more than 150 images, more bad than a third, more good than a third, no two of them the same."""
+    assert len(corpus()) > 350
+    bad = sum(bool(case.reason) for case in corpus().values())
+    assert len(corpus()) / 3 < bad < len(corpus()) * 2 / 3
+    assert len({case.data for case in corpus().values()}) > len(corpus()) - 4  # "header-twice" is no second picture
+    assert all(case.like in corpus() for case in corpus().values() if case.like)
+
+
+def test_it_is_the_same_in_every_process():
+    """Another process makes the same bytes."""
+    code = (
+        "import hashlib; from tests.attacks.corpus import corpus;"
+        "print(hashlib.sha256(b''.join(c.data for c in corpus().values())).hexdigest())"
+    )
+    env = os.environ | {"PYTHONHASHSEED": "99"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256(b"".join(case.data for case in corpus().values())).hexdigest()
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged metadata: the server logs them
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_verdict(case):
+    """Every image is refused for its own reason, or decoded; pairs that show the same picture give the same crop."""
+    try:
+        crop = crop_encoded(case.data, SPEC)
+    except ImageError as error:
+        assert error.reason == case.reason, error.__cause__
+        assert error.message.isprintable()
+        return
+    assert case.reason == ""
+    assert crop.shape == (32, 32, 3)
+    if case.like:
+        assert likeness(case.data, corpus()[case.like].data) >= case.cosine
+
+
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: case.name)
+def test_a_large_photo_takes_what_the_budget_counts(case):
+    """Photos of near 50 million pixels grow the process by 4 bytes per pixel counted at most, and some for slack."""
+    counted = 4 * decoding_pixels(open_image(case.data, spec=SPEC))
+    done = subprocess.run([sys.executable, "-c", _PEAK], input=case.data, capture_output=True, check=True)
+    assert int(done.stdout) < counted + (48 << 20)
