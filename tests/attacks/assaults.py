@@ -1,5 +1,6 @@
 """Attacks on the gRPC port, each bounded in count, bytes and time; they return what is still held, to be let go later."""
 
+import contextlib
 import gzip
 import random
 import ssl
@@ -251,10 +252,8 @@ def other_protocols(target: str, message: bytes) -> Held:
     """Speak TLS and HTTP/1.1 to a port that expects neither."""
     outgoing = ssl.MemoryBIO()
     hello = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
-    try:
+    with contextlib.suppress(ssl.SSLWantReadError):
         hello.do_handshake()
-    except ssl.SSLWantReadError:
-        pass
     speeches = (outgoing.read(), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return [Connection(target, speeches[n % 2]) for n in range(100)]
 

@@ -1,6 +1,7 @@
 """What an attack is judged by: the server process's vital signs, and how a well-behaved client fares beside it."""
 
 import contextlib
+import http.client
 import statistics
 import threading
 import time
@@ -130,3 +131,48 @@ def percentile(values: list[float], share: float) -> float:
 def median(values: list[float]) -> float:
     """Return the median."""
     return statistics.median(values)
+
+
+class Prober:
+    """Asks /livez, /readyz and /metrics in turn, on new connections, while a `with` block runs; notes what it got."""
+
+    def __init__(self, address: str) -> None:
+        """Ask http://HOST:PORT."""
+        self._host, _, port = address.removeprefix("http://").rpartition(":")
+        self._port = int(port)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.answers: Counter[str] = Counter()
+        self.latencies_ms: list[float] = []
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the request under way."""
+        self._stop.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            path = ("/livez", "/readyz", "/metrics")[len(self.latencies_ms) % 3]
+            started = time.perf_counter()
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
+            try:
+                connection.request("GET", path)
+                response = connection.getresponse()
+                response.read()
+                self.answers[str(response.status)] += 1
+            except OSError as error:
+                self.answers[type(error).__name__] += 1
+            finally:
+                connection.close()
+            self.latencies_ms.append(1000 * (time.perf_counter() - started))
+            time.sleep(_PAUSE_S)
+
+    def wait_for(self, more: int, seconds: float = 60.0) -> None:
+        """Wait until it has asked that many times more."""
+        goal = len(self.latencies_ms) + more
+        wait_for(lambda: len(self.latencies_ms) >= goal, seconds)
