@@ -5,6 +5,7 @@ Run with -s to see the figures. The load is made on the same cores as the answer
 one run, and the model runs on one thread so that the load has a core of its own.
 """
 
+import ast
 import asyncio
 import os
 import re
@@ -29,6 +30,7 @@ from penult.client import Client, RequestFailed
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
+ROOT = Path(__file__).parent.parent.parent
 IS_FULL = os.environ.get("PENULT_FULL") == "1"
 OVERLOAD_S, CLOSED_S, ASKED = (60.0, 15.0, 2_000) if IS_FULL else (6.0, 2.5, 60)
 # Continuous integration shares its cores with others; the full figure is taken on a quiet machine.
@@ -237,3 +239,15 @@ def _ahead_s(http: str) -> float:
     """Return how far a server's clock is ahead of ours."""
     told = httpx.get(f"{http}/livez", timeout=20).headers["date"]
     return parsedate_to_datetime(told).timestamp() - time.time()
+
+
+def test_the_wall_clock_decides_nothing():
+    """Service and client ask for the time of day only to tell it: in status, statistics and traces."""
+    found = {
+        path.name
+        for path in [*ROOT.glob("service/penult/service/**/*.py"), *ROOT.glob("service/penult/client/*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"time", "time_ns", "now", "utcnow", "today"}
+        and isinstance(node.value, ast.Name) and node.value.id in {"time", "datetime", "date"}
+    }  # fmt: skip
+    assert found <= {"amounts.py", "statistics.py", "status.py", "tracing.py"}
