@@ -3,11 +3,14 @@
 Run with -s to see the figures of each.
 """
 
+import resource
 import statistics
 
+import httpx
 import pytest
 from assaults import ASSAULTS, rapid_reset
 from bystander import Bystander, Vitals, health, peak_rss_mib, vitals, wait_for
+from http2 import Connection
 
 from penult.v1 import penult_pb2 as pb
 
@@ -74,3 +77,24 @@ def test_memory_of_attacks_does_not_add_up(light, start_server, photo, message):
         kept_mib.append(vitals(pid).rss_mib)
     print("RSS after each rapid reset, MiB:", [round(each) for each in kept_mib])
     assert max(kept_mib[3:]) < max(kept_mib[:3]) + 48
+
+
+def test_descriptors_that_run_out(light, start_server, photo):
+    """Where connections use up all descriptors, clients that are there are served on; new ones again when those go."""
+    server = start_server(light, "--lookup", "off")
+    pid = server.process.pid
+    with Bystander(server.target, photo) as other:
+        other.wait_for(10)
+        most = vitals(pid).descriptors + 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        held = [
+            Connection(where, b"") for where in (server.target, server.http.removeprefix("http://")) for _ in range(20)
+        ]
+        wait_for(lambda: vitals(pid).descriptors >= most - 1)
+        other.wait_for(30)
+        for connection in held:
+            connection.close()
+        wait_for(lambda: vitals(pid).descriptors < most - 10)
+    assert set(other.codes) == {"OK"}
+    assert health(server.target) == SERVING
+    assert httpx.get(f"{server.http}/livez", timeout=20).status_code == 200
