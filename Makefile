@@ -26,7 +26,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test check fmt proto lock image bench bench-learning fuzz clean
+.PHONY: help setup demo serve test soak fuzz check fmt proto lock image bench bench-learning clean
 
 help:
 	@sed -n '3,8s/^# *//p' Makefile
@@ -68,6 +68,11 @@ serve: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+# A server asked everything for MINUTES, a fifth of it bad: memory, threads and descriptors must stay level.
+MINUTES ?= 30
+soak: setup
+	@SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/attacks/test_soak.py -s --timeout 0 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .
