@@ -46,15 +46,18 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,
 
 FROM packages-cpu AS listed-cpu
 COPY --from=penult /opt/penult /opt/penult
-RUN /tools/bin/cyclonedx-py environment --output-reproducible -o /sbom.json /opt/penult/bin/python
+COPY pyproject.toml ./
+RUN ./install.sh list
 
 FROM packages-gpu AS listed-gpu
 COPY --from=penult /opt/penult /opt/penult
-RUN /tools/bin/cyclonedx-py environment --output-reproducible -o /sbom.json /opt/penult/bin/python
+COPY pyproject.toml ./
+RUN ./install.sh list
 
 FROM packages-train AS listed-train
 COPY --from=penult /opt/penult /opt/penult
-RUN /tools/bin/cyclonedx-py environment --output-reproducible -o /sbom.json /opt/penult/bin/python
+COPY pyproject.toml ./
+RUN ./install.sh list
 
 FROM scratch AS sbom-cpu
 COPY --from=listed-cpu /sbom.json /sbom-cpu.json

@@ -99,10 +99,20 @@ lock: $(UV)
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
-image:
-	@command -v docker >/dev/null || { echo "make image needs docker; install it or build the Dockerfile with another builder." >&2; exit 1; }
-	docker build --target cpu --tag penult:cpu .
-	docker build --target gpu --tag penult:gpu .
+# The first that works (docker's command may be there without its engine). IMAGES: of cpu, gpu and train.
+BUILDER ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)
+IMAGES  ?= cpu gpu
+IMAGE_FLAGS ?=
+SBOM_DIR ?= .
+# podman and buildah: HEALTHCHECK is docker's, and buildah alone would build all anew for the bill of materials.
+BUILD = BUILDAH_FORMAT=docker BUILDAH_LAYERS=true $(BUILDER) build $(IMAGE_FLAGS) \
+  --build-arg VERSION=$(shell sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) \
+  --build-arg REVISION=$(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null || echo unknown)
+image: $(addprefix image-,$(IMAGES))
+image-%:
+	@[ -n "$(BUILDER)" ] || { echo "make image needs docker, podman or buildah." >&2; exit 1; }
+	$(BUILD) --target $* --tag penult:$* .
+	$(BUILD) --target sbom-$* --output type=local,dest=$(SBOM_DIR) .
 
 clean:
 	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out bench-out

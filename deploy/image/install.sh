@@ -1,7 +1,9 @@
 #!/bin/sh
 # Fills /opt/penult in the Dockerfile's build stages.
+#   install.sh tools          what the rest needs, and an empty /opt/penult
 #   install.sh lock FILE.txt…  locked packages, each against its hash, less what only their developers need
 #   install.sh penult          penult itself, from the source beside it
+#   install.sh list            /sbom.json: what is there, in CycloneDX
 # Two optional build secrets help on networks with a mirror or a certificate authority of their own: `network`, lines
 # of NAME=VALUE that pip and uv understand (PIP_INDEX_URL, UV_DEFAULT_INDEX, …), and `ca`, certificates in PEM.
 set -eu
@@ -30,6 +32,11 @@ compile() { # a file that cannot be written at run time is written now; by hash,
   python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/penult/lib
 }
 
+list() {
+  /tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type application \
+    --output-file /sbom.json /opt/penult/bin/python
+}
+
 case "$1" in
   tools) tools ;;
   lock)
@@ -43,4 +50,5 @@ case "$1" in
     /tools/bin/uv pip install --quiet --python /opt/penult/bin/python --no-deps .
     compile
     ;;
+  list) list ;;
 esac
