@@ -48,7 +48,7 @@ KNOWN_TO = {
     "google.protobuf": set(),
     "grpc": {
         "penult.service.errors", "penult.service.interceptor", "penult.service.streams", "penult.service.server",
-        "penult.client.aio", "penult.client.channel", "penult.client.messages", "penult.client.plain",
+        "penult.client.aio", "penult.client.channel", "penult.client.health", "penult.client.messages", "penult.client.plain",
         "penult.client.aio_lookup", "penult.client.plain_lookup", "penult.bench.load",
     },
     "onnxruntime": {

@@ -73,7 +73,7 @@ class Engine:
         """)
         self._environment = os.environ | {
             "CONTAINERS_CONF": f"{folder}/containers.conf", "CONTAINERS_STORAGE_CONF": f"{folder}/storage.conf",
-            "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(cache), "PATH": f"{folder}/bin:{os.environ['PATH']}",
+            "BUILDAH_ISOLATION": "chroot", "BUILDAH_FORMAT": "docker", "TMPDIR": str(cache), "PATH": f"{folder}/bin:{os.environ['PATH']}",
         }  # fmt: skip
 
     def run(self, script: str, cwd: Path = ROOT, *, with_registries: bool = False, check: bool = True, **env: str):
@@ -156,7 +156,9 @@ def _debootstrap(suite: str, work: Path) -> None:
     command = ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", suite, work / "root", mirror]
     made = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert made.returncode == 0, made.stdout[-2000:]
-    left_out = [f"--exclude=./{path}" for path in ("var/cache/apt/*", "var/lib/apt/lists/*", "usr/share/doc/*", "dev/*")]
+    left_out = [
+        f"--exclude=./{path}" for path in ("var/cache/apt/*", "var/lib/apt/lists/*", "usr/share/doc/*", "dev/*")
+    ]
     subprocess.run(["tar", "-C", work / "root", *left_out, "-cf", work / "base.tar", "."], check=True)
 
 
@@ -187,9 +189,9 @@ def desk(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.chmod(0o755)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     shutil.copy(built / "sbom-cpu.json", folder)
-    for name, level in (("dark", 20), ("bright", 230)):
+    for name, colour in (("dark", (10, 10, 60)), ("bright", (250, 200, 180))):
         (folder / "PHOTOS" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), (level, level, level)).save(folder / "PHOTOS" / name / "1.png")
+        Image.new("RGB", (8, 8), colour).save(folder / "PHOTOS" / name / "1.png")
     _publish(folder / "models" / "pets", [folder / "PHOTOS" / name / "1.png" for name in ("dark", "bright")])
     return folder
 

@@ -48,8 +48,9 @@ def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S) -> str
     """Return SERVING, NOT_SERVING or UNKNOWN as the server says, or gRPC's code where it does not answer."""
     # A proxy set for the outside world is not the way to a server beside us.
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
-            return _STATUSES.get(channel.unary_unary(_CHECK)(_request(service), timeout=timeout_s), "UNKNOWN")
+            return _STATUSES.get(check(_request(service), timeout=timeout_s), "UNKNOWN")
         except grpc.RpcError as error:
             return str(error.code().name)
 
