@@ -32,7 +32,9 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE_PACKAGES = "python3,python3-venv,python-is-python3"
 # Private mounts and a private loopback; it ends with us, since its standard input does. crun refuses the mixed control
 # groups that some machines have, and the containers' network plugins keep state outside the folders they are given.
+# Images live in memory, about 1.5 GB: that is quick, and gone in an instant.
 HOLD = """
+mkdir "$0/graph" && mount -t tmpfs -o size=6g,mode=711 tmpfs "$0/graph"
 umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni
 ip link set lo up
@@ -115,7 +117,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[En
     if reason := why_not():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("engine")
-    hold = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-eu", "-c", HOLD]
+    hold = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-eu", "-c", HOLD, folder]
     with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout.readline() == "held\n", "the namespaces could not be set up"
