@@ -1,40 +1,119 @@
-# Two targets from one file: `cpu` (no CUDA) and `gpu`. Neither holds torch. Mount bundles at /models.
-#   docker build --target cpu -t penult:cpu .   ;   docker run --rm -p 50051:50051 -v ./models:/models:ro penult:cpu
+# Three targets from one file: `cpu` (neither torch nor CUDA), `gpu` (onnxruntime with CUDA and cuDNN, no torch) and
+# `train` (that, torch, and all that learning needs). docs/images.md tells how to build, run and check them.
+#   docker build --target cpu -t penult:cpu .
+#   docker run --rm --read-only -p 50051:50051 -v ./models:/models:ro penult:cpu
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+# Both need python3 at the same path and of the same version; only the second needs the modules venv and ensurepip.
+ARG RUNTIME_IMAGE=${PYTHON_IMAGE}
+ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
-FROM ${PYTHON_IMAGE} AS build
+# -- what is installed, each kind in a stage of its own ------------------------------------------------------------------
+
+FROM ${BUILD_IMAGE} AS tools
 WORKDIR /src
-COPY locks/uv.txt locks/
-RUN pip install --no-cache-dir --require-hashes -r locks/uv.txt
-RUN python -m venv --without-pip /opt/penult
-COPY locks locks
+COPY deploy/image/install.sh ./
+COPY locks/uv.txt locks/sbom.txt locks/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache ./install.sh tools
+
+FROM tools AS packages-cpu
+COPY locks/cpu.txt locks/with-milvus.txt locks/
+# Not empty: with the client of Milvus too (54 MB).
+ARG WITH_MILVUS=
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache \
+    ./install.sh lock cpu.txt ${WITH_MILVUS:+with-milvus.txt}
+
+FROM tools AS packages-gpu
+COPY locks/gpu.txt locks/with-milvus.txt locks/
+ARG WITH_MILVUS=
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache \
+    ./install.sh lock gpu.txt ${WITH_MILVUS:+with-milvus.txt}
+
+FROM tools AS packages-train
+COPY locks/train.txt locks/with-milvus.txt locks/
+ARG WITH_MILVUS=
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache \
+    ./install.sh lock train.txt ${WITH_MILVUS:+with-milvus.txt}
+
+# penult alone, so that a release adds a small layer to the packages, which change more rarely.
+FROM tools AS penult
 COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
 COPY service service
 COPY export export
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache ./install.sh penult
 
-FROM build AS build-cpu
-RUN uv pip install --python /opt/penult/bin/python --no-cache --require-hashes -r locks/cpu.txt \
- && uv pip install --python /opt/penult/bin/python --no-cache --no-deps .
+# -- the bill of materials of each (CycloneDX), from what is really installed ---------------------------------------------
 
-FROM build AS build-gpu
-RUN uv pip install --python /opt/penult/bin/python --no-cache --require-hashes -r locks/gpu.txt \
- && uv pip install --python /opt/penult/bin/python --no-cache --no-deps .
+FROM packages-cpu AS listed-cpu
+COPY --from=penult /opt/penult /opt/penult
+COPY pyproject.toml ./
+RUN ./install.sh list
 
-FROM ${PYTHON_IMAGE} AS runtime
-ENV PATH=/opt/penult/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    PENULT_MODELS=/models PENULT_HOST=0.0.0.0
+FROM packages-gpu AS listed-gpu
+COPY --from=penult /opt/penult /opt/penult
+COPY pyproject.toml ./
+RUN ./install.sh list
+
+FROM packages-train AS listed-train
+COPY --from=penult /opt/penult /opt/penult
+COPY pyproject.toml ./
+RUN ./install.sh list
+
+FROM scratch AS sbom-cpu
+COPY --from=listed-cpu /sbom.json /sbom-cpu.json
+
+FROM scratch AS sbom-gpu
+COPY --from=listed-gpu /sbom.json /sbom-gpu.json
+
+FROM scratch AS sbom-train
+COPY --from=listed-train /sbom.json /sbom-train.json
+
+# -- what all three have in common ----------------------------------------------------------------------------------------
+
+FROM ${RUNTIME_IMAGE} AS runtime
+ARG PYTHON_IMAGE
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="penult" \
+      org.opencontainers.image.description="The layer before last, served: classes, descriptors and lookups over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"
+# Made elsewhere, so that RUNTIME_IMAGE needs no shell. Bundles come with /models; /lookup alone may be written.
+COPY --from=tools /empty/models /models
+COPY --from=tools --chown=65532:65532 /empty/lookup /lookup
+ENV PATH=/opt/penult/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=penult \
+    PENULT_MODELS=/models PENULT_LOOKUP=/lookup PENULT_HOST=0.0.0.0
+WORKDIR /
 USER 65532:65532
-EXPOSE 50051 9095
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --start-period=30s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9095/readyz', timeout=3)"]
 ENTRYPOINT ["penult"]
+
+FROM runtime AS serving
+VOLUME /lookup
+EXPOSE 50051 9095
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["python", "-m", "penult.client.health"]
 CMD ["serve"]
 
-FROM runtime AS cpu
-COPY --from=build-cpu /opt/penult /opt/penult
+# -- the images -----------------------------------------------------------------------------------------------------------
 
-FROM runtime AS gpu
-COPY --from=build-gpu /opt/penult /opt/penult
-ENV PENULT_DEVICE=cuda
+FROM runtime AS train
+COPY --from=packages-train /opt/penult /opt/penult
+COPY --from=penult /opt/penult /opt/penult
+COPY --from=listed-train /sbom.json /opt/penult/sbom.json
+# The driver's libraries are brought in by NVIDIA's container toolkit, as these ask for.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+CMD ["--help"]
+
+FROM serving AS gpu
+COPY --from=packages-gpu /opt/penult /opt/penult
+COPY --from=penult /opt/penult /opt/penult
+COPY --from=listed-gpu /sbom.json /opt/penult/sbom.json
+ENV PENULT_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# Last, so that a build without --target makes this one.
+FROM serving AS cpu
+COPY --from=packages-cpu /opt/penult /opt/penult
+COPY --from=penult /opt/penult /opt/penult
+COPY --from=listed-cpu /sbom.json /opt/penult/sbom.json

