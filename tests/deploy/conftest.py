@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,12 @@ from penult.service.config import ServeConfig, add_arguments, from_arguments
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+COMPONENTS = sorted(path.name for path in (DEPLOY / "kubernetes" / "components").iterdir())
+# Each overlay, each component on top of one (autoscaling is in both), and all of them.
+OTHERS = [name for name in COMPONENTS if name != "autoscaling"]
+BUILDS = [("cpu",), ("gpu",), *(("cpu", name) for name in OTHERS), ("gpu", *OTHERS)]
+# Named by components/tls and components/access only; the service has them from issue 9's other half on.
+COMING = {"tls_cert", "tls_key", "tls_client_ca", "tokens", "trusted_key", "allow_unsigned"}
 
 # The small model of the service's tests, made without training.
 _spec = importlib.util.spec_from_file_location("service_conftest", ROOT / "tests" / "service" / "conftest.py")
@@ -29,6 +35,54 @@ publish_brightness, encode, quick = _service.publish_brightness, _service.encode
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class Manifests(list[dict]):
+    """What is applied together."""
+
+    def all(self, kind: str) -> list[dict]:
+        """The documents of a kind; there is one at least."""
+        found = [document for document in self if document["kind"] == kind]
+        assert found, kind
+        return found
+
+    def one(self, kind: str) -> dict:
+        """The only document of a kind."""
+        (found,) = self.all(kind)
+        return found
+
+    @property
+    def pod(self) -> dict:
+        """The pod template of the only Deployment."""
+        return self.one("Deployment")["spec"]["template"]
+
+    @property
+    def container(self) -> dict:
+        """penult's container in it."""
+        (container,) = self.pod["spec"]["containers"]
+        return container
+
+    @property
+    def runtimes(self) -> list[dict]:
+        """The containers of KServe's runtimes."""
+        return [container for runtime in self.all("ServingRuntime") for container in runtime["spec"]["containers"]]
+
+
+def variables_of(container: dict) -> dict[str, str]:
+    """The container's environment as the kubelet makes it; secrets get a value that parses."""
+    found = {}
+    for variable in container["env"]:
+        assert ("value" in variable) != ("valueFrom" in variable), variable
+        origin = variable.get("valueFrom", {})
+        if "resourceFieldRef" in origin:
+            assert origin["resourceFieldRef"]["divisor"] == "1"
+            value = container["resources"]["limits"][origin["resourceFieldRef"]["resource"].removeprefix("limits.")]
+        elif "secretKeyRef" in origin:
+            value = "postgresql://user:secret@host/database"
+        else:
+            value = variable["value"]
+        found[variable["name"]] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -54,12 +108,12 @@ class Tools:
         """What the schemas have to say of documents."""
         return [said for each in self._ask("check", json.dumps(documents)) for said in each]
 
-    def build(self, folder: Path) -> list[dict]:
+    def build(self, folder: Path) -> Manifests:
         """What `kubectl apply -k FOLDER` would send."""
         command = [self.python.parent / "kubectl", "kustomize", folder]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-        return self.load(done.stdout)
+        return Manifests(self.load(done.stdout))
 
 
 @pytest.fixture(scope="session")
@@ -70,10 +124,10 @@ def tools(environment) -> Tools:
 
 
 @pytest.fixture(scope="session")
-def build_with(tools, tmp_path_factory) -> Callable[..., list[dict]]:
+def build_with(tools, tmp_path_factory) -> Callable[..., Manifests]:
     """Build an overlay with components on top: build_with("cpu", "lookup", "tls")."""
 
-    def build(overlay: str, *components: str) -> list[dict]:
+    def build(overlay: str, *components: str) -> Manifests:
         folder = tmp_path_factory.mktemp("overlay").resolve()
         kubernetes = Path(os.path.relpath(DEPLOY / "kubernetes", folder))
         lines = [
@@ -85,6 +139,26 @@ def build_with(tools, tmp_path_factory) -> Callable[..., list[dict]]:
         return tools.build(folder)
 
     return build
+
+
+@pytest.fixture(scope="session", params=BUILDS, ids="+".join)
+def documents(request, build_with) -> Manifests:
+    """Everything that an overlay with some components applies."""
+    return build_with(*request.param)
+
+
+@pytest.fixture(scope="session")
+def all_documents(build_with) -> list[dict]:
+    """The same of all of them, each document once."""
+    built = {json.dumps(document) for names in BUILDS for document in build_with(*names)}
+    return [json.loads(document) for document in sorted(built)]
+
+
+@pytest.fixture(scope="session")
+def kserve(tools) -> Manifests:
+    """The runtimes and both InferenceServices."""
+    grpc_service = tools.load((DEPLOY / "kserve" / "inferenceservice-grpc.yaml").read_text())
+    return Manifests([*tools.build(DEPLOY / "kserve"), *grpc_service])
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +191,30 @@ def settings_of(arguments: list[str], environment: dict[str, str]) -> ServeConfi
 def read_settings() -> Callable[[list[str], dict[str, str]], ServeConfig]:
     """settings_of."""
     return settings_of
+
+
+@pytest.fixture(scope="session")
+def coming() -> set[str]:
+    """Settings that components name and the service does not have yet."""
+    return COMING - {field.name for field in fields(ServeConfig)}
+
+
+@pytest.fixture(scope="session")
+def variables() -> Callable[[dict], dict[str, str]]:
+    """variables_of."""
+    return variables_of
+
+
+@pytest.fixture(scope="session")
+def settings(image_environment, coming) -> Callable[[dict], ServeConfig]:
+    """The settings that a container's penult has, those that are still to come left out."""
+
+    def read(container: dict) -> ServeConfig:
+        environment = image_environment | variables_of(container)
+        known = {name for name in environment if name.removeprefix("PENULT_").lower() not in coming}
+        return settings_of(container["args"], {name: environment[name] for name in known})
+
+    return read
 
 
 # -- running -----------------------------------------------------------------------------------------------------------

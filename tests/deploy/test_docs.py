@@ -1,21 +1,18 @@
 """The pages on running penult: what they name exists, what they print is printed, and their commands run."""
 
 import ast
-import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
 import pytest
 
-from penult.client import Client
 from penult.service.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +21,6 @@ NAMES = ("deploying", "kubernetes", "kserve", "sizing", "upgrading", "troublesho
 PAGES = {name: (DOCS / f"{name}.md").read_text() for name in NAMES} | {"README": (DEPLOY / "README.md").read_text()}
 ALL = "\n".join(PAGES.values())
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service" / "penult").rglob("*.py")))
-BIN = Path(sys.executable).parent
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -128,9 +124,9 @@ def logged() -> list[str]:
     found = []
     for node in ast.walk(ast.parse(SOURCES.replace("from __future__ import annotations", ""))):
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if is_call and node.func.attr in ("info", "warning", "error", "exception") and node.args:
-            if isinstance(node.args[0], ast.Constant):
-                found.append(re.sub(r"%[\d.]*[sdfe]", ".+", re.escape(node.args[0].value)))
+        is_logging = is_call and node.func.attr in ("info", "warning", "error", "exception") and node.args
+        if is_logging and isinstance(node.args[0], ast.Constant):
+            found.append(re.sub(r"%[\d.]*[sdfe]", ".+", re.escape(node.args[0].value)))
     assert len(found) > 20
     return found
 
@@ -180,7 +176,7 @@ def test_compose_commands_name_what_is_there(tools):
     named = commands(PAGES["deploying"], "docker")
     assert len(named) == 3
     for words in named:
-        assert all((ROOT / path).is_file() for flag, path in zip(words, words[1:], strict=False) if flag == "-f")
+        assert all((ROOT / path).is_file() for flag, path in pairwise(words) if flag == "-f")
         if "exec" in words:
             assert words[words.index("exec") + 2] in services
             assert f"--username={services['lookup']['environment']['POSTGRES_USER']}" in words
@@ -220,7 +216,7 @@ def test_kubectl_commands_name_what_is_there(tools, tmp_path):
     (tmp_path / "penult").mkdir()
     (tmp_path / "penult" / "kustomization.yaml").write_text(overlay)
     words = [words for page in PAGES.values() for words in commands(page, "kubectl")]
-    given = {pair for each in words for pair in zip(each, each[1:], strict=False)}
+    given = {pair for each in words for pair in pairwise(each)}
     files = {path for flag, path in given if flag == "-f"} - {"penult-rules.yaml"}
     documents = tools.load("\n---\n".join((tmp_path / path).read_text() for path in sorted(files)))
     assert files >= {"deploy/kubernetes/publish.yaml"}
@@ -246,74 +242,3 @@ def test_the_rules_become_a_resource(tools, tmp_path):
     assert tools.complaints(documents) == []
     (own,) = tools.load((DEPLOY / "prometheus" / "penult.rules.yml").read_text())
     assert documents[0]["spec"] == own
-
-
-def until_served(client: Client, versions: set[int]) -> None:
-    """Wait until these versions of pets are served, a quarter of a minute at most."""
-    end = time.monotonic() + 15
-    while (served := {model.version.version for model in client.list_models()}) != versions:
-        assert time.monotonic() < end, served
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def shop(publish_brightness, tmp_path) -> Path:
-    """A folder with models/pets/3, and pets/4 below new/."""
-    publish_brightness(tmp_path, "made")
-    for place, version in (("models", 3), ("new", 4)):
-        shutil.copytree(tmp_path / "made" / "1", tmp_path / place / "pets" / str(version))
-    return tmp_path
-
-
-def run(block: str, folder: Path) -> None:
-    """Run a block of commands there, with penult on the path."""
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-def test_upgrading_and_going_back(shop, start):
-    """upgrading.md's commands: the new version is checked and serves, and the old one again once it is taken away."""
-    page = PAGES["upgrading"]
-    check, copy, back = (
-        next(b for b in blocks(page, "bash") if word in b) for word in ("check new", "cp -R", "refused")
-    )
-    server = start(["serve", "--models=models", "--lookup=off", "--watch-s=0.2"], {}, {})
-    with Client(f"127.0.0.1:{server.ports[50051]}") as client:
-        until_served(client, {3})
-        run(check, shop)
-        run(copy, shop)
-        until_served(client, {4})
-        run(next(block for block in blocks(page, "bash") if "for model in" in block), shop)
-        run(back, shop)
-        until_served(client, {3})
-
-
-def test_pins_hold(shop, start):
-    """Both pins of upgrading.md do what it says of them."""
-    pins = sorted({flag.split()[1] for flag in spans(PAGES["upgrading"]) if flag.startswith("--pin ")})
-    assert pins == ["pets=3", "pets=3,pets=4", "pets=4"]
-    shutil.copytree(shop / "new" / "pets" / "4", shop / "models" / "pets" / "4")
-    for pin, versions in ((pins[0], {3}), (pins[1], {3, 4})):
-        server = start(["serve", "--models=models", "--lookup=off", "--pin", pin], {}, {})
-        with Client(f"127.0.0.1:{server.ports[50051]}") as client:
-            until_served(client, versions)
-            server.process.kill()
-
-
-def test_a_refusal_reads_as_shown(shop, start):
-    """The refusal that troubleshooting.md shows is what a damaged version gives, word by word."""
-    server = start(["serve", "--models=models", "--lookup=off", "--watch-s=0.2"], {}, {})
-    shown = next(
-        line for block in blocks(PAGES["troubleshooting"], "log") for line in block.splitlines() if "refused" in line
-    )
-    damaged = shop / "new" / "pets" / "4"
-    with (damaged / "model.onnx").open("r+b") as file:
-        file.write(b"\0\0\0\0")
-    damaged.rename(shop / "models" / "pets" / "4")
-    end = time.monotonic() + 15
-    while shown.replace("svm.pkl", "model.onnx") not in server.log.read_text():
-        assert time.monotonic() < end, server.log.read_text()
-        time.sleep(0.1)
-    assert shlex.split(shown)[:4] == ["refused", "pets", "version", "4:"]
