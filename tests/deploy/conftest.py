@@ -248,12 +248,16 @@ def start(tmp_path) -> Iterator[Callable[..., Started]]:
     """Start a container's command on this machine: start(arguments, environment, {"/models": FOLDER}).
 
     Paths are mapped, and ports and address, since many tests share this machine; everything else is as it stands.
-    `before` is put in front of the command.
+    `before` is put in front of the command; `python` may be another than ours.
     """
     processes: list[subprocess.Popen[str]] = []
 
     def run(
-        arguments: list[str], environment: dict[str, str], folders: dict[str, Path], before: tuple[object, ...] = ()
+        arguments: list[str],
+        environment: dict[str, str],
+        folders: dict[str, Path],
+        before: tuple[object, ...] = (),
+        python: object = sys.executable,
     ) -> Started:
         def mapped(text: str) -> str:
             for path, folder in folders.items():
@@ -262,7 +266,7 @@ def start(tmp_path) -> Iterator[Callable[..., Started]]:
 
         log = tmp_path / f"log-{len(processes)}.txt"
         command = [
-            *map(str, before), sys.executable, "-m", "penult.cli", *map(mapped, arguments),
+            *map(str, before), str(python), "-m", "penult.cli", *map(mapped, arguments),
             "--host=127.0.0.1", "--port=0", "--metrics-port=0",
         ]  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENULT_")}

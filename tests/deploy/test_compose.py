@@ -1,4 +1,4 @@
-"""deploy/compose.yaml and the systemd unit: right by their schemas, true of the code, and their commands run."""
+"""deploy/compose.yaml: right by its schema, true of the code, and its commands run."""
 
 import copy
 import json
@@ -8,15 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from penult.client import Client
+from penult.client import Client, NewItem
 from penult.service.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -152,18 +153,33 @@ def test_the_store_is_the_one_that_is_asked(compose, penult):
     assert penult.lookup == f"postgresql://{account}@lookup/{store['POSTGRES_DB']}"
 
 
+@pytest.fixture(scope="session")
+def image_packages(environment, tmp_path_factory) -> tuple[Path, Path]:
+    """What the Dockerfile installs for CPUs, and nothing else: a Python with the locked packages, and penult's wheel."""
+    folder = tmp_path_factory.mktemp("image")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder / "packages")
+    return environment("cpu"), folder / "packages"
+
+
 @pytest.fixture
-def running(compose, image_environment, quick, start, make_database):
-    """penult as compose.yaml starts it, the store a real PostgreSQL."""
-    service = compose["services"]["penult"]
+def running(compose, image_environment, image_packages, quick, start, make_database):
+    """penult as compose.yaml starts it, of what its image installs; the store a real PostgreSQL."""
+    service, (python, packages) = compose["services"]["penult"], image_packages
     environment = image_environment | service["environment"] | {"PENULT_LOOKUP": make_database()}
-    return start(service["command"], environment, {"/models": quick})
+    environment["PYTHONPATH"] = str(packages)
+    return start(service["command"], environment, {"/models": quick}, python=python)
 
 
 def test_penult_runs_and_is_healthy(compose, running, dockerfile):
-    """Its command serves, with a real PostgreSQL for its store, and its health check, the image's too, passes."""
+    """Its command serves, with what its image installs and a real PostgreSQL for its store; its health check, the
+    image's too, passes until it ends.
+    """  # fmt: skip
+    photo = np.full((8, 8, 3), 200, dtype=np.uint8)
     with Client(f"127.0.0.1:{running.ports[50051]}") as client:
-        assert client.list_collections() == []
+        assert client.classify([photo]).results[0].label == "bright"
+        assert client.put_items("seen", [NewItem("a", photo)]) == (None,)
     service = compose["services"]["penult"]
     in_image = json.loads(re.search(r"CMD (\[.*\])", dockerfile["HEALTHCHECK"][0])[1])
     assert service["healthcheck"]["test"][1:] == in_image
@@ -252,44 +268,3 @@ def test_grafana_finds_data_and_dashboard(compose, tools):
     dashboard = targets[f"{boards['providers'][0]['options']['path']}/penult.json"]
     asked = json.loads(dashboard.read_text())["templating"]["list"][0]
     assert (asked["type"], asked["query"]) == ("datasource", source["type"])
-
-
-# -- systemd -----------------------------------------------------------------------------------------------------------
-
-
-def unit() -> dict[str, list[str]]:
-    """The unit's lines: {"ExecStart": [...]}."""
-    found: dict[str, list[str]] = {}
-    for name, value in re.findall(r"^(\w+)=(.*)$", (DEPLOY / "systemd" / "penult.service").read_text(), re.MULTILINE):
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def test_systemd_takes_the_unit(tmp_path):
-    """systemd-analyze finds nothing wrong with it, once the command is there; a misspelt line it does find."""
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("systemd-analyze is not installed (Debian's package systemd)")
-    text = (DEPLOY / "systemd" / "penult.service").read_text()
-    text = text.replace("/opt/penult/bin/penult", "/bin/true")
-    for change, complaints in (("", False), ("ProtectSistem=strict", True)):
-        (tmp_path / "penult.service").write_text(text.replace("ProtectSystem=strict", change) if change else text)
-        command = ["systemd-analyze", "verify", "--man=no", tmp_path / "penult.service"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "penult.service" in line]
-        assert bool(said) == complaints, said
-
-
-def test_the_units_command_serves(quick, start, tmp_path):
-    """Its command runs, with the file of settings that lies beside it, and stops within the time that it has."""
-    (command,) = unit()["ExecStart"]
-    verb, option, path = command.split()[1:]
-    assert (verb, option, path) == ("serve", "--config", "/etc/penult/penult.toml")
-    text = (DEPLOY / "systemd" / "penult.toml").read_text()
-    state = f"/var/lib/{unit()['StateDirectory'][0]}"
-    given = tomllib.loads(text)
-    assert all(given[name].startswith(state) for name in ("models", "lookup"))
-    assert given["drain_lead"] + given["grace"] < int(unit()["TimeoutStopSec"][0])
-    file = tmp_path / "penult.toml"
-    file.write_text(text.replace(f"{state}/models", str(quick)).replace(state, str(tmp_path)))
-    server = start([verb, option, str(file)], {}, {})
-    assert server.ask_grpc(50051, "")
