@@ -111,7 +111,7 @@ class Tools:
     def build(self, folder: Path) -> Manifests:
         """What `kubectl apply -k FOLDER` would send."""
         command = [self.python.parent / "kubectl", "kustomize", folder]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         return Manifests(self.load(done.stdout))
 

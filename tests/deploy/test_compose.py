@@ -228,8 +228,8 @@ def start_prometheus(compose, tmp_path) -> Callable[[int], str]:
 
 
 def until(ask: Callable[[], object], what: str) -> object:
-    """Ask until there is an answer, half a minute at most."""
-    end = time.monotonic() + 30
+    """Ask until there is an answer, a minute at most."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             if answer := ask():
