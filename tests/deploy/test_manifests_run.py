@@ -1,0 +1,111 @@
+"""The manifests' commands, as real servers: they become ready, answer their probes, drain in time and write nowhere."""
+
+import re
+import shutil
+import signal
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from penult.client import Client, NewItem
+
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def answers(server, container: dict, kind: str) -> bool:
+    """Ask one of the container's probes, as the kubelet does."""
+    probe = container[kind]
+    if "grpc" in probe:
+        return server.ask_grpc(probe["grpc"]["port"], probe["grpc"]["service"])
+    port = probe["httpGet"]["port"]
+    number = next((known["containerPort"] for known in container["ports"] if port == known.get("name")), port)
+    return server.ask_http(number, probe["httpGet"]["path"])
+
+
+def test_the_pod_serves_and_drains(build_with, image_environment, variables, quick, start):
+    """Its very command becomes ready and passes all probes. At SIGTERM it is no longer ready, still alive and still
+    answering, and ends by itself, with 0, within the time that the pod has.
+    """  # fmt: skip
+    documents = build_with("cpu")
+    container, grace_s = documents.container, documents.pod["spec"]["terminationGracePeriodSeconds"]
+    server = start(container["args"], image_environment | variables(container), {"/models": quick})
+    assert all(answers(server, container, kind) for kind in PROBES)
+    assert httpx.get(f"http://127.0.0.1:{server.ports[9095]}/metrics").status_code == 200
+    signalled = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    while answers(server, container, "readinessProbe"):
+        assert time.monotonic() - signalled < grace_s
+    assert answers(server, container, "livenessProbe")
+    with Client(f"127.0.0.1:{server.ports[50051]}", retries=0) as client:
+        assert client.list_models()
+    assert server.process.wait(grace_s) == 0
+
+
+def test_the_tls_probes_answer(build_with, image_environment, quick, start):
+    """The probes that components/tls puts in place of gRPC's are answered by the same command."""
+    container = build_with("cpu", "tls").container
+    server = start(container["args"], image_environment | {"PENULT_LOOKUP": "off"}, {"/models": quick})
+    assert [set(container[kind]) & {"grpc", "httpGet"} for kind in PROBES] == [{"httpGet"}] * 3
+    assert all(answers(server, container, kind) for kind in PROBES)
+
+
+@pytest.mark.parametrize("name", ["penult", "penult-grpc"])
+def test_the_runtimes_serve(name, kserve, publish_brightness, image_environment, variables, start, tmp_path):
+    """Each runtime's command answers its probes, with what storageUri names at /mnt/models, and over HTTP the model is
+    found by the InferenceService's name.
+    """  # fmt: skip
+    service = kserve.all("InferenceService")[0]["metadata"]["name"]
+    publish_brightness(tmp_path / "claim", service)
+    runtime = next(runtime for runtime in kserve.all("ServingRuntime") if runtime["metadata"]["name"] == name)
+    (container,) = runtime["spec"]["containers"]
+    environment = image_environment | variables(container)
+    server = start(container["args"], environment, {"/mnt/models": tmp_path / "claim"})
+    assert answers(server, container, "readinessProbe")
+    assert answers(server, container, "livenessProbe")
+    asked = httpx.get(f"http://127.0.0.1:{server.ports[9095]}/v2/models/{service}/ready").status_code
+    assert asked == (200 if name == "penult" else 404)
+
+
+def test_one_bundle_is_no_repository(publish_brightness, image_environment, start, tmp_path):
+    """Where storageUri names one model's folder instead of the one above it, the log says that there is no model."""
+    publish_brightness(tmp_path / "claim", "pets")
+    with pytest.raises(AssertionError, match="holds no model"):
+        start(["serve", "--models=/mnt/models"], image_environment, {"/mnt/models": tmp_path / "claim" / "pets"})
+
+
+def test_a_read_only_root_is_enough(build_with, image_environment, variables, quick, start, tmp_path):
+    """The pod's command opens nothing for writing, and makes nothing, outside /tmp and /dev; nor does answering."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed (Debian's package of that name)")
+    container, trace = build_with("cpu").container, tmp_path / "trace"
+    # As in the image, where no bytecode is written.
+    environment = image_environment | variables(container) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    calls = "trace=openat,open,creat,mkdir,mkdirat,rename,renameat2,unlink,unlinkat,symlink,link"
+    before = ("strace", "-D", "-f", "-qq", "-e", calls, "-o", trace)
+    server = start(container["args"], environment, {"/models": quick}, before)
+    with Client(f"127.0.0.1:{server.ports[50051]}") as client:
+        assert client.list_models()
+    text = trace.read_text()
+    assert str(quick) in text  # it saw the server open its models
+    done = [line for line in text.splitlines() if " = -1 " not in line]
+    writing = [line for line in done if re.search(r"O_WRONLY|O_RDWR|O_CREAT|creat\(|mkdir|rename|link", line)]
+    paths = {path for line in writing for path in re.findall(r'"([^"]+)"', line)}
+    # Its working folder is below /tmp here, too; in the image it is the root.
+    allowed = ("/tmp/", "/dev/", "/proc/self/")
+    assert {path for path in paths if not path.startswith(allowed) or path.startswith(str(tmp_path))} == set()
+
+
+def test_the_lookup_component_keeps_items(build_with, image_environment, variables, quick, start, make_database):
+    """With components/lookup and a secret that names a real PostgreSQL, what one pod stores another finds."""
+    container = build_with("cpu", "lookup").container
+    assert variables(container)["PENULT_LOOKUP"].startswith("postgresql://")
+    environment = image_environment | variables(container) | {"PENULT_LOOKUP": make_database()}
+    one, other = (start(container["args"], environment, {"/models": quick}) for _ in range(2))
+    photo = np.full((8, 8, 3), 200, dtype=np.uint8)
+    with Client(f"127.0.0.1:{one.ports[50051]}") as client:
+        assert client.put_items("seen", [NewItem("a", photo, label="bright")], model="light") == (None,)
+    with Client(f"127.0.0.1:{other.ports[50051]}") as client:
+        (hits,) = client.lookup([photo], "seen", model="light").results
+    assert [hit.id for hit in hits] == ["a"]
