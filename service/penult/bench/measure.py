@@ -116,10 +116,18 @@ def usage(metrics: str | None) -> Usage:
     return Usage(time.process_time(), _scrape(metrics) if metrics else None)
 
 
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what opens http and https, and no files: urlopen() would."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
+    return opener
+
+
 def _scrape(url: str) -> dict[str, float]:
     """Return the unlabelled samples of a Prometheus page that are used here."""
     try:
-        with urllib.request.urlopen(url, timeout=_METRICS_TIMEOUT_S) as answer:  # noqa: S310 - the user's own address
+        with _opener().open(url, timeout=_METRICS_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
         found = dict(line.split()[:2] for line in lines if line.startswith((_CPU, _BATCHES, _BATCHED)))
         return {name: float(found[name]) for name in (_CPU, _BATCHES, _BATCHED)}

@@ -5,6 +5,7 @@ PENULT_PORT), by gRPC's own health protocol. Four bytes go either way, which nee
 """
 
 import argparse
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,7 @@ _CHECK = "/grpc.health.v1.Health/Check"
 _STATUSES = {b"": "UNKNOWN", b"\x08\x00": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
 _PORT = "50051"
 _TIMEOUT_S = 3.0
-# The server's address for "all of this machine", and where it is then asked.
-_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+_HERE = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,12 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def own_target(environment: Mapping[str, str]) -> str:
     """Return where `penult serve` listens under these variables."""
-    host = environment.get("PENULT_HOST", "")
-    host = _EVERYWHERE.get(host, host)
+    host = _here(environment.get("PENULT_HOST") or _HERE)
     port = environment.get("PENULT_PORT", _PORT)
     if port.startswith("tcp://"):  # Kubernetes' variable for a Service named penult; the server ignores it too
         port = _PORT
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _here(host: str) -> str:
+    """Return where a server is asked that listens on a host: one that listens on all addresses, on this machine's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return {4: _HERE, 6: "::1"}[address.version] if address.is_unspecified else host
 
 
 def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S) -> str:

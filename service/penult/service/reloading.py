@@ -11,6 +11,7 @@ Loading and freeing happen on that one thread and so never side by side, which C
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -274,7 +275,8 @@ class Reloader:
         if before and (before.stamp, before.reason) == (marks, reason):
             return  # said and counted already
         log.error("refused %s version %d: %s (%s)", name, version, message, reason)
-        self._stage.refused(name, version, f"{message} ({reason})")
+        # The log is the operator's; the status page may have other readers, who need not know where folders lie.
+        self._stage.refused(name, version, f"{message.replace(f'{self._root}{os.sep}', '')} ({reason})")
 
     def _retire(self, model: ServedModel) -> "asyncio.Task[None]":
         """Begin to let go of a model; nothing here holds it any more."""
