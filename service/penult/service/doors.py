@@ -11,6 +11,7 @@ import grpc
 
 from penult.service.certificates import Tls
 from penult.service.config import ServeConfig
+from penult.service.followed import REFUSED, TAKEN
 from penult.service.metrics import Metrics
 from penult.service.tokens import Tokens
 
@@ -28,6 +29,10 @@ class Doors:
         tell = _counting(metrics)
         self.tokens = Tokens(Path(config.tokens), tell) if config.tokens else None
         self._followed = [each.followed for each in (self._tls, self.tokens) if each]
+        if metrics:  # at 0 before the first, so that a rise is seen
+            for kind in [*(["certificate"] if self._tls else []), *(["tokens"] if self.tokens else [])]:
+                for outcome in (TAKEN, REFUSED):
+                    metrics.credentials.labels(kind, outcome)
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Bind a gRPC server's port and return its number; raise RuntimeError where it cannot be had."""

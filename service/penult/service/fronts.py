@@ -37,7 +37,7 @@ _RESTART_S = 0.5
 # A front whose event loop has hung for so long is ended. Several silences, since after a pause of the whole machine
 # the first one may be over before the front has had its turn.
 _SILENCE_S, _SILENCES = 4.0, 3
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - tempfile makes a folder of its own in it
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tempfile makes a folder of its own in it  # nosec B108
 _REASON = "penult: "
 
 
