@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SECURITY = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE | re.DOTALL)
 LEARNING = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "learning.md").read_text(), re.MULTILINE | re.DOTALL)
 # Run by .ci/run on a clean clone: running them here would start this suite within itself.
 SET_UP = "make demo\nmake test\n"
@@ -61,7 +62,7 @@ def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "ItemFailure")]
     run_here += [block_of("bash", "--sweep"), block_of("bash", "penult lookup")]
-    run_here.append(block_of("bash", "penult bench"))
+    run_here += [block_of("bash", "penult bench"), block_of("bash", "penult sign")]
     run_here.append(block_of("javascript", "PenultService"))
     run_here += [block_of("python", "tritonclient"), block_of("bash", "curl")]
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
@@ -192,3 +193,68 @@ def test_javascript_block(target: str, digits: Path, checkout: Path):
     result = subprocess.run(["node", "-e", code], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert re.match(r"^\d 0?\.?\d+", result.stdout)
+
+
+def _run(block: str, folder: Path, **env: str) -> str:
+    path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path} | env
+    done = subprocess.run(
+        ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def own_checkout(checkout: Path, pets: Path, tmp_path: Path) -> Path:
+    """A checkout with models of its own, to be signed."""
+    (tmp_path / ".venv").symlink_to(checkout / ".venv")
+    shutil.copytree(pets, tmp_path / "models")
+    return tmp_path
+
+
+def test_what_the_readme_says_of_strangers_works(own_checkout: Path, start_server, digits: Path):
+    """Signed, tokened and checked by the README's commands, the server that it names answers whoever has the token."""
+    out = _run(block_of("bash", "penult sign"), own_checkout).splitlines()
+    token = next(line for line in out if line.startswith("penult_"))
+    assert "Signed by trusted key" in out[-1]
+    flags = re.search(r"`penult serve (--trusted-key \S+ --tokens \S+)`", (ROOT / "README.md").read_text()).group(1)
+    flags = [str(own_checkout / word) if not word.startswith("--") else word for word in flags.split()]
+    target = start_server(own_checkout / "models", *flags, "--lookup", "off").target
+    photo = next((digits / "test").glob("3/*.png"))
+    ask = f"penult classify {photo} --model pets --target {target}"
+    assert "label" in _run(ask, own_checkout, PENULT_TOKEN=token)
+    with pytest.raises(AssertionError, match="--token-file"):
+        _run(ask, own_checkout)
+
+
+def test_the_page_on_security_works(own_checkout: Path, start_server, digits: Path):
+    """Its commands sign, check, verify with OpenSSL, make a token and ask; its servers start with the flags it names."""
+    photo = next((digits / "test").glob("3/*.png"))
+    serves = [line for block in SECURITY for line in block.splitlines() if line.startswith("penult serve")]
+    assert len(serves) == 3
+    signing, tls, tokens, openssl = (
+        next(block for block in SECURITY if word in block)
+        for word in ("--new-key", "--tls-cert", "penult token", "openssl pkeyutl")
+    )
+    out = _run(re.sub("^penult serve.*$", "", signing, flags=re.MULTILINE), own_checkout)
+    assert "Signed by trusted key" in out
+    assert "Verified" in _run(openssl, own_checkout)
+    make = ("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 "
+            "-keyout server-key.pem -out server.pem; cp server.pem authority.pem")  # fmt: skip
+    _run(make, own_checkout)
+    made = _run(tokens.splitlines()[0], own_checkout).strip()
+    for line in serves:
+        words = line.split()[2:]
+        words = [str(own_checkout / word) if (own_checkout / word).exists() else word for word in words]
+        server = start_server(own_checkout / "models", *words, "--lookup", "off")
+        block = tls if "--tls-cert" in line else tokens
+        if line in signing:
+            continue
+        ask = next(each for each in block.splitlines() if "classify" in each).replace(
+            "photo.jpg", f"{photo} --model pets"
+        )
+        ask = ask.replace("PENULT_TOKEN=…", f"PENULT_TOKEN={made}")
+        port = server.target.rsplit(":", 1)[1]
+        ask = ask.replace("HOST:50051", f"127.0.0.1:{port}")
+        _run(ask, own_checkout, PENULT_TARGET=f"127.0.0.1:{port}")

@@ -190,7 +190,9 @@ def test_a_renewed_certificate_is_taken_up_and_nobody_notices(quick, encode, sta
     assert len(asked) > 20
 
 
-@pytest.mark.parametrize("wrong", ["another key", "no key", "expired", "encrypted", "missing", "no authority"])
+@pytest.mark.parametrize(
+    "wrong", ["another key", "no key", "expired", "encrypted", "missing", "ed25519", "no authority"]
+)
 def test_what_cannot_work_ends_the_start_with_one_line(wrong, quick, ours, served, run_python, tmp_path):
     """Files that do not belong together, have ended, or are not there: the server does not start, and says why."""
     chain, key, more, words = served.chain, served.key, [], "cannot be used together"
@@ -202,6 +204,8 @@ def test_what_cannot_work_ends_the_start_with_one_line(wrong, quick, ours, serve
         (chain, key), words = ours.issue("old", days=-2), "renew it"
     elif wrong == "encrypted":
         (chain, key), words = ours.issue("locked", passphrase=b"secret"), "without a passphrase"
+    elif wrong == "ed25519":
+        (chain, key), words = ours.issue("other-kind", kind="ed25519"), "use EC or RSA"
     elif wrong == "missing":
         chain, words = tmp_path / "nowhere.pem", "cannot be read"
     else:

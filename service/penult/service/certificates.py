@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from penult.service.config import ConfigError
 from penult.service.followed import Followed
@@ -123,6 +124,8 @@ def _validity(path: Path, chain: bytes) -> tuple[datetime, datetime]:
         certificate = x509.load_pem_x509_certificates(chain)[0]
     except ValueError as error:
         raise ConfigError("TLS_INVALID", f"{path} holds no certificate in PEM that can be read") from error
+    if isinstance(certificate.public_key(), ed25519.Ed25519PublicKey):
+        raise ConfigError("TLS_KIND", f"{path} is of an ed25519 key, which gRPC's clients do not take; use EC or RSA")
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 

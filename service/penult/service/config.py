@@ -18,6 +18,7 @@ from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
 from penult.bundle.signature import Trust, split_paths, trust
+from penult.service.cores import cores
 from penult.service.cpu_plan import AUTO, CPU_MODES
 from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
@@ -197,8 +198,8 @@ class ServeConfig:
 
     @property
     def cpu_threads(self) -> int:
-        """Threads of each front: as set, else its part of the cores that this process may run on, at least one."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.fronts)
+        """Threads of each front: as set, else its part of the cores that this process may use, at least one."""
+        return self.threads or max(1, cores() // self.fronts)
 
     def of_front(self, number: int, port: int, metrics_port: int) -> "ServeConfig":
         """Return the settings of front `number`, 1 and up: its part of the threads and of what bounds memory.
