@@ -87,7 +87,7 @@ KNOWN_TO = {
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.convert", "penult.export.head", "penult.export.half", "penult.export.quantize"},
     "tqdm": {"penult.export.progress", "penult.client.many"},
-    "cryptography": {"penult.bundle.signature", "penult.service.certificates"},
+    "cryptography": {"penult.bundle.signature", "penult.service.certificates", "penult.client.health"},
     "tensorboardX": {"penult.export.board"},
     "torch.distributed": {"penult.export.workers"},
     "torchvision": {"penult.export.architectures", "penult.export.model"},

@@ -266,6 +266,21 @@ def test_the_standard_client_connects(quick, start_server, ours, served):
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.parametrize("is_mutual", [False, True])
+def test_a_containers_health_check_speaks_tls(is_mutual, quick, start_server, ours, run_python, tmp_path):
+    """`python -m penult.client.health` knows the server by the certificate that it was given; another one fails it."""
+    served = ours.issue("pod", hosts=("penult.example",))
+    more = {"PENULT_TLS_CLIENT_CA": str(ours.ca)} if is_mutual else {}
+    server = start_server(quick, *_options(served), env=more)
+    env = {"PENULT_PORT": server.target.rsplit(":", 1)[1], "PENULT_TLS_CERT": str(served.chain),
+           "PENULT_TLS_KEY": str(served.key), **more}  # fmt: skip
+    done = run_python("-m", "penult.client.health", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    other = ours.issue("other", hosts=("penult.example",))
+    wrong = env | {"PENULT_TLS_CERT": str(other.chain), "PENULT_TLS_KEY": str(other.key)}
+    assert run_python("-m", "penult.client.health", env=wrong).returncode == 1
+
+
 def test_a_client_is_told_what_it_lacks(tmp_path: Path, ours):
     """A certificate without its key, a file that is not there: one line each, before anything is sent."""
     for security in (Security(certificate=ours.ca), Security(ca=tmp_path / "nowhere")):

@@ -2,6 +2,7 @@
 
 Made for a container's HEALTHCHECK: it asks the server beside it, found as that one was told to listen (PENULT_HOST,
 PENULT_PORT), by gRPC's own health protocol. Four bytes go either way, which needs no stubs: the base install is enough.
+Where that server has TLS (PENULT_TLS_CERT), it must show the certificate that lies there, whatever name is on it.
 """
 
 import argparse
@@ -9,13 +10,19 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import grpc
+
+from penult.client.opening import channel_with
+from penult.client.security import NONE, Security, read_file
 
 _CHECK = "/grpc.health.v1.Health/Check"
 _STATUSES = {b"": "UNKNOWN", b"\x08\x00": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
 _PORT = "50051"
 _TIMEOUT_S = 3.0
+# A proxy set for the outside world is not the way to a server beside us.
+_OPTIONS = (("grpc.enable_http_proxy", 0),)
 _HERE = "127.0.0.1"
 
 
@@ -28,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
     target = chosen.target or own_target(os.environ)
-    answer = status(target, chosen.service, chosen.timeout)
+    answer = status(target, chosen.service, chosen.timeout, own_security(os.environ))
     if answer != "SERVING":
         print(f"{target}: {answer}", file=sys.stderr)
     return int(answer != "SERVING")
@@ -52,10 +59,31 @@ def _here(host: str) -> str:
     return {4: _HERE, 6: "::1"}[address.version] if address.is_unspecified else host
 
 
-def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S) -> str:
+def own_security(environment: Mapping[str, str]) -> Security:
+    """Return how to speak to `penult serve` under these variables: as PENULT_CA etc. say, or by its own certificate."""
+    told = Security.from_environment(environment)
+    own = environment.get("PENULT_TLS_CERT", "")
+    if told.is_tls or not own:
+        return told
+    is_mutual = bool(environment.get("PENULT_TLS_CLIENT_CA"))
+    pair = {"certificate": Path(own), "key": Path(environment.get("PENULT_TLS_KEY", ""))} if is_mutual else {}
+    return Security(ca=Path(own), server_name=told.server_name or _name_on(Path(own)), **pair)
+
+
+def _name_on(path: Path) -> str:
+    """Return the first name on a certificate, for it need not be this machine's loopback address; "" for none."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificates(read_file(path))[0]
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return next(
+        iter([*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]), ""
+    )
+
+
+def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S, security: Security = NONE) -> str:
     """Return SERVING, NOT_SERVING or UNKNOWN as the server says, or gRPC's code where it does not answer."""
-    # A proxy set for the outside world is not the way to a server beside us.
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with channel_with(target, _OPTIONS, security) as channel:
         check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
             return _STATUSES.get(check(_request(service), timeout=timeout_s), "UNKNOWN")

@@ -14,33 +14,37 @@ _HEADER = "authorization"
 
 def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
     """Open a channel for plain code; raise ValueError, SecurityError."""
+    return channel_with(target, options(retries), security)
+
+
+def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.Channel:
+    """Open a channel for plain code with options of one's own."""
     token, where = _token_for(target, security), address(target)
     if security.is_tls:
-        return grpc.secure_channel(where, _credentials(security), options=_options(target, retries, security))
-    opened = grpc.insecure_channel(where, options=options(retries))
+        return grpc.secure_channel(where, _credentials(security), options=[*chosen, *_name(target, security)])
+    opened = grpc.insecure_channel(where, options=chosen)
     return grpc.intercept_channel(opened, _Bearer(token)) if token else opened
 
 
 def aio_channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.aio.Channel:
     """Open a channel for asyncio, as channel() does."""
-    return aio_channel_with(target, _options(target, retries, security), security)
+    return aio_channel_with(target, options(retries), security)
 
 
 def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
     """Open a channel for asyncio with options of one's own."""
     token, where = _token_for(target, security), address(target)
     if security.is_tls:
-        return grpc.aio.secure_channel(where, _credentials(security), options=chosen)
+        return grpc.aio.secure_channel(where, _credentials(security), options=[*chosen, *_name(target, security)])
     bearers = [_AioUnary(token), _AioStream(token)] if token else None
     return grpc.aio.insecure_channel(where, options=chosen, interceptors=bearers)
 
 
-def _options(target: str | Sequence[str], retries: int, security: Security) -> list[tuple[str, int | str]]:
-    """Return a channel's options; of several servers, each has the same certificate, by the first one's name."""
+def _name(target: str | Sequence[str], security: Security) -> list[tuple[str, str]]:
+    """Return the option for a certificate's name: of several servers, each has the same, by the first one's name."""
     targets = target.split(",") if isinstance(target, str) else list(target)
     name = security.server_name or (targets[0].strip().rpartition(":")[0] if len(targets) > 1 else "")
-    override = [("grpc.ssl_target_name_override", name)] if security.is_tls and name else []
-    return [*options(retries), *override]
+    return [("grpc.ssl_target_name_override", name)] if name else []
 
 
 def _credentials(security: Security) -> grpc.ChannelCredentials:
