@@ -1,6 +1,5 @@
 """Helpers of the attacks: a model small enough to be no bottleneck, one slow enough to be, a server to be hurt."""
 
-import io
 import pickle
 import sys
 from collections.abc import Callable
@@ -10,10 +9,11 @@ import numpy as np
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from PIL import Image
 
 # The helpers beside this file: tests are imported one by one, without a package around them.
 sys.path.append(str(Path(__file__).parent))
+
+from mix import SIDE, grey
 
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import Manifest
@@ -21,15 +21,7 @@ from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.bundle.scores import as_columns
 from penult.bundle.writer import publish
 
-SIDE = 8
 _TEMPERATURES = {"dense": 1.0, "svm": 1.0}
-
-
-def grey(level: int, side: int = SIDE) -> bytes:
-    """Return a PNG of one grey level."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (level,) * 3).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _network(work_side: int) -> bytes:

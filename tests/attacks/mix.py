@@ -1,6 +1,7 @@
 """A mix of everything that clients send, a fifth of it bad, and the codes that each may end with."""
 
 import asyncio
+import io
 import random
 import urllib.request
 from collections import Counter
@@ -10,16 +11,26 @@ from typing import NamedTuple, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from http2 import CLASSIFY, STREAM_CLASSIFY, Connection, data, message, opening
+from PIL import Image
 
 from penult.oip import grpc_service_pb2 as oip
 from penult.oip import grpc_service_pb2_grpc as oip_grpc
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
+# What the tests' model looks at, in pixels a side.
+SIDE = 8
 _SERVICE = "/penult.v1.PenultService/"
 _COLLECTION, _IDS = "soak", 100
 _WAIT_S = 60.0
 OK, INVALID = "OK", "INVALID_ARGUMENT"
+
+
+def grey(level: int, side: int = SIDE) -> bytes:
+    """Return a PNG of one grey level."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (level,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 class Kind(NamedTuple):

@@ -9,15 +9,15 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
+import httpx
 import numpy as np
 from bystander import cpu_s, health, vitals, wait_for
-from conftest import grey
-from mix import Mix
+from mix import Mix, grey
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "0"))
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "0"))
 IS_LONG = bool(MINUTES or REQUESTS)
-SECONDS = 60 * MINUTES or 15.0
+SECONDS = 60 * MINUTES or 10.0
 LOOKS = 60
 # The promise, for 100,000 requests. A short run's memory is still finding its level.
 MOST_MIB = 20 if IS_LONG else 60
@@ -89,8 +89,6 @@ def test_nothing_grows(light, start_server, tmp_path):
 
 def _counted(http: str, code: str) -> float:
     """Return how many requests the server says it ended with a code."""
-    import httpx
-
     lines = httpx.get(f"{http}/metrics", timeout=30).text.splitlines()
     found = [line for line in lines if line.startswith("penult_requests_total{") and f'code="{code}"' in line]
     return sum(float(line.rpartition(" ")[2]) for line in found)
