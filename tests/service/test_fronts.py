@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from penult.client import Client
 from penult.v1 import penult_pb2_grpc
 
 CONNECTIONS = 32
@@ -181,6 +184,32 @@ def test_counters_stay_whole_when_a_front_dies(quick, start_server, samples, stu
     assert [key for key in before if not key[0].startswith(falling) and after[key] < before[key]] == []
     assert after[CPU] >= alone[CPU] >= before[CPU]
     assert "front 1 ended unasked (1 of 4): SIGKILL" in running.log.read_text()
+
+
+def test_a_crash_of_native_code_costs_nobody_an_answer(quick, start_server, samples, encode):
+    """A front that dies as a decoder would kill it, by SIGSEGV under load, costs only its own requests, which are asked
+    again by penult's clients: all photos are answered.
+    """  # fmt: skip
+    running = start_server(quick, "--fronts", "2")
+    photo, answered, stopped = encode(230), [], threading.Event()
+
+    def ask() -> None:
+        while not stopped.is_set():  # each time over a connection of its own, so that both fronts have some
+            with Client(running.target, 20) as client:
+                answered.extend(client.classify([photo]).results[0].label for _ in range(5))
+
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        wait_for(lambda: len(answered) > 40)
+        os.kill(pids(running)[0], signal.SIGSEGV)
+        wait_for(lambda: samples(running.http)[DEATHS] == 1)
+        before = len(answered)
+        wait_for(lambda: samples(running.http)[READY_FRONTS] == 2 and len(answered) > before + 40)
+        stopped.set()
+        for each in asking:
+            each.result(30)
+    assert set(answered) == {"bright"}
+    assert "front 1 ended unasked (1 of 4): SIGSEGV" in running.log.read_text()
 
 
 def test_a_front_that_hangs_is_replaced(quick, start_server, samples):

@@ -1,8 +1,8 @@
 """How clients connect: addresses, limits, keepalive, retries. All of it is gRPC's own, told by options and one JSON.
 
-Retries: gRPC itself tries a call again that ended with UNAVAILABLE or RESOURCE_EXHAUSTED, waits as long as the server
-says (`grpc-retry-pushback-ms`), else ever longer, and goes to the next address where there are several. The deadline
-bounds all attempts together. Five attempts are the most that it makes (gRFC A6).
+Retries: gRPC itself tries a call again that ended with UNAVAILABLE, RESOURCE_EXHAUSTED or CANCELLED, waits as long as
+the server says (`grpc-retry-pushback-ms`), else ever longer, and goes to the next address where there are several.
+The deadline bounds all attempts together. Five attempts are the most that it makes (gRFC A6).
 """
 
 import json
@@ -59,7 +59,8 @@ def service_config(retries: int) -> str:
             "initialBackoff": "0.1s",
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            # A server that is flooded drops calls with CANCELLED, before any code of its has seen them.
+            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
         }
         config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]
     return json.dumps(config)

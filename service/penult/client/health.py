@@ -65,9 +65,10 @@ def own_security(environment: Mapping[str, str]) -> Security:
     own = environment.get("PENULT_TLS_CERT", "")
     if told.is_tls or not own:
         return told
-    is_mutual = bool(environment.get("PENULT_TLS_CLIENT_CA"))
-    pair = {"certificate": Path(own), "key": Path(environment.get("PENULT_TLS_KEY", ""))} if is_mutual else {}
-    return Security(ca=Path(own), server_name=told.server_name or _name_on(Path(own)), **pair)
+    shown, key = None, None
+    if environment.get("PENULT_TLS_CLIENT_CA"):
+        shown, key = Path(own), Path(environment.get("PENULT_TLS_KEY", ""))
+    return Security(ca=Path(own), certificate=shown, key=key, server_name=told.server_name or _name_on(Path(own)))
 
 
 def _name_on(path: Path) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from penult.service.metrics import Sample
 
 # Nobody's question, and too quick to say anything of how long an answer takes.
+_STARTED = time.time() - time.monotonic()
 _PROBES = frozenset(("ServerLive", "ServerReady", "ModelReady"))
 # Calls that ask a model or a collection once; a stream takes as long as its caller likes.
 _ASKING = frozenset(("Classify", "Describe", "Score", "Lookup", "ModelInfer", "Try"))
@@ -99,12 +100,17 @@ class Taken:
     amounts: Amounts
 
 
+def steady_time() -> float:
+    """Return seconds since 1970 that never jump: by the clock of this process's start, and what went by since."""
+    return _STARTED + time.monotonic()
+
+
 def take(samples: Iterable[Sample]) -> Taken:
     """Note samples, and when that was."""
     found: dict[str, dict[Labels, float]] = {}
     for name, labels, value in samples:
         found.setdefault(name, {})[tuple(sorted(labels.items()))] = value
-    return Taken(time.time(), Amounts(found))
+    return Taken(steady_time(), Amounts(found))
 
 
 def _rise(before: float, now: float) -> float:

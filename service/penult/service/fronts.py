@@ -26,6 +26,7 @@ from penult.service.front import READY, STOP, VARIABLE
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
 from penult.service.logs import start_log, switch_level
+from penult.service.memory import allow_open_files
 from penult.service.status import Status
 from penult.service.status_page import page_routes
 
@@ -48,6 +49,7 @@ class FrontError(PenultError):
 def supervise(config: ServeConfig) -> int:
     """Serve with several fronts until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot."""
     start_log(config)
+    allow_open_files()
     with _held_port(config) as port, _metrics_folder() as folder:
         return asyncio.run(Supervisor(config, port, folder).run())
 

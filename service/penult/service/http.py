@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from penult.service.config import ConfigError
+from penult.service.http_protocol import BoundedProtocol
 from penult.service.metrics import Exposition
 
 
@@ -46,7 +47,7 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         handlers = {HTTPException: _wrong_address}
         app = Starlette(routes=[*_routes(metrics, is_ready), *more], exception_handlers=handlers)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+        config = uvicorn.Config(app, http=BoundedProtocol, log_level="warning", lifespan="off", access_log=False)
         config.load()
         config.ssl = tls  # a context of our own, which takes up renewed certificates
         self._server = _Server(config)
@@ -76,8 +77,12 @@ async def _wrong_address(request: Request, error: Exception) -> Response:
 
 
 def _routes(metrics: Exposition, is_ready: Callable[[], bool]) -> list[Route]:
+    turn = asyncio.Lock()
+
     async def scrape(request: Request) -> Response:
-        body, content_type = metrics.exposition(request.headers.get("accept", ""))
+        async with turn:  # milliseconds each: between two, others have theirs
+            body, content_type = metrics.exposition(request.headers.get("accept", ""))
+            await asyncio.sleep(0)
         return Response(body, headers={"content-type": content_type})
 
     async def livez(request: Request) -> Response:

@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -35,12 +36,35 @@ def start_log(config: ServeConfig) -> None:
     """Send log lines to standard error, the settings as the first of them, and listen to SIGUSR1."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_with_request_id)
+    handler.addFilter(_Noise())
     handler.setFormatter(_Json() if config.log_format == "json" else _Text(_TEXT))
     level = getattr(logging, config.log_level.upper())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     told = " ".join(f"{name}={value}" for name, value in asdict(config).items())
     log.info("settings: %s", _PASSWORD.sub(r"\1:…@", told))
     signal.signal(signal.SIGUSR1, lambda *_: switch_level(level))
+
+
+class _Noise:
+    """Passes over what others log again and again that is nobody's fault here, or the same each time."""
+
+    _EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is to be written."""
+        text = record.getMessage() if record.name in ("asyncio", "grpc._cython.cygrpc") else ""
+        if record.exc_info and "ExecuteBatchError" in str(record.exc_info[0]):
+            return False  # a client that left while its answer was on its way
+        if "out of system resource" not in text:
+            return True
+        record.exc_info = None  # asyncio tries anew at once, and said so a thousand times a second
+        is_due = time.monotonic() >= self._next
+        if is_due:
+            self._next = time.monotonic() + self._EVERY_S
+        return is_due
 
 
 def switch_level(usual: int) -> None:

@@ -1,12 +1,15 @@
-"""How the process keeps memory: glibc gives every large block back at once, and faults it in again for the next photo.
+"""What the process takes from the system: memory, and open files.
 
-A message of a few hundred kilobytes is above glibc's threshold, so each of its copies is mapped, zeroed page by page
-and unmapped: for requests of 16 crops, two thirds of what gRPC and parsing cost (bench/RESULTS.md). Blocks up to
-32 MiB stay in the heap instead, and a few arenas keep the heap from growing in as many places as there are threads.
+glibc gives every large block back at once, and faults it in again for the next photo. A message of a few hundred
+kilobytes is above glibc's threshold, so each of its copies is mapped, zeroed page by page and unmapped: for requests
+of 16 crops, two thirds of what gRPC and parsing cost (bench/RESULTS.md). Blocks up to 32 MiB stay in the heap
+instead, and a few arenas keep the heap from growing in as many places as there are threads.
 """
 
+import contextlib
 import ctypes
 import logging
+import resource
 
 log = logging.getLogger("penult.memory")
 
@@ -35,3 +38,10 @@ def give_back() -> bool:
         return bool(ctypes.CDLL(None).malloc_trim(0))
     except (OSError, AttributeError):
         return False
+
+
+def allow_open_files() -> None:
+    """Let the process open as many files, connections among them, as it may; many systems begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # where the kernel says no, what was allowed stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

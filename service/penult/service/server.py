@@ -27,7 +27,7 @@ from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
 from penult.service.logs import AccessLog, start_log
 from penult.service.lookups import Lookups
-from penult.service.memory import keep_freed_blocks
+from penult.service.memory import allow_open_files, keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.oip import SERVICE_NAME as OIP_NAME
 from penult.service.oip import OipServicer
@@ -55,6 +55,9 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
 _SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
+# Of one connection at a time; further ones wait in the client.
+_STREAMS = 1024
+_HANDSHAKE_MS = 10_000
 _LAST_SPANS_S = 2.0
 # Between counts of collections and items, for the metrics.
 _COUNT_S = 15.0
@@ -65,6 +68,7 @@ _LAST_BYTES_S = 0.2
 def serve(config: ServeConfig) -> NoReturn:
     """Serve until SIGTERM or SIGINT, and end the process with code 0. Raises PenultError where it cannot start."""
     start_log(config)
+    allow_open_files()
     keep_freed_blocks(config.cpu_threads)
     asyncio.run(_serve_and_leave(config))
     raise AssertionError("unreachable: the process has ended")
@@ -310,6 +314,11 @@ def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
         # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.
         ("grpc.keepalive_time_ms", _SERVER_PING_MS),
         ("grpc.keepalive_timeout_ms", _SERVER_PONG_MS),
+        # Above some thousands that wait to be handed out, gRPC drops calls at random, anybody's, with CANCELLED.
+        ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # No compression: photos do not shrink, and 60 KB can unfold to 60 MB (64 of them: 1.6 GB and 17 s).
+        ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
 
 

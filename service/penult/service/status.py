@@ -7,13 +7,12 @@ models have, and what the curves need is computed when a sample is taken.
 import asyncio
 import importlib.metadata
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penult.service.amounts import Amounts, Gained, Taken, take
+from penult.service.amounts import Amounts, Gained, Taken, steady_time, take
 from penult.service.lookups import Listed, Lookups
 from penult.service.metrics import Exposition
 from penult.service.repository import READY, Repository
@@ -61,7 +60,7 @@ class Events:
 
     def add(self, outcome: str, model: str, version: int, reason: str = "") -> None:
         """Note one."""
-        self._events.appendleft(Event(time.time(), outcome, model, version, reason))
+        self._events.appendleft(Event(steady_time(), outcome, model, version, reason))
 
     def told(self) -> list[dict[str, Any]]:
         """Return them as plain values."""
@@ -82,7 +81,7 @@ class Status:
         """Sample nothing yet; `state` returns ready, loading or draining. A supervisor has its fronts' metrics only."""
         self._metrics, self._state, self._events = metrics, state, events
         self._repository, self._lookups = repository, lookups
-        self._started = time.time()
+        self._started = steady_time()
         self._recent: deque[Taken] = deque(maxlen=_RECENT + 1)
         self._minutes: deque[Taken] = deque(maxlen=_MINUTES + 1)
         self._points: deque[_Point] = deque(maxlen=_POINTS)

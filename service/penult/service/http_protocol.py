@@ -1,0 +1,65 @@
+"""HTTP/1.1 for strangers: what a connection may cost that sends slowly, in crumbs, or nothing at all.
+
+h11 on purpose, which bounds a request's headers; httptools, the other protocol of uvicorn, takes any amount of them.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# From a connection's start, or the last answer, to the end of the next request's headers.
+_HEADERS_S = 10.0
+# What one read brings is worked on before anybody else has a turn, and a crumb costs as much as a loaf.
+_READ_BYTES = 1 << 14
+# Beyond these, the connection that has waited longest for a request goes.
+_MOST_CONNECTIONS = 512
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's protocol, with these bounds."""
+
+    _patience: asyncio.TimerHandle | None = None
+    _waits_since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a request, not for ever; where there are too many who do, end the one who has waited longest."""
+        super().connection_made(transport)
+        transport.max_size = _READ_BYTES
+        self._wait_or_not()
+        there = [each for each in self.connections if not each.transport.is_closing()]
+        if len(there) > _MOST_CONNECTIONS:
+            waiting = [each for each in there if isinstance(each, BoundedProtocol) and each.is_waiting]
+            min(waiting, key=lambda each: each._waits_since).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop waiting once a request has begun."""
+        super().data_received(data)
+        self._wait_or_not()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._wait_or_not()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait_or_not(self) -> None:
+        if not self.is_waiting:
+            self._stop_waiting()
+        elif not self._patience:
+            self._waits_since = self.loop.time()
+            self._patience = self.loop.call_later(_HEADERS_S, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
