@@ -162,8 +162,8 @@ def test_the_corpus_does_not_push_the_server_over(victim, stub, oip_stub, record
     answers = 0
     for seed in ROUNDS:
         for place, door in enumerate(DOORS):
-            # The largest go through every door once, or every time.
-            cases = shuffled(10 * seed + place, with_slow=FULL or seed == place % len(ROUNDS))
+            # The largest go through every door every time, or through the first door once.
+            cases = shuffled(10 * seed + place, with_slow=FULL or seed == place == 0)
             assert wrong(cases, door(stub, oip_stub, cases, seed)) == [], f"{door.__name__}, round {seed}"
             answers += len(cases)
         print(f"round {seed}: {answers} answers, peak {victim.status('VmHWM')} MiB, now {victim.status('VmRSS')} MiB")
