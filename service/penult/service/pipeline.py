@@ -299,7 +299,8 @@ class Pipeline:
             if not isinstance(error, ImageError):
                 raise
             self._metrics.dropped.labels("bad_image").inc()
-            work.put(place, error)
+            # Without its traceback: that holds this frame, and with it the photo, until Python looks for cycles.
+            work.put(place, error.with_traceback(None))
             return []
         decoding = time.perf_counter() - started
         self._decode_phase.observe(decoding)
