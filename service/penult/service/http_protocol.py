@@ -12,15 +12,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _HEADERS_S = 10.0
 # What one read brings is worked on before anybody else has a turn, and a crumb costs as much as a loaf.
 _READ_BYTES = 1 << 14
-# Beyond these, the one goes that has waited longest for a request; rather one that never made any.
+# Beyond these, the one goes that has waited longest for a request, if that is long for a request on its way.
 _MOST_CONNECTIONS = 512
+_FRESH_S = 1.0
 
 
 class BoundedProtocol(H11Protocol):
     """uvicorn's protocol, with these bounds."""
 
     _patience: asyncio.TimerHandle | None = None
-    _has_asked = False
     _waits_since = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -28,10 +28,14 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         transport.max_size = _READ_BYTES
         self._wait_or_not()
-        there = [each for each in self.connections if not each.transport.is_closing()]
-        if len(there) > _MOST_CONNECTIONS:
-            waiting = [each for each in there if isinstance(each, BoundedProtocol) and each.is_waiting]
-            min(waiting, key=lambda each: (each._has_asked, each._waits_since)).transport.abort()
+        if len(self.connections) > _MOST_CONNECTIONS:
+            self._end_longest()
+
+    def _end_longest(self) -> None:
+        waiting = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_waiting]
+        longest = min(waiting, key=lambda each: each._waits_since)
+        if self.loop.time() - longest._waits_since > _FRESH_S:
+            longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -55,7 +59,6 @@ class BoundedProtocol(H11Protocol):
 
     def _wait_or_not(self) -> None:
         if not self.is_waiting:
-            self._has_asked = True
             self._stop_waiting()
         elif not self._patience:
             self._waits_since = self.loop.time()
