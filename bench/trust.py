@@ -40,7 +40,10 @@ class Served:
                 list(map(str, command)), stdout=subprocess.PIPE, stderr=sink, text=True,
                 env=os.environ | {"PYTHONPATH": paths},
             )  # fmt: skip
-        self.target = dict(part.split("=", 1) for part in self.process.stdout.readline().split()[1:])["grpc"]
+        told = dict(part.split("=", 1) for part in self.process.stdout.readline().split()[1:])
+        if "grpc" not in told:
+            sys.exit(f"a server did not start: {log.read_text()}")
+        self.target = told["grpc"]
         self.security = security
 
     def cpu_s(self) -> float:

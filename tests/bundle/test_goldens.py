@@ -131,6 +131,24 @@ def test_other_labels_are_refused(bundle: Bundle, run: Run, run_svm: Callable):
         assert _refused(swapped, bundle, run, run_svm) == "GOLDEN_VALUES"
 
 
+def test_classes_that_tie_may_be_named_either_way(bundle: Bundle, run: Run, run_svm: Callable):
+    """Two classes that differ by less than float32 holds are one to the replay; a millionth more, and they are two."""
+    logits, descriptor = run(bundle.goldens.crops)
+    first, second = np.argsort(logits[0])[::-1][:2]
+    top = float(np.abs(logits).max())
+
+    def tied(by: float) -> tuple[Run, Goldens]:
+        expected, here = logits.copy(), logits.copy()
+        expected[0, second] = expected[0, first] - by * top
+        here[0, second] = here[0, first] + 1e-7 * top
+        return (lambda _: (here, descriptor)), replace(bundle.goldens, logits=expected)
+
+    model, goldens = tied(5e-7)
+    assert replay(goldens, bundle.manifest, model, run_svm) < 1e-4
+    model, goldens = tied(5e-5)
+    assert _refused(goldens, bundle, model, run_svm) == "GOLDEN_LABELS"
+
+
 def test_the_dense_heads_labels_count_only_where_it_is_a_scorer(bundle: Bundle, run: Run, run_svm: Callable):
     """Where the SVM names other classes, a near tie among the logits is no fault; another SVM label still is."""
     alone = replace(bundle, manifest=replace(bundle.manifest, stated_scorers=("svm",), stated_logits_length=10))

@@ -23,6 +23,8 @@ from penult.bundle.scores import Floats, largest_difference
 TOLERANCE = 1e-4
 # Of the SVM alone, on the recorded descriptors: it is computed in another way than scikit-learn does it.
 SVM_TOLERANCE = 1e-5
+# Of the largest score: classes this near to each other are equal in float32.
+TIE = 1e-6
 # Decoders may round differently between library versions; more than one grey level is another picture.
 PIXEL_TOLERANCE = 1
 # Eight photos of 8 MiB, and their crops, have room; a bomb has not.
@@ -169,6 +171,9 @@ def _compare(what: str, actual: Floats, expected: Floats, tolerance: float) -> f
 
 
 def _compare_labels(scorer: str, actual: Floats, expected: Floats) -> None:
-    wrong = int((actual.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    rows, named = np.arange(len(expected)), actual.argmax(axis=1)
+    # Classes that tie within rounding may be named either way: no fault, and no photo's class.
+    is_tie = expected.max(axis=1) - expected[rows, named] <= TIE * np.abs(expected).max(initial=0.0)
+    wrong = int(((named != expected.argmax(axis=1)) & ~is_tie).sum())
     if wrong:
         raise BundleError("GOLDEN_LABELS", f"{wrong} golden photos get another class from the {scorer} scorer here")
