@@ -151,5 +151,5 @@ image-%:
 	$(BUILD) --target sbom-$* --output type=local,dest=$(SBOM_DIR) .
 
 clean:
-	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out bench-out
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .ruff_cache .mypy_cache demo-out bench-out sbom-*.json
 	find . -name __pycache__ -prune -exec rm -rf {} +
