@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -257,6 +258,9 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # Until the server has its own: the first process of a container would not end by SIGTERM, and others by SIGHUP.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from penult.service.config import from_arguments
 
     config = from_arguments(arguments)
