@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -24,8 +24,6 @@ COMPONENTS = sorted(path.name for path in (DEPLOY / "kubernetes" / "components")
 # Each overlay, each component on top of one (autoscaling is in both), and all of them.
 OTHERS = [name for name in COMPONENTS if name != "autoscaling"]
 BUILDS = [("cpu",), ("gpu",), *(("cpu", name) for name in OTHERS), ("gpu", *OTHERS)]
-# Named by components/tls and components/access only; the service has them from issue 9's other half on.
-COMING = {"tls_cert", "tls_key", "tls_client_ca", "tokens", "trusted_key", "allow_unsigned"}
 
 # The small model of the service's tests, made without training.
 _spec = importlib.util.spec_from_file_location("service_conftest", ROOT / "tests" / "service" / "conftest.py")
@@ -194,25 +192,17 @@ def read_settings() -> Callable[[list[str], dict[str, str]], ServeConfig]:
 
 
 @pytest.fixture(scope="session")
-def coming() -> set[str]:
-    """Settings that components name and the service does not have yet."""
-    return COMING - {field.name for field in fields(ServeConfig)}
-
-
-@pytest.fixture(scope="session")
 def variables() -> Callable[[dict], dict[str, str]]:
     """variables_of."""
     return variables_of
 
 
 @pytest.fixture(scope="session")
-def settings(image_environment, coming) -> Callable[[dict], ServeConfig]:
-    """The settings that a container's penult has, those that are still to come left out."""
+def settings(image_environment) -> Callable[[dict], ServeConfig]:
+    """The settings that a container's penult has."""
 
     def read(container: dict) -> ServeConfig:
-        environment = image_environment | variables_of(container)
-        known = {name for name in environment if name.removeprefix("PENULT_").lower() not in coming}
-        return settings_of(container["args"], {name: environment[name] for name in known})
+        return settings_of(container["args"], image_environment | variables_of(container))
 
     return read
 

@@ -1,15 +1,19 @@
 """The manifests' commands, as real servers: they become ready, answer their probes, drain in time and write nowhere."""
 
+import importlib.util
 import re
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from penult.client import Client, NewItem
+from penult.cli import main
+from penult.client import Client, NewItem, RequestFailed, Security
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
@@ -43,12 +47,60 @@ def test_the_pod_serves_and_drains(build_with, image_environment, variables, qui
     assert server.process.wait(grace_s) == 0
 
 
-def test_the_tls_probes_answer(build_with, image_environment, quick, start):
-    """The probes that components/tls puts in place of gRPC's are answered by the same command."""
+@pytest.fixture
+def authority(tmp_path):
+    """Issues certificates."""
+    source = Path(__file__).parent.parent / "service" / "authority.py"
+    spec = importlib.util.spec_from_file_location("deploy_tests_authority", source)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Authority(tmp_path / "authority")
+
+
+def test_the_tls_component_serves(build_with, image_environment, variables, quick, start, authority, tmp_path):
+    """With its variables and a secret as cert-manager makes it, mounted by links, the probes that it puts in place of
+    gRPC's are answered in plain HTTP, and gRPC takes clients with a certificate of the authority only.
+    """  # fmt: skip
     container = build_with("cpu", "tls").container
-    server = start(container["args"], image_environment | {"PENULT_LOOKUP": "off"}, {"/models": quick})
+    issued, mine = authority.issue("pod"), authority.issue("mine")
+    secret = tmp_path / "tls"
+    (secret / "..data").mkdir(parents=True)
+    for name, source in (("tls.crt", issued.chain), ("tls.key", issued.key), ("ca.crt", authority.ca)):
+        shutil.copyfile(source, secret / "..data" / name)
+        (secret / name).symlink_to(Path("..data") / name)
+    environment = image_environment | variables(container) | {"PENULT_LOOKUP": "off"}
+    server = start(container["args"], environment, {"/models": quick, "/tls": secret})
     assert [set(container[kind]) & {"grpc", "httpGet"} for kind in PROBES] == [{"httpGet"}] * 3
     assert all(answers(server, container, kind) for kind in PROBES)
+    target, known = f"127.0.0.1:{server.ports[50051]}", Security(ca=authority.ca, certificate=mine.chain, key=mine.key)
+    with Client(target, security=known) as client:
+        assert client.list_models()
+    with Client(target, retries=0, security=Security(ca=authority.ca)) as client, pytest.raises(RequestFailed):
+        client.list_models()
+
+
+def test_the_access_component_asks_for_tokens_and_signatures(
+    build_with, image_environment, variables, publish_brightness, start, tmp_path, capsys
+):
+    """With the secret that its comment makes, only a signed model is served, and only to those with a token; the
+    probes need none.
+    """  # fmt: skip
+    container, secret = build_with("cpu", "access").container, tmp_path / "access"
+    secret.mkdir()
+    publish_brightness(tmp_path / "claim")
+    publish_brightness(tmp_path / "claim", "unsigned")
+    assert main(["token", "alice", "--file", str(secret / "tokens")]) == 0
+    token = capsys.readouterr().out.strip()
+    assert main(["sign", str(tmp_path / "claim" / "light"), "--new-key", str(tmp_path / "release-key")]) == 0
+    shutil.copyfile(tmp_path / "release-key.pub", secret / "trusted.pub")
+    environment = image_environment | variables(container) | {"PENULT_LOOKUP": "off"}
+    server = start(container["args"], environment, {"/models": tmp_path / "claim", "/access": secret})
+    assert all(answers(server, container, kind) for kind in PROBES)
+    target = f"127.0.0.1:{server.ports[50051]}"
+    with Client(target, security=Security(token=token)) as client:
+        assert [(model.version.name, model.is_signed) for model in client.list_models()] == [("light", True)]
+    with Client(target, retries=0) as client, pytest.raises(RequestFailed, match="token"):
+        client.list_models()
 
 
 @pytest.mark.parametrize("name", ["penult", "penult-grpc"])
