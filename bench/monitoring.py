@@ -8,9 +8,7 @@ process per photo. Then a scrape's time, and so many mixed requests whose codes 
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,11 +20,13 @@ from statistics import median
 import httpx
 import numpy as np
 import prepare
+from served import CALLERS, Served, compare
 
 from penult.client import Client, RequestFailed
 
-CALLERS, SCRAPES = 8, 50
+SCRAPES = 50
 OFF = "off"
+OWN = [sys.executable, __file__]
 
 
 class Nothing:
@@ -61,41 +61,6 @@ def serve(arguments: list[str], is_off: bool) -> None:
     sys.exit(cli.main(["serve", *arguments]))
 
 
-class Served:
-    """One of the servers."""
-
-    def __init__(self, models: Path, log: Path, is_off: bool, *options: str) -> None:
-        command = [sys.executable, __file__, "serve-off" if is_off else "serve", "--models", models, "--port", "0"]
-        command += ["--metrics-port", "0", "--watch-s", "0", "--lookup", "off", "--drain-lead", "0", *options]
-        with log.open("w") as sink:
-            self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=sink, text=True)
-        told = dict(part.split("=", 1) for part in self.process.stdout.readline().split()[1:])
-        self.target, self.http = told["grpc"], told["metrics"].removesuffix("/metrics")
-
-    def cpu_s(self) -> float:
-        """CPU seconds that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def cpu_ms_per_photo(self, photos: list[bytes], seconds: float) -> float:
-        """Let eight callers ask for a while, one photo each time."""
-        end, counts = time.monotonic() + seconds, [0] * CALLERS
-
-        def ask(caller: int) -> None:
-            with Client(self.target) as client:
-                while time.monotonic() < end:
-                    client.classify([photos[counts[caller] % len(photos)]])
-                    counts[caller] += 1
-
-        before = self.cpu_s()
-        threads = [threading.Thread(target=ask, args=(n,)) for n in range(CALLERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return 1000 * (self.cpu_s() - before) / sum(counts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
@@ -110,36 +75,17 @@ def main() -> None:
         shutil.copytree(prepare.MODELS / wanted.model, folder / "models" / wanted.model)
         logged = ("--access-log", "1", "--log-format", "json")
         servers = {
-            OFF: Served(folder / "models", folder / "off", True),
-            "metrics": Served(folder / "models", folder / "on", False),
-            "metrics and a log line each": Served(folder / "models", folder / "logged", False, *logged),
+            OFF: Served([*OWN, "serve-off"], folder / "models", folder / "off"),
+            "metrics": Served([*OWN, "serve"], folder / "models", folder / "on"),
+            "metrics and a log line each": Served([*OWN, "serve"], folder / "models", folder / "logged", *logged),
         }
         try:
-            costs(servers, photos, wanted)
+            compare(servers, OFF, photos, wanted.rounds, wanted.seconds)
             scrapes(servers["metrics"])
             counts(servers["metrics"], photos, wanted.requests)
         finally:
             for server in servers.values():
-                server.process.terminate()
-                server.process.wait(30)
-
-
-def costs(servers: dict[str, Served], photos: list[bytes], wanted: argparse.Namespace) -> None:
-    """Print CPU time per photo, and ratios within each round."""
-    found: dict[str, list[float]] = {name: [] for name in servers}
-    for server in servers.values():
-        server.cpu_ms_per_photo(photos, 2)  # warm
-    order = list(servers.items())
-    for _ in range(wanted.rounds):
-        order = [*order[1:], order[0]]  # whoever comes first meets another machine than whoever comes last
-        for name, server in order:
-            found[name].append(server.cpu_ms_per_photo(photos, wanted.seconds))
-    for name, values in found.items():
-        ratios = [value / off for value, off in zip(values, found[OFF], strict=True)]
-        print(
-            f"{name}: {median(values):.2f} CPU-ms a photo, ratio {median(ratios):.3f} "
-            f"({min(ratios):.3f} … {max(ratios):.3f}), goal 1.02", flush=True,
-        )  # fmt: skip
+                server.stop()
 
 
 def scrapes(server: Served) -> None:
