@@ -1,10 +1,12 @@
 """TLS on both ports, with real handshakes: who gets in, who does not and is told why, and certificates that change."""
 
+import hashlib
 import importlib.util
 import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -264,6 +266,26 @@ def test_the_standard_client_connects(quick, start_server, ours, served):
     with grpc.secure_channel(server.target, credentials) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_tritonclient_connects_too(quick, start_server, ours, served, triton_python, tmp_path):
+    """The unmodified tritonclient, told of the authority and given a token, is answered over TLS; without, refused."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"triton read {hashlib.sha256(b'secret').hexdigest()}\n")
+    server = start_server(quick, *_options(served, "--tokens", str(tokens)))
+    code = f"""
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+with triton.InferenceServerClient({server.target!r}, ssl=True, root_certificates={str(ours.ca)!r}) as client:
+    print(client.is_server_ready())
+    print(client.get_model_metadata("light", headers={{"authorization": "Bearer secret"}}).name)
+    try:
+        client.get_model_metadata("light")
+    except InferenceServerException as error:
+        print(error.status())
+"""
+    done = subprocess.run([triton_python, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "light", "StatusCode.UNAUTHENTICATED"], done.stderr
 
 
 @pytest.mark.parametrize("is_mutual", [False, True])

@@ -46,6 +46,9 @@ class Followed(Generic[Value]):
         except PenultError as error:
             log.error("%s: what was read before stays in use; %s (%s)", self._what, error.message, error.reason)
             self._tell(REFUSED)
+        except Exception:  # a bug, or what a parser raises at garbage: the next change must still be seen
+            log.exception("%s: what was read before stays in use", self._what)
+            self._tell(REFUSED)
         else:
             log.info("%s: read again", self._what)
             self._tell(TAKEN)
