@@ -197,6 +197,25 @@ def test_rebuilding_goes_on_until_it_works(broken, monkeypatch):
     asyncio.run(act())
 
 
+def test_rebuilding_has_its_rests(broken, monkeypatch):
+    """A model that fails again right after it was rebuilt is rebuilt once more only after a while."""
+    monkeypatch.setattr(recovery, "_REST_S", 0.2)
+
+    async def act():
+        stand, started = _Stand([True, True]), time.monotonic()
+        stand.recovery.hear(broken, works=False)
+        while stand.rebuilt < 1 or stand.recovery._rebuilding:
+            await asyncio.sleep(0.005)
+        stand.recovery.hear(broken, works=False)
+        await asyncio.sleep(0.05)
+        assert stand.rebuilt == 1
+        while stand.rebuilt < 2:
+            await asyncio.sleep(0.005)
+        assert time.monotonic() - started >= 0.2
+
+    asyncio.run(act())
+
+
 @pytest.mark.parametrize(("provider", "leaves"), [(CUDA, True), ("CPUExecutionProvider", False)])
 def test_a_gpu_that_does_not_come_back_ends_the_process(broken, monkeypatch, provider, leaves):
     """After five rebuilds that failed, a process on a GPU leaves, for a new one may do better; on a CPU it goes on."""

@@ -7,6 +7,7 @@ back, the process leaves: what CUDA has lost, only a new process gets back, and 
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from penult.service.loading import ServedModel
@@ -18,6 +19,8 @@ log = logging.getLogger("penult.recovery")
 _MOST_FAILURES = 3
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _MOST_REBUILDS = 5
+# From one rebuild of a version to the next: loading is no cheap answer to whatever makes a batch fail.
+_REST_S = 30.0
 # Between runs for nobody on a GPU that had nothing to do: one that is gone is noticed within 5 seconds.
 PULSE_S = 2.0
 
@@ -36,6 +39,7 @@ class Recovery:
         self._rebuild, self._on_change, self._leave, self._metrics = rebuild, on_change, leave, metrics
         self._in_a_row = 0
         self._rebuilding: dict[ServedModel, asyncio.Task[None]] = {}
+        self._rests_until: dict[tuple[str, int], float] = {}
 
     @property
     def is_well(self) -> bool:
@@ -70,8 +74,9 @@ class Recovery:
 
     async def _rebuild_until_well(self, model: ServedModel) -> None:
         """Build the model anew, ever more patiently; leave where a GPU does not come back."""
-        wait, failed = _FIRST_WAIT_S, 0
+        wait, failed, version = _FIRST_WAIT_S, 0, (model.name, model.version)
         try:
+            await asyncio.sleep(self._rests_until.get(version, 0.0) - time.monotonic())
             while not await self._rebuild(model):
                 self._metrics.device_events.labels("rebuild_failed").inc()
                 failed += 1
@@ -83,6 +88,7 @@ class Recovery:
                     return
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_S)
+            self._rests_until[version] = time.monotonic() + _REST_S
             self._metrics.device_events.labels("rebuilt").inc()
             self._recovered()
         finally:
