@@ -68,14 +68,17 @@ def test_a_server_that_dies_is_passed_over_and_taken_up_again(quick, start_serve
     assert set(answers) == {"bright"}
 
 
+@pytest.mark.parametrize("retries", [0, 4])
 @pytest.mark.parametrize("kind", ["plain", "asyncio"])
-def test_a_server_that_leaves_costs_no_request(quick, start_server, kind):
-    """SIGTERM under load, with a second server behind the same client: every request is answered, in both clients."""
-    leaves, stays = start_server(quick, "--drain-lead", "0.3"), start_server(quick)
+def test_a_server_that_leaves_costs_no_request(quick, start_server, kind, retries):
+    """SIGTERM under load, with a second server behind the same client: every request is answered, in both clients, and
+    without retries too, since clients of several servers watch their health.
+    """  # fmt: skip
+    leaves, stays = start_server(quick, "--drain-lead", "2"), start_server(quick)
     targets, stop, failures, count = [leaves.target, stays.target], threading.Event(), [], Counter()
 
     def ask() -> None:
-        with Client(targets, timeout_s=10) as client:
+        with Client(targets, timeout_s=10, retries=retries) as client:
             while not stop.is_set():
                 try:
                     count[client.classify([BRIGHT, DARK]).results[1].label] += 1
@@ -83,7 +86,7 @@ def test_a_server_that_leaves_costs_no_request(quick, start_server, kind):
                     failures.append(error)
 
     async def ask_async() -> None:
-        async with AsyncClient(targets, timeout_s=10) as client:
+        async with AsyncClient(targets, timeout_s=10, retries=retries) as client:
             while not stop.is_set():
                 try:
                     count[(await client.classify([BRIGHT, DARK])).results[1].label] += 1
@@ -96,7 +99,7 @@ def test_a_server_that_leaves_costs_no_request(quick, start_server, kind):
         thread.start()
     time.sleep(0.7)
     leaves.process.send_signal(signal.SIGTERM)
-    assert leaves.process.wait(10) == 0
+    assert leaves.process.wait(15) == 0
     time.sleep(0.7)
     stop.set()
     for thread in threads:
@@ -219,6 +222,8 @@ def test_addresses_are_told_to_grpc_as_it_wants_them():
 def test_retries_are_what_grpc_can_do():
     """Zero retries leave no policy; more than gRPC's four are refused instead of being cut in silence."""
     assert "methodConfig" not in json.loads(service_config(0))
+    assert "healthCheckConfig" not in json.loads(service_config(0))
+    assert json.loads(service_config(0, is_one_of_several=True))["healthCheckConfig"] == {"serviceName": ""}
     assert json.loads(service_config(4))["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 5
     with pytest.raises(ValueError, match="0 to 4"):
         Client("127.0.0.1:1", retries=5)

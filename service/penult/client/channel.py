@@ -28,8 +28,11 @@ _PING_MS, _PONG_MS = 30_000, 10_000
 _SERVICE = "penult.v1.PenultService"
 
 
-def options(retries: int) -> list[tuple[str, int | str]]:
-    """Return a channel's options; raise ValueError for a number of retries that gRPC does not do."""
+def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, int | str]]:
+    """Return a channel's options; raise ValueError for a number of retries that gRPC does not do.
+
+    With `is_one_of_several`, servers are watched, and one that says it leaves is asked no more while it still answers.
+    """
     if not 0 <= retries <= MOST_RETRIES:
         raise ValueError(f"retries must be 0 to {MOST_RETRIES}; this is {retries}")
     return [
@@ -46,13 +49,15 @@ def options(retries: int) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.service_config_disable_resolution", 1),
-        ("grpc.service_config", service_config(retries)),
+        ("grpc.service_config", service_config(retries, is_one_of_several)),
     ]
 
 
-def service_config(retries: int) -> str:
+def service_config(retries: int, is_one_of_several: bool = False) -> str:
     """Return gRPC's service config: round robin over all addresses, and the retries. For clients in any language."""
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if is_one_of_several:  # of one server alone, a late answer is better than none
+        config["healthCheckConfig"] = {"serviceName": ""}
     if retries:
         policy = {
             "maxAttempts": retries + 1,
@@ -64,6 +69,12 @@ def service_config(retries: int) -> str:
         }
         config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]
     return json.dumps(config)
+
+
+def are_several(target: str | Sequence[str]) -> bool:
+    """Tell whether a target names several servers, or a DNS name that is followed as it stands."""
+    targets = target.split(",") if isinstance(target, str) else list(target)
+    return len([one for one in targets if one.strip()]) > 1 or targets[0].strip().startswith("dns:")
 
 
 def address(target: str | Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from penult.client.channel import address, options
+from penult.client.channel import address, are_several, options
 from penult.client.security import Security, SecurityError, read_file
 
 _HEADER = "authorization"
@@ -14,7 +14,7 @@ _HEADER = "authorization"
 
 def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
     """Open a channel for plain code; raise ValueError, SecurityError."""
-    return channel_with(target, options(retries), security)
+    return channel_with(target, options(retries, are_several(target)), security)
 
 
 def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.Channel:
@@ -28,7 +28,7 @@ def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: S
 
 def aio_channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.aio.Channel:
     """Open a channel for asyncio, as channel() does."""
-    return aio_channel_with(target, options(retries), security)
+    return aio_channel_with(target, options(retries, are_several(target)), security)
 
 
 def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
