@@ -3,6 +3,7 @@
 A pipe among the photos is where a run waits until the test says: what happens "in mid-run" happens there, every time.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -96,6 +97,26 @@ def wait_for():
     return wait
 
 
+@pytest.fixture
+def reached(wait_for):
+    """Wait until a run reads from the pipe at a path, and hold it there: reached(path) returns the pipe to feed."""
+
+    def wait(path: Path) -> int:
+        opened: list[int] = []
+
+        def is_read() -> bool:
+            try:
+                opened.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as error:
+                assert error.errno == errno.ENXIO  # nobody reads yet
+            return bool(opened)
+
+        wait_for(is_read)
+        return opened[0]
+
+    return wait
+
+
 def pipe_in(path: Path) -> bytes:
     """Put a pipe in a photo's place; return the photo."""
     photo = path.read_bytes()
@@ -104,10 +125,10 @@ def pipe_in(path: Path) -> bytes:
     return photo
 
 
-def feed(path: Path, photo: bytes) -> None:
-    """Let the run that waits at the pipe have its photo; open() returns when somebody reads."""
-    with path.open("wb") as pipe:
-        pipe.write(photo)
+def feed(pipe: int, photo: bytes) -> None:
+    """Let the run that waits at the pipe have its photo."""
+    os.write(pipe, photo)
+    os.close(pipe)
 
 
 def parts_of(out: Path) -> Path:
@@ -303,7 +324,7 @@ def test_the_index_refuses_another_models_descriptors(
 
 
 def test_a_new_version_in_mid_run_changes_nothing(
-    album, begin, penult, tmp_path, publish_brightness, start_server, wait_for
+    album, begin, penult, tmp_path, publish_brightness, start_server, wait_for, reached
 ):
     """A run stays with the version that it began with where that is served on, and ends with one line where it is not."""
     publish_brightness(tmp_path / "models")
@@ -315,10 +336,10 @@ def test_a_new_version_in_mid_run_changes_nothing(
     photo = pipe_in(last)
     process = begin(one.target, folder, "--out", out)
     with Client(one.target) as client:
-        wait_for(lambda: parts_of(out).is_dir())
+        pipe = reached(last)
         publish_brightness(tmp_path / "models", nan_at_white=True)
         wait_for(lambda: client.get_model().version.version == 2)
-    feed(last, photo)
+    feed(pipe, photo)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("\n") == 1
@@ -388,16 +409,17 @@ def test_two_runs_do_not_share_parts(tmp_path):
     assert not parts_of(out).exists()
 
 
-def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_for):
+def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_for, reached):
     """Ctrl-C keeps what has come and ends with one line; the same command goes on to all rows."""
     folder, out = album(1500), tmp_path / "v.parquet"
     last = sorted(folder.rglob("*.png"))[1200]
     photo = pipe_in(last)
     process = begin(running.target, folder, "--out", out)
     wait_for(lambda: list(parts_of(out).glob("*.parquet")))
+    pipe = reached(last)
     process.send_signal(signal.SIGINT)
     told = process.stderr.readline()
-    feed(last, photo)  # a thread that waits for a file ends no sooner
+    feed(pipe, photo)  # a thread that waits for a file ends no sooner
     process.wait(60)
     assert (process.returncode, process.stderr.read()) == (1, "")
     kept = sum(pq.read_metadata(path).num_rows for path in parts_of(out).glob("*.parquet"))
@@ -409,17 +431,17 @@ def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_
     assert len({row["id"] for row in rows_of(out)}) == len(rows_of(out)) == 1500
 
 
-def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, launch, tmp_path, wait_for, start_server):
+def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, tmp_path, start_server, reached):
     """While nobody answers in mid-run, the run waits; what comes back in time finds it going on."""
     folder, out = album(400), tmp_path / "v.parquet"
     last = sorted(folder.rglob("*.png"))[100]
     photo = pipe_in(last)
     first = start_server(quick)
     process = begin(first.target, folder, "--out", out)
-    wait_for(lambda: parts_of(out).is_dir())
+    pipe = reached(last)
     first.process.kill()
     first.process.wait(30)
-    feed(last, photo)
+    feed(pipe, photo)
     start_server(quick, "--port", first.target.rpartition(":")[2])
     told, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (0, "")
