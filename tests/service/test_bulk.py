@@ -125,8 +125,10 @@ def pipe_in(path: Path) -> bytes:
     return photo
 
 
-def feed(pipe: int, photo: bytes) -> None:
-    """Let the run that waits at the pipe have its photo."""
+def feed(path: Path, pipe: int, photo: bytes) -> None:
+    """Let the run that waits at the pipe have its photo, and whoever reads the file again."""
+    path.unlink()
+    path.write_bytes(photo)
     os.write(pipe, photo)
     os.close(pipe)
 
@@ -339,14 +341,12 @@ def test_a_new_version_in_mid_run_changes_nothing(
         pipe = reached(last)
         publish_brightness(tmp_path / "models", nan_at_white=True)
         wait_for(lambda: client.get_model().version.version == 2)
-    feed(pipe, photo)
+    feed(last, pipe, photo)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("\n") == 1
     assert "light version 1 (" in err
     assert "is served no more" in err
-    last.unlink()
-    last.write_bytes(photo)
     code, _, err = penult("describe", folder, "--out", out, target=one.target)
     assert (code, err.count("\n"), "--pin light=1" in err) == (1, 1, True)
     two = start_server(tmp_path / "both", "--pin", "light=1,light=2")
@@ -419,13 +419,11 @@ def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_
     pipe = reached(last)
     process.send_signal(signal.SIGINT)
     told = process.stderr.readline()
-    feed(pipe, photo)  # a thread that waits for a file ends no sooner
+    feed(last, pipe, photo)  # a thread that waits for a file ends no sooner
     process.wait(60)
     assert (process.returncode, process.stderr.read()) == (1, "")
     kept = sum(pq.read_metadata(path).num_rows for path in parts_of(out).glob("*.parquet"))
     assert told == f"penult: interrupted; {kept} photos are kept, and the same command goes on from there\n"
-    last.unlink()
-    last.write_bytes(photo)
     assert 1000 <= kept <= 1200
     assert penult("describe", folder, "--out", out)[0] == 0
     assert len({row["id"] for row in rows_of(out)}) == len(rows_of(out)) == 1500
@@ -441,7 +439,7 @@ def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, tmp_pa
     pipe = reached(last)
     first.process.kill()
     first.process.wait(30)
-    feed(pipe, photo)
+    feed(last, pipe, photo)
     start_server(quick, "--port", first.target.rpartition(":")[2])
     told, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (0, "")
