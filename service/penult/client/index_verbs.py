@@ -63,23 +63,46 @@ def _add(arguments: argparse.Namespace, client: Client) -> int:
         from penult.client import tables
 
         total, fields = tables.row_count(arguments.what), tables.field_types(arguments.what)
+        _check_described(arguments, client, tables.described_in(arguments.what))
         items = tables.read_items(arguments.what)
-    failures: list[tuple[str, ItemFailure]] = []
+    sent, failures = 0, list[tuple[str, ItemFailure]]()
     with Bar(total, has_bar()) as bar:
         for batch in batches(items, _BATCH):
             results = client.put_items(arguments.collection, batch, model=arguments.model, fields=fields)
             failures += [(item.id, failed) for item, failed in zip(batch, results, strict=True) if failed]
+            sent += len(batch)
             bar.add(len(batch))
+    return _tell_added(arguments, total, sent, failures)
+
+
+def _tell_added(arguments: argparse.Namespace, total: int, sent: int, failures: list[tuple[str, ItemFailure]]) -> int:
+    left_out, added = total - sent, sent - len(failures)
     if arguments.json:
         told = [{"id": id_, "error": vars(failed)} for id_, failed in failures]
-        print(json.dumps({"collection": arguments.collection, "added": total - len(failures), "failed": told}))
+        more = {"left_out": left_out} if left_out else {}
+        print(json.dumps({"collection": arguments.collection, "added": added, "failed": told} | more))
     else:
-        print(f"{total - len(failures)} of {total} items are in {arguments.collection}")
+        print(f"{added} of {total} items are in {arguments.collection}")
+        if left_out:
+            print(f"  {left_out} rows were left out: their photos could not be described, as column error says")
         for id_, failed in failures[:_SHOWN]:
             print(f"  {id_}: {failed.message}")
         if len(failures) > _SHOWN:
             print(f"  and {len(failures) - _SHOWN} more; --json lists all")
     return 1 if failures else 0
+
+
+def _check_described(arguments: argparse.Namespace, client: Client, described: Any) -> None:
+    """Refuse a file of `penult describe` that another model made; the server looks again, item by item."""
+    if described is None:
+        return
+    told = client.get_model(arguments.model).version
+    if told.fingerprint != described.fingerprint:
+        raise RequestFailed(
+            "FAILED_PRECONDITION", "DESCRIPTOR_FINGERPRINT",
+            f"{arguments.what} was described by {described.model} version {described.version} "
+            f"({described.fingerprint[:12]}); {told.name} version {told.version} is another ({told.fingerprint[:12]})",
+        )  # fmt: skip
 
 
 def _photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:

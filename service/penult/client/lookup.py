@@ -114,6 +114,7 @@ def _item(item: NewItem) -> pb.Item | ItemFailure:
         message.metadata[name].CopyFrom(value(plain))
     if item.descriptor is not None:
         message.descriptor.values.extend(np.asarray(item.descriptor, dtype=np.float32).tolist())
+        message.descriptor.fingerprint = item.fingerprint
         return message
     assert item.photo is not None  # one of the two is there
     image = to_image(item.photo)

@@ -17,7 +17,7 @@ from penult.client.types import ClassifyAnswer, DescribeAnswer, Photo, PhotoAnsw
 # Enough to keep a server's batches full, few enough that the bar moves.
 BATCH_IMAGES = 32
 IN_FLIGHT = 4
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 Photos = str | Path | Sequence[Photo]
 Answer = ClassifyAnswer | DescribeAnswer
@@ -32,7 +32,7 @@ def photos_in(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder of photos")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and _is_shown(p.relative_to(root)))
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and _is_shown(p.relative_to(root)))
     if not found:
         raise FileNotFoundError(f"{root} holds no JPEG, PNG or WebP file")
     return found

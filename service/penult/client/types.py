@@ -137,7 +137,8 @@ class LookupAnswer:
 class NewItem:
     """Something to be found: a photo, or its descriptor (float32 [length]).
 
-    `source` and `thumbnail` (a JPEG) are kept as they are, to show the item and to describe it anew.
+    `source` and `thumbnail` (a JPEG) are kept as they are, to show the item and to describe it anew. `fingerprint` says
+    which model made the descriptor: another's is refused.
     """
 
     id: str
@@ -147,6 +148,7 @@ class NewItem:
     metadata: Mapping[str, Value] = field(default_factory=dict)
     source: str = ""
     thumbnail: bytes = b""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,25 @@ from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure, 
 
 def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `penult describe`."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files, or folders of them: JPEG, PNG or WebP")
+    _add_asking_arguments(parser, "*")
+    bulk = parser.add_argument_group("any number of photos, into a file")
+    bulk.add_argument(
+        "--out", type=Path, metavar="FILE.parquet",
+        help="write descriptors here instead of printing them; again after a break, the same command goes on",
+    )  # fmt: skip
+    bulk.add_argument("--list", type=Path, metavar="FILE", help="the photos that this file names, a path per line")
+    bulk.add_argument(
+        "--from", type=Path, dest="source", metavar="FILE.parquet", help="the photos in a column of this file"
+    )
+    bulk.add_argument("--column", default="image", metavar="NAME", help="that column, bytes or paths (%(default)s)")
+    bulk.add_argument("--id-column", default="", metavar="NAME", help="what names them (default: id, if it is there)")
+    bulk.add_argument("--restart", action="store_true", help="begin anew, whatever an earlier run has left")
+
+
+def _add_asking_arguments(parser: argparse.ArgumentParser, images: str) -> None:
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs=images, help="photo files, or folders of them: JPEG, PNG or WebP"
+    )
     parser.add_argument("--model", default="", metavar="NAME", help="which model (default: the only one served)")
     parser.add_argument("--version", type=count, default=0, metavar="V", help="which version (default: the newest)")
     add_connection_arguments(parser)
@@ -42,7 +60,7 @@ def count(text: str) -> int:
 
 def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `penult classify`."""
-    add_describe_arguments(parser)
+    _add_asking_arguments(parser, "+")
     parser.add_argument(
         "--scorer",
         choices=("dense", "svm", "neighbours"),
@@ -80,7 +98,13 @@ def classify(arguments: argparse.Namespace) -> int:
 
 
 def describe(arguments: argparse.Namespace) -> int:
-    """Print descriptors, as classify() prints classes."""
+    """Print descriptors, as classify() prints classes, or write them to a file."""
+    if arguments.out:
+        from penult.client.bulk import describe_all  # needs pyarrow
+
+        return describe_all(arguments)
+    if not arguments.images or arguments.list or arguments.source or arguments.restart:
+        raise _NoPhotos("name photos to print their descriptors; --list, --from and --restart go with --out FILE")
     photos = _photos(arguments.images)
     with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         answers = list(
