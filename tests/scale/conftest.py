@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,13 @@ def fleet(shared_fleet: Fleet) -> Fleet:
     return shared_fleet
 
 
-@pytest.fixture(params=WAYS)
-def way(request, fleet: Fleet, tmp_path: Path) -> Iterator[Way]:
-    """Each way to the replicas in turn."""
-    opened = WAYS[request.param](fleet, tmp_path)
-    yield opened
-    opened.close()
+@pytest.fixture(params=[("addresses", "dns"), ("haproxy", "nginx")], ids="-".join)
+def ways(request, fleet: Fleet, tmp_path: Path) -> Iterator[dict[str, Way]]:
+    """Ways to the replicas by name: those of a client alone, then those through a proxy."""
+    with ExitStack() as stack:
+        opened = {}
+        for name in request.param:
+            (tmp_path / name).mkdir()
+            opened[name] = WAYS[name](fleet, tmp_path / name)
+            stack.callback(opened[name].close)
+        yield opened

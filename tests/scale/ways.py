@@ -155,7 +155,9 @@ class Nginx(Proxy):
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         own = {"access_log off;": "access_log off; " + " ".join(f"{kind}_temp_path {folder};" for kind in kinds)}
         own["/run/nginx.pid"] = str(folder / "nginx.pid")
-        return replaced((PROXIES / "nginx.conf").read_text(), {"127.0.0.1:50050": self.target} | servers | own | changes)
+        return replaced(
+            (PROXIES / "nginx.conf").read_text(), {"127.0.0.1:50050": self.target} | servers | own | changes
+        )
 
     def command(self, folder: Path) -> list[str]:
         """Return what runs it in the foreground."""
