@@ -1,5 +1,6 @@
 """What the shipped proxies keep from the replicas, and what they let through."""
 
+import hashlib
 import socket
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from tests.attacks.http2 import CLASSIFY, END_STREAM, RST_STREAM, Connection, da
 from tests.service.authority import Authority
 from ways import PROXIES, Haproxy, Nginx, Proxy, tool
 
-from penult.client import Client
+from penult.client import Client, RequestFailed, Security
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -181,30 +182,53 @@ def _is_closed(opened: socket.socket) -> bool:
 def test_files_are_valid(name, check, tmp_path):
     """Each proxy finds nothing wrong with its file, as shipped and with TLS switched on, as docs/proxies.md says."""
     program, text = tool(check[0]), (PROXIES / name).read_text()
-    cert = tmp_path / "penult"
-    _certificate(cert)
-    lines = [_with_tls(line, cert) for line in text.splitlines()]
-    assert sum(line != old for line, old in zip(lines, text.splitlines(), strict=True)) >= 2
-    for content in (text, "\n".join([*lines, ""])):
+    _certificate(tmp_path / "penult")
+    for content in (text, _with_tls(tmp_path / "penult")(text, "127.0.0.1:50443")):
         (tmp_path / name).write_text(content)
         done = subprocess.run([program, *check[1:], tmp_path / name], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "arning" not in done.stdout + done.stderr
 
 
-def _with_tls(line: str, cert: Path) -> str:
-    """Comment the plain port out, and the lines of TLS in."""
-    if line.lstrip().startswith(("bind 127", "listen 127")):
-        return "# " + line
-    if line.lstrip().startswith(("# bind", "# listen", "# ssl_")):
-        line = line.replace("# ", "", 1)
+@pytest.mark.parametrize("kind", [Haproxy, Nginx])
+def test_tls_and_tokens(kind, start_server, quick, photo, tmp_path):
+    """With the lines of TLS switched on, a client speaks TLS to the proxy, and its token reaches the replica."""
+    (tmp_path / "tokens").write_text(f"somebody read {hashlib.sha256(b'secret').hexdigest()}\n")
+    guarded = start_server(quick, "--tokens", str(tmp_path / "tokens"), "--lookup", "off")
+    alone = SimpleNamespace(targets=[guarded.target] * 3, metrics_port=guarded.http.rpartition(":")[2])
+    ca = _certificate(tmp_path / "penult")
+    proxy = kind(alone, tmp_path, edit=_with_tls(tmp_path / "penult"))
+    with Client(proxy.target, security=Security(ca=ca, token="secret", server_name="localhost")) as client:
+        asker(client, photo)()
+    with Client(proxy.target, security=Security(ca=ca, server_name="localhost")) as client:
+        with pytest.raises(RequestFailed, match="UNAUTHENTICATED"):
+            asker(client, photo)()
+    proxy.close()
+
+
+def _with_tls(cert: Path) -> Callable[[str, str], str]:
+    """Return what comments a file's plain port out, and its lines of TLS in."""
+
+    def edit(text: str, target: str) -> str:
+        lines = text.splitlines()
+        (plain,) = [n for n, line in enumerate(lines) if line.lstrip().startswith(("bind 127", "listen 127"))]
+        lines[plain] = "# " + lines[plain]
+        for n, line in enumerate(lines):
+            if n != plain and line.lstrip().startswith(("# bind", "# listen", "# ssl_")):
+                lines[n] = line.replace("# ", "", 1)
+        text = "\n".join([*lines, ""])
+        assert ":443" in text or "listen 443" in text
         for old in ("/etc/haproxy/penult", "/etc/nginx/penult"):
-            line = line.replace(old, str(cert))
-    return line
+            text = text.replace(old, str(cert))
+        return text.replace("bind :443", f"bind {target}").replace("listen 443", f"listen {target}")
+
+    return edit
 
 
-def _certificate(cert: Path) -> None:
-    """Write NAME.pem, certificate and key, and NAME.key."""
-    issued = Authority(cert.parent / "authority").issue("penult")
+def _certificate(cert: Path) -> Path:
+    """Write NAME.pem, certificate and key, and NAME.key; return the authority's file."""
+    authority = Authority(cert.parent / "authority")
+    issued = authority.issue("penult", hosts=("localhost",))
     cert.with_suffix(".key").write_bytes(issued.key.read_bytes())
     cert.with_suffix(".pem").write_bytes(issued.chain.read_bytes() + issued.key.read_bytes())
+    return authority.ca

@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -98,11 +98,20 @@ def _answer(query: bytes) -> bytes:
 class Proxy:
     """One of the shipped proxies."""
 
-    def __init__(self, fleet: Fleet, folder: Path, changes: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        folder: Path,
+        changes: dict[str, str] | None = None,
+        edit: Callable[[str, str], str] = lambda text, target: text,
+    ) -> None:
         self.port = _free()
         self.target = f"127.0.0.1:{self.port}"
         self._log = (folder / "proxy.log").open("w")
-        self._file, self._text = folder / "proxy.conf", self.configuration(fleet, folder, changes or {})
+        self._file, self._text = (
+            folder / "proxy.conf",
+            edit(self.configuration(fleet, folder, changes or {}), self.target),
+        )
         self._file.write_text(self._text)
         self.process = subprocess.Popen(self.command(folder), stderr=self._log, stdout=self._log)
         wait_for(self._listens, "the proxy listens")
