@@ -1,6 +1,7 @@
 """What the shipped proxies keep from the replicas, and what they let through."""
 
 import hashlib
+import re
 import socket
 import subprocess
 import threading
@@ -96,6 +97,16 @@ def test_slow_bodies(proxy, fleet, photo, is_dripping):
     assert (load.failures, bare.is_ended) == ([], False)
     for one in [*slow, bare]:
         one.close()
+
+
+def test_deadlines():
+    """Both files let deadlines of less than 60 s stand, in each of gRPC's units, and no others."""
+    files = [(PROXIES / name).read_text() for name in ("haproxy.cfg", "nginx.conf")]
+    (pattern,) = {re.search(r"\^\(\[0-9\].*?\)\$", text).group() for text in files}
+    for stands in ("1n", "99999999n", "59999999u", "29999m", "59999m", "5S", "59S"):
+        assert re.search(pattern, stands), stands
+    for does_not in ("60000000u", "60000m", "99999999m", "60S", "100S", "1M", "1H", "", "S", "-1S"):
+        assert not re.search(pattern, does_not), does_not
 
 
 def test_long_streams(channel, photo):

@@ -107,13 +107,12 @@ class Proxy:
     ) -> None:
         self.port = _free()
         self.target = f"127.0.0.1:{self.port}"
+        self._file = folder / "proxy.conf"
+        command = self.command(folder)  # before anything is open, for it may skip the test
+        self._text = edit(self.configuration(fleet, folder, changes or {}), self.target)
         self._log = (folder / "proxy.log").open("w")
-        self._file, self._text = (
-            folder / "proxy.conf",
-            edit(self.configuration(fleet, folder, changes or {}), self.target),
-        )
         self._file.write_text(self._text)
-        self.process = subprocess.Popen(self.command(folder), stderr=self._log, stdout=self._log)
+        self.process = subprocess.Popen(command, stderr=self._log, stdout=self._log)
         wait_for(self._listens, "the proxy listens")
 
     def configuration(self, fleet: Fleet, folder: Path, changes: dict[str, str]) -> str:
