@@ -17,7 +17,7 @@ from penult.service.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS, DEPLOY = ROOT / "docs", ROOT / "deploy"
-NAMES = ("deploying", "kubernetes", "kserve", "sizing", "upgrading", "troubleshooting")
+NAMES = ("deploying", "proxies", "kubernetes", "kserve", "sizing", "upgrading", "troubleshooting")
 PAGES = {name: (DOCS / f"{name}.md").read_text() for name in NAMES} | {"README": (DEPLOY / "README.md").read_text()}
 ALL = "\n".join(PAGES.values())
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service" / "penult").rglob("*.py")))

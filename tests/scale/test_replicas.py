@@ -1,0 +1,56 @@
+"""Three replicas behind each arrangement that docs/proxies.md names: one dies, one leaves, one comes back."""
+
+from contextlib import ExitStack
+
+from fleet import Load, asker, wait_for, watching
+
+from penult.client import Client
+from penult.v1 import penult_pb2 as pb
+from penult.v1 import penult_pb2_grpc
+
+FAIR_SHARE = 0.15
+
+
+def test_killed(fleet, ways, photo):
+    """One of three dies under load: no caller with retries meets a failure, and once back it is asked again."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(way.target)) for way in ways.values()]
+        loads = [stack.enter_context(Load(asker(client, photo))) for client in clients]
+        fleet.kill(0)
+        for load in loads:
+            load.wait_for(200)
+        fleet.start(0)
+        wait_for(lambda: fleet.served(0) > 50, "the replica that came back is asked")
+    assert {name: load.failures for name, load in zip(ways, loads, strict=True)} == {name: [] for name in ways}
+
+
+def test_spread(fleet, ways, photo):
+    """Requests over one client's connections are spread: each of three replicas gets a fair share."""
+    for name, way in ways.items():
+        before = [fleet.served(place) for place in range(3)]
+        with Client(way.target, retries=0) as client, Load(asker(client, photo)) as load:
+            load.wait_for(300)
+        shares = [fleet.served(place) - before[place] for place in range(3)]
+        print(f"{name}: requests by replica {shares}, most ÷ least {max(shares) / max(1, min(shares)):.2f}")
+        assert load.failures == []
+        assert sum(shares) == load.answers
+        assert min(shares) > FAIR_SHARE * sum(shares)
+
+
+def test_drained(fleet, ways, photo):
+    """One of three leaves under load: no caller meets a failure, with retries, or without if it watches health."""
+    request = pb.ClassifyRequest(images=[pb.Image(encoded=photo)])
+    with ExitStack() as stack:
+        loads = {}
+        for name, way in ways.items():
+            client, channel = (stack.enter_context(opened) for opened in (Client(way.target), watching(way.target)))
+            classify = penult_pb2_grpc.PenultServiceStub(channel).Classify
+            loads[name] = stack.enter_context(Load(asker(client, photo)))
+            impatient = Load(lambda classify=classify: classify(request, timeout=30))
+            loads[f"{name}, no retries"] = stack.enter_context(impatient)
+        for way in ways.values():
+            way.prepare_to_drain(1)
+        fleet.drain(1)
+        for load in loads.values():
+            load.wait_for(100)
+    assert {name: load.failures for name, load in loads.items()} == {name: [] for name in loads}
