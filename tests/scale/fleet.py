@@ -1,6 +1,5 @@
 """Several replicas on one machine, each at an address of its own with the same port, and callers who never pause."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -16,9 +15,6 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from penult.client import Client, RequestFailed
-from penult.client.channel import options, service_config
-from penult.client.opening import channel_with
-from penult.client.security import NONE
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 LEAD_S = 3
@@ -127,13 +123,6 @@ class Load:
         """Wait until so many more requests have ended, well or not."""
         goal = self.answers + more
         wait_for(lambda: self.answers >= goal, f"{more} more requests")
-
-
-def watching(target: str | list[str]) -> grpc.Channel:
-    """Open a channel as penult's client without retries does, which also watches each replica's health."""
-    config = json.loads(service_config(0)) | {"healthCheckConfig": {"serviceName": ""}}
-    chosen = dict(options(0)) | {"grpc.service_config": json.dumps(config)}
-    return channel_with(target, list(chosen.items()), NONE)
 
 
 def asker(client: Client, photo: bytes) -> Callable[[], None]:
