@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(
             "interrupted; --resume goes on from the last epoch" if arguments.verb == "train" else "interrupted"
         )
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's last flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

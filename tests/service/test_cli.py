@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -277,3 +279,12 @@ except SystemExit:
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "onnxruntime", "grpc", "sklearn", "numpy"}))
 """
     assert run_python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(server, photo_paths):
+    """`penult classify … | head` ends quietly where nobody reads any more."""
+    command = [sys.executable, "-m", "penult.cli", "classify", *map(str, photo_paths), "--target", server.target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
