@@ -64,17 +64,17 @@ def test_a_pool_runs_clients_in_turn_and_passes_over_what_was_cancelled():
 
 
 def test_one_client_leaves_room_for_others():
-    """A client alone may have four fifths of the places; several share nearly all; a newcomer still gets in."""
+    """A client alone may have eight ninths of the places; several share nearly all; a newcomer still gets in."""
     shares = Shares(100)
     while shares.fits("flood", 1):
         shares.add("flood", 1)
-    assert shares.total == 80
+    assert shares.total == 88
     for name in ("b", "c"):
         while shares.fits(name, 1):
             shares.add(name, 1)
     assert 95 < shares.total < 100
     assert shares.fits("newcomer", 1)
-    shares.remove("flood", 80)
+    shares.remove("flood", 88)
     assert shares.fits("b", 5)
 
 

@@ -2,7 +2,7 @@
 
 In turn, not in the order of arrival: whoever has one photo waiting behind another's thousand would else wait for all
 of them. And a bound that shrinks as the room fills (dynamic thresholds: Choudhury and Hahne, 1998): a client alone may
-have four fifths of the queue, ten that flood it share almost all of it, and a newcomer always finds a place.
+have eight ninths of the queue, ten that flood it share almost all of it, and a newcomer always finds a place.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 Entry = TypeVar("Entry")
 T = TypeVar("T")
 
-_TIMES_WHAT_IS_FREE = 4
+_TIMES_WHAT_IS_FREE = 8
 # Of a smaller queue there is nothing to keep free.
 _LEAST_SHARED = 10
 
