@@ -15,7 +15,7 @@ _EXTRAS = {
     "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
     "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
     "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
-    "grpc_reflection": "serve,cpu", "sklearn": "serve,cpu", "faiss": "serve,cpu", "pyarrow": "parquet",
+    "grpc_reflection": "serve,cpu", "sklearn": "export", "faiss": "serve,cpu", "pyarrow": "parquet",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from penult.bundle.errors import BundleError
 from penult.service.scorer import load_scorer
+from penult.service.unpickle import KNOWN
 
 LENGTH = 16
 
@@ -85,6 +86,11 @@ def test_another_scikit_learn_version_is_refused(svm, version, last, caplog):
     (line,) = caplog.messages
     assert "scikit-learn" in line
     assert "\n" not in line
+
+
+def test_what_is_known_is_what_fits():
+    """The scikit-learn whose attributes the reader knows is the one that fits SVMs here: a new one asks for a look."""
+    assert ".".join(sklearn.__version__.split(".")[:2]) == KNOWN
 
 
 def test_another_patch_release_is_no_skew(svm, caplog):

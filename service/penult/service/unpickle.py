@@ -7,7 +7,6 @@ one by one: nothing is imported or called, objects are Shells, keys are text or 
 finite numbers, all of which stand in the file.
 """
 
-import importlib.metadata
 import logging
 import math
 import pickletools
@@ -31,6 +30,8 @@ _ESTIMATORS = {
     ("sklearn.svm._classes", "LinearSVC"),
     ("sklearn.svm._classes", "SVC"),
 }
+# The scikit-learn whose estimators' attributes are read here. A test holds it to the one that fits SVMs.
+KNOWN = "1.9"
 _PLAIN_NUMBERS = re.compile(r"[biuf][1248]")
 _VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+-]{0,20}")
 # A pipeline has about two hundred, and three more for each class that has a weight.
@@ -41,9 +42,9 @@ _MOST_DIMENSIONS = 2
 def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
     """Return what a pickle holds, estimators as Shells; raise BundleError for one that holds what no SVM needs.
 
-    It must come from the scikit-learn that is installed, as far as major.minor: patch releases keep what attributes
-    mean, others promise nothing, and would be read silently. With `allow_skew` there is only a warning. The goldens
-    prove the numbers either way. Where scikit-learn is not installed there is nothing to compare with.
+    It must come from the scikit-learn whose attributes this reader knows, as far as major.minor: patch releases keep
+    what they mean, others promise nothing, and would be read silently. With `allow_skew` there is only a warning. The
+    goldens prove the numbers either way. scikit-learn itself need not be installed.
     """
     try:
         machine = _Machine(len(data))
@@ -60,17 +61,13 @@ def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
 
 
 def _skew(shells: list[Shell]) -> str:
-    """Return what to say where an estimator comes from another scikit-learn than the installed one; else nothing."""
-    try:
-        here = importlib.metadata.version("scikit-learn")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    """Return what to say where an estimator comes from another scikit-learn than is known here; else nothing."""
     for shell in shells:
         made = shell.state.get("_sklearn_version")
         if not isinstance(made, str) or not _VERSION.fullmatch(made):
-            return f"svm.pkl does not say which scikit-learn its {shell.kind} was made with; {here} is installed"
-        if made.split(".")[:2] != here.split(".")[:2]:
-            return f"svm.pkl was made with scikit-learn {made}, and {here} is installed"
+            return f"svm.pkl does not say which scikit-learn its {shell.kind} was made with; {KNOWN} is known here"
+        if ".".join(made.split(".")[:2]) != KNOWN:
+            return f"svm.pkl was made with scikit-learn {made}, and {KNOWN} is known here"
     return ""
 
 
