@@ -286,3 +286,32 @@ def test_a_server_recovers_by_itself(publish_brightness, tmp_path, start_server,
     assert httpx.get(f"{server.http}/readyz").status_code == 200
     assert [m.version.version for m in stub.ListModels(pb.ListModelsRequest()).models] == [1]
     assert stub.Classify(request_of(encode(230))).results[0].classification.label == "bright"
+
+
+def test_a_server_whose_device_fails_is_not_ready_until_it_works(
+    publish_brightness, tmp_path, start_server, connect, request_of, encode, samples
+):
+    """Three failures in a row, and a model that cannot be built anew: 503, NOT_SERVING, `failing` on the page, while
+    what works is answered; with the first answer it is ready again.
+    """  # fmt: skip
+    publish_brightness(tmp_path, fails_at_white=True)
+    server = start_server(tmp_path, "--watch-s", "0")
+    (tmp_path / "light" / "1" / "golden.npz").unlink()
+    stub = penult_pb2_grpc.PenultServiceStub(connect(server.target))
+    white = encode(np.full((8, 8, 3), 255, dtype=np.uint8))
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError):
+            stub.Classify(request_of(white))
+
+    def ready() -> tuple[int, str]:
+        return httpx.get(f"{server.http}/readyz").status_code, httpx.get(f"{server.http}/status.json").json()["state"]
+
+    end = time.monotonic() + 10
+    while ready() != (503, "failing"):
+        assert time.monotonic() < end, ready()
+    assert stub.Classify(request_of(encode(230))).results[0].classification.label == "bright"
+    while ready() != (200, "ready"):
+        assert time.monotonic() < end, ready()
+    assert server.log.read_text().count("FILE_MISSING") == 1  # however often it was tried
+    assert samples(server.http)["penult_reloads_total", ("outcome", "refused")] == 1
+    assert httpx.get(f"{server.http}/status.json").json()["not_served"] == []

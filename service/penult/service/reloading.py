@@ -133,7 +133,6 @@ class Reloader:
             if model not in self._served:
                 return True
             marks = await self._on_loader(stamp, self._root / model.name / str(model.version))
-            self._refused.pop((model.name, model.version), None)
             anew = await self._try(model.name, model.version, marks)
             if not anew:
                 return False

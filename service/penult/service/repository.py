@@ -44,8 +44,9 @@ class Repository:
             self._models.pop(model.name, None)
 
     def note(self, name: str, version: int, state: str, reason: str = "") -> None:
-        """Remember for the index why a version is not served."""
-        self._others[name, version] = IndexEntry(name, version, state, reason)
+        """Remember for the index why a version is not served; of one that is, under its number, there is no why."""
+        if version not in self._models.get(name, {}):
+            self._others[name, version] = IndexEntry(name, version, state, reason)
 
     def keep_notes(self, name: str, versions: set[int]) -> None:
         """Drop what was noted of a model's other versions: their folders are gone."""

@@ -202,7 +202,9 @@ class Server:
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 
     def _state(self) -> str:
-        return "draining" if self._stop.is_set() else "ready" if self.is_ready else "loading"
+        if self._stop.is_set():
+            return "draining"
+        return "failing" if not self._recovery.is_well else "ready" if self.is_ready else "loading"
 
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""

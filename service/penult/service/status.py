@@ -78,7 +78,10 @@ class Status:
         repository: Repository | None = None,
         lookups: Lookups | None = None,
     ) -> None:
-        """Sample nothing yet; `state` returns ready, loading or draining. A supervisor has its fronts' metrics only."""
+        """Sample nothing yet; `state` returns ready, loading, failing or draining.
+
+        A supervisor has only the metrics of its fronts.
+        """
         self._metrics, self._state, self._events = metrics, state, events
         self._repository, self._lookups = repository, lookups
         self._started = steady_time()
