@@ -311,7 +311,7 @@ def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", config.message_max_bytes),
         # Two servers on one port by mistake would share its connections silently; fronts do so on purpose.
         ("grpc.so_reuseport", int(is_front)),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _CLIENT_PING_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.
         ("grpc.keepalive_time_ms", _SERVER_PING_MS),
