@@ -1,5 +1,6 @@
 """Servers side by side, and what a photo costs each: CPU time of the process, eight callers with one photo each."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ class Served:
                 [*command, "--models", str(models), *_OPTIONS, *options],
                 stdout=subprocess.PIPE, stderr=sink, text=True, env=os.environ | (env or {}),
             )  # fmt: skip
+        atexit.register(self.process.kill)  # also where another one does not start
         told = dict(part.split("=", 1) for part in self.process.stdout.readline().split()[1:])
         if "grpc" not in told:
             sys.exit(f"a server did not start: {log.read_text()}")
