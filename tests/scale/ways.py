@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -95,7 +96,7 @@ def _answer(query: bytes) -> bytes:
     return query[:2] + b"\x85\x80\0\1" + struct.pack(">HHH", len(records), 0, 0) + query[12:end] + b"".join(records)
 
 
-class Proxy:
+class Proxy(ABC):
     """One of the shipped proxies."""
 
     def __init__(
@@ -115,16 +116,17 @@ class Proxy:
         self.process = subprocess.Popen(command, stderr=self._log, stdout=self._log)
         wait_for(self._listens, "the proxy listens")
 
+    @abstractmethod
     def configuration(self, fleet: Fleet, folder: Path, changes: dict[str, str]) -> str:
         """Return the shipped file with other addresses in it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self, folder: Path) -> list[str]:
         """Return what runs it in the foreground."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare_to_drain(self, place: int) -> None:
-        """Nothing, unless the proxy does not see it."""
+        """Do what comes before a replica is told to leave."""
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, Path(self._log.name).read_text()
@@ -140,6 +142,9 @@ class Proxy:
 
 class Haproxy(Proxy):
     """HAProxy, which asks every replica whether it is ready."""
+
+    def prepare_to_drain(self, place: int) -> None:
+        """Nothing: it asks for readiness itself."""
 
     def configuration(self, fleet: Fleet, folder: Path, changes: dict[str, str]) -> str:
         """Return the shipped file with other addresses in it."""

@@ -1,6 +1,7 @@
 """Where the photos of a bulk run come from: a folder, a list, a column. Streamed, and in the same order every time."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -36,7 +37,7 @@ class Source(Protocol):
         """Return how many there are."""
 
 
-class _Paths:
+class _Paths(ABC):
     """What folders and lists share: paths are quick to go through again."""
 
     def ids(self) -> Iterable[str]:
@@ -48,11 +49,11 @@ class _Paths:
     def count(self) -> int:
         return sum(1 for _ in self._names())
 
-    def _names(self) -> Iterator[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _names(self) -> Iterator[str]: ...
 
-    def _item(self, name: str) -> Wanted:
-        raise NotImplementedError
+    @abstractmethod
+    def _item(self, name: str) -> Wanted: ...
 
 
 class Folder(_Paths):

@@ -30,6 +30,8 @@ Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
 # A server that leaves is alive until it has left, and says so.
 _PROBES = ("ServerLive", "ServerReady", "ModelReady")
+# Where a method's code is gRPC's generated base: one that the protocol knows and this server leaves out.
+_GENERATED = "_pb2_grpc"
 _HEALTH = "/grpc.health.v1.Health/"
 _AUTHORIZATION = "authorization"
 
@@ -89,6 +91,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Handler, path: str) -> Handler:
         _, service, name = path.split("/")
         method = self._methods[path] = _Method(self._watch, service, name, handler)
+        if (handler.stream_stream or handler.unary_unary).__module__.endswith(_GENERATED):
+            return _refusing(Unsupported("UNIMPLEMENTED", f"this server does not offer {name}"), method)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(self._streaming(handler, method))
         return grpc.unary_unary_rpc_method_handler(self._unary(handler, method))
@@ -205,8 +209,6 @@ class _Rpc:
             expired = remaining is not None and remaining <= 0
             self._end("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error
-        if isinstance(error, NotImplementedError):  # what generated code raises for a method that we leave out
-            error = Unsupported("UNIMPLEMENTED", f"this server does not offer {self._method.name}")
         error = presentable(error, self._id, self._method.name)
         code = code_of(error)
         self._end("", "", code.name, error.reason)
