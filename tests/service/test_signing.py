@@ -235,6 +235,13 @@ def test_a_newcomer_signs_with_one_command(light: Path, tmp_path: Path, capsys):
     assert told["signer"] in signed
 
 
+def test_a_mistyped_model_leaves_no_key_behind(tmp_path: Path, capsys):
+    """Where there is nothing to sign, no key is made, so that the same command works once the name is right."""
+    assert main(["sign", str(tmp_path / "nowhere"), "--new-key", str(tmp_path / "key")]) == 1
+    assert "holds no version" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_tells_what_is_known(light: Path, ours: Key, capsys, monkeypatch):
     """Unsigned, signed by somebody, by a trusted key, by no trusted key: each has its own words."""
     assert main(["check", str(light)]) == 0

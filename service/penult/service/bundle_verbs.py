@@ -82,21 +82,22 @@ def sign(arguments: argparse.Namespace) -> int:
     """Make a key, or sign a bundle whose digests are right, or both; raise PenultError."""
     if not (arguments.new_key or (arguments.model and arguments.key)):
         raise PenultError("SIGN_WHAT", "give MODEL and --key FILE, or --new-key FILE to make a key first")
+    # What is signed was whole: nobody should vouch for a file that is not what the manifest says. Before a key is made,
+    # so that a mistyped model leaves none behind.
+    bundle = read_bundle(arguments.model, arguments.version) if arguments.model else None
     if arguments.new_key:
         id_ = signature.new_key(arguments.new_key)
         told: dict[str, object] = {"key": str(arguments.new_key), "public_key": f"{arguments.new_key}.pub", "id": id_}
         line = f"new key {id_}: keep {arguments.new_key} to yourself, give {arguments.new_key}.pub to servers"
         _tell(arguments, told, line)
-    if arguments.model:
-        _sign(arguments)
+    if bundle:
+        _sign(arguments, bundle)
     return 0
 
 
-def _sign(arguments: argparse.Namespace) -> None:
+def _sign(arguments: argparse.Namespace, bundle: Bundle) -> None:
     passphrase = os.environ.get(_PASSPHRASE)
     key = signature.read_private_key(arguments.key or arguments.new_key, passphrase.encode() if passphrase else None)
-    # What is signed was whole: nobody should vouch for a file that is not what the manifest says.
-    bundle = read_bundle(arguments.model, arguments.version)
     folder, id_ = arguments.model / str(bundle.version), signature.key_id(key.public_key())
     manifest = read_signed_manifest(folder, signature.ANYBODY)
     if manifest.manifest != bundle.manifest:
