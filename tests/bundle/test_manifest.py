@@ -96,9 +96,10 @@ def test_the_fingerprint_changes_with_what_decides_the_descriptor(manifest: Mani
         {"interpolation": "bicubic"},
         {"mean": (0.5,) * 3},
         {"std": (0.5,) * 3},
+        {"fit": "stretch"},
     ):
         others.append(replace(manifest, preprocess=replace(manifest.preprocess, **change)))
-    assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 7
+    assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 8
 
 
 def test_the_fingerprint_changes_with_the_preprocessing_code(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
@@ -321,6 +322,14 @@ def test_preprocess_values_survive_as_numbers(manifest: Manifest):
     """Means and deviations come back bit for bit."""
     spec = Preprocess(mean=(0.1 + 0.2, 1 / 3, 0.485), std=(0.229, 1e-7, 1e7))
     assert Manifest.from_json(replace(manifest, preprocess=spec).to_json()).preprocess == spec
+
+
+def test_a_fit_comes_back_and_the_usual_one_is_not_written(manifest: Manifest):
+    """Bundles that crop are byte for byte what they were before there was another fit; an unknown one is refused."""
+    stretched = replace(manifest, preprocess=replace(manifest.preprocess, fit="stretch"))
+    assert Manifest.from_json(stretched.to_json()).preprocess.fit == "stretch"
+    assert b'"fit"' not in manifest.to_json()
+    assert _refused(stretched.to_json().replace(b'"stretch"', b'"letterbox"')) == "MANIFEST_INVALID"
 
 
 @pytest.mark.parametrize(("sizes"), [[(2 << 30) + 1], [2 << 30, 2 << 30, 1], [10**15]])

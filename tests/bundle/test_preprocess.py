@@ -188,6 +188,16 @@ def test_large_jpegs_are_decoded_small(
     assert (difference.mean() > 0) == (opened != size)
 
 
+def test_a_stretched_photo_is_decoded_small_too(photo: Image.Image, encode: Callable[..., bytes]):
+    """Nor does a small decode shift or change it, where the factor divides no side."""
+    spec = Preprocess(resize=224, crop=224, fit="stretch")
+    data = encode(photo.resize((2047, 1535), Image.Resampling.BICUBIC), "JPEG", quality=92)
+    assert open_image(data, DEFAULT_LIMITS, spec).size == (1024, 768)
+    difference = np.abs(crop_encoded(data, spec).astype(int) - crop_image(decode(data), spec))
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 8
+
+
 @pytest.mark.parametrize("size", [(2046, 1535), (2047, 1536), (2045, 1533)])
 def test_a_small_decode_does_not_shift_the_crop(
     photo: Image.Image, encode: Callable[..., bytes], size: tuple[int, int]

@@ -32,7 +32,8 @@ def differences() -> Callable[[Image.Image, Preprocess], np.ndarray]:
 
     def differ(image: Image.Image, spec: Preprocess) -> np.ndarray:
         mode = transforms.InterpolationMode(spec.interpolation)
-        resize, crop = transforms.Resize(spec.resize, mode, antialias=True), transforms.CenterCrop(spec.crop)
+        size = [spec.resize] * 2 if spec.fit == "stretch" else spec.resize
+        resize, crop = transforms.Resize(size, mode, antialias=True), transforms.CenterCrop(spec.crop)
         return np.abs(crop_image(image, spec).astype(int) - np.asarray(crop(resize(image))))
 
     return differ
@@ -45,6 +46,26 @@ def test_the_crop_is_torchvisions(
 ):
     """Computing the cropped part alone gives Resize + CenterCrop within one grey level, whatever the shape."""
     assert differences(photo.resize(size), Preprocess(resize, crop)).max() <= 1
+
+
+@pytest.mark.parametrize("size", _SIZES)
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (224, 224), (32, 32)])
+def test_a_stretched_photo_is_torchvisions(
+    photo: Image.Image, differences: Callable[..., np.ndarray], size: tuple[int, int], resize: int, crop: int
+):
+    """Where fit is stretch, it is torchvision's Resize to both sides, within one grey level."""
+    assert differences(photo.resize(size), Preprocess(resize, crop, fit="stretch")).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(64, 40), (40, 64)])
+def test_stretch_sees_the_edges_and_crop_does_not(size: tuple[int, int]):
+    """What stands at the far ends of a long photo is in the input of one fit, and not in that of the other."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    ends = (slice(None), [0, 1, 2, -3, -2, -1]) if size[0] > size[1] else ([0, 1, 2, -3, -2, -1],)
+    pixels[ends] = 255
+    seen = {fit: crop_image(Image.fromarray(pixels), Preprocess(32, 32, fit=fit)).max() for fit in ("crop", "stretch")}
+    assert seen["crop"] == 0
+    assert seen["stretch"] > 200
 
 
 @pytest.mark.parametrize("size", _SIZES)

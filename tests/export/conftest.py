@@ -110,7 +110,7 @@ def evidence(
             "folds": 5,
             "searches": {"linear": search},
         }
-        metrics |= {"svm": search | chosen}
+        metrics |= {"svm": {"photos": 24} | search | chosen}
         metrics["verdict"] = verdict.as_json()
         if len(scorers) > 1:
             metrics["comparison"] = {part: compare(scores, scores, labels) for part in ("test", "val")}

@@ -1,10 +1,12 @@
-"""What decides a bundle's numbers after the network: the golden photos are ones that another device answers alike."""
+"""What decides a bundle's numbers after the network: who learns from which photos, and goldens for every device."""
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
+from penult.bundle.scores import as_columns
 from penult.export import svm
-from penult.export.bundling import steady_rows
+from penult.export.bundling import Measured, learn_all, score, steady_rows
 
 
 def _overlapping(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +40,28 @@ def test_where_no_photo_is_steady_all_may_be_goldens(kernel: str, monkeypatch: p
     if kernel == "rbf":
         monkeypatch.setattr("penult.export.bundling._MOST_MOVED", -1.0)
     assert steady_rows(descriptors, fitted).tolist() == list(range(60))
+
+
+@pytest.mark.parametrize(("kernel", "weight"), [("linear", None), ("rbf", "balanced")])
+def test_the_svm_learns_from_validation_photos_once_they_have_decided(kernel: str, weight: str | None):
+    """The bundle's SVM is what was chosen, fitted on both parts; the validation photos' scores are from before."""
+    parts = {"train": (120, 0), "val": (60, 1), "test": (60, 2)}
+    measured = {part: _measured(*_overlapping(*counts)) for part, counts in parts.items()}
+    train, val, test = (measured[part].descriptors for part in parts)
+    chosen = svm.fit(train, measured["train"].labels, 3, kernel, weight)
+    before = chosen.scores(test)
+    final = learn_all(chosen, measured)
+    both = np.concatenate([train, val]), np.concatenate([measured[part].labels for part in ("train", "val")])
+    assert (final.kernel, final.c, final.gamma, final.photos) == (kernel, chosen.c, chosen.gamma, 180)
+    assert np.array_equal(final.scores(test), as_columns(clone(chosen.pipeline).fit(*both).decision_function(test)))
+    assert np.array_equal(chosen.scores(test), before)
+    scores = score(measured, ("dense", "svm"), chosen, final)
+    expected = {"train": chosen.scores(train), "val": chosen.scores(val), "test": final.scores(test)}
+    assert all(np.array_equal(scores[part]["svm"], values) for part, values in expected.items())
+    assert all(scores[part]["dense"] is m.logits for part, m in measured.items())
+    assert not np.allclose(final.scores(val), scores["val"]["svm"], atol=1e-2)
+    assert list(score(measured, ("svm",), chosen, final)["test"]) == ["svm"]
+
+
+def _measured(descriptors: np.ndarray, labels: np.ndarray) -> Measured:
+    return Measured(np.zeros((len(labels), 6), np.float32), descriptors, labels)

@@ -1,6 +1,7 @@
 """Photos as arrays: the pixels that serving sees, repeatable crops for learning, memory within its budget."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_small_photos_are_not_enlarged_before_cropping(tmp_path: Path):
     assert seen == [(10, 8), (40, 32)]
 
 
-@pytest.mark.parametrize("name", ["photo", "gentle", "none"])
+@pytest.mark.parametrize("name", sorted(augment.BY_NAME))
 @pytest.mark.parametrize("size", [(50, 40), (40, 50), (32, 32), (7, 5), (400, 32), (1, 1)])
 def test_augmentations_fill_the_crop(name: str, size: tuple[int, int]):
     """Whatever the shape of a photo, every augmentation returns a crop of the right size and type."""
@@ -134,6 +135,26 @@ def test_photo_mirrors_half_and_gentle_none():
     }
     assert sum(brighter["gentle"]) == 200
     assert 60 < sum(brighter["photo"]) < 150
+
+
+def test_topdown_lays_a_photo_all_eight_ways():
+    """`topdown` turns and mirrors: an L lies in each of its eight ways, none of them rarely, and is never bent."""
+    letter = np.zeros((32, 32, 3), np.uint8)
+    letter[:16, :16], letter[16:, :16], letter[:16, 16:] = 255, 170, 85
+    ways = {_quarters(way) for turned in (letter, letter[:, ::-1]) for way in (np.rot90(turned, n) for n in range(4))}
+    assert len(ways) == 8
+    crops = [augment.topdown(Image.fromarray(letter), SPEC, random.Random(seed)) for seed in range(400)]
+    counts = Counter(_quarters(crop) for crop in crops)
+    assert set(counts) == ways
+    assert min(counts.values()) > 25
+    upright = {_quarters(augment.photo(Image.fromarray(letter), SPEC, random.Random(seed))) for seed in range(40)}
+    assert upright == {_quarters(letter), _quarters(letter[:, ::-1])}
+
+
+def _quarters(crop: np.ndarray) -> tuple[int, ...]:
+    """Return the order of brightness of the four quarters, in reading order; they differ, however a crop is cut."""
+    corners = [crop[0, 0], crop[0, -1], crop[-1, 0], crop[-1, -1]]
+    return tuple(int(place) for place in np.argsort([int(corner.mean()) for corner in corners]))
 
 
 def test_gentle_moves_a_little():

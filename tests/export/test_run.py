@@ -269,9 +269,12 @@ def test_sizes_that_cannot_work_are_refused(changes: dict[str, Any], advice: str
 @pytest.mark.parametrize(
     ("changes", "sizes"),
     [({}, (256, 224)), ({"crop": 256}, (256, 256)), ({"crop": 288}, (288, 288)), ({"resize": 224}, (224, 224)),
-     ({"crop": 288, "resize": 320}, (320, 288)), ({"arch": "alexnet", "crop": 224}, (256, 224))],
+     ({"crop": 288, "resize": 320}, (320, 288)), ({"arch": "alexnet", "crop": 224}, (256, 224)),
+     ({"fit": "stretch"}, (224, 224)), ({"fit": "stretch", "crop": 256}, (256, 256)),
+     ({"fit": "stretch", "resize": 240}, (240, 224))],
 )  # fmt: skip
 def test_the_sizes_given_are_used(changes: dict[str, Any], sizes: tuple[int, int]):
-    """--crop alone keeps the network's own resize where that is large enough."""
+    """--crop alone keeps the network's own resize where that is large enough; --fit stretch shows all of a photo."""
     spec = preprocess(TrainSettings(data=Path("photos"), out=Path("models/x"), **changes))
     assert (spec.resize, spec.crop) == sizes
+    assert spec.fit == changes.get("fit", "crop")

@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 
+from penult.bundle import preprocess
 from penult.export.errors import SettingsError
-from penult.export.settings import FREEZE_ALL, TrainSettings, add_arguments, from_arguments
+from penult.export.settings import FITS, FREEZE_ALL, TrainSettings, add_arguments, from_arguments
 
 
 def _parse(*options: str) -> TrainSettings:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return from_arguments(parser.parse_args(list(options)))
+
+
+def test_fits_are_those_of_the_preprocessing():
+    """The list that the command line knows without loading Pillow is the one that serving knows."""
+    assert FITS == preprocess.FITS
 
 
 def test_the_defaults_are_the_dataclass_defaults():
@@ -29,7 +35,7 @@ def test_every_option_reaches_the_settings():
         "arch": "vgg16", "weights": "w.pt", "epochs": 3, "head_epochs": 4, "seed": 5, "val": "0.3", "test": "t",
         "device": "cpu", "batch_size": 6, "lr_head": 0.7, "lr_backbone": 0.8, "lr_stage_decay": 0.9, "lr_factor": 0.25,
         "lr_patience": 1, "stop_patience": 11, "weight_decay": 0.5, "dropout": 0.4, "augment": "gentle", "cache_mb": 7,
-        "save_weights": Path("s.pt"), "freeze": 2, "svm": "rbf",
+        "save_weights": Path("s.pt"), "freeze": 2, "svm": "rbf", "fit": "stretch",
     }  # fmt: skip
     options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
     parsed = _parse("photos", "--out", "models/x", "--reinit", "--resume", *options)

@@ -236,14 +236,18 @@ def test_the_pickle_is_plain_and_protocol_5(kernel: str, kind: type):
     assert np.array_equal(as_columns(again.decision_function(descriptors)), fitted.scores(descriptors))
 
 
-def test_it_is_fitted_on_training_photos_only(trained: Any, digits: Any):
-    """The published SVM and its C are what the training part's descriptors alone give: no other photo was seen."""
+def test_training_photos_choose_it_and_test_photos_never_count(trained: Any, digits: Any):
+    """The published SVM is what the training part's descriptors alone choose, fitted on validation photos too."""
     settings = TrainSettings(data=digits, out=trained.folder.parent, arch="tiny5", weights="none", freeze=0)
     bundle, splits = read_bundle(trained.folder.parent), load_splits(settings)
     assert splits.sha256 == bundle.manifest.training["data_sha256"]
     reader = PhotoReader(bundle.manifest.preprocess, Cache(1 << 24), settings.batch_size)
-    _, descriptors, labels = ExportedModel(bundle.onnx, bundle.manifest).run_all(reader.crops(splits.train, "test"))
-    again, published = svm.fit(descriptors, labels, settings.seed), pickle.loads(bundle.svm)
+    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    parts = [exported.run_all(reader.crops(photos, "test"))[1:] for photos in (splits.train, splits.val)]
+    chosen, published = svm.fit(*parts[0], settings.seed), pickle.loads(bundle.svm)
+    descriptors, labels = (np.concatenate(values) for values in zip(*parts, strict=True))
+    again = svm.fit_again(chosen, descriptors, labels)
     assert again.as_json() | {"seconds": 0} == trained.metrics["svm"] | {"seconds": 0}
+    assert trained.metrics["svm"]["photos"] == len(splits.train) + len(splits.val)
     assert again.c == published[-1].C
     assert np.allclose(as_columns(published.decision_function(descriptors)), again.scores(descriptors), atol=1e-5)

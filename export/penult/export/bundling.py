@@ -4,6 +4,7 @@ Nothing here needs PyTorch: `penult svm` must not wait for it.
 """
 
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from penult.export.evaluate import compare, evaluate, fit_temperature
 from penult.export.evidence import Evidence
 from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
-from penult.export.svm import FittedSvm
+from penult.export.svm import FittedSvm, fit_again
 
 _GOLDENS = 8
 # Relative to the largest value. TF32 on a GPU keeps ten bits: the descriptor moves by about a thousandth.
@@ -45,6 +46,30 @@ class Measured:
     logits: Floats
     descriptors: Floats
     labels: np.ndarray
+
+
+def learn_all(chosen: FittedSvm, measured: Mapping[str, Measured]) -> FittedSvm:
+    """Fit the chosen SVM once more, on training and validation photos: labels are too dear to leave a part unused.
+
+    What validation decides (scorer, temperatures, gates) is decided before, by the SVM that has not seen it.
+    """
+    parts = [measured[part] for part in ("train", "val")]
+    descriptors, labels = (np.concatenate([getattr(m, name) for m in parts]) for name in ("descriptors", "labels"))
+    return fit_again(chosen, descriptors, labels)
+
+
+def score(
+    measured: Mapping[str, Measured], scorers: Sequence[str], chosen: FittedSvm, final: FittedSvm
+) -> dict[str, dict[str, Floats]]:
+    """Return scores [N, classes] by split and scorer: of the test photos those that the bundle will give.
+
+    The SVM's of the validation photos are those of the `chosen` one, which learnt from the training photos alone.
+    """
+    svm = {"train": chosen, "val": chosen, "test": final}
+    return {
+        part: {name: m.logits if name == DENSE else svm[part].scores(m.descriptors) for name in scorers}
+        for part, m in measured.items()
+    }
 
 
 def measure(

@@ -1,5 +1,6 @@
 """How large and how long a run would be: one batch measured, everything else worked out from counts and shapes."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from penult.bundle.errors import ImageError
-from penult.bundle.preprocess import Preprocess, open_image
+from penult.bundle.preprocess import STRETCH, Preprocess, open_image
 from penult.export import augment
 from penult.export.architectures import Architecture
 from penult.export.data import Photo, Splits
@@ -68,8 +69,8 @@ def _mean_shrunk_bytes(photos: Sequence[Photo], spec: Preprocess) -> float:
             size = open_image(photo.read()).size
         except (ImageError, OSError):  # gone since it was checked: the run itself will say so
             continue
-        resized = spec.resized_size(*size)
-        sizes.append(3 * min(resized[0] * resized[1], size[0] * size[1]))
+        shrunk = math.prod(spec.resized_size(*size))
+        sizes.append(3 * (shrunk if spec.fit == STRETCH else min(shrunk, math.prod(size))))
     return sum(sizes) / max(len(sizes), 1)
 
 
@@ -124,7 +125,7 @@ def measure(
 
     def describe() -> None:
         with torch.inference_mode():
-            net.eval().body(learner.normalise(crops))
+            net.eval().describe(learner.normalise(crops))
 
     learn_s = 0.0
     if settings.freeze < FREEZE_ALL:

@@ -111,7 +111,7 @@ class Learner:
         labels = [torch.empty(0, dtype=torch.int64, device=self.device)]
         with torch.inference_mode():
             for pixels, truth in self.reader.crops(self.workers.part(photos), what):
-                descriptors.append(self.net.body(self.normalise(torch.from_numpy(pixels).to(self.device))))
+                descriptors.append(self.net.describe(self.normalise(torch.from_numpy(pixels).to(self.device))))
                 labels.append(torch.from_numpy(truth).to(self.device))
         return torch.cat(descriptors).clone(), torch.cat(labels).clone()
 

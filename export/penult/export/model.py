@@ -7,7 +7,7 @@ Frozen means no gradient *and* BatchNorm in eval mode: of the three ways in use,
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.error import URLError
 
 import torch
@@ -103,21 +103,37 @@ class PenultNet(nn.Module):
     `descriptor_length` is what the body gives and the head reads; `whitening` maps what leaves, once it is learnt.
     """
 
-    def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float) -> None:
-        """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers."""
+    def __init__(
+        self, body: nn.Module, descriptor_length: int, classes: int, dropout: float, is_mirrored: bool = False
+    ) -> None:
+        """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers.
+
+        Where `is_mirrored`, what is served looks at each photo twice, as it is and mirrored.
+        """
         super().__init__()
         self.rows = Rows()
         self.body = body
         _replace_dropout(body, dropout, self.rows)
         self.head = nn.Sequential(BatchDropout(dropout, self.rows), nn.Linear(descriptor_length, classes))
-        self.descriptor_length, self.classes = descriptor_length, classes
+        self.descriptor_length, self.classes, self.is_mirrored = descriptor_length, classes, is_mirrored
         self.whitening: nn.Module = nn.Identity()
         self._frozen: list[nn.Module] = []
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the descriptor (before dropout) and the logits."""
-        descriptor = self.body(pixels)
+        descriptor = self.describe(pixels)
         return self.head(descriptor), self.whitening(descriptor)
+
+    def describe(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the raw descriptors, float [N, length], of normalised pixels, float [N, 3, H, W].
+
+        In eval mode that may be the mean of a photo's and its mirror image's (Krizhevsky et al. 2012, section 4.1, who
+        averaged over such views); while learning it is that of one view, since mirror images are learnt from anyway.
+        """
+        if self.training or not self.is_mirrored:
+            return cast("torch.Tensor", self.body(pixels))
+        both = self.body(torch.cat([pixels, pixels.flip(3)]))
+        return cast("torch.Tensor", both.view(2, -1, self.descriptor_length).mean(0))
 
     def freeze(self, modules: list[nn.Module]) -> None:
         """Freeze these modules of the body, and no others."""
@@ -149,7 +165,7 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     with torch.no_grad():
         length = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
-    return PenultNet(body, length, classes, dropout)
+    return PenultNet(body, length, classes, dropout, settings.mirror)
 
 
 def copy_weights(net: nn.Module) -> Weights:

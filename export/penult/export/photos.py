@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from penult.bundle.preprocess import Pixels, Preprocess, crop_encoded, decode
+from penult.bundle.preprocess import CROP, Pixels, Preprocess, crop_encoded, decode
 from penult.export.augment import Augmentation
 from penult.export.data import Photo
 from penult.export.progress import bar
@@ -115,13 +115,14 @@ class PhotoReader:
         return self.cache.get(("crop", photo.sha256), lambda: crop_encoded(photo.read(), self.spec))
 
     def _shrunk(self, photo: Photo) -> Image.Image:
-        """Return the whole photo with its shorter side at the training size: what augmentation cuts from."""
+        """Return the whole photo at the training size, squeezed if serving squeezes: what augmentation cuts from."""
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
         image = decode(photo.read())
         size = self.spec.resized_size(*image.size)
-        return np.asarray(image if size[0] > image.size[0] else image.resize(size, Image.Resampling.BILINEAR))
+        is_small = self.spec.fit == CROP and size[0] > image.size[0]
+        return np.asarray(image if is_small else image.resize(size, Image.Resampling.BILINEAR))
 
 
 def _smaller(spec: Preprocess, crop: int) -> Preprocess:

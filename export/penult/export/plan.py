@@ -19,7 +19,7 @@ from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.photos import Cache, PhotoReader
 from penult.export.run import preprocess
-from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
 from penult.export.stages import stages_of
 from penult.export.workers import device_for
 
@@ -57,6 +57,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     resize: int
     crop: int
+    fit: str
     descriptor_length: int
     head_epochs: int
     epochs: int
@@ -106,6 +107,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         stages=stages,
         resize=spec.resize,
         crop=spec.crop,
+        fit=spec.fit,
         descriptor_length=settings.whiten or net.descriptor_length,
         head_epochs=0 if settings.starts_fresh else settings.head_epochs,
         epochs=settings.epochs if learns_whole else 0,
@@ -205,6 +207,13 @@ def _stage_table(plan: Plan) -> list[str]:
     return _table(rows, left=2)
 
 
+def _input(plan: Plan) -> str:
+    if plan.fit == STRETCH and plan.resize == plan.crop:
+        return f"{plan.crop} x {plan.crop} pixels of the whole photo, squeezed to a square"
+    brought = "both sides are" if plan.fit == STRETCH else "shorter side is"
+    return f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose {brought} {plan.resize}"
+
+
 def _facts(plan: Plan) -> list[str]:
     share = min(1.0, plan.cache_bytes / max(plan.cache_needed_bytes, 1))
     kept = "all of them stay" if share == 1 else f"{share:.0%} of that stays, the rest is read and decoded every time"
@@ -214,7 +223,7 @@ def _facts(plan: Plan) -> list[str]:
     if plan.epochs:
         facts.append(["network", f"at most {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} photos"])
     facts += [
-        ["input", f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose shorter side is {plan.resize}"],
+        ["input", _input(plan)],
         ["descriptor", f"{plan.descriptor_length:,} numbers"],
         ["memory", f"about {_mib(plan.cache_needed_bytes)} for decoded photos; --cache-mb is "
                    f"{plan.cache_bytes >> 20:,}: {kept}"],

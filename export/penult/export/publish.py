@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
 from penult.export import architectures, baseline, svm, whiten
-from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
+from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
 from penult.export.evidence import Evidence, Learning
@@ -49,8 +49,9 @@ def publish(
         for part in ("train", "val", "test")
     }
     class_weight = None if settings.class_weights == "none" else settings.class_weights
-    fitted = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed, settings.svm, class_weight)
-    scores = {part: {DENSE: m.logits, SVM: fitted.scores(m.descriptors)} for part, m in measured.items()}
+    chosen = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed, settings.svm, class_weight)
+    fitted = learn_all(chosen, measured)
+    scores = score(measured, (DENSE, SVM), chosen, fitted)
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
     ordinary = baseline.learn(manifest, measured, scores["val"], settings.seed)

@@ -6,7 +6,7 @@ scorer.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.export import baseline, svm
-from penult.export.bundling import Measured, Result, libraries, make_goldens, measure, seal
+from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.data import Splits, load_splits
 from penult.export.evidence import Evidence
 from penult.export.photos import Cache, PhotoReader
@@ -80,25 +80,23 @@ def publish_next(
     exported: ExportedModel,
     onnx: bytes,
     measured: dict[str, Measured],
-    fitted: svm.FittedSvm,
+    chosen: svm.FittedSvm,
     told: dict[str, Any],
-    golden: Goldens | None = None,
+    renew: Callable[[svm.FittedSvm], Goldens] | None = None,
 ) -> Result:
     """Measure on `splits`, and write the version after `bundle`, whose network is `onnx`, loaded as `exported`.
 
-    `measured` holds the network's outputs by split; `told` is what metrics.json tells besides the figures; `golden`
-    takes the place of validation photos. Raises BundleError, with nothing published, where the goldens do not replay.
+    `measured` holds the network's outputs by split; `chosen` is the SVM fitted on the training photos; `told` is what
+    metrics.json tells besides the figures; `renew` makes goldens that take the place of validation photos. Raises
+    BundleError, with nothing published, where the goldens do not replay.
     """
-    scorers = draft.stated_scorers or SCORERS
-    scores = {
-        part: {name: m.logits if name == DENSE else fitted.scores(m.descriptors) for name in scorers}
-        for part, m in measured.items()
-    }
+    fitted = learn_all(chosen, measured)
+    scores = score(measured, draft.stated_scorers or SCORERS, chosen, fitted)
     manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
     ordinary = baseline.learn(manifest, measured, scores["val"], seed_of(settings, Trained.of(bundle.manifest)))
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), **told}
     metrics["novelty"] = baseline.told(ordinary, measured)
-    golden = golden or make_goldens(manifest, splits.val, measured["val"], exported, fitted)
+    golden = renew(fitted) if renew else make_goldens(manifest, splits.val, measured["val"], exported, fitted)
     files = _history(settings.model / str(bundle.version), bundle.manifest) | {
         MODEL_NAME: onnx,
         SVM_NAME: fitted.to_bytes(),

@@ -6,6 +6,7 @@ and to measure; the golden photos are those of the bundle, with what the new SVM
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     told = {"network_of_version": bundle.version, "collection": stored.collection}
     return publish_next(
         replace(settings, report_photos=False), bundle, manifest, splits, ExportedModel(bundle.onnx, bundle.manifest),
-        bundle.onnx, measured, fitted, told, _renewed(old, fitted),
+        bundle.onnx, measured, fitted, told, partial(_renewed, old),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from penult.export.photos import Cache, PhotoReader
 from penult.export.pictures_sweep import sweep_picture
 from penult.export.progress import say, silence
 from penult.export.publish import Result, publish
-from penult.export.settings import TrainSettings
+from penult.export.settings import STRETCH, TrainSettings
 from penult.export.sweep import Sweep
 from penult.export.workers import Workers, started
 
@@ -114,7 +114,8 @@ def preprocess(settings: TrainSettings) -> Preprocess:
         raise SettingsError(
             "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels that {settings.arch} looks at"
         )
-    return replace(own, crop=crop, resize=settings.resize or max(own.resize, crop))
+    usual = crop if settings.fit == STRETCH else max(own.resize, crop)
+    return replace(own, crop=crop, resize=settings.resize or usual, fit=settings.fit)
 
 
 def _check_crop(crop: int, architecture: Architecture) -> None:

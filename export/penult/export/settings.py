@@ -27,7 +27,9 @@ _RANGES = (
     ("max_loss", 0, 100),
     ("whiten", 0, math.inf),
 )
-AUGMENTATIONS = ("photo", "gentle", "none")
+# As penult.bundle.preprocess has them, which takes longer to import.
+CROP, STRETCH = FITS = ("crop", "stretch")
+AUGMENTATIONS = ("photo", "topdown", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
 BALANCED = "balanced"
 SWEEPS = ("no", "freeze", "labels")
@@ -74,9 +76,11 @@ class TrainSettings:
     dropout: float | None = None
     precision: str = "auto"
     augment: str = "photo"
+    fit: str = CROP
     crop: int = 0
     resize: int = 0
     train_crop: int = 0
+    mirror: bool = False
     cache_mb: int = 2048
     save_weights: Path | None = None
     tensorboard: Path | None = None
@@ -105,6 +109,11 @@ class TrainSettings:
         self._check_schedule()
         if self.int8:
             check_int8(self.arch)
+        if self.mirror and self.augment == "gentle":
+            raise SettingsError(
+                "MIRROR",
+                "--mirror shows the network mirror images, which --augment gentle keeps from it; leave one out",
+            )
         for option in ("int8", "whiten"):
             if getattr(self, option) and self.sweep != "no":
                 raise SettingsError(
@@ -177,35 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--reinit", action="store_true", help="start what is not frozen at random (default: continue)")
     learn.add_argument("--resume", action="store_true", help="go on with a run that was cut off, if there is one")
 
-    split = parser.add_argument_group("photos")
-    split.add_argument(
-        "--val", default=default["val"], metavar="DIR|FRACTION",
-        help="photos that decide rates and stopping; DATA/val wins over a fraction (%(default)s)",
-    )  # fmt: skip
-    split.add_argument(
-        "--test", default=default["test"], metavar="DIR|FRACTION",
-        help="photos that only the final report sees; DATA/test wins over a fraction (%(default)s)",
-    )  # fmt: skip
-    split.add_argument(
-        "--augment", choices=AUGMENTATIONS, default=default["augment"],
-        help="photo: random crops and mirroring; gentle: small turns and shifts, never mirrored (%(default)s)",
-    )  # fmt: skip
-    split.add_argument(
-        "--crop", type=int, default=default["crop"], metavar="PIXELS",
-        help="side of what the network looks at: more shows finer detail and costs its square (0: its own, 224)",
-    )  # fmt: skip
-    split.add_argument(
-        "--resize", type=int, default=default["resize"], metavar="PIXELS",
-        help="a photo's shorter side before the middle is cut out; less shows more of it (0: its own, 256, or --crop)",
-    )  # fmt: skip
-    split.add_argument(
-        "--train-crop", type=int, default=default["train_crop"], metavar="PIXELS",
-        help="side of the crops learnt from: 176 instead of 224 learns 1.6 times faster (0: as in serving)",
-    )  # fmt: skip
-    split.add_argument(
-        "--cache-mb", type=int, default=default["cache_mb"], help="memory for decoded photos, MiB (%(default)s)"
-    )
-
+    _add_photos(parser.add_argument_group("photos"), default)
     _add_learning(parser.add_argument_group("learning"), default)
     parser.add_argument(
         "--int8", action="store_true",
@@ -231,6 +212,48 @@ def check_int8(architecture: str) -> None:
             f"int8 is for {', '.join(INT8_ARCHITECTURES)}: {architecture} was not measured to gain by it, and mobile "
             "networks were measured slower than in float; serve the float model",
         )
+
+
+def _add_photos(split: Any, default: dict[str, Any]) -> None:
+    """Add the options of what is learnt from, and how a photo is looked at."""
+    split.add_argument(
+        "--val", default=default["val"], metavar="DIR|FRACTION",
+        help="photos that decide rates and stopping; DATA/val wins over a fraction (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--test", default=default["test"], metavar="DIR|FRACTION",
+        help="photos that only the final report sees; DATA/test wins over a fraction (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--augment", choices=AUGMENTATIONS, default=default["augment"],
+        help="photo: random crops and mirroring; topdown: quarter turns too, for what is seen from above and has no "
+        "upside; gentle: small turns and shifts, never mirrored (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--fit", choices=FITS, default=default["fit"],
+        help="crop: the network looks at the middle square of a photo; stretch: at the whole of it, squeezed to a "
+        "square (%(default)s)",
+    )  # fmt: skip
+    split.add_argument(
+        "--crop", type=int, default=default["crop"], metavar="PIXELS",
+        help="side of what the network looks at: more shows finer detail and costs its square (0: its own, 224)",
+    )  # fmt: skip
+    split.add_argument(
+        "--resize", type=int, default=default["resize"], metavar="PIXELS",
+        help="a photo's shorter side before the middle is cut out; less shows more of it (0: its own, 256, or --crop; "
+        "with --fit stretch --crop)",
+    )  # fmt: skip
+    split.add_argument(
+        "--train-crop", type=int, default=default["train_crop"], metavar="PIXELS",
+        help="side of the crops learnt from: 176 instead of 224 learns 1.6 times faster (0: as in serving)",
+    )  # fmt: skip
+    split.add_argument(
+        "--mirror", action="store_true",
+        help="serve the mean descriptor of each photo and its mirror image: up to a point better, at twice the cost",
+    )  # fmt: skip
+    split.add_argument(
+        "--cache-mb", type=int, default=default["cache_mb"], help="memory for decoded photos, MiB (%(default)s)"
+    )
 
 
 def _add_learning(fit: Any, default: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -88,12 +88,14 @@ class Search:
 
 @dataclass(frozen=True)
 class FittedSvm:
-    """A fitted pipeline on raw descriptors, and how it was chosen: a search per kernel tried, the chosen one first."""
+    """A pipeline fitted on raw descriptors of `photos` photos, and the search of each kernel, the chosen one first."""
 
     pipeline: Pipeline
     searches: tuple[Search, ...]
     folds: int
     class_weight: str | None
+    seed: int
+    photos: int
     seconds: float
 
     @property
@@ -131,6 +133,7 @@ class FittedSvm:
             "c": self.c,
             "gamma": self.gamma,
             "class_weight": self.class_weight,
+            "photos": self.photos,
             "folds": self.folds,
             "criterion": "balanced accuracy" if self.class_weight else "accuracy",
             "accuracy_by_c": _by_text(self.accuracy_by_c),
@@ -167,9 +170,24 @@ def fit(
         if len(searches) == 2 and _beats(searches[1], searches[0], folds):
             searches.reverse()
         chosen = searches[0]
-        pipeline = make_pipeline(Normalizer(), _estimator(chosen.kernel, chosen.c, chosen.gamma, class_weight, seed))
-        pipeline.fit(descriptors, labels)
-    return FittedSvm(pipeline, tuple(searches), _count_folds(labels), class_weight, time.perf_counter() - started)
+        pipeline = _fitted(chosen, class_weight, seed, descriptors, labels)
+    seconds = time.perf_counter() - started
+    return FittedSvm(pipeline, tuple(searches), _count_folds(labels), class_weight, seed, len(labels), seconds)
+
+
+def fit_again(chosen: FittedSvm, descriptors: Floats, labels: Labels) -> FittedSvm:
+    """Fit what was chosen, kernel, C and gamma, on other descriptors [N, length] and labels [N]."""
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline = _fitted(chosen.searches[0], chosen.class_weight, chosen.seed, descriptors, labels)
+    seconds = chosen.seconds + time.perf_counter() - started
+    return replace(chosen, pipeline=pipeline, photos=len(labels), seconds=seconds)
+
+
+def _fitted(chosen: Search, class_weight: str | None, seed: int, descriptors: Floats, labels: Labels) -> Pipeline:
+    pipeline = make_pipeline(Normalizer(), _estimator(chosen.kernel, chosen.c, chosen.gamma, class_weight, seed))
+    return pipeline.fit(descriptors, labels)
 
 
 class _Folds:

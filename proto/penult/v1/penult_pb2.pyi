@@ -785,12 +785,15 @@ class Preprocess(_message.Message):
     INTERPOLATION_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
+    FIT_FIELD_NUMBER: _builtins.int
     resize: _builtins.int
-    """The shorter side is brought to this many pixels,"""
+    """The shorter side is brought to this many pixels (both sides, where fit is stretch),"""
     crop: _builtins.int
     """then the middle square of this many pixels is cut out."""
     interpolation: _builtins.str
     """bilinear or bicubic, antialiased."""
+    fit: _builtins.str
+    """crop: what lies outside of the middle square is not seen; stretch: the whole photo is, squeezed to a square."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per channel (red, green, blue), on values scaled to 0..1; inside the network's graph."""
@@ -805,10 +808,11 @@ class Preprocess(_message.Message):
         interpolation: _builtins.str = ...,
         mean: _abc.Iterable[_builtins.float] | None = ...,
         std: _abc.Iterable[_builtins.float] | None = ...,
+        fit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "interpolation", b"interpolation", "mean", b"mean", "resize", b"resize", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "fit", b"fit", "interpolation", b"interpolation", "mean", b"mean", "resize", b"resize", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penult.bundle.errors import BundleError
-from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess
+from penult.bundle.preprocess import CROP, PREPROCESS_VERSION, Preprocess
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -137,14 +137,14 @@ class Manifest:
         """
         decisive = {
             "model": self.files[MODEL_NAME].sha256,
-            "preprocess": asdict(self.preprocess),
+            "preprocess": self.preprocess.as_json(),
             "preprocess_version": PREPROCESS_VERSION,
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
         """Return the file's bytes."""
-        values = asdict(self) | {"fingerprint": self.fingerprint}
+        values = asdict(self) | {"preprocess": self.preprocess.as_json(), "fingerprint": self.fingerprint}
         for field_name, name in _STATED.items():
             if (stated := values.pop(field_name)) is not None:
                 values[name] = stated
@@ -184,7 +184,12 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "classes": tuple(values["classes"]),
         "preprocess": Preprocess(
-            spec["resize"], spec["crop"], spec["interpolation"], tuple(spec["mean"]), tuple(spec["std"])
+            spec["resize"],
+            spec["crop"],
+            spec["interpolation"],
+            tuple(spec["mean"]),
+            tuple(spec["std"]),
+            spec.get("fit", CROP),
         ),
         "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
         "stated_scorers": tuple(values["scorers"]) if "scorers" in values else None,

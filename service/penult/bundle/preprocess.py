@@ -11,7 +11,7 @@ by less than half a grey level on average.
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ PREPROCESS_VERSION = 2
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 INTERPOLATIONS = tuple(_FILTERS)
+CROP, STRETCH = "crop", "stretch"
+FITS = (CROP, STRETCH)
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,9 +62,9 @@ _STRIP_PIXELS = 1 << 20
 class Preprocess:
     """The values that turn a photo into the network's input, as they stand in the manifest.
 
-    The shorter side is brought to `resize` pixels, the middle square of `crop` pixels is cut out; `mean` and `std`
-    (red, green, blue; on values scaled to 0..1) are applied inside the graph. Raises ValueError on values that
-    cannot work.
+    The shorter side is brought to `resize` pixels, the middle square of `crop` pixels is cut out; where `fit` is
+    "stretch", both sides are brought to `resize`, so that nothing at the longer ends is lost. `mean` and `std` (red,
+    green, blue; on values scaled to 0..1) are applied inside the graph. Raises ValueError on values that cannot work.
     """
 
     resize: int = 256
@@ -70,6 +72,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fit: str = CROP
 
     def __post_init__(self) -> None:
         """Check the values once, so that nobody needs to later."""
@@ -78,6 +81,8 @@ class Preprocess:
             raise ValueError(f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= 4096")
         if self.interpolation not in _FILTERS:
             raise ValueError(f"preprocess: interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
+        if self.fit not in FITS:
+            raise ValueError(f"preprocess: fit {self.fit!r} is not one of {', '.join(FITS)}")
         numbers = (*self.mean, *self.std)
         if (
             len(self.mean) != 3
@@ -89,9 +94,16 @@ class Preprocess:
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after resizing, rounded as torchvision's Resize does."""
+        if self.fit == STRETCH:
+            return self.resize, self.resize
         short, long = min(width, height), max(width, height)
         resized_long = max(self.resize, int(self.resize * long / short))
         return (self.resize, resized_long) if width <= height else (resized_long, self.resize)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values. The usual fit is left out: older readers, and fingerprints of before, know none."""
+        values = asdict(self)
+        return values if self.fit != CROP else {name: value for name, value in values.items() if name != "fit"}
 
 
 class Reduced(NamedTuple):

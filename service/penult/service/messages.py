@@ -182,7 +182,12 @@ def model_told(model: ServedModel) -> pb.Model:
         architecture=model.manifest.architecture,
         classes=model.manifest.classes,
         preprocess=pb.Preprocess(
-            resize=spec.resize, crop=spec.crop, interpolation=spec.interpolation, mean=spec.mean, std=spec.std
+            resize=spec.resize,
+            crop=spec.crop,
+            interpolation=spec.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+            fit=spec.fit,
         ),
         descriptor_length=model.manifest.descriptor_length,
         scorers=[SCORER_NUMBERS[scorer] for scorer in model.scorers],
