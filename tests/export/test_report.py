@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
+from penult.bundle.preprocess import Preprocess
 from penult.export.data import Photo, Splits
 from penult.export.report import command, predictions_csv, report_files
 from penult.export.settings import FREEZE_ALL, TrainSettings
@@ -134,6 +135,17 @@ def test_one_scorer_is_enough(evidence: Callable, scorer: str):
     files = report_files(evidence(("cat", "dog"), scorers=(scorer,)))
     assert f"report/confusion_{scorer}.png" in files
     assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
+
+
+@pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"mirror": True}}])
+def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
+    """A new SVM on a bundle whose record lacks options that came later has a card; what it has is told."""
+    made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
+    preprocess = Preprocess(32, 32, fit="stretch") if training else Preprocess(48, 32)
+    made = replace(made, manifest=replace(made.manifest, training=training, preprocess=preprocess))
+    card = report_files(made)["MODEL_CARD.md"].decode()
+    assert f"Input: {'both sides to 32' if training else 'shorter side to 48'}, middle 32 x 32" in card
+    assert ("mirror image" in card) == bool(training.get("settings"))
 
 
 def test_a_new_svm_alone_has_a_report(evidence: Callable):
