@@ -31,8 +31,8 @@ def photo(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
 def topdown(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
     """As photo, then turned by 0 to 3 quarters: for things seen from above, which may lie any way round.
 
-    Every photo then stands for eight. On TrashNet (1,768 photos of things on a board) that alone was worth two to three
-    points of accuracy, where stronger regularisation was worth none (bench/RESULTS.md).
+    Every photo then stands for eight. On TrashNet (1,768 photos of things on a board) that alone was worth one to three
+    points of validation accuracy, where stronger regularisation was worth none (bench/RESULTS.md).
     """
     return np.rot90(photo(image, spec, rng), rng.randrange(4))
 
