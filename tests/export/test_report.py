@@ -137,7 +137,7 @@ def test_one_scorer_is_enough(evidence: Callable, scorer: str):
     assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
 
 
-@pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"mirror": True}}])
+@pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"views": 2}}])
 def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
     """A new SVM on a bundle whose record lacks options that came later has a card; what it has is told."""
     made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
@@ -145,7 +145,7 @@ def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
     made = replace(made, manifest=replace(made.manifest, training=training, preprocess=preprocess))
     card = report_files(made)["MODEL_CARD.md"].decode()
     assert f"Input: {'both sides to 32' if training else 'shorter side to 48'}, middle 32 x 32" in card
-    assert ("mirror image" in card) == bool(training.get("settings"))
+    assert ("in 2 views: as it is, mirrored." in card) == bool(training.get("settings"))
 
 
 def test_a_new_svm_alone_has_a_report(evidence: Callable):

@@ -103,19 +103,17 @@ class PenultNet(nn.Module):
     `descriptor_length` is what the body gives and the head reads; `whitening` maps what leaves, once it is learnt.
     """
 
-    def __init__(
-        self, body: nn.Module, descriptor_length: int, classes: int, dropout: float, is_mirrored: bool = False
-    ) -> None:
+    def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float, views: int = 1) -> None:
         """Put a new head (dropout, then dense) on a body that ends in `descriptor_length` numbers.
 
-        Where `is_mirrored`, what is served looks at each photo twice, as it is and mirrored.
+        What is served looks at each photo in so many `views`: 1, 2, 4 or 8, as look() has them.
         """
         super().__init__()
         self.rows = Rows()
         self.body = body
         _replace_dropout(body, dropout, self.rows)
         self.head = nn.Sequential(BatchDropout(dropout, self.rows), nn.Linear(descriptor_length, classes))
-        self.descriptor_length, self.classes, self.is_mirrored = descriptor_length, classes, is_mirrored
+        self.descriptor_length, self.classes, self.views = descriptor_length, classes, views
         self.whitening: nn.Module = nn.Identity()
         self._frozen: list[nn.Module] = []
 
@@ -127,13 +125,13 @@ class PenultNet(nn.Module):
     def describe(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the raw descriptors, float [N, length], of normalised pixels, float [N, 3, H, W].
 
-        In eval mode that may be the mean of a photo's and its mirror image's (Krizhevsky et al. 2012, section 4.1, who
-        averaged over such views); while learning it is that of one view, since mirror images are learnt from anyway.
+        In eval mode they are means over views of each photo (Krizhevsky et al. 2012, section 4.1, averaged over such);
+        while learning each is that of one view, since the others are learnt from anyway.
         """
-        if self.training or not self.is_mirrored:
+        if self.training or self.views == 1:
             return cast("torch.Tensor", self.body(pixels))
-        both = self.body(torch.cat([pixels, pixels.flip(3)]))
-        return cast("torch.Tensor", both.view(2, -1, self.descriptor_length).mean(0))
+        seen = self.body(look(pixels, self.views))
+        return cast("torch.Tensor", seen.view(self.views, -1, self.descriptor_length).mean(0))
 
     def freeze(self, modules: list[nn.Module]) -> None:
         """Freeze these modules of the body, and no others."""
@@ -148,6 +146,21 @@ class PenultNet(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+
+def look(pixels: torch.Tensor, views: int) -> torch.Tensor:
+    """Return square photos, [N, 3, S, S], in 2, 4 or 8 views, [views x N, 3, S, S].
+
+    As they are and mirrored; from 4 on those turned by a quarter too; 8 are all ways a photo can lie.
+    """
+    seen = [pixels]
+    if views >= 2:
+        seen += [view.flip(3) for view in seen]
+    if views >= 8:
+        seen += [view.flip(2) for view in seen]
+    if views >= 4:
+        seen += [view.transpose(2, 3) for view in seen]
+    return torch.cat(seen)
 
 
 def build(architecture: Architecture, settings: TrainSettings, classes: int) -> PenultNet:
@@ -165,7 +178,7 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     with torch.no_grad():
         length = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
-    return PenultNet(body, length, classes, dropout, settings.mirror)
+    return PenultNet(body, length, classes, dropout, settings.views)
 
 
 def copy_weights(net: nn.Module) -> Weights:

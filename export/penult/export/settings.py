@@ -29,6 +29,7 @@ _RANGES = (
 )
 # As penult.bundle.preprocess has them, which takes longer to import.
 CROP, STRETCH = FITS = ("crop", "stretch")
+VIEWS = (1, 2, 4, 8)
 AUGMENTATIONS = ("photo", "topdown", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
 BALANCED = "balanced"
@@ -80,7 +81,7 @@ class TrainSettings:
     crop: int = 0
     resize: int = 0
     train_crop: int = 0
-    mirror: bool = False
+    views: int = 1
     cache_mb: int = 2048
     save_weights: Path | None = None
     tensorboard: Path | None = None
@@ -109,11 +110,7 @@ class TrainSettings:
         self._check_schedule()
         if self.int8:
             check_int8(self.arch)
-        if self.mirror and self.augment == "gentle":
-            raise SettingsError(
-                "MIRROR",
-                "--mirror shows the network mirror images, which --augment gentle keeps from it; leave one out",
-            )
+        self._check_views()
         for option in ("int8", "whiten"):
             if getattr(self, option) and self.sweep != "no":
                 raise SettingsError(
@@ -121,6 +118,19 @@ class TrainSettings:
                 )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
+
+    def _check_views(self) -> None:
+        """Refuse to serve views of a photo that the network is kept from learning."""
+        if self.views not in VIEWS:
+            raise SettingsError("VIEWS", f"--views {self.views} must be one of {', '.join(map(str, VIEWS))}")
+        if self.views > 1 and self.augment == "gentle":
+            raise SettingsError(
+                "VIEWS", "--views shows the network mirror images, which --augment gentle keeps from it; leave one out"
+            )
+        if self.views > 2 and self.augment != "topdown":
+            raise SettingsError(
+                "VIEWS", f"--views {self.views} turns photos, which only --augment topdown learns from; add it"
+            )
 
     def _check_schedule(self) -> None:
         """Refuse a schedule whose parts work against each other."""
@@ -248,8 +258,9 @@ def _add_photos(split: Any, default: dict[str, Any]) -> None:
         help="side of the crops learnt from: 176 instead of 224 learns 1.6 times faster (0: as in serving)",
     )  # fmt: skip
     split.add_argument(
-        "--mirror", action="store_true",
-        help="serve the mean descriptor of each photo and its mirror image: up to a point better, at twice the cost",
+        "--views", type=int, choices=VIEWS, default=default["views"],
+        help="serve the mean descriptor of so many views of each photo: 2 with its mirror image, 4 and 8 turned too; a "
+        "point better or so, at so many times the cost (%(default)s)",
     )  # fmt: skip
     split.add_argument(
         "--cache-mb", type=int, default=default["cache_mb"], help="memory for decoded photos, MiB (%(default)s)"
