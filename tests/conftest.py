@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ import penult.export  # noqa: F401 - sets how OpenMP waits, before a test import
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 READY_TIMEOUT_S = 60
+# Started in the background of a script, this process ignores Ctrl-C, and so would all those that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
