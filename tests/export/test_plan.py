@@ -69,7 +69,8 @@ def test_a_frozen_network_has_no_epochs_of_its_own(settings: Settings, few_digit
     ("changes", "sentence"),
     [({"crop": 40, "resize": 48}, "40 x 40 pixels from the middle of a photo whose shorter side is 48"),
      ({"crop": 40, "resize": 48, "fit": "stretch"}, "40 x 40 pixels from the middle of a photo whose both sides are 48"),
-     ({"crop": 48, "fit": "stretch"}, "48 x 48 pixels of the whole photo, squeezed to a square")],
+     ({"crop": 48, "fit": "stretch"}, "48 x 48 pixels of the whole photo, squeezed to a square"),
+     ({"crop": 48, "views": 2, "augment": "photo"}, "side is 48; serving looks at 2 views of it, at 2 times the cost")],
 )  # fmt: skip
 def test_the_input_is_said(settings: Settings, few_digits: Path, changes: dict[str, Any], sentence: str):
     """The plan names the sizes that the run would use, and how much of a photo is seen."""
@@ -229,7 +230,7 @@ def test_many_classes_are_cut_short():
     """A thousand classes do not fill the screen; the totals are those of all."""
     planned = plan.Plan(
         "resnet18", "imagenet", "cpu", "models/x/1", tuple(f"c{n}" for n in range(1000)),
-        dict.fromkeys(("train", "val", "test"), (1,) * 1000), (), (), (), 256, 224, "crop", 512, 40, 30, 32, 32, 1, 1, 1, 1,
+        dict.fromkeys(("train", "val", "test"), (1,) * 1000), (), (), (), 256, 224, "crop", 1, 512, 40, 30, 32, 32, 1, 1, 1, 1,
         estimate.Seconds(1, 1, 1, 1), 1.0, 6000.0,
     )  # fmt: skip
     rows = [line.split() for line in plan.lines(planned)]

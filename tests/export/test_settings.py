@@ -19,6 +19,13 @@ def _parse(*options: str) -> TrainSettings:
     return from_arguments(parser.parse_args(list(options)))
 
 
+def test_views_reach_the_settings():
+    """--views is a number, and only those that there are."""
+    assert _parse("photos", "--views", "8", "--augment", "topdown").views == 8
+    with pytest.raises(SystemExit):
+        _parse("photos", "--views", "3", "--augment", "topdown")
+
+
 def test_fits_are_those_of_the_preprocessing():
     """The list that the command line knows without loading Pillow is the one that serving knows."""
     assert FITS == preprocess.FITS

@@ -58,6 +58,7 @@ class Plan:
     resize: int
     crop: int
     fit: str
+    views: int
     descriptor_length: int
     head_epochs: int
     epochs: int
@@ -108,6 +109,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         resize=spec.resize,
         crop=spec.crop,
         fit=spec.fit,
+        views=settings.views,
         descriptor_length=settings.whiten or net.descriptor_length,
         head_epochs=0 if settings.starts_fresh else settings.head_epochs,
         epochs=settings.epochs if learns_whole else 0,
@@ -208,10 +210,11 @@ def _stage_table(plan: Plan) -> list[str]:
 
 
 def _input(plan: Plan) -> str:
+    cost = f"; serving looks at {plan.views} views of it, at {plan.views} times the cost" if plan.views > 1 else ""
     if plan.fit == STRETCH and plan.resize == plan.crop:
-        return f"{plan.crop} x {plan.crop} pixels of the whole photo, squeezed to a square"
+        return f"{plan.crop} x {plan.crop} pixels of the whole photo, squeezed to a square{cost}"
     brought = "both sides are" if plan.fit == STRETCH else "shorter side is"
-    return f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose {brought} {plan.resize}"
+    return f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose {brought} {plan.resize}{cost}"
 
 
 def _facts(plan: Plan) -> list[str]:
