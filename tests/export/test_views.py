@@ -1,5 +1,7 @@
 """--views: the served descriptor is the mean over ways in which a photo can lie, whatever becomes of the network."""
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,29 @@ def test_a_bundle_that_looks_twice(trained: Result, digits: Path, tmp_path: Path
     assert largest_difference(both, np.mean(views, axis=0)) < 1e-5
     assert "in 2 views" in (tmp_path / "twice" / "1" / "MODEL_CARD.md").read_text()
     assert "views" not in (tmp_path / "once" / "1" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize(("freeze", "alike"), [(0, True), (6, False)])
+def test_views_do_not_slow_learning(digits: Path, trained: Result, tmp_path: Path, freeze: int, alike: bool):
+    """Where convolutions learn, epochs are told apart by one view, so the same is learnt; else the head reads all."""
+    weights = trained.folder.parents[2] / "tiny5.pt"
+    settings = TrainSettings(
+        digits, tmp_path / "once", arch="tiny5", weights=str(weights), freeze=freeze, head_epochs=2, epochs=1,
+        svm="linear", augment="topdown", report_photos=False, save_weights=tmp_path / "once.pt",
+    )  # fmt: skip
+    other = replace(settings, out=tmp_path / "often", views=4, save_weights=tmp_path / "often.pt")
+    once, often = train(settings).folder, train(other).folder
+    learnt = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("once", "often")]
+    assert torch.equal(learnt[0]["head.1.weight"], learnt[1]["head.1.weight"]) == alike
+    assert (_losses(once) == _losses(often)) == alike
+    fingerprints = {read_bundle(folder.parent).manifest.fingerprint for folder in (once, often)}
+    assert len(fingerprints) == 2
+
+
+def _losses(folder: Path) -> list[str]:
+    """Return the rows of history.csv without how long they took."""
+    rows = csv.DictReader(io.StringIO((folder / "history.csv").read_text()))
+    return [str({key: value for key, value in row.items() if key != "seconds"}) for row in rows]
 
 
 @pytest.mark.parametrize(

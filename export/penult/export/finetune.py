@@ -8,6 +8,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +81,14 @@ class FineTuner:
             self.net.load_state_dict(checkpoint.state["net"])
         for number, run in enumerate(self._phases()):
             if not checkpoint.finished(number):
-                run(number, history, checkpoint)
+                with self._measuring():
+                    run(number, history, checkpoint)
         freeze_stages(self.net, self.architecture, self.settings.freeze)
         return history
+
+    def _measuring(self) -> AbstractContextManager[None]:
+        """Where the convolutions learn they run anew in every epoch: one view decides; else all views cost one pass."""
+        return self.net.looking_once() if self.settings.freeze < FREEZE_ALL else nullcontext()
 
     def _phases(self) -> list[Callable[[int, History, Checkpoint], None]]:
         phases: list[Callable[[int, History, Checkpoint], None]] = []
