@@ -48,6 +48,19 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run some Python in a process of its own: run_python("-c", code) or run_python("-m", "penult.cli", …)."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], env=os.environ | (env or {}), timeout=60,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train/ and test/ folders, half and half."""

@@ -17,17 +17,19 @@ MAY_IMPORT = {
     "penult.oip": set(),
     "penult.bundle": set(),
     "penult.lookup": {"penult.bundle"},
-    "penult.service": {"penult.v1", "penult.oip", "penult.bundle", "penult.lookup"},
+    "penult.service": {"penult.v1", "penult.oip", "penult.bundle", "penult.lookup", "penult.heap"},
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
     "penult.export": {"penult.bundle", "penult.drawing", "penult.lookup"},
     "penult.client": {"penult.v1"},
     "penult.drawing": set(),
+    "penult.heap": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
     "penult.bench": {"penult.v1", "penult.client", "penult.service", "penult.drawing"},
     "penult.cli": {
         "penult.v1",
         "penult.bundle",
         "penult.lookup",
+        "penult.heap",
         "penult.service",
         "penult.export",
         "penult.client",

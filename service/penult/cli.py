@@ -76,8 +76,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from penult.export.settings import from_arguments
+    from penult.heap import keep_all_blocks
 
     settings = from_arguments(arguments)
+    keep_all_blocks()  # every step takes and frees the same activations
     print("loading PyTorch", file=sys.stderr)
     if settings.dry_run:
         from penult.export.plan import show
@@ -255,8 +257,8 @@ def _token(arguments: argparse.Namespace) -> int:
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    # Products run on our threads: OpenBLAS's own would spin beside the model's runs, which took half of the CPU time.
-    # It reads this once, when NumPy is first imported, which the configuration does.
+    # OpenBLAS's threads would spin beside the model's runs, and took half of the CPU time. It reads this once, when
+    # NumPy is first imported, which the configuration does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from penult.service.config import add_arguments
 
@@ -375,11 +377,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "train": ("Fine-tune on a folder of labelled photos and publish a checked bundle.", _train_arguments, _train),
-    "svm": (
-        "Fit a new SVM on a model's descriptors, also for other classes, and publish it as the next version.",
-        _svm_arguments,
-        _svm,
-    ),
+    "svm": ("Fit a new SVM on a model's descriptors, also for other classes: its next version.", _svm_arguments, _svm),
     "quantize": (
         "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
         _quantize_arguments,

@@ -1,7 +1,6 @@
 """Helpers of the service's tests: channels, a small model whose faults can be chosen, photos with known defects."""
 
 import io
-import os
 import socket
 import struct
 import subprocess
@@ -98,19 +97,6 @@ def samples() -> Callable[[object], dict[tuple, float]]:
         }
 
     return read
-
-
-@pytest.fixture
-def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run some Python in a process of its own: run_python("-c", code) or run_python("-m", "penult.cli", …)."""
-
-    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments], env=os.environ | (env or {}), timeout=60,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    return run
 
 
 @pytest.fixture

@@ -288,3 +288,23 @@ def test_a_reader_that_leaves_early_gets_no_traceback(server, photo_paths):
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) == 0
+
+
+def test_products_run_on_one_thread(run_python):
+    """OpenBLAS is told before NumPy comes in: its threads would spin beside the model's."""
+    code = """
+import os, sys, types
+os.environ.pop("OPENBLAS_NUM_THREADS", None)
+from penult import cli
+
+def serve(config):
+    import numpy, threadpoolctl
+    print([pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"])
+    return 0
+
+server = sys.modules["penult.service.server"] = types.ModuleType("server")
+server.serve = serve
+cli.main(["serve", "--models", "."])
+"""
+    result = run_python("-c", code)
+    assert result.stdout == "[1]\n", result.stderr

@@ -26,7 +26,7 @@ from penult.service.front import READY, STOP, VARIABLE
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
 from penult.service.logs import start_log, switch_level
-from penult.service.memory import allow_open_files
+from penult.service.open_files import allow_open_files
 from penult.service.status import Status
 from penult.service.status_page import page_routes
 

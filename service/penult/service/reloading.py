@@ -22,7 +22,7 @@ from typing import Any
 from penult.bundle.errors import BundleError, PenultError
 from penult.bundle.reader import Bundle, read_bundle, read_signed_manifest
 from penult.bundle.signature import ANYBODY, Trust
-from penult.service import memory
+from penult.heap import give_back
 from penult.service.config import ConfigError
 from penult.service.errors import ModelRefused, NotFound
 from penult.service.folders import Look, Stamp, look, stamp
@@ -290,7 +290,7 @@ class Reloader:
         await drained
         del drained
         log.info("%s version %d is no longer served; drained in %.1f s", name, version, time.perf_counter() - started)
-        await self._on_loader(memory.give_back)
+        await self._on_loader(give_back)
 
     async def _on_loader(self, act: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._loader, act, *arguments)

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
+from penult.heap import keep_freed_blocks
 from penult.oip import grpc_service_pb2_grpc
 from penult.service.config import ServeConfig, port_in_use
 from penult.service.doors import Doors, follow
@@ -27,11 +28,11 @@ from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
 from penult.service.logs import AccessLog, start_log
 from penult.service.lookups import Lookups
-from penult.service.memory import allow_open_files, keep_freed_blocks
 from penult.service.metrics import Metrics
 from penult.service.oip import SERVICE_NAME as OIP_NAME
 from penult.service.oip import OipServicer
 from penult.service.oip_http import OipRoutes
+from penult.service.open_files import allow_open_files
 from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.recovery import Recovery
 from penult.service.reloading import Reloader
