@@ -17,8 +17,8 @@ Each choice was measured on resnet18, 224 pixels, one thread of an AVX2 EPYC, CP
 
 Of the 21.6 ms, 20.5 are spent inside the integer convolutions: without VNNI, nothing around them can bring much more
 than this factor of 1.9. Quantising residual additions and pooling with the convolutions spared 1.3 ms of conversions;
-cutting the picture into 2 x 2 blocks before the first convolution spared nothing. With VNNI (an EPYC with AVX-512) it is
-5.2 instead of 16.7 ms: a factor of 3.2 there.
+cutting the picture into 2 x 2 blocks before the first convolution spared nothing. With VNNI, on an
+EPYC with AVX-512, it is 5.2 instead of 16.7 ms: a factor of 3.2.
 """
 
 import tempfile
