@@ -148,6 +148,15 @@ def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
     assert ("in 2 views: as it is, mirrored." in card) == bool(training.get("settings"))
 
 
+@pytest.mark.parametrize("views", [1, 4])
+def test_curves_of_one_view_say_so(evidence: Callable, views: int):
+    """Where photos are served in several views, the curves are of one, and the page tells."""
+    made = evidence(("cat", "dog"))
+    training = {"settings": made.manifest.training["settings"] | {"views": views}}
+    page = report_files(replace(made, manifest=replace(made.manifest, training=training)))["report/index.html"].decode()
+    assert ("everything else here on 4 views" in page) == (views == 4)
+
+
 def test_a_new_svm_alone_has_a_report(evidence: Callable):
     """Where no network learnt, there are no curves, filters or verdict, and nothing else is missing."""
     made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
