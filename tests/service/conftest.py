@@ -1,5 +1,6 @@
 """Helpers of the service's tests: channels, a small model whose faults can be chosen, photos with known defects."""
 
+import functools
 import io
 import socket
 import struct
@@ -32,8 +33,8 @@ from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
 SIDE = 8
-# Matrix products of this size take about 0.1 s on one core.
-WORK_SIDE = 1600
+# How long a unit of `work` takes about, and the side of matrices whose product takes so long on a slow core.
+_WORK_S, _WORK_SIDE = 0.1, 1600
 
 
 class Launched(NamedTuple):
@@ -281,7 +282,7 @@ def publish_brightness(encode) -> Callable[..., Path]:
     def make(root: Path, name: str = "light", *, work: int = 0, nan_at_white: bool = False, most_images: int = 0,
              fails_at_white: bool = False, files: dict[str, bytes] | None = None, goldens: dict[str, object] | None = None,
              classes: tuple[str, str] = ("dark", "bright")) -> Path:  # fmt: skip
-        network = _brightness(work, nan_at_white, most_images, fails_at_white)
+        network = _brightness(work, nan_at_white, most_images, fails_at_white, work_side() if work else _WORK_SIDE)
         spec = Preprocess(resize=SIDE, crop=SIDE)
         images = (encode(20), encode(230))
         crops = np.stack([crop_encoded(image, spec) for image in images])
@@ -298,10 +299,24 @@ def publish_brightness(encode) -> Callable[..., Path]:
     return make
 
 
-def _brightness(work: int, nan_at_white: bool, most_images: int, fails_at_white: bool) -> bytes:
+@functools.cache
+def work_side() -> int:
+    """Return the side of matrices whose product takes one core of this machine about 0.1 s: some take a third of it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = ort.InferenceSession(_brightness(4, False, 0, False, _WORK_SIDE), options)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        session.run(["logits"], {"pixels": np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8)})
+        seconds.append((time.perf_counter() - started) / 4)
+    return int(_WORK_SIDE * max(1.0, _WORK_S / min(seconds)) ** (1 / 3))
+
+
+def _brightness(work: int, nan_at_white: bool, most_images: int, fails_at_white: bool, side: int) -> bytes:
     """Build the network: the plain logits, plus zeros that are slow, not finite or out of range where that is asked."""
     steps = f"""
-        square = Constant<value_ints = [{WORK_SIDE}, {WORK_SIDE}]>()
+        square = Constant<value_ints = [{side}, {side}]>()
         sides = Constant<value_ints = [1, 2]>()
         both = Constant<value_ints = [0, 1]>()
         last = Constant<value_ints = [1]>()
@@ -334,7 +349,7 @@ def _brightness(work: int, nan_at_white: bool, most_images: int, fails_at_white:
         <ir_version: 10, opset_import: ["" : 18]>
         brightness (uint8[N,{SIDE},{SIDE},3] pixels) => (float[N,2] logits, float[N,3] descriptor)
         <float[3,2] weights = {{-4, 4, -4, 4, -4, 4}}, float[2] bias = {{6, -6}}, float scale = {{{1 / 255}}},
-         float one = {{1}}, float zero = {{0}}, float shrink = {{{1 / WORK_SIDE}}}>
+         float one = {{1}}, float zero = {{0}}, float shrink = {{{1 / side}}}>
         {{ {steps}
            logits = Sum({", ".join(extras)}) }}""")
     return model.SerializeToString()
