@@ -377,7 +377,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "train": ("Fine-tune on a folder of labelled photos and publish a checked bundle.", _train_arguments, _train),
-    "svm": ("Fit a new SVM on a model's descriptors, also for other classes: its next version.", _svm_arguments, _svm),
+    "svm": ("Fit a new SVM, for the same classes or others, as a model's next version.", _svm_arguments, _svm),
     "quantize": (
         "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
         _quantize_arguments,
