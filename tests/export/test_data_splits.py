@@ -83,6 +83,31 @@ def test_a_new_test_photo_leaves_other_classes_split_as_they_were(
         assert dogs[0] == dogs[1]
 
 
+def test_more_photos_leave_learnt_ones_where_they_were(
+    settings: Settings, folder: Path, photo_bytes: Callable[[int], bytes]
+):
+    """With a tenth more photos, hardly one that was learnt from is validated or tested with, whatever the seed."""
+    before = [load_splits(settings(seed=seed)) for seed in range(10)]
+    for number in range(4):
+        (folder / "cat" / f"new{number}.png").write_bytes(photo_bytes(999_000 + number))
+    after = [load_splits(settings(seed=seed)) for seed in range(10)]
+    moved = [len(_paths(old, "train") - _paths(new, "train")) for old, new in zip(before, after, strict=True)]
+    # Each part grows by one photo at most, and what it takes may have been learnt from.
+    assert max(moved) <= 2
+    grown = [len(_paths(new, "train")) for new in after]
+    assert len(set(grown)) == 1
+
+
+def test_another_class_leaves_the_others_split_as_they_were(settings: Settings, folder: Path, make_photos: Photos):
+    """A class whose name comes first moves every label and not one photo."""
+    before = load_splits(settings())
+    make_photos(folder, {"ant": 10}, seed=7)
+    after = load_splits(settings())
+    assert after.classes[0] == "ant"
+    for part in _PARTS:
+        assert {path for path in _paths(after, part) if path.parent.name != "ant"} == _paths(before, part)
+
+
 def test_given_folders_are_used_as_they_are(settings: Settings, make_photos: Photos, tmp_path: Path):
     """DATA/train, DATA/val and DATA/test are the parts, nothing is drawn, and options' fractions do not matter."""
     for seed, (part, count) in enumerate(zip(_PARTS, (9, 3, 2), strict=True)):
