@@ -137,6 +137,7 @@ def test_a_split_may_lack_a_class(settings: Settings, make_photos: Photos, tmp_p
     make_photos(tmp_path / "photos" / "test", {"eel": 2}, seed=1)
     splits = load_splits(settings())
     assert [splits.classes[photo.label] for photo in splits.test] == ["eel", "eel"]
+    assert "no test photo of 2 classes, so nothing is measured of them: cat, dog" in splits.notes
 
 
 @pytest.mark.parametrize("option", ["0", "1", "-0.1", "1.5", "nan", "inf", "absent/folder", ""])

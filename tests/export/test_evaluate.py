@@ -80,11 +80,21 @@ def test_figures_of_a_known_case():
 
 
 def test_a_class_without_photos_has_figures_too():
-    """A class that the split lacks counts as a recall of 0, without a warning, and the result is plain JSON."""
+    """A class that the split lacks has no recall and costs the others nothing; the result is plain JSON."""
     scores = np.eye(3, dtype=np.float32)[[0, 1, 1]]
     found = evaluate(scores, np.array([0, 1, 1]), ("cat", "dog", "eel"), 1.0)
-    assert found["recall"]["eel"] == found["precision"]["eel"] == found["photos_by_class"]["eel"] == 0
+    assert found["recall"] == found["precision"] == {"cat": 1.0, "dog": 1.0, "eel": None}
+    assert found["photos_by_class"]["eel"] == 0
+    assert found["macro_f1"] == 1.0
     assert json.loads(json.dumps(found)) == found
+
+
+def test_an_absent_class_that_is_answered_counts():
+    """Answers with a class that no photo has are wrong: its F1 of 0 goes into the mean, its precision is 0."""
+    scores = np.eye(3, dtype=np.float32)[[0, 1, 2]]
+    found = evaluate(scores, np.array([0, 1, 1]), ("cat", "dog", "eel"), 1.0)
+    assert (found["recall"]["eel"], found["precision"]["eel"]) == (None, 0.0)
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
 def test_certain_answers_have_a_finite_loss():

@@ -214,6 +214,28 @@ def test_classes_with_few_photos_are_marked(evidence: Callable):
     assert "| cat | 10 | 10 | 10 |" in files["MODEL_CARD.md"].decode()
 
 
+def test_a_class_without_test_photos_has_a_dash(evidence: Callable):
+    """Where the test photos lack a class, its figures are left open in page and card."""
+    made = evidence(("cat", "dog"))
+    for figures in made.metrics["test"].values():
+        figures["recall"]["dog"] = figures["precision"]["dog"] = None
+    files = report_files(made)
+    assert "<td>–</td><td>–</td>" in files["report/index.html"].decode()
+    assert "| dog | 10 (few) | – | – |" in files["MODEL_CARD.md"].decode()
+
+
+@pytest.mark.parametrize("has_learnt", [True, False], ids=["training", "refit"])
+def test_test_photos_that_may_have_been_learnt_from_are_told(evidence: Callable, has_learnt: bool):
+    """That the test photos decided nothing is said where the network's own split was used, and only there."""
+    made = evidence(("cat", "dog"))
+    learnt_from = made.splits.sha256 if has_learnt else "0" * 64
+    training = made.manifest.training | {"data_sha256": learnt_from}
+    files = report_files(replace(made, manifest=replace(made.manifest, training=training)))
+    page, card = (files[name].decode() for name in ("report/index.html", "MODEL_CARD.md"))
+    assert ("the test photos decided nothing" in page) == ("test photos, which decided nothing:" in card) == has_learnt
+    assert ("may have learnt from some" in page) == ("may have learnt from some" in card) == (not has_learnt)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({}, ""), ({"freeze": FREEZE_ALL, "weights": "/home/me/my net.pth"}, "--weights 'my net.pth' --freeze all"),

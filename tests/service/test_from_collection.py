@@ -76,11 +76,20 @@ def test_with_the_networks_own_classes_the_dense_head_stays(shop, digits):
     client.put_items(
         "seen", [NewItem(f"{path.parent.name}/{path.name}", path, label=path.parent.name) for path in more]
     )
+    before = read_bundle(folder).manifest
     assert cli.main(["svm", str(folder), "--from-collection", "seen"]) == 0
     manifest = read_bundle(folder).manifest
     assert manifest.classes == tuple("0123456789")
     assert set(manifest.scorers) == {"dense", "svm"}
     assert json.loads((folder / "2" / "metrics.json").read_text())["train"]["dense"]["accuracy"] > 0.97
+    # These items were learnt from: what they say of the head is not to be trusted.
+    assert manifest.temperatures["dense"] == before.temperatures["dense"]
+    assert manifest.temperatures["svm"] != before.temperatures["svm"]
+    assert manifest.default_scorer == before.default_scorer
+    page = (folder / "2" / "report" / "index.html").read_text()
+    assert "decided nothing" not in page
+    assert "The default scorer is that of version 1." in page
+    assert "the network may have learnt from some of these items" in page
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,14 @@ def measure(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Calibrate and choose the scorer on validation photos, then measure each scorer on every split.
 
-    `scores` is [N, classes] by split and scorer, `labels` [N] by split.
+    `scores` is [N, classes] by split and scorer, `labels` [N] by split. Temperatures that the draft holds were found on
+    photos that were new to the network; they stay, and so does its default scorer.
     """
-    temperatures = {name: fit_temperature(values, labels["val"]) for name, values in scores["val"].items()}
+    known = draft.temperatures
+    temperatures = {
+        name: known[name] if name in known else fit_temperature(values, labels["val"])
+        for name, values in scores["val"].items()
+    }
     metrics: dict[str, Any] = {
         part: {
             name: evaluate(values, labels[part], splits.classes, temperatures[name])
@@ -88,7 +93,8 @@ def measure(
         for part in ("test", "val", "train")
     }
     # Where both are equally good it is the first, the dense head: it costs nothing.
-    default = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
+    best = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
+    default = draft.default_scorer if known else best
     if len(scores["val"]) > 1:
         metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
     metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}

@@ -90,6 +90,7 @@ def load_splits(settings: TrainSettings) -> Splits:
             parts["train"], fractions[part], f"{settings.seed} {part}", _FEWEST_LEARNT_FROM + later
         )
         notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {settings.seed})")
+    _note_absent(classes, parts, notes)
     copies = _copies(settings.data, parts, notes)
     train, val, test = (tuple(parts[part]) for part in PARTS)
     return Splits(classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies))
@@ -192,6 +193,14 @@ def _check_enough(classes: Sequence[str], photos: Sequence[Photo]) -> None:
                 f"class {name!r} has {readable[label]} readable photos{different}; at least {FEWEST_PER_CLASS} are "
                 "needed, and some tens are better",
             )
+
+
+def _note_absent(classes: Sequence[str], parts: Mapping[str, Sequence[Photo]], notes: list[str]) -> None:
+    """Note the classes of which nothing can be said, where a given folder lacks them."""
+    for part in ("val", "test"):
+        present = {photo.label for photo in parts[part]}
+        if absent := [name for label, name in enumerate(classes) if label not in present]:
+            notes.append(f"no {part} photo of {len(absent)} classes, so nothing is measured of them: {_some(absent)}")
 
 
 def _owners(photos: Iterable[Photo]) -> dict[str, int]:

@@ -21,8 +21,13 @@ _SIGNIFICANCE = 0.05
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
-    """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json."""
+    """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json.
+
+    A class without photos has no recall, one that was never answered no precision (None). Macro-F1 is the mean over
+    classes that occur as either, as scikit-learn has it: the others would count as failures.
+    """
     predicted, every = scores.argmax(axis=1), list(range(len(classes)))
+    answers = np.bincount(predicted, minlength=len(classes))
     accuracy = float(accuracy_score(labels, predicted))
     precision, recall, f1, photos = precision_recall_fscore_support(
         labels, predicted, labels=every, average=None, zero_division=0
@@ -32,10 +37,10 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
         "photos": len(labels),
         "accuracy": accuracy,
         "accuracy_95": list(wilson(accuracy, len(labels))),
-        "macro_f1": float(np.mean(f1)),
+        "macro_f1": float(np.mean(f1[photos + answers > 0])),
         "log_loss": float(log_loss(labels, probabilities, labels=every)),
-        "recall": _by_class(classes, recall),
-        "precision": _by_class(classes, precision),
+        "recall": _by_class(classes, recall, photos),
+        "precision": _by_class(classes, precision, answers),
         "photos_by_class": {name: int(count) for name, count in zip(classes, photos, strict=True)},
         "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
     } | calibration(probabilities, labels)
@@ -93,8 +98,11 @@ def _sentence(only_dense: int, only_svm: int, p_value: float) -> str:
     )
 
 
-def _by_class(classes: tuple[str, ...], values: NDArray[np.floating]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(classes, values, strict=True)}
+def _by_class(
+    classes: tuple[str, ...], shares: NDArray[np.floating], counts: NDArray[np.integer]
+) -> dict[str, float | None]:
+    """Return the share of every class; None where it is one of no photos."""
+    return {name: float(share) if n else None for name, share, n in zip(classes, shares, counts, strict=True)}
 
 
 def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:

@@ -35,7 +35,7 @@ _TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _TEMPLATES.filters |= {
-    "percent": lambda share: f"{100 * share:.1f} %",
+    "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
     "scorer": lambda name: SCORER_NAMES.get(name, name),
     "cell": lambda text: str(text).replace("|", "\\|"),
 }
@@ -100,6 +100,7 @@ def _values(evidence: Evidence) -> dict[str, Any]:
         "manifest": evidence.manifest,
         "why_silent": evidence.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
         "splits": evidence.splits,
+        "tested_anew": evidence.splits.sha256 == evidence.manifest.training.get("data_sha256"),
         "metrics": evidence.metrics,
         "default": test[evidence.manifest.default_scorer],
         "counts": [
