@@ -80,7 +80,9 @@ def test_unreadable_photos_do_not_count_as_photos(settings: Settings, make_photo
     folder = make_photos(tmp_path / "photos", {"cat": 20, "dog": 20})
     for path in (folder / "dog").iterdir():
         path.write_bytes(b"no photo")
-    assert _refused(settings())[0] == "DATA_FEW"
+    reason, message = _refused(settings())
+    assert reason == "DATA_FEW"
+    assert "0 readable photos and 20 that cannot be read, dog/000.png (IMAGE_UNKNOWN_FORMAT)" in message
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -93,6 +95,7 @@ def test_a_split_of_broken_photos_is_refused(settings: Settings, make_photos: Ph
     reason, message = _refused(settings())
     assert reason == "DATA_EMPTY"
     assert f"photos/{part} can be read" in message
+    assert f"{part}/cat/000.png (IMAGE_UNKNOWN_FORMAT)" in message
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,20 @@ def test_large_fractions_leave_photos_to_learn_from(
     for part, least in (("train", 2), ("val", 1), ("test", 1)):
         for label in (0, 1):
             assert sum(photo.label == label for photo in getattr(splits, part)) >= least, part
+
+
+@pytest.mark.parametrize("option", ["out", "val", "test"])
+def test_a_folder_among_the_classes_is_refused(settings: Settings, make_photos: Photos, tmp_path: Path, option: str):
+    """A model or a split below DATA would be a class of the next run; beside train/ they do no harm."""
+    make_photos(tmp_path / "photos", {"cat": 9, "dog": 9})
+    inside = tmp_path / "photos" / "models" / "pets"
+    inside.mkdir(parents=True)
+    reason, message = _refused(settings(**{option: inside if option == "out" else str(inside)}))
+    assert (reason, f"--{option} " in message) == ("DATA_INSIDE", True)
+    make_photos(tmp_path / "laid" / "train", {"cat": 9, "dog": 9})
+    make_photos(tmp_path / "laid" / "val", {"cat": 2, "dog": 2}, seed=1)
+    laid = settings(data=tmp_path / "laid", out=tmp_path / "laid" / "models" / "pets")
+    assert load_splits(laid).classes == ("cat", "dog")
 
 
 # -- names -------------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_links_to_nowhere_and_pipes_are_broken(root: Path, tmp_path: Path):
 
 
 def test_a_huge_file_is_not_read(root: Path):
-    """A file above the size that serving accepts is refused by its size: this one would not fit into memory."""
+    """A file above every photo's size is refused by its size: this one would not fit into memory."""
     with open(root / "cat" / "huge.jpg", "wb") as file:
         file.truncate(1 << 40)
     assert _check(root)["cat/huge.jpg"] == "IMAGE_TOO_MANY_BYTES"

@@ -19,6 +19,7 @@ from penult.bundle.scores import Floats
 from penult.export.data import Photo, Splits
 from penult.export.evaluate import compare, evaluate, fit_temperature
 from penult.export.evidence import Evidence
+from penult.export.photos import as_served
 from penult.export.report import predictions_csv, report_files
 from penult.export.runtime import ExportedModel
 from penult.export.svm import FittedSvm, fit_again
@@ -123,7 +124,7 @@ def make_goldens(
     clear = measured.logits if DENSE in manifest.scorers else fitted.scores(measured.descriptors)
     steady = steady_rows(measured.descriptors, fitted)
     rows = steady[goldens.choose(clear[steady], measured.labels[steady].tolist(), _GOLDENS)]
-    images = tuple(photos[row].read() for row in rows)
+    images = tuple(as_served(photos[row].read(), manifest.preprocess) for row in rows)
     crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
     logits, descriptor = exported.run(crops)
     return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from penult.bundle.preprocess import DEFAULT_LIMITS
 from penult.export import index
 from penult.export.errors import DataError
 from penult.export.settings import TrainSettings
@@ -84,7 +85,7 @@ def load_splits(settings: TrainSettings) -> Splits:
     notes: list[str] = []
     left_out: list[tuple[str, str]] = []
     parts = {part: _readable(settings.data, listing, notes, left_out) for part, listing in listings.items()}
-    _check_enough(classes, parts["train"])
+    _check_enough(classes, parts["train"], left_out)
     for later, part in zip(reversed(range(len(fractions))), fractions, strict=True):
         parts["train"], parts[part] = hold_out(
             parts["train"], fractions[part], f"{settings.seed} {part}", _FEWEST_LEARNT_FROM + later
@@ -112,7 +113,20 @@ def _sources(settings: TrainSettings) -> tuple[dict[str, Path], dict[str, float]
             folders[part] = data / part
         else:
             fractions[part] = _fraction(part, option)
+    _check_apart(settings.out, folders)
     return {part: folders[part] for part in PARTS if part in folders}, fractions
+
+
+def _check_apart(out: Path, folders: Mapping[str, Path]) -> None:
+    """Refuse folders that would be taken for a class of the photos among which they lie."""
+    root = folders["train"].resolve()
+    for option, folder in (("--out", out), ("--val", folders.get("val")), ("--test", folders.get("test"))):
+        if folder and folder.resolve().is_relative_to(root):
+            raise DataError(
+                "DATA_INSIDE",
+                f"{option} {folder} lies among the photos of {folders['train']}, where it would be taken for a class; "
+                "give a folder outside of it",
+            )
 
 
 def _fraction(part: str, option: str) -> float:
@@ -166,28 +180,42 @@ def _readable(data: Path, listing: index.Listing, notes: list[str], left_out: li
             photos.append(Photo(Path(os.path.join(listing.root, file.path)), file.label, answer))
         else:
             broken.append((file.path, answer))
-    if not photos:
-        raise DataError("DATA_EMPTY", f"none of the photos in {listing.root} can be read; restore or remove them")
     others = [_name(data, listing.root / path) for path in listing.others]
     named = [(_name(data, listing.root / path), why) for path, why in sorted(broken)]
     closed = [(_name(data, listing.root / path), why) for path, why in listing.closed]
+    if not photos:
+        raise DataError(
+            "DATA_EMPTY", f"none of the photos in {listing.root} can be read; restore or remove them: {_some(named)}"
+        )
     if others:
         notes.append(f"{len(others)} files are not JPEG, PNG or WebP and are left out: {_some(others)}")
     if closed:
         notes.append(f"{len(closed)} folders cannot be entered and are left out: {_some(closed)}")
     if named:
         notes.append(f"{len(named)} photos cannot be read and are left out; restore or remove them: {_some(named)}")
+    _note_large(listing.files, notes)
     left_out += [*closed, *named]
     return photos
 
 
-def _check_enough(classes: Sequence[str], photos: Sequence[Photo]) -> None:
+def _note_large(files: Iterable[index.File], notes: list[str]) -> None:
+    """Note photos that can be learnt from and that the service, as it comes, takes from nobody."""
+    if large := sum(file.size > DEFAULT_LIMITS.max_bytes for file in files):
+        notes.append(
+            f"{large} photos have more than the {DEFAULT_LIMITS.max_bytes >> 20} MiB that penult serve takes; for such "
+            "ones raise its --image-max-bytes, and --image-max-pixels"
+        )
+
+
+def _check_enough(classes: Sequence[str], photos: Sequence[Photo], left_out: Sequence[tuple[str, str]]) -> None:
     """Refuse classes with too few photos that differ and that no other class has too."""
     readable = Counter(photo.label for photo in photos)
     own = Counter(_owners(photos).values())
     for label, name in enumerate(classes):
         if own[label] < FEWEST_PER_CLASS:
             different = f", only {own[label]} different ones of its own" if own[label] < readable[label] else ""
+            unread = [entry for entry in left_out if name in entry[0].split("/")[:-1]]
+            different += f" and {len(unread)} that cannot be read, {_some(unread)}" if unread else ""
             raise DataError(
                 "DATA_FEW",
                 f"class {name!r} has {readable[label]} readable photos{different}; at least {FEWEST_PER_CLASS} are "

@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penult.bundle.errors import ImageError
-from penult.bundle.preprocess import DEFAULT_LIMITS, PREPROCESS_VERSION, Preprocess, decode
+from penult.bundle.guards import ImageLimits
+from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode
 from penult.export.progress import bar
 
+# A person's own photos may be as a camera made them; what strangers send to the service may cost less.
+OWN_LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=120_000_000)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A small target lets JPEGs be checked to their last byte at an eighth of their size.
 _GLANCE = Preprocess(resize=32, crop=32)
 # One future per photo would cost as much as a small photo. Processes were slower on real ones: Pillow frees the GIL.
 _CHUNK = 64
-_FORMAT = 1
+_FORMAT = 2
 # File systems date changes in steps of a few ms: a file changed later than this could change again under its date.
 _SETTLED_NS = 100_000_000
 _KEPT = 16
@@ -154,10 +157,10 @@ def _look_at(listing: Listing, places: list[int]) -> Iterator[str]:
 
 def _look(path: str, size: int) -> str:
     try:
-        DEFAULT_LIMITS.check_bytes(size)
+        OWN_LIMITS.check_bytes(size)
         with open(path, "rb", buffering=0) as file:
             data = file.read()
-        decode(data, spec=_GLANCE)
+        decode(data, OWN_LIMITS, _GLANCE)
     except ImageError as error:
         return error.reason
     except OSError as error:

@@ -1,5 +1,6 @@
 """Photos as arrays: crops for measuring, augmented crops for learning, kept in memory as far as the budget goes."""
 
+import io
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from penult.bundle.preprocess import CROP, Pixels, Preprocess, crop_encoded, decode
+from penult.bundle.errors import ImageError
+from penult.bundle.preprocess import CROP, Pixels, Preprocess, crop_encoded, decode, open_image
 from penult.export.augment import Augmentation
 from penult.export.data import Photo
+from penult.export.index import OWN_LIMITS
 from penult.export.progress import bar
 
 T = TypeVar("T")
@@ -112,17 +115,28 @@ class PhotoReader:
                 yield np.stack(cut) if cut else empty
 
     def _crop(self, photo: Photo) -> Pixels:
-        return self.cache.get(("crop", photo.sha256), lambda: crop_encoded(photo.read(), self.spec))
+        return self.cache.get(("crop", photo.sha256), lambda: crop_encoded(photo.read(), self.spec, OWN_LIMITS))
 
     def _shrunk(self, photo: Photo) -> Image.Image:
         """Return the whole photo at the training size, squeezed if serving squeezes: what augmentation cuts from."""
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
-        image = decode(photo.read())
+        image = decode(photo.read(), OWN_LIMITS)
         size = self.spec.resized_size(*image.size)
         is_small = self.spec.fit == CROP and size[0] > image.size[0]
         return np.asarray(image if is_small else image.resize(size, Image.Resampling.BILINEAR))
+
+
+def as_served(data: bytes, spec: Preprocess) -> bytes:
+    """Return an encoded photo as it is, or as a small PNG where the service's own limits would refuse it."""
+    try:
+        open_image(data)
+    except ImageError:
+        image, small = decode(data, OWN_LIMITS, spec), io.BytesIO()
+        image.resize(spec.resized_size(*image.size), Image.Resampling.BILINEAR).save(small, "PNG")
+        return small.getvalue()
+    return data
 
 
 def _smaller(spec: Preprocess, crop: int) -> Preprocess:

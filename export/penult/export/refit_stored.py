@@ -68,7 +68,9 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     if not why_silent:
         # A head that learnt from these items would be judged too good, and its temperature found too low.
         before = bundle.manifest
-        manifest = replace(manifest, temperatures={DENSE: before.temperatures[DENSE]}, default_scorer=before.default_scorer)
+        manifest = replace(
+            manifest, temperatures={DENSE: before.temperatures[DENSE]}, default_scorer=before.default_scorer
+        )
     old = Goldens.from_bytes(read_file(settings.model / str(bundle.version), bundle.manifest, GOLDEN_NAME))
     told = {"network_of_version": bundle.version, "collection": stored.collection}
     return publish_next(
