@@ -104,9 +104,13 @@ def test_the_page_says_what_set_the_rates(
     """Under one-cycle, validation loss neither lowers the rate nor stops; the head alone always learns by plateau."""
     made = evidence(("cat", "dog"), history=made_up_history(3, phases))
     manifest = replace(made.manifest, training={"settings": settings(schedule=schedule).as_json()})
-    page = report_files(replace(made, manifest=manifest))["report/index.html"].decode()
+    files = report_files(replace(made, manifest=manifest))
+    page = files["report/index.html"].decode()
     assert words in page
     assert ("stops the run" in page) == (words == "stops the run")
+    card = files["MODEL_CARD.md"].decode()
+    assert ("stopped the run and chose the weights" in card) == (words == "stops the run")
+    assert ("up and down once over all epochs" in card) == (words != "stops the run")
 
 
 def test_names_are_escaped(evidence: Callable):

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -97,6 +97,38 @@ def test_losses_that_still_fall_at_the_end_ask_for_more_epochs(phase: str, optio
     assert verdict.conclusion == UNDER_FIT
     assert f"Raise {option}." in verdict.sentence
     assert set(verdict.zones[phase][:-2]) == {UNDER_FIT}
+
+
+def _cycle(train: np.ndarray, val: np.ndarray, error: float) -> History:
+    """Return a run whose rate rises to epoch 8 and falls to nothing, as under one-cycle."""
+    rates = np.interp(_X, [0, 7, 29], [1e-4, 1e-3, 1e-6])
+    return History(
+        [
+            replace(epoch, learning_rate=float(rate))
+            for epoch, rate in zip(_epochs(train, val, error), rates, strict=True)
+        ]
+    )
+
+
+def test_losses_that_fall_with_the_rate_to_the_end_of_a_cycle_are_good():
+    """Under one-cycle every run ends on its way down: that asks for no more epochs, under plateau it does."""
+    history = _cycle(1 - 0.03 * _X, 1.1 - 0.03 * _X, 0.02)
+    assert diagnose(history, 10, "onecycle").conclusion == GOOD
+    assert diagnose(history, 10).conclusion == UNDER_FIT
+
+
+@pytest.mark.parametrize(("until", "verdict"), [(12, GOOD), (30, UNSTABLE)])
+def test_jumps_at_a_cycles_height_are_none(until: int, verdict: str):
+    """Losses jump while one-cycle's rate is high; where they go on jumping once it is low, the run is unstable."""
+    jumps = 0.4 * (-1.0) ** _X * (until > _X)
+    history = _cycle(_FALLING + jumps + 0.5, _LEVEL + jumps + 0.8, 0.02)
+    assert diagnose(history, 10, "onecycle").conclusion == verdict
+
+
+def test_the_head_alone_is_no_cycle():
+    """With --schedule onecycle the head alone still learns by plateau, and is judged by it."""
+    history = History(_epochs(1 - 0.03 * _X, 1.1 - 0.03 * _X, 0.02, "head"))
+    assert diagnose(history, 10, "onecycle").conclusion == UNDER_FIT
 
 
 def test_a_last_epoch_that_is_best_by_chance_does_not():

@@ -55,7 +55,7 @@ def publish(
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
     ordinary = baseline.learn(manifest, measured, scores["val"], settings.seed)
-    verdict = diagnose(history, len(splits.classes))
+    verdict = diagnose(history, len(splits.classes), settings.schedule)
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
     metrics["novelty"] = baseline.told(ordinary, measured)
     metrics |= {"verdict": verdict.as_json()} | ({"whitening": whitened.as_json()} if whitened else {})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from penult.export.history import Epoch, History
+from penult.export.settings import ONE_CYCLE, PLATEAU
 
 UNDER_FIT, GOOD, OVER_FIT = "under-fit", "good", "over-fit"
 UNREPRESENTATIVE, UNSTABLE, TOO_SHORT = "unrepresentative", "unstable", "too short"
@@ -45,7 +46,9 @@ RULE = (
     "Unrepresentative validation photos: at the kept epoch the validation loss is below the training loss by more "
     f"than {EASIER_ERRORS:g} standard errors of the difference; or it jumps from epoch to epoch by more than "
     f"{JUMP_ERRORS:g} standard errors (median) and the training loss by less than {JUMP_SHARE:.0%} of that; where the "
-    "training loss jumps along, the run is unstable instead. Good: none of these."
+    "training loss jumps along, the run is unstable instead. Under one-cycle, losses jump while the rate is high and "
+    "fall until it is nothing: jumps count once it is below half its height, and that losses still fall is no finding. "
+    "Good: none of these."
 )
 RULE_IN_SHORT = (
     "under-fit: both losses still falling to the best epoch · over-fit: validation loss up by more than its noise, "
@@ -89,17 +92,22 @@ class Verdict:
         return values | {"conclusion": self.conclusion, "sentence": self.sentence, "rule": RULE}
 
 
-def diagnose(history: History, classes: int) -> Verdict:
-    """Judge a run of at least one epoch that told `classes` classes apart, by RULE."""
+def diagnose(history: History, classes: int, schedule: str = PLATEAU) -> Verdict:
+    """Judge a run of at least one epoch that told `classes` classes apart, by RULE.
+
+    `schedule` is that of the phase in which more than the head learnt.
+    """
     kept = min(history.epochs, key=lambda epoch: epoch.val_loss)
     phases = {name: history.phase(name) for name in dict.fromkeys(epoch.phase for epoch in history.epochs)}
     zones = {name: zones_of(epochs) for name, epochs in phases.items()}
     last = history.phase(history.epochs[-1].phase)
+    # The head alone always learns by plateau.
+    cycles = {name for name in phases if schedule == ONE_CYCLE and name != "head"}
     found = [
         *_guessing(kept, classes),
         *_easier(kept),
-        *_jumping(phases[kept.phase]),
-        *_still_falling(last, kept),
+        *_jumping(_calm(phases[kept.phase]) if kept.phase in cycles else phases[kept.phase]),
+        *([] if kept.phase in cycles else _still_falling(last, kept)),
         *_over_fit(last, zones[last[0].phase], kept),
     ]
     return Verdict(tuple(found or [_nothing_wrong(last, kept)]), kept.phase, kept.epoch, zones)
@@ -148,9 +156,14 @@ def _easier(kept: Epoch) -> list[Finding]:
     ]
 
 
+def _calm(epochs: list[Epoch]) -> list[Epoch]:
+    """Return the end of a cycle, where the rate is below half its height."""
+    highest = max(range(len(epochs)), key=lambda row: epochs[row].learning_rate)
+    return [epoch for epoch in epochs[highest:] if 2 * epoch.learning_rate < epochs[highest].learning_rate]
+
+
 def _jumping(epochs: list[Epoch]) -> list[Finding]:
-    error = float(np.median([_error(epoch) for epoch in epochs]))
-    if not error or len(epochs) < FEWEST_FOR_JUMPS:
+    if len(epochs) < FEWEST_FOR_JUMPS or not (error := float(np.median([_error(epoch) for epoch in epochs]))):
         return []
     train, val = (_jump([getattr(epoch, name) for epoch in epochs]) for name in ("train_loss", "val_loss"))
     if val <= JUMP_ERRORS * error:
