@@ -32,17 +32,22 @@ def run(tiny_net: PenultNet, settings: Callable[..., TrainSettings]) -> dict[str
         schedule.after_epoch(loss)
     best = {key: value + 1 for key, value in tiny_net.state_dict().items()}
     history = History([Epoch("all", 1, 1e-3, 1.0, 1.0, 1.0, 0.5, 0.5, 0.1)], ["a note"])
-    return {"net": tiny_net, "optimizer": optimizer, "schedule": schedule, "best": best, "history": history}
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    return {
+        "net": tiny_net, "optimizer": optimizer, "schedule": schedule, "scaler": scaler, "best": best, "history": history
+    }  # fmt: skip
 
 
 def test_what_is_saved_is_restored(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):
-    """Weights, optimizer, schedule, best weights and history all come back."""
+    """Weights, optimizer, schedule, loss scale, best weights and history all come back."""
     path = tmp_path / "checkpoint.pt"
     Checkpoint(path, settings(), HASH).save(1, **run)
     again = Checkpoint(path, settings(resume=True), HASH)
     optimizer = torch.optim.AdamW(run["net"].parameters(), lr=7.0)
     schedule = Schedule(optimizer, settings(), math.inf, warm_steps=5)
-    best = again.restore(1, optimizer, schedule)
+    scaler = torch.amp.GradScaler("cpu")
+    best = again.restore(1, optimizer, schedule, scaler)
+    assert scaler.get_scale() == 1024.0
     assert all(torch.equal(best[key], value) for key, value in run["best"].items())
     assert all(torch.equal(again.state["net"][key], value) for key, value in run["net"].state_dict().items())
     assert str(optimizer.state_dict()) == str(run["optimizer"].state_dict())
@@ -57,7 +62,7 @@ def test_finished_phases_are_known(run: dict[str, Any], settings: Callable[..., 
     Checkpoint(path, settings(), HASH).save_finished(0, run["net"], run["history"])
     again = Checkpoint(path, settings(resume=True), HASH)
     assert [again.finished(phase) for phase in (0, 1)] == [True, False]
-    assert again.restore(1, run["optimizer"], run["schedule"]) is None
+    assert again.restore(1, run["optimizer"], run["schedule"], run["scaler"]) is None
 
 
 def test_without_resume_it_is_ignored(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):

@@ -1,5 +1,6 @@
 """Learning for real, on few digits: repeatable, frozen where it should be, ending with the best weights."""
 
+import inspect
 import math
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from penult.export.data import load_splits
 from penult.export.errors import SettingsError
 from penult.export.finetune import FineTuner
 from penult.export.history import History
+from penult.export.learner import _precision
 from penult.export.model import PenultNet, build
 from penult.export.photos import Cache, PhotoReader
 from penult.export.settings import FREEZE_ALL, TrainSettings
@@ -218,3 +220,24 @@ def test_settings_are_what_decides(learn: Learn, few_digits: Path, tmp_path: Pat
     finally:
         moved.rename(few_digits.parent)
     assert _equal(elsewhere, _state(learn()[0]))
+
+
+@pytest.mark.parametrize("batch_size", [79, 40, 80, 27])
+def test_a_cycle_ends_with_the_last_step(learn: Learn, batch_size: int):
+    """One-cycle's rate is down at the end of the last epoch, also where a photo left over makes no step."""
+    _, history, tuner = learn(epochs=3, schedule="onecycle", batch_size=batch_size)
+    assert len(tuner.splits.train) == 80
+    assert history.epochs[-1].learning_rate == pytest.approx(3e-3 * 1e-3)
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_bf16_is_used_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: torch.dtype):
+    """PyTorch says yes to bf16 on every GPU, as it can emulate it: only what computes in it gets it."""
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or has_bf16
+
+    assert "including_emulation" in inspect.signature(torch.cuda.is_bf16_supported).parameters
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert _precision("auto", torch.device("cuda")) == expected
+    assert _precision("auto", torch.device("cpu")) == torch.float32

@@ -102,7 +102,7 @@ def test_the_checkpoint_is_as_large_as_estimated(settings: Settings, tmp_path: P
     schedule = Schedule(optimizer, chosen, math.inf, warm_steps=0)
     path = tmp_path / "checkpoint.pt"
     best = {key: value.clone() for key, value in net.state_dict().items()}
-    Checkpoint(path, chosen, "").save(1, net, optimizer, schedule, best, History())
+    Checkpoint(path, chosen, "").save(1, net, optimizer, schedule, torch.amp.GradScaler("cpu"), best, History())
     estimated, _ = estimate.file_bytes(net, 10, get("tiny5").preprocess)
     assert estimated == pytest.approx(path.stat().st_size, rel=0.1, abs=1 << 16)
 

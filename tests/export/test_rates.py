@@ -52,6 +52,18 @@ def test_the_network_is_left_as_it_was(few_digits: Path, tiny_weights: Path):
     assert _find(_tuner(few_digits, tiny_weights, lr_backbone=1e-3)) == first
 
 
+def test_the_scale_of_the_loss_is_left_as_it_was(few_digits: Path, tiny_weights: Path):
+    """Rates far too high overflow fp16 and lower the scale; the run begins with the scale of before."""
+    tuner = _tuner(few_digits, tiny_weights, precision="fp16", lr_head=1e3, lr_backbone=1e3)
+    seen = []
+    tuner.learner.scaler.update = lambda update=tuner.learner.scaler.update: (update(), seen.append(scale()))
+    scale = tuner.learner.scaler.get_scale
+    before = scale()
+    _find(tuner)
+    assert min(seen) < before
+    assert scale() == before
+
+
 def test_a_run_uses_it_and_says_so(few_digits: Path, tiny_weights: Path, tmp_path: Path):
     """A whole run with --lr auto publishes, and its notes say what the rates were multiplied by."""
     result = train(

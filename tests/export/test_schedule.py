@@ -49,6 +49,18 @@ def test_the_best_epoch_is_remembered():
     assert (stopping.best, stopping.best_epoch, stopping.epoch) == (1.0, 2, 4)
 
 
+def test_a_phase_that_still_comes_down_goes_on():
+    """Above the best of an earlier phase, patience counts from this phase's own lowest; the best stays the earlier."""
+    stopping = EarlyStopping(3, best=0.8)
+    losses = [1.2 - 0.03 * epoch for epoch in range(12)]
+    assert [stopping.improved(loss) for loss in losses] == [False] * 12
+    assert not stopping.should_stop
+    assert stopping.best == 0.8
+    for _ in range(3):
+        stopping.improved(1.0)
+    assert stopping.should_stop
+
+
 def _epoch(number: int, phase: str = "all", **changes: Any) -> Epoch:
     values = dict.fromkeys([f.name for f in fields(Epoch)], 0.1 * number) | {"phase": phase, "epoch": number}
     return Epoch(**(values | changes))

@@ -58,13 +58,16 @@ class Checkpoint:
         """Whether the interrupted run had begun this phase."""
         return self.state is not None and phase == self.phase and "optimizer" in self.state
 
-    def restore(self, phase: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Weights | None:
-        """Put optimizer and schedule back where they were in this phase; return the best weights so far."""
+    def restore(
+        self, phase: int, optimizer: torch.optim.Optimizer, schedule: Schedule, scaler: torch.amp.GradScaler
+    ) -> Weights | None:
+        """Put optimizer, schedule and loss scale back where they were in this phase; return the best weights so far."""
         if not self.is_within(phase):
             return None
         assert self.state is not None  # for the type checker: asked above
         optimizer.load_state_dict(self.state["optimizer"])
         schedule.load_state_dict(self.state["schedule"])
+        scaler.load_state_dict(self.state["scaler"])
         best: Weights = self.state["best"]
         return best
 
@@ -74,6 +77,7 @@ class Checkpoint:
         net: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
+        scaler: torch.amp.GradScaler,
         best: Weights,
         history: History,
     ) -> None:
@@ -84,6 +88,7 @@ class Checkpoint:
                 "net": net.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
+                "scaler": scaler.state_dict(),
                 "best": best,
                 "history": history.to_state(),
             }

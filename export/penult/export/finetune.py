@@ -20,7 +20,7 @@ from penult.export.checkpoint import Checkpoint
 from penult.export.data import Photo, Splits
 from penult.export.errors import SettingsError
 from penult.export.history import Epoch, History
-from penult.export.learner import Learner, Measured
+from penult.export.learner import Learner, Measured, steps_of
 from penult.export.model import PenultNet, copy_weights, freeze_stages, parameter_groups
 from penult.export.photos import PhotoReader
 from penult.export.progress import say
@@ -115,7 +115,8 @@ class FineTuner:
 
     def _run_phase(self, number: int, phase: Phase, history: History, checkpoint: Checkpoint) -> None:
         """Run one phase's epochs; at its end the network holds the phase's best weights."""
-        best = checkpoint.restore(number, phase.optimizer, phase.schedule) or copy_weights(self.net)
+        scaler = self.learner.scaler
+        best = checkpoint.restore(number, phase.optimizer, phase.schedule, scaler) or copy_weights(self.net)
         stopping = phase.schedule.stopping
         while stopping.epoch < phase.epochs and not phase.schedule.is_over:
             epoch = self._run_epoch(phase)
@@ -127,7 +128,7 @@ class FineTuner:
             if phase.is_long or epoch.epoch % 10 == 0 or phase.schedule.is_over:
                 say(history.last_line(improved))
             if phase.is_long:
-                checkpoint.save(number, self.net, phase.optimizer, phase.schedule, best, history)
+                checkpoint.save(number, self.net, phase.optimizer, phase.schedule, scaler, best, history)
         self.net.load_state_dict(best)
         checkpoint.save_finished(number, self.net, history)
 
@@ -182,7 +183,7 @@ class FineTuner:
             history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
             say(history.notes[-1])
         forward = self.workers.wrap(self.net)
-        plan = schedule.make(optimizer, settings, history.best_loss, -(-len(splits.train) // settings.batch_size))
+        plan = schedule.make(optimizer, settings, history.best_loss, steps_of(len(splits.train), settings.batch_size))
 
         def run_epoch(epoch: int) -> float:
             seed = f"{settings.seed} {epoch}"

@@ -52,7 +52,7 @@ class Learner:
         precision = _precision(settings.precision, self.device)
         self._dtype = precision
         # fp16's smallest gradients vanish unless the loss is scaled up; the other precisions need nothing.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
 
     def epoch(
         self,
@@ -99,9 +99,9 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = F.cross_entropy(logits().float(), labels, weight=self.weights, reduction="sum")
-        self._scaler.scale(loss * scale).backward()
-        self._scaler.step(optimizer)
-        self._scaler.update()
+        self.scaler.scale(loss * scale).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         return loss.detach()
 
     def describe(self, photos: Sequence[Photo], what: str) -> Tensors:
@@ -147,6 +147,12 @@ def _measured(
     return Measured(mean, math.sqrt(spread) / weight, hits / count)
 
 
+def steps_of(photos: int, batch_size: int) -> int:
+    """Return how many steps an epoch has: a single photo left over is no batch, see Learner.epoch()."""
+    whole, left_over = divmod(photos, batch_size)
+    return max(1, whole + (left_over > 1))
+
+
 def class_weights(kind: str, photos: Sequence[Photo], classes: int) -> torch.Tensor:
     """Return a weight per class, float [classes]: ones, or N / (classes x count), scikit-learn's "balanced"."""
     if kind != BALANCED:
@@ -160,5 +166,6 @@ def _precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # PyTorch emulates bf16 where it is missing, more slowly than fp32.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]

@@ -46,7 +46,7 @@ def find_factor(
     settings: TrainSettings,
 ) -> float:
     """Return what to multiply the optimizer's rates by; the network is left as it was, the optimizer is used up."""
-    before = copy_weights(learner.net)
+    before, scale = copy_weights(learner.net), learner.scaler.state_dict()
     ramp = _Ramp(optimizer, [group["lr"] for group in optimizer.param_groups])
     forward = learner.workers.wrap(learner.net)
     losses: list[float] = []
@@ -58,6 +58,7 @@ def find_factor(
         if len(losses) >= _STEPS:
             break
     learner.net.load_state_dict(before)
+    learner.scaler.load_state_dict(scale)
     return choose(losses)
 
 

@@ -20,16 +20,24 @@ _END_DIVISOR = 1000
 
 @dataclass
 class EarlyStopping:
-    """Stops after `patience` epochs without a lower validation loss."""
+    """Stops after `patience` epochs without a validation loss below the phase's `lowest`.
+
+    `best` may be from before this phase. A phase that still comes down to it is not cut off: its rate must have had the
+    time to fall first, and the rate, too, falls by what this phase reaches.
+    """
 
     patience: int
     best: float = math.inf
     best_epoch: int = 0
     epoch: int = 0
+    lowest: float = math.inf
+    lowest_epoch: int = 0
 
     def improved(self, val_loss: float) -> bool:
         """Take note of one more epoch; return whether it is the best so far (NaN never is)."""
         self.epoch += 1
+        if val_loss < self.lowest:
+            self.lowest, self.lowest_epoch = val_loss, self.epoch
         if val_loss < self.best:
             self.best, self.best_epoch = val_loss, self.epoch
             return True
@@ -38,7 +46,7 @@ class EarlyStopping:
     @property
     def should_stop(self) -> bool:
         """Whether patience has run out."""
-        return self.epoch - self.best_epoch >= self.patience
+        return self.epoch - self.lowest_epoch >= self.patience
 
 
 class Schedule:
