@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penult.export import svm
 from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.pictures_sweep import sweep_picture
@@ -51,6 +52,21 @@ def test_freezing_is_tried_at_every_depth(frozen: tuple[Sweep, Path]):
         assert 0 <= outcome.val_accuracy <= 1
         assert outcome.test_accuracy in (outcome.dense_test_accuracy, outcome.svm_test_accuracy)
         assert outcome.test_accuracy * frozen[0].test_photos == pytest.approx(round(outcome.test_accuracy * 40))
+
+
+def test_the_svm_is_the_one_asked_for(options: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Kernel and class weights reach every SVM of a sweep, as they reach the one of a plain run."""
+    fitted = []
+
+    def fit(descriptors: np.ndarray, labels: np.ndarray, *how: object) -> svm.FittedSvm:
+        fitted.append(svm_fit(descriptors, labels, *how))
+        return fitted[-1]
+
+    svm_fit = svm.fit
+    monkeypatch.setattr(svm, "fit", fit)
+    asked = {"svm": "rbf", "class_weights": "balanced", "epochs": 1, "head_epochs": 1, "seed": 5}
+    compare(TrainSettings(**options | asked, out=tmp_path / "digits", sweep="labels"))
+    assert [(one.kernel, one.class_weight, one.seed) for one in fitted] == [("rbf", "balanced", 5)] * 9
 
 
 def test_table_and_picture_are_written_and_nothing_is_published(frozen: tuple[Sweep, Path]):

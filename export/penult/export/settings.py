@@ -156,6 +156,11 @@ class TrainSettings:
         """Whether the layers that learn start at random: then no head can be learnt on their descriptors first."""
         return self.reinit or self.weights == "none"
 
+    @property
+    def class_weight(self) -> str | None:
+        """The class weights as scikit-learn names them."""
+        return None if self.class_weights == "none" else self.class_weights
+
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""
         local = {

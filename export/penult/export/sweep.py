@@ -146,7 +146,9 @@ def _try(settings: TrainSettings, splits: Splits, trial: Trial, learn: Learn, ch
     labels = truth["train"].numpy()
     # Cross-validation of the SVM needs two photos of each class.
     has_svm = min(Counter(labels.tolist()).values()) >= 2
-    fitted = svm.fit(vectors["train"].numpy(), labels, settings.seed) if has_svm else None
+    fitted = None
+    if has_svm:
+        fitted = svm.fit(vectors["train"].numpy(), labels, settings.seed, settings.svm, settings.class_weight)
     head = net.head.cpu().eval()
 
     def accuracies(part: str) -> dict[str, float]:
