@@ -178,7 +178,8 @@ def test_repeats_have_seeds_of_their_own(options: dict):
     settings = TrainSettings(**options, out=Path("unused"), sweep="freeze", repeats=3)
     wanted = trials(settings, _splits(options))
     assert len(wanted) == len(set(wanted)) == 39
-    assert {plan(settings, _splits(options), trial)[0].seed for trial in wanted} == {0, 1, 2}
+    planned = [plan(settings, _splits(options), trial)[0] for trial in wanted]
+    assert {(chosen.seed, chosen.sweep, chosen.repeats) for chosen in planned} == {(n, "no", 1) for n in range(3)}
 
 
 def test_a_sweep_needs_weights(options: dict):
