@@ -58,14 +58,14 @@ def _interval(found: list[Outcome], photos: int) -> tuple[float, float]:
 
 def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     places = sorted({outcome.at for outcome in sweep.outcomes})
-    axis.set_xticks(places, [place(sweep, at) for at in places])
+    axis.set_xticks(places, [place(sweep.kind, at) for at in places])
     axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
     axis.set_xlabel("conv stages frozen, from the input")
     mode, at = best_freeze(sweep)
     axis.margins(y=0.15)
     top = max(high for _, high in (_interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
     axis.annotate(
-        f"best on validation:\n{mode}, {place(sweep, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
+        f"best on validation:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
         ha="right" if at > ALL_STAGES else "center", va="bottom", fontsize=8, color=INK,
     )  # fmt: skip
 

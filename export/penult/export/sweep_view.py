@@ -22,7 +22,7 @@ def table(sweep: Sweep) -> list[list[str]]:
         for at, repeats in sweep.points(mode).items():
             val, test = (mean(repeats, name) for name in ("val_accuracy", "test_accuracy"))
             scorer = Counter(outcome.scorer for outcome in repeats).most_common(1)[0][0]
-            rows.append([mode, place(sweep, at), f"{val:.1%}", f"{test:.1%}", scorer])
+            rows.append([mode, place(sweep.kind, at), f"{val:.1%}", f"{test:.1%}", scorer])
     return rows
 
 
@@ -40,9 +40,9 @@ def mean(outcomes: list[Outcome], name: str) -> float:
     return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
 
 
-def place(sweep: Sweep, at: int) -> str:
-    """Name a place on the sweep's axis."""
-    return "all" if sweep.kind == "freeze" and at > ALL_STAGES else str(at)
+def place(kind: str, at: int) -> str:
+    """Name a place on the axis of a kind of sweep."""
+    return "all" if kind == "freeze" and at > ALL_STAGES else str(at)
 
 
 def advice(sweep: Sweep) -> str:
@@ -58,7 +58,7 @@ def best_freeze(sweep: Sweep) -> tuple[str, int]:
 
 def _freeze_advice(sweep: Sweep) -> str:
     mode, at = best_freeze(sweep)
-    options = f"--freeze {place(sweep, at)}" + (" --reinit" if mode == REINIT else "")
+    options = f"--freeze {place(sweep.kind, at)}" + (" --reinit" if mode == REINIT else "")
     return f"best on validation photos: {options} ({mean(sweep.points(mode)[at], 'val_accuracy'):.1%})"
 
 
