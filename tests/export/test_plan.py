@@ -13,7 +13,7 @@ from PIL import Image
 
 from penult.bundle.preprocess import Preprocess
 from penult.cli import main
-from penult.export import augment, estimate, plan
+from penult.export import augment, estimate, plan, sweep
 from penult.export.architectures import get
 from penult.export.checkpoint import Checkpoint
 from penult.export.data import Photo, Splits, load_splits
@@ -163,6 +163,34 @@ def test_what_memory_has_no_room_for_is_read_again(settings: Settings):
     assert epoch_s == (10 + 30) * 4.0 * 0.75
 
 
+@pytest.mark.parametrize("kind", ["freeze", "labels"])
+def test_a_sweep_is_planned_trial_by_trial(
+    settings: Settings, few_digits: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """Each trial takes what its own run would, with the step of its depth measured; the sweep takes all of them."""
+    chosen = settings(data=few_digits, weights=str(tiny_weights), freeze=3, sweep=kind, repeats=2, batch_size=10)
+    splits, measured = load_splits(chosen), []
+
+    def measure(net: torch.nn.Module, _: object, tried: TrainSettings, *rest: object) -> estimate.Seconds:
+        learning = sum(p.numel() for p in net.body.parameters() if p.requires_grad)
+        measured.append((tried.freeze, learning))
+        # Photos are in memory by the second time: only the first tells what reading takes.
+        return estimate.Seconds(3.0 if len(measured) == 1 else 0.0, 1.0, 10.0 - tried.freeze, 2.0)
+
+    monkeypatch.setattr(estimate, "measure", measure)
+    planned = plan.make(chosen, splits, CPU)
+    assert [depth for depth, _ in measured] == {"freeze": [3, 0, 1, 2, 4, 5], "labels": [3, 0]}[kind]
+    assert [learning for _, learning in sorted(measured)] == sorted((n for _, n in measured), reverse=True)
+    tried = sweep.trials(replace(chosen, repeats=1), splits)
+    assert [(row.mode, row.repeats) for row in planned.trials] == [(trial.mode, 2) for trial in tried]
+    for row, trial in zip(planned.trials, tried, strict=True):
+        run, fewer = sweep.plan(chosen, splits, trial)
+        batch = estimate.Seconds(3.0, 1.0, 10.0 - run.freeze, 2.0)
+        assert row.photos == len(fewer.train)
+        assert row.most_s == 2 * estimate.durations(fewer, run, batch, planned.cache_needed_bytes, True)[1]
+    assert planned.most_s == pytest.approx(sum(row.most_s for row in planned.trials))
+
+
 # -- advice ------------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +203,7 @@ def test_what_memory_has_no_room_for_is_read_again(settings: Settings):
         ({"cat": 90, "dog": 9}, {}, ["--class-weights balanced", "--freeze all"]),
         ({"cat": 30, "dog": 19}, {"freeze": FREEZE_ALL}, []),
         ({"cat": 30, "dog": 19}, {"weights": "none", "freeze": 0}, []),
+        ({"cat": 30, "dog": 19}, {"sweep": "labels"}, []),
         ({"cat": 30, "dog": 30}, {"cache_mb": 4}, ["--cache-mb 5 "]),
         ({"cat": 30, "dog": 30}, {"cache_mb": 5}, []),
     ],
@@ -213,6 +242,21 @@ def test_nothing_is_written(
     wanted = ("nothing is learnt or written", "note: no val/ folder", "bundle models/digits/1 of about", "190,548 learn",
               "at most 30 epochs of 3 steps of 32 photos", "at the very most")  # fmt: skip
     assert [words for words in wanted if words not in printed] == []
+
+
+def test_a_sweep_is_said_before_it_is_run(
+    few_digits: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With --sweep the plan has a row per trial and the time of all; no bundle is promised, and nothing is written."""
+    words = ["--weights", str(tiny_weights), "--out", str(tmp_path / "digits"), "--sweep", "labels", "--repeats", "3"]
+    assert main(_words(few_digits, *words)) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split()[1:4] for line in printed.splitlines() if line.startswith("fine-tuned")]
+    assert rows == [["5", "20", "3"], ["10", "40", "3"], ["20", "80", "3"]]  # labels per class, photos, seeds
+    wanted = ("nothing is learnt or written", "labels per class", "for all 27 trials", "digits/sweep-labels")
+    assert [words for words in wanted if words not in printed] == []
+    assert "bundle" not in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_the_plan(few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -97,6 +97,13 @@ def test_a_relative_folder_names_the_model_too(tmp_path: Path, monkeypatch: pyte
         ({"weights": "none", "freeze": 3}, "FREEZE", "--freeze 0"),
         ({"weights": "none", "freeze": FREEZE_ALL}, "FREEZE", "--freeze 0"),
         ({"weights": "w.pt", "reinit": True, "freeze": FREEZE_ALL}, "FREEZE", "--freeze all"),
+        ({"sweep": "labels", "freeze": FREEZE_ALL, "weights": "w.pt"}, "FREEZE", "--freeze 0 to 5"),
+        ({"repeats": 5}, "REPEATS", "add --sweep"),
+        ({"sweep": "labels", "save_weights": Path("w.pt")}, "SAVE_WEIGHTS", "--save-weights has no effect"),
+        ({"sweep": "freeze", "tensorboard": Path("events")}, "TENSORBOARD", "--tensorboard has no effect"),
+        ({"sweep": "freeze", "int8": True}, "INT8", "--int8 has no effect"),
+        ({"sweep": "labels", "whiten": 8}, "WHITEN", "--whiten has no effect"),
+        ({"max_loss": 2.0}, "INT8", "add --int8"),
         ({"epochs": 0}, "EPOCHS", "--epochs"),
         ({"head_epochs": 0}, "EPOCHS", "--head-epochs"),
         ({"batch_size": -1}, "EPOCHS", "--batch-size"),
@@ -131,7 +138,13 @@ def test_values_that_a_library_would_refuse_hours_later_are_refused_at_once(
         settings(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"stop_patience": 9}, {"dropout": 0.0}, {"dropout": 0.99}, {"epochs": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"stop_patience": 9}, {"dropout": 0.0}, {"dropout": 0.99}, {"epochs": 1}, {"max_loss": 0.5},
+     {"max_loss": 2.0, "int8": True}, {"repeats": 5, "sweep": "labels"},
+     {"freeze": FREEZE_ALL, "weights": "w.pt", "sweep": "freeze"}, {"save_weights": Path("w.pt")}],
+    ids=str,
+)  # fmt: skip
 def test_the_edges_of_what_works_are_accepted(settings: Callable[..., TrainSettings], changes: dict[str, Any]):
     """Values just inside their limits are fine, and kept as they were given."""
     accepted = settings(**changes)

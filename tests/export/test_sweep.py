@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penult.export import svm
 from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.pictures_sweep import sweep_picture
 from penult.export.run import compare
 from penult.export.settings import FREEZE_ALL, TrainSettings
 from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep, Trial, plan, trials
-from penult.export.sweep_view import advice, table, to_csv
+from penult.export.sweep_view import advice, step, table, to_csv
 
 PATIENCE_S = 240
 
@@ -51,6 +52,21 @@ def test_freezing_is_tried_at_every_depth(frozen: tuple[Sweep, Path]):
         assert 0 <= outcome.val_accuracy <= 1
         assert outcome.test_accuracy in (outcome.dense_test_accuracy, outcome.svm_test_accuracy)
         assert outcome.test_accuracy * frozen[0].test_photos == pytest.approx(round(outcome.test_accuracy * 40))
+
+
+def test_the_svm_is_the_one_asked_for(options: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Kernel and class weights reach every SVM of a sweep, as they reach the one of a plain run."""
+    fitted = []
+
+    def fit(descriptors: np.ndarray, labels: np.ndarray, *how: object) -> svm.FittedSvm:
+        fitted.append(svm_fit(descriptors, labels, *how))
+        return fitted[-1]
+
+    svm_fit = svm.fit
+    monkeypatch.setattr(svm, "fit", fit)
+    asked = {"svm": "rbf", "class_weights": "balanced", "epochs": 1, "head_epochs": 1, "seed": 5}
+    compare(TrainSettings(**options | asked, out=tmp_path / "digits", sweep="labels"))
+    assert [(one.kernel, one.class_weight, one.seed) for one in fitted] == [("rbf", "balanced", 5)] * 9
 
 
 def test_table_and_picture_are_written_and_nothing_is_published(frozen: tuple[Sweep, Path]):
@@ -162,7 +178,8 @@ def test_repeats_have_seeds_of_their_own(options: dict):
     settings = TrainSettings(**options, out=Path("unused"), sweep="freeze", repeats=3)
     wanted = trials(settings, _splits(options))
     assert len(wanted) == len(set(wanted)) == 39
-    assert {plan(settings, _splits(options), trial)[0].seed for trial in wanted} == {0, 1, 2}
+    planned = [plan(settings, _splits(options), trial)[0] for trial in wanted]
+    assert {(chosen.seed, chosen.sweep, chosen.repeats) for chosen in planned} == {(n, "no", 1) for n in range(3)}
 
 
 def test_a_sweep_needs_weights(options: dict):
@@ -172,12 +189,15 @@ def test_a_sweep_needs_weights(options: dict):
         trials(settings, _splits(options))
 
 
-def _made_up(kind: str, accuracies: dict[tuple[str, int], tuple[float, float]]) -> Sweep:
+def _made_up(
+    kind: str, accuracies: dict[tuple[str, int], tuple[float, float]], test_photos: int = 200, repeats: int = 1
+) -> Sweep:
     outcomes = [
-        Outcome(*(mode, at, 0, 100, "dense", val, test, test, test - 0.01, 5, 1.0))
+        Outcome(*(mode, at, repeat, 100, "dense", val, test, test, test - 0.01, 5, 1.0))
+        for repeat in range(repeats)
         for (mode, at), (val, test) in accuracies.items()
     ]
-    return Sweep(kind, tuple(outcomes), 200)
+    return Sweep(kind, tuple(outcomes), test_photos)
 
 
 def test_advice_on_freezing_comes_from_validation():
@@ -200,9 +220,62 @@ def test_advice_on_freezing_comes_from_validation():
 )
 def test_advice_on_labels_follows_the_power_law(accuracies: tuple[float, float], verdict: str, points: str):
     """Where doubling halved the error it will halve it again; where it brought nothing, label no more."""
-    sweep = _made_up("labels", {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])})
+    found = {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])}
+    sweep = _made_up("labels", found, test_photos=2000)
     assert verdict in advice(sweep)
     assert points in advice(sweep)
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+@pytest.mark.parametrize(
+    ("accuracies", "anything"),
+    [((0.9, 0.9), "-14.4 to +14.4"), ((0.85, 0.925), "-7.2 to +22.4"), ((0.9, 0.875), "-17.4 to +12.3"),
+     ((1.0, 1.0), "-8.8 to +8.8")],
+)  # fmt: skip
+def test_no_advice_on_labels_that_chance_could_give(accuracies: tuple[float, float], anything: str, repeats: int):
+    """Within what 40 test photos leave open there is no verdict, but the way to one; more seeds test on no more photos."""
+    found = {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])}
+    said = advice(_made_up("labels", found, test_photos=40, repeats=repeats))
+    assert f"on 40 test photos is anything from {anything} points: too few to tell" in said
+    assert "--test" in said
+    assert not [verdict for verdict in ("; label more", ": label more", "bring little") if verdict in said]
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("photos", "right", "published"),
+    [(10, (3, 9), (0.1705, 0.8090)), (7, (2, 6), (0.0582, 0.8062)), (10, (0, 10), (0.6075, 1.0))],
+)
+def test_the_interval_of_a_step_is_newcombes(photos: int, right: tuple[int, int], published: tuple[float, float]):
+    """Examples b, c and h of Newcombe 1998, table II, by his method 10."""
+    sweep = _made_up("labels", {(FROZEN, n): (0.5, count / photos) for n, count in enumerate(right)}, photos)
+    assert step(*sweep.points(FROZEN).values(), photos) == pytest.approx(published, abs=6e-5)
+
+
+def test_enough_test_photos_tell_that_labels_bring_nothing():
+    """No step at all is an answer once the photos leave less open than what would be worth labelling for."""
+    found = {(FROZEN, 10): (0.5, 0.9), (FROZEN, 20): (0.5, 0.9)}
+    assert "bring little" in advice(_made_up("labels", found, test_photos=10_000))
+    assert "too few to tell" in advice(_made_up("labels", found, test_photos=1_000))
+
+
+def test_repeats_that_differ_leave_more_open():
+    """Where the seeds part by more than chance on the test photos, the step is as uncertain as they are."""
+    sweep = _made_up("labels", {(FROZEN, 10): (0.5, 0.7), (FROZEN, 20): (0.5, 0.75)}, test_photos=10_000, repeats=2)
+    assert "label more" in advice(sweep)
+    moved = [replace(o, test_accuracy=o.test_accuracy + (0.08, -0.08)[o.repeat]) for o in sweep.outcomes]
+    assert "too few to tell" in advice(replace(sweep, outcomes=tuple(moved)))
+
+
+def test_advice_on_labels_is_of_the_mode_that_validation_chose():
+    """The way to learn that is advised on is the best on validation photos, however the test photos came out."""
+    found = {
+        (FROZEN, 10): (0.6, 0.9),
+        (FROZEN, 20): (0.7, 0.99),
+        (FINE_TUNED, 10): (0.5, 0.6),
+        (FINE_TUNED, 20): (0.8, 0.8),
+    }
+    assert advice(_made_up("labels", found)).startswith("fine-tuned: from 10 to 20 photos per class 60.0% became 80.0%")
 
 
 @pytest.mark.parametrize("kind", ["freeze", "labels"])

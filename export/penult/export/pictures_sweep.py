@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 
 from penult.drawing import BLUE, GREEN, INK, PURPLE, VERMILION, png, style
-from penult.export.evaluate import wilson
 from penult.export.pictures import new, percent
 from penult.export.settings import ALL_STAGES, FREEZE_ALL
 from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep
-from penult.export.sweep_view import best_freeze, mean, place
+from penult.export.sweep_view import best_freeze, interval, mean, place
 
 _LOOKS = {
     CONTINUE: (BLUE, "o"),
@@ -41,7 +40,7 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     colour, marker = _LOOKS[mode]
     points = sweep.points(mode)
     middle = [mean(found, "test_accuracy") for found in points.values()]
-    low, high = np.transpose([_interval(found, sweep.test_photos) for found in points.values()])
+    low, high = np.transpose([interval(found, sweep.test_photos) for found in points.values()])
     bars = np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0)
     axis.errorbar(
         list(points), middle, yerr=bars, color=colour, marker=marker,
@@ -49,23 +48,16 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     )  # fmt: skip
 
 
-def _interval(found: list[Outcome], photos: int) -> tuple[float, float]:
-    """Return the interval of the test photos, widened where the repeats differ by more than that."""
-    accuracies = [outcome.test_accuracy for outcome in found]
-    low, high = wilson(float(np.mean(accuracies)), photos)
-    return min(low, *accuracies), max(high, *accuracies)
-
-
 def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     places = sorted({outcome.at for outcome in sweep.outcomes})
-    axis.set_xticks(places, [place(sweep, at) for at in places])
+    axis.set_xticks(places, [place(sweep.kind, at) for at in places])
     axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
     axis.set_xlabel("conv stages frozen, from the input")
     mode, at = best_freeze(sweep)
     axis.margins(y=0.15)
-    top = max(high for _, high in (_interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
+    top = max(high for _, high in (interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
     axis.annotate(
-        f"best on validation:\n{mode}, {place(sweep, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
+        f"best on validation:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
         ha="right" if at > ALL_STAGES else "center", va="bottom", fontsize=8, color=INK,
     )  # fmt: skip
 

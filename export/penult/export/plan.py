@@ -18,9 +18,11 @@ from penult.export.data import PARTS, Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.photos import Cache, PhotoReader
-from penult.export.run import preprocess
+from penult.export.plan_sweep import TrialPlan, trial_plans
+from penult.export.run import preprocess, sweep_folder
 from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
 from penult.export.stages import stages_of
+from penult.export.sweep_view import AXES
 from penult.export.workers import device_for
 
 _MOST_EVEN = 4
@@ -43,7 +45,8 @@ class Plan:
     """What a run would do. Counts are by class, in the order of `classes`; bytes and seconds are estimates.
 
     `head_epochs` is 0 where the head has no phase of its own; `epochs` and `steps` (per epoch) are 0 where only the
-    head learns. `most_s` is the time if nothing stops the run early, without the export.
+    head learns. `most_s` is the time if nothing stops the run early, without the export. Of a sweep, `trials` is
+    what it would try, `most_s` the time of them all, and `bundle` the folder of its table and picture.
     """
 
     architecture: str
@@ -71,6 +74,8 @@ class Plan:
     batch: estimate.Seconds
     epoch_s: float
     most_s: float
+    sweep: str = "no"
+    trials: tuple[TrialPlan, ...] = ()
 
 
 def show(settings: TrainSettings, as_json: bool = False) -> None:
@@ -91,12 +96,13 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
     learns_whole = settings.freeze < FREEZE_ALL
     spec = preprocess(settings)
     checkpoint, bundle = estimate.file_bytes(net, len(splits.classes), spec)
-    needed = estimate.cache_bytes(splits, spec, learns_whole)
+    sweeps = settings.sweep != "no"
+    needed = estimate.cache_bytes(splits, spec, learns_whole or sweeps)
     stages = stage_plans(net, architecture, settings)
     reader = PhotoReader(spec, Cache(settings.cache_mb << 20), settings.batch_size)
     batch = estimate.measure(net, architecture, settings, splits, reader, device)
     epoch_s, most_s = estimate.durations(splits, settings, batch, needed, device.type == "cpu")
-    return Plan(
+    planned = Plan(
         architecture=settings.arch,
         weights=settings.weights,
         device=device.type,
@@ -123,6 +129,11 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         epoch_s=epoch_s,
         most_s=most_s,
     )
+    if not sweeps:
+        return planned
+    trials = trial_plans(settings, splits, architecture, reader, batch, needed, device)
+    total_s, folder = sum(trial.most_s for trial in trials), str(sweep_folder(settings))
+    return replace(planned, sweep=settings.sweep, trials=trials, most_s=total_s, bundle=folder, bundle_bytes=0)
 
 
 def _build(architecture: Architecture, settings: TrainSettings, classes: int) -> tuple[PenultNet, tuple[str, ...]]:
@@ -151,7 +162,8 @@ def advice(splits: Splits, settings: TrainSettings, needed_bytes: int) -> tuple[
     if max(count) > _MOST_EVEN * min(count):
         ratio = max(count) / max(min(count), 1)
         said.append(f"{most!r} has {ratio:.1f} times the photos of {least!r}: consider --class-weights balanced")
-    if min(count) < _MANY and settings.freeze < FREEZE_ALL and settings.weights != "none":
+    tries_frozen = settings.sweep != "no" or settings.freeze == FREEZE_ALL
+    if min(count) < _MANY and not tries_frozen and settings.weights != "none":
         said.append(
             f"{least!r} has {min(count)} photos to learn from; below {_MANY}, a frozen network with an SVM on top is "
             "often better: compare with --freeze all"
@@ -184,7 +196,7 @@ def lines(plan: Plan) -> list[str]:
         *(f"note: {line}" for line in plan.notes),
         *(f"advice: {line}" for line in plan.advice),
         *([""] if plan.notes or plan.advice else []),
-        *_stage_table(plan),
+        *(_trial_table(plan) if plan.trials else _stage_table(plan)),
         "",
         *_facts(plan),
     ]
@@ -209,6 +221,13 @@ def _stage_table(plan: Plan) -> list[str]:
     return _table(rows, left=2)
 
 
+def _trial_table(plan: Plan) -> list[str]:
+    rows = [["mode", AXES[plan.sweep], "photos", "seeds", "time at most"]]
+    for trial in plan.trials:
+        rows.append([trial.mode, trial.at, f"{trial.photos:,}", str(trial.repeats), _duration(trial.most_s)])
+    return _table(rows, left=1)
+
+
 def _input(plan: Plan) -> str:
     cost = f"; serving looks at {plan.views} views of it, at {plan.views} times the cost" if plan.views > 1 else ""
     if plan.fit == STRETCH and plan.resize == plan.crop:
@@ -221,24 +240,33 @@ def _facts(plan: Plan) -> list[str]:
     share = min(1.0, plan.cache_bytes / max(plan.cache_needed_bytes, 1))
     kept = "all of them stay" if share == 1 else f"{share:.0%} of that stays, the rest is read and decoded every time"
     facts = []
-    if plan.head_epochs:
+    if plan.head_epochs and not plan.trials:
         facts.append(["head", f"at most {plan.head_epochs} epochs alone, on descriptors that are computed once"])
-    if plan.epochs:
+    if plan.epochs and not plan.trials:
         facts.append(["network", f"at most {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} photos"])
     facts += [
         ["input", _input(plan)],
         ["descriptor", f"{plan.descriptor_length:,} numbers"],
         ["memory", f"about {_mib(plan.cache_needed_bytes)} for decoded photos; --cache-mb is "
                    f"{plan.cache_bytes >> 20:,}: {kept}"],
-        ["disk", f"bundle {plan.bundle} of about {_mib(plan.bundle_bytes)}; until then a checkpoint of about "
-                 f"{_mib(plan.checkpoint_bytes)}"],
+        ["disk", _disk(plan)],
     ]  # fmt: skip
-    if plan.epochs:
+    if plan.trials:
+        runs = sum(trial.repeats for trial in plan.trials)
+        facts.append(["time", f"about {_duration(plan.most_s)} at the very most for all {runs} trials, and their SVMs"])
+    elif plan.epochs:
         each = f"about {_duration(plan.epoch_s)} an epoch; "
         facts.append(["time", f"{each}about {_duration(plan.most_s)} at the very most, and the export"])
     else:
         facts.append(["time", f"about {_duration(plan.most_s)}, and the export"])
     return _table(facts, left=2)
+
+
+def _disk(plan: Plan) -> str:
+    checkpoint = f"a checkpoint of about {_mib(plan.checkpoint_bytes)}"
+    if plan.trials:
+        return f"table and picture in {plan.bundle}; until each trial ends {checkpoint}"
+    return f"bundle {plan.bundle} of about {_mib(plan.bundle_bytes)}; until then {checkpoint}"
 
 
 def _mib(count: int) -> str:

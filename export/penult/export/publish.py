@@ -48,8 +48,8 @@ def publish(
         part: Measured(*exported.run_all(photos.crops(getattr(splits, part), f"describing {part} photos")))
         for part in ("train", "val", "test")
     }
-    class_weight = None if settings.class_weights == "none" else settings.class_weights
-    chosen = svm.fit(measured["train"].descriptors, measured["train"].labels, settings.seed, settings.svm, class_weight)
+    train = measured["train"]
+    chosen = svm.fit(train.descriptors, train.labels, settings.seed, settings.svm, settings.class_weight)
     fitted = learn_all(chosen, measured)
     scores = score(measured, (DENSE, SVM), chosen, fitted)
     labels = {part: m.labels for part, m in measured.items()}

@@ -39,6 +39,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Where int8 pays on CPUs; on mobilenet_v3_small it took 2.2 times as long as float, on efficientnet_b0 1.3 times
 # (research/ceilings.md, section 2): depthwise convolutions have too little arithmetic to save.
 INT8_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny5")
+# What a sweep, which learns many networks and keeps none, has nothing to do with.
+_NOT_SWEPT = {
+    "int8": "publishes nothing",
+    "whiten": "publishes nothing",
+    "save_weights": "keeps no network",
+    "tensorboard": "writes no event files",
+}
 # What one-cycle ignores: given with it, these options would promise what does not happen.
 _PLATEAU_ONLY = ("lr_factor", "lr_patience", "stop_patience")
 
@@ -110,14 +117,33 @@ class TrainSettings:
         self._check_schedule()
         if self.int8:
             check_int8(self.arch)
+        elif self.max_loss != TrainSettings.max_loss:
+            raise SettingsError("INT8", "--max-loss limits what --int8 may lose; add --int8, or leave it out")
         self._check_views()
-        for option in ("int8", "whiten"):
-            if getattr(self, option) and self.sweep != "no":
-                raise SettingsError(
-                    option.upper(), f"--sweep publishes nothing, so --{option} has no effect; leave one of them out"
-                )
+        self._check_sweep()
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
+
+    def _check_sweep(self) -> None:
+        """Refuse what a sweep would pass over, and what only a sweep looks at."""
+        if self.sweep == "no":
+            if self.repeats > 1:
+                raise SettingsError(
+                    "REPEATS", "--repeats counts the seeds of a sweep; add --sweep freeze or labels, or leave it out"
+                )
+            return
+        for option, why in _NOT_SWEPT.items():
+            if getattr(self, option):
+                raise SettingsError(
+                    option.upper(),
+                    f"--sweep {why}, so --{option.replace('_', '-')} has no effect; leave one of them out",
+                )
+        if self.sweep == "labels" and self.freeze == FREEZE_ALL:
+            raise SettingsError(
+                "FREEZE",
+                "--sweep labels compares a frozen network with a fine-tuned one, and --freeze all leaves nothing to "
+                "fine-tune; leave it out, or give --freeze 0 to 5",
+            )
 
     def _check_views(self) -> None:
         """Refuse to serve views of a photo that the network is kept from learning."""
@@ -155,6 +181,11 @@ class TrainSettings:
     def starts_fresh(self) -> bool:
         """Whether the layers that learn start at random: then no head can be learnt on their descriptors first."""
         return self.reinit or self.weights == "none"
+
+    @property
+    def class_weight(self) -> str | None:
+        """The class weights as scikit-learn names them."""
+        return None if self.class_weights == "none" else self.class_weights
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records: no path of this machine."""

@@ -126,7 +126,8 @@ def run(
 
 def plan(settings: TrainSettings, splits: Splits, trial: Trial) -> tuple[TrainSettings, Splits]:
     """Return the settings and photos of one trial."""
-    seeded = replace(settings, seed=settings.seed + trial.repeat)
+    # A plain run: a trial that freezes all is no sweep over labels that does, which is refused.
+    seeded = replace(settings, sweep="no", repeats=1, seed=settings.seed + trial.repeat)
     frozen = replace(seeded, freeze=FREEZE_ALL, reinit=False, lr="fixed")
     if settings.sweep == "freeze":
         kept = replace(seeded, freeze=trial.at, reinit=trial.mode == REINIT) if trial.at <= ALL_STAGES else frozen
@@ -146,7 +147,9 @@ def _try(settings: TrainSettings, splits: Splits, trial: Trial, learn: Learn, ch
     labels = truth["train"].numpy()
     # Cross-validation of the SVM needs two photos of each class.
     has_svm = min(Counter(labels.tolist()).values()) >= 2
-    fitted = svm.fit(vectors["train"].numpy(), labels, settings.seed) if has_svm else None
+    fitted = None
+    if has_svm:
+        fitted = svm.fit(vectors["train"].numpy(), labels, settings.seed, settings.svm, settings.class_weight)
     head = net.head.cpu().eval()
 
     def accuracies(part: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
+from penult.export.evaluate import wilson
 from penult.export.settings import ALL_STAGES
 from penult.export.sweep import REINIT, Outcome, Sweep
 
@@ -22,7 +23,7 @@ def table(sweep: Sweep) -> list[list[str]]:
         for at, repeats in sweep.points(mode).items():
             val, test = (mean(repeats, name) for name in ("val_accuracy", "test_accuracy"))
             scorer = Counter(outcome.scorer for outcome in repeats).most_common(1)[0][0]
-            rows.append([mode, place(sweep, at), f"{val:.1%}", f"{test:.1%}", scorer])
+            rows.append([mode, place(sweep.kind, at), f"{val:.1%}", f"{test:.1%}", scorer])
     return rows
 
 
@@ -40,13 +41,34 @@ def mean(outcomes: list[Outcome], name: str) -> float:
     return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
 
 
-def place(sweep: Sweep, at: int) -> str:
-    """Name a place on the sweep's axis."""
-    return "all" if sweep.kind == "freeze" and at > ALL_STAGES else str(at)
+def place(kind: str, at: int) -> str:
+    """Name a place on the axis of a kind of sweep."""
+    return "all" if kind == "freeze" and at > ALL_STAGES else str(at)
+
+
+def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean test accuracy, widened where the repeats differ by more than that.
+
+    Repeats have other seeds and the same test photos, so they do not narrow it.
+    """
+    accuracies = [outcome.test_accuracy for outcome in found]
+    low, high = wilson(float(np.mean(accuracies)), test_photos)
+    return min(low, *accuracies), max(high, *accuracies)
+
+
+def step(first: list[Outcome], last: list[Outcome], test_photos: int) -> tuple[float, float]:
+    """Return the 95 % interval of what the step from `first` to `last` brought (Newcombe 1998, method 10).
+
+    It takes both accuracies for independent. They are of the same photos, so it errs on the wide side.
+    """
+    low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
+    (low_from, low_to), (high_from, high_to) = interval(first, test_photos), interval(last, test_photos)
+    least = high - low - math.hypot(high - high_from, low_to - low)
+    return least, high - low + math.hypot(high_to - high, low - low_from)
 
 
 def advice(sweep: Sweep) -> str:
-    """Return one sentence on what to do: from validation photos for `freeze`, from the last step for `labels`."""
+    """Return one sentence on what to do. Validation photos choose; what labels brought is read off the test photos."""
     return _freeze_advice(sweep) if sweep.kind == "freeze" else _label_advice(sweep)
 
 
@@ -58,7 +80,7 @@ def best_freeze(sweep: Sweep) -> tuple[str, int]:
 
 def _freeze_advice(sweep: Sweep) -> str:
     mode, at = best_freeze(sweep)
-    options = f"--freeze {place(sweep, at)}" + (" --reinit" if mode == REINIT else "")
+    options = f"--freeze {place(sweep.kind, at)}" + (" --reinit" if mode == REINIT else "")
     return f"best on validation photos: {options} ({mean(sweep.points(mode)[at], 'val_accuracy'):.1%})"
 
 
@@ -67,16 +89,23 @@ def _label_advice(sweep: Sweep) -> str:
 
     Source: Hestness et al. 2017, "Deep learning scaling is predictable, empirically".
     """
-    best = max(sweep.modes(), key=lambda mode: _curve(sweep, mode)[-1][1])
-    if len(_curve(sweep, best)) < 2:
+    best = max(sweep.modes(), key=lambda mode: mean(list(sweep.points(mode).values())[-1], "val_accuracy"))
+    if len(sweep.points(best)) < 2:
         return "too few photos per class to tell what more labels would bring"
-    (before, low), (now, high) = _curve(sweep, best)[-2:]
+    (before, first), (now, last) = list(sweep.points(best).items())[-2:]
+    low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
+    seen = f"{best}: from {before} to {now} photos per class {low:.1%} became {high:.1%}"
+    least, most = step(first, last, sweep.test_photos)
+    # A step that may be none is an answer only where it cannot be one worth labelling for.
+    if least <= 0 and most >= _WORTH_LABELLING:
+        return (
+            f"{seen}, which on {sweep.test_photos} test photos is anything from {100 * least:+.1f} to "
+            f"{100 * most:+.1f} points: too few to tell whether to label more; test on more (--test, or DATA/test) and "
+            "sweep again"
+        )
     gain = _doubling(before, 1 - low, now, 1 - high)
     verdict = "label more" if gain >= _WORTH_LABELLING else "more labels of the same kind will bring little"
-    return (
-        f"{best}: from {before} to {now} photos per class {low:.1%} became {high:.1%}; "
-        f"twice as many may bring {100 * gain:+.1f} points: {verdict}"
-    )
+    return f"{seen}; twice as many may bring {100 * gain:+.1f} points: {verdict}"
 
 
 def _doubling(before: int, error_before: float, now: int, error_now: float) -> float:
@@ -85,7 +114,3 @@ def _doubling(before: int, error_before: float, now: int, error_now: float) -> f
         return 0.0
     slope = math.log(error_now / error_before) / math.log(now / before)
     return error_now * (1 - 2**slope)
-
-
-def _curve(sweep: Sweep, mode: str) -> list[tuple[int, float]]:
-    return [(at, mean(found, "test_accuracy")) for at, found in sweep.points(mode).items()]
