@@ -1,10 +1,12 @@
-"""Full disks, files in the place of folders: refused before learning, or told in one line and resumable."""
+"""Full disks, files in the place of folders, photos that go: refused before learning, or told in one line and resumable."""
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,12 @@ from penult.bundle.reader import versions
 from penult.export import publish
 from penult.export.board import Board
 from penult.export.bundling import Result
+from penult.export.data import Photo
 from penult.export.disk import try_file, try_folder, writing
 from penult.export.errors import DataError, DiskError
 from penult.export.history import History
 from penult.export.model import PenultNet
+from penult.export.photos import Cache, PhotoReader
 from penult.export.run import compare, save_weights, train
 from penult.export.settings import FREEZE_ALL, TrainSettings
 
@@ -215,3 +219,45 @@ def test_what_is_no_refusal_stays_a_bug(tmp_path: Path):
     """A RuntimeError that no disk gave is not dressed up as one."""
     with pytest.raises(RuntimeError, match="a bug"), writing(tmp_path):
         raise RuntimeError("a bug")
+
+
+# -- photos that go ----------------------------------------------------------------------------------------------------
+
+
+def test_a_photo_that_vanishes_is_named(options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A photo removed after the first epoch ends the run with one line; restored, the run is resumed to its end."""
+    photos = shutil.copytree(options["data"], tmp_path / "photos")
+    gone = sorted(photos.rglob("train/*/*.png"))[0]
+    given = options | {"data": photos, "cache_mb": 0, "epochs": 8}
+    command = [sys.executable, *_command(given, tmp_path / "digits")]
+    ends = time.monotonic() + _PATIENCE_S
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            assert time.monotonic() < ends
+            if line.strip().startswith("all   1"):
+                kept = gone.read_bytes()
+                gone.unlink()
+                break
+        *_, last = process.stderr.read().splitlines()
+    assert process.returncode == 1
+    assert last == (
+        f"penult: photo {gone} cannot be read any more: No such file or directory; restore it, then go on with --resume"
+    )
+    gone.write_bytes(kept)
+    assert train(TrainSettings(**given, out=tmp_path / "digits", resume=True)).folder == tmp_path / "digits" / "1"
+    assert "resuming after" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("data", "reason"), [(None, "Is a directory"), (b"no photo", "IMAGE_UNKNOWN_FORMAT")])
+def test_a_photo_that_changes_is_named(
+    photo_bytes: Callable[[int], bytes], tmp_path: Path, data: bytes | None, reason: str
+):
+    """What has become of a photo since it was checked is told with its name, on whichever thread it is read."""
+    from penult.bundle.preprocess import Preprocess
+
+    path = tmp_path / "cat.png"
+    path.mkdir() if data is None else path.write_bytes(data)
+    (tmp_path / "dog.png").write_bytes(photo_bytes(0))
+    pair = (Photo(tmp_path / "dog.png", 0, "dog"), Photo(path, 1, "cat"))
+    with pytest.raises(DiskError, match=rf"photo {path} cannot be read any more.*{reason}.*restore it"):
+        list(PhotoReader(Preprocess(32, 32), Cache(0), 4).crops(pair, "test"))
