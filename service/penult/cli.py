@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from penult.bundle.refusals import refusal
+
 _EXTRAS = {
     "cryptography": "serve,cpu",
     "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
@@ -26,9 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; --resume goes on from the last epoch" if arguments.verb == "train" else "interrupted"
-        )
+        hint = "; --resume goes on from the last epoch" if arguments.verb == "train" else ""
+        return _fail(f"interrupted{hint}")
     except BrokenPipeError:  # `| head` has seen enough; the interpreter's last flush must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"penult {arguments.verb} needs {error.name}: pip install 'penult[{extra}]'")
     except Exception as error:
-        # The error trees of the rooms below all carry a one-line message; anything else is a bug and shows itself.
-        message = getattr(error, "message", None)
+        # The rooms' errors carry a line, and what the disk refuses gets one; anything else is a bug and shows itself.
+        message = getattr(error, "message", None) or refusal(error)
         if message is None:
             raise
         return _fail(message)

@@ -11,7 +11,7 @@ import torch
 
 from penult.bundle.errors import PenultError
 from penult.export.checkpoint import Checkpoint
-from penult.export.errors import SettingsError
+from penult.export.errors import DiskError, SettingsError
 from penult.export.history import Epoch, History
 from penult.export.model import PenultNet
 from penult.export.schedule import Schedule
@@ -126,16 +126,17 @@ def test_a_half_written_one_is_never_seen(run: dict[str, Any], settings: Callabl
 
 
 def test_a_full_disk_leaves_the_last_one(run: dict[str, Any], settings: Callable[..., TrainSettings], tmp_path: Path):
-    """A write that fails half-way raises, and the checkpoint before it can still be resumed from."""
+    """A write that fails half-way is told and leaves no half; the checkpoint before it can still be resumed from."""
     path = tmp_path / "checkpoint.pt"
     Checkpoint(path, settings(), HASH).save(1, **run)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises((OSError, RuntimeError)):
+        with pytest.raises(DiskError, match=f"cannot write {path}: File too large"):
             Checkpoint(path, settings(), HASH).save(1, **run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert Checkpoint(path, settings(resume=True), HASH).phase == 1
 
 

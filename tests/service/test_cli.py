@@ -259,6 +259,28 @@ raise SystemExit(cli.main(["check", "models/absent"]))
     assert re.fullmatch(r"penult: penult check needs onnxruntime: pip install 'penult\[serve,.*\]'\n", result.stderr)
 
 
+@pytest.mark.parametrize("words", [("train",), ("serve", "--models")], ids=" ".join)
+def test_what_the_file_system_refuses_is_one_line(run_python, words):
+    """A name that no file can have gives exit code 1 and ends with a line of the name, the reason and what to do."""
+    too_long = "x" * 300
+    result = run_python("-m", "penult.cli", *words, too_long)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == f"penult: {too_long}: File name too long; give a shorter name"
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "x"), OSError("text"), KeyError("x")], ids=repr)
+def test_a_bug_shows_itself(monkeypatch, error):
+    """What neither the user nor the machine did keeps its traceback."""
+
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("penult.service.bundle_verbs.check", fail)
+    with pytest.raises(type(error)):
+        cli.main(["check", "models/digits"])
+
+
 @pytest.mark.parametrize("verb", ["classify", "describe", "check", "serve", "train"])
 def test_every_verb_has_help(penult, verb):
     """--help of each verb ends with exit code 0 and shows defaults."""

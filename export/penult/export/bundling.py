@@ -17,6 +17,7 @@ from penult.bundle.manifest import DENSE, GOLDEN_NAME, SVM, Manifest
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import Floats
 from penult.export.data import Photo, Splits
+from penult.export.disk import writing
 from penult.export.evaluate import compare, evaluate, fit_temperature
 from penult.export.evidence import Evidence
 from penult.export.photos import as_served
@@ -107,14 +108,16 @@ def seal(
 ) -> Result:
     """Add the report on the photos below `data`, replay the goldens, and publish below `folder`.
 
-    Raises BundleError, with nothing published, where a golden photo gets another answer.
+    Raises BundleError where a golden photo gets another answer, DiskError where the disk refuses; nothing is published
+    then.
     """
     manifest = evidence.manifest
     predictions = predictions_csv(evidence.splits, data, evidence.scores, manifest.temperatures)
     files = files | report_files(evidence) | {"report/predictions.csv": predictions}
     # From their bytes, as the service will read them, and before anything can be served.
     goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
-    return Result(writer.publish(folder, manifest, files), evidence.metrics)
+    with writing(folder):
+        return Result(writer.publish(folder, manifest, files), evidence.metrics)
 
 
 def make_goldens(

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from penult.export.disk import writing
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.model import Weights
 from penult.export.schedule import Schedule
 from penult.export.settings import TrainSettings
 from penult.export.workers import ALONE, Workers
+
+# The folder of what --resume needs, beside the versions, where the service does not look.
+UNFINISHED = ".training"
 
 
 class Checkpoint:
@@ -81,7 +85,7 @@ class Checkpoint:
         best: Weights,
         history: History,
     ) -> None:
-        """Write the state after an epoch."""
+        """Write the state after an epoch; raise DiskError, with the last one kept, where the disk refuses."""
         self._write(
             {
                 "phase": phase,
@@ -109,10 +113,16 @@ class Checkpoint:
     def _write(self, state: dict[str, Any]) -> None:
         if not self._workers.is_first:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".tmp")
-        with open(scratch, "wb") as file:
-            torch.save(state | {"identity": self.identity}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, self.path)
+        with writing(self.path):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(scratch, "wb") as file:
+                    torch.save(state | {"identity": self.identity}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(scratch, self.path)
+            except (OSError, RuntimeError):
+                with contextlib.suppress(OSError):  # half of it only takes up what is short
+                    scratch.unlink()
+                raise

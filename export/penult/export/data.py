@@ -15,7 +15,7 @@ from pathlib import Path
 
 from penult.bundle.preprocess import DEFAULT_LIMITS
 from penult.export import index
-from penult.export.errors import DataError
+from penult.export.errors import DataError, DiskError
 from penult.export.settings import TrainSettings
 
 # Control characters, line separators, what reverses the text after it; joiners are part of many scripts and stay.
@@ -38,8 +38,13 @@ class Photo:
     sha256: str = ""
 
     def read(self) -> bytes:
-        """Return the file's bytes."""
-        return self.path.read_bytes()
+        """Return the file's bytes; raise DiskError where it has gone since it was found."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DiskError(
+                "PHOTO_GONE", f"photo {self.path} cannot be read any more: {error.strerror or error}; restore it"
+            ) from error
 
 
 @dataclass(frozen=True)

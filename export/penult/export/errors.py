@@ -3,6 +3,7 @@
 PenultError (penult.bundle.errors)
 ├── DataError       the folder of photos cannot be learnt from
 ├── SettingsError   the options contradict each other, or the weights do not fit
+├── DiskError       a file or folder cannot be read or written (any more)
 ├── ParityError     the exported model does not answer as the trained network does: nothing is published
 └── QuantizeError   the int8 model cannot be made, or loses too much accuracy: it is not published
 """
@@ -16,6 +17,10 @@ class DataError(PenultError):
 
 class SettingsError(PenultError):
     """The options contradict each other, or the weights do not fit the network."""
+
+
+class DiskError(PenultError):
+    """A file or folder cannot be read or written (any more)."""
 
 
 class ParityError(PenultError):

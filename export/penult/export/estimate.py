@@ -13,6 +13,7 @@ from penult.bundle.preprocess import STRETCH, Preprocess, open_image
 from penult.export import augment
 from penult.export.architectures import Architecture
 from penult.export.data import Photo, Splits
+from penult.export.errors import DiskError
 from penult.export.index import OWN_LIMITS
 from penult.export.learner import Learner
 from penult.export.model import PenultNet, parameter_groups
@@ -68,7 +69,7 @@ def _mean_shrunk_bytes(photos: Sequence[Photo], spec: Preprocess) -> float:
     for photo in photos[:: max(1, len(photos) // _SIZES_SAMPLED)]:
         try:
             size = open_image(photo.read(), OWN_LIMITS).size
-        except (ImageError, OSError):  # gone since it was checked: the run itself will say so
+        except (ImageError, DiskError):  # gone since it was checked: the run itself will say so
             continue
         shrunk = math.prod(spec.resized_size(*size))
         sizes.append(3 * (shrunk if spec.fit == STRETCH else min(shrunk, math.prod(size))))

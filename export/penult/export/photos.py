@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from penult.bundle.errors import ImageError
 from penult.bundle.preprocess import CROP, Pixels, Preprocess, crop_encoded, decode, open_image
 from penult.export.augment import Augmentation
 from penult.export.data import Photo
+from penult.export.errors import DiskError
 from penult.export.index import OWN_LIMITS
 from penult.export.progress import bar
 
@@ -115,14 +117,14 @@ class PhotoReader:
                 yield np.stack(cut) if cut else empty
 
     def _crop(self, photo: Photo) -> Pixels:
-        return self.cache.get(("crop", photo.sha256), lambda: crop_encoded(photo.read(), self.spec, OWN_LIMITS))
+        return self.cache.get(("crop", photo.sha256), lambda: _made_of(photo, partial(crop_encoded, spec=self.spec)))
 
     def _shrunk(self, photo: Photo) -> Image.Image:
         """Return the whole photo at the training size, squeezed if serving squeezes: what augmentation cuts from."""
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
-        image = decode(photo.read(), OWN_LIMITS)
+        image = _made_of(photo, decode)
         size = self.spec.resized_size(*image.size)
         is_small = self.spec.fit == CROP and size[0] > image.size[0]
         return np.asarray(image if is_small else image.resize(size, Image.Resampling.BILINEAR))
@@ -137,6 +139,17 @@ def as_served(data: bytes, spec: Preprocess) -> bytes:
         image.resize(spec.resized_size(*image.size), Image.Resampling.BILINEAR).save(small, "PNG")
         return small.getvalue()
     return data
+
+
+def _made_of(photo: Photo, make: Callable[..., T]) -> T:
+    """Return what `make` makes of a photo's bytes; raise DiskError where it has changed, and is no photo any more."""
+    data = photo.read()
+    try:
+        return make(data, limits=OWN_LIMITS)
+    except ImageError as error:
+        raise DiskError(
+            "PHOTO_CHANGED", f"photo {photo.path} cannot be read any more ({error.reason}); restore it"
+        ) from error
 
 
 def _smaller(spec: Preprocess, crop: int) -> Preprocess:

@@ -11,8 +11,9 @@ from penult.bundle.preprocess import Preprocess
 from penult.export import architectures, sweep, sweep_view, whiten
 from penult.export.architectures import Architecture
 from penult.export.board import Board
-from penult.export.checkpoint import Checkpoint
+from penult.export.checkpoint import UNFINISHED, Checkpoint
 from penult.export.data import Splits, load_splits
+from penult.export.disk import resumable, try_file, try_folder, writing
 from penult.export.errors import SettingsError
 from penult.export.finetune import FineTuner, OnEpoch
 from penult.export.history import History
@@ -36,12 +37,26 @@ def train(settings: TrainSettings) -> Result:
     with started(settings.device) as workers:
         if not workers.is_first:
             silence()
-        return _train(settings, workers)
+        else:
+            _try_places(settings)
+        with resumable():
+            return _train(settings, workers)
+
+
+def _try_places(settings: TrainSettings) -> None:
+    """Write to wherever the run will write, before it learns; raise DiskError. Nothing is left there."""
+    is_sweep = settings.sweep != "no"
+    folder = sweep_folder(settings) if is_sweep else settings.out
+    try_folder("--out", settings.out, folder, folder / UNFINISHED)
+    if settings.tensorboard and not is_sweep:
+        try_folder("--tensorboard", settings.tensorboard)
+    if settings.save_weights and not is_sweep:
+        try_file("--save-weights", settings.save_weights)
 
 
 def _train(settings: TrainSettings, workers: Workers) -> Result:
     splits, photos = _prepare(settings, workers)
-    checkpoint = settings.out / ".training" / "checkpoint.pt"
+    checkpoint = settings.out / UNFINISHED / "checkpoint.pt"
     with Board(settings.tensorboard if workers.is_first else None) as board:
         tuner, given, history = learn(settings, splits, photos, workers, checkpoint, board.add)
     result = workers.same(_finish(settings, splits, tuner.net, given, photos, history) if workers.is_first else None)
@@ -56,20 +71,23 @@ def compare(settings: TrainSettings) -> Sweep:
     with started(settings.device) as workers:
         if not workers.is_first:
             silence()
-        splits, photos = _prepare(settings, workers)
+        else:
+            _try_places(settings)
 
         def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Learner, History]:
             tuner, _, history = learn(trial, part, photos, workers, checkpoint)
             return tuner.net, tuner.learner, history
 
-        return sweep.run(
-            settings, splits, workers, learn_one, sweep_folder(settings), partial(_show, sweep_folder(settings))
-        )
+        folder = sweep_folder(settings)
+        with resumable():
+            splits, photos = _prepare(settings, workers)
+            return sweep.run(settings, splits, workers, learn_one, folder, partial(_show, folder))
 
 
 def _show(folder: Path, found: Sweep) -> None:
-    (folder / "table.csv").write_text(sweep_view.to_csv(found))
-    (folder / "sweep.png").write_bytes(sweep_picture(found))
+    with writing(folder):
+        (folder / "table.csv").write_text(sweep_view.to_csv(found))
+        (folder / "sweep.png").write_bytes(sweep_picture(found))
     say(" ".join(sweep_view.table(found)[-1]))
 
 
@@ -137,17 +155,18 @@ def _finish(
 ) -> Result:
     net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
     noted = replace(splits, notes=(*splits.notes, *history.notes))
-    result = publish(settings, noted, net, given, photos, history)
-    if settings.save_weights:
+    if settings.save_weights:  # first: once a bundle is published, a run that fails would be resumed to publish another
         save_weights(net, settings.save_weights)
-    return result
+    return publish(settings, noted, net, given, photos, history)
 
 
 def save_weights(net: PenultNet, path: Path) -> None:
-    """Write a state dict that `--weights FILE` takes, with torchvision's names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a state dict that `--weights FILE` takes, with torchvision's names; raise DiskError."""
     head = {f"head.{key}": value for key, value in net.head.state_dict().items()}
-    torch.save(net.body.state_dict() | head, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:  # given a path, torch would not say why it cannot be written
+            torch.save(net.body.state_dict() | head, file)
 
 
 def _introduce(settings: TrainSettings, splits: Splits, workers: Workers) -> None:

@@ -21,7 +21,9 @@ import torch
 
 from penult.bundle.manifest import DENSE, SVM
 from penult.export import svm
+from penult.export.checkpoint import UNFINISHED
 from penult.export.data import Splits
+from penult.export.disk import writing
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.learner import Learner
@@ -116,7 +118,7 @@ def run(
         if trial in record.done:
             continue
         say(f"trial {number} of {len(wanted)}: {_title(settings, trial)}")
-        checkpoint = folder / ".training" / f"{number}.pt"
+        checkpoint = folder / UNFINISHED / f"{number}.pt"
         record.add(_try(*plan(settings, splits, trial), trial, learn, checkpoint))
         if workers.is_first:
             checkpoint.unlink(missing_ok=True)
@@ -194,11 +196,12 @@ class _Record:
         self.sweep = replace(self.sweep, outcomes=(*self.sweep.outcomes, outcome))
         if not self._workers.is_first:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._path.with_suffix(".tmp")
         state = {"identity": self._identity, "outcomes": [asdict(o) for o in self.sweep.outcomes]}
-        scratch.write_text(json.dumps(state, indent=1))
-        scratch.replace(self._path)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps(state, indent=1))
+            scratch.replace(self._path)
 
 
 def _label_counts(splits: Splits) -> list[int]:
