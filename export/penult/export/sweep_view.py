@@ -95,15 +95,17 @@ def _label_advice(sweep: Sweep) -> str:
     (before, first), (now, last) = list(sweep.points(best).items())[-2:]
     low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
     seen = f"{best}: from {before} to {now} photos per class {low:.1%} became {high:.1%}"
-    least, most = step(first, last, sweep.test_photos)
-    # A step that may be none is an answer only where it cannot be one worth labelling for.
-    if least <= 0 and most >= _WORTH_LABELLING:
-        return (
-            f"{seen}, which on {sweep.test_photos} test photos is anything from {100 * least:+.1f} to "
-            f"{100 * most:+.1f} points: too few to tell whether to label more; test on more (--test, or DATA/test) and "
-            "sweep again"
-        )
     gain = _doubling(before, 1 - low, now, 1 - high)
+    least, most = step(first, last, sweep.test_photos)
+    # The errors of the last place may be as many as its interval allows, and the step as large as its own does.
+    errors = 1 - interval(last, sweep.test_photos)[0]
+    gain_at_most = _doubling(before, errors + most, now, errors)
+    if gain_at_most >= _WORTH_LABELLING and (least <= 0 or gain < _WORTH_LABELLING):
+        return (
+            f"{seen}; as far as {sweep.test_photos} test photos tell, twice as many may bring nothing or "
+            f"{100 * gain_at_most:.1f} points: too few to say whether to label more; test on more (--test, or "
+            "DATA/test) and sweep again"
+        )
     verdict = "label more" if gain >= _WORTH_LABELLING else "more labels of the same kind will bring little"
     return f"{seen}; twice as many may bring {100 * gain:+.1f} points: {verdict}"
 
