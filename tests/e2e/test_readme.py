@@ -85,12 +85,14 @@ def _ways_to_learn(block: str, photos: Path, weights: Path) -> str:
     return block.replace("PHOTOS", str(photos)).replace("--arch resnet18", words).replace("models/pets", "models/few")
 
 
-def _run(script: str, folder: Path) -> str:
-    result = subprocess.run(
-        ["bash", "-euc", script], cwd=folder, capture_output=True, text=True, timeout=400, check=False
+def _run(block: str, folder: Path, **env: str) -> str:
+    path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path} | env
+    done = subprocess.run(
+        ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_ways_to_learn_block(checkout: Path, few_digits: Path, tiny_weights: Path):
@@ -193,16 +195,6 @@ def test_javascript_block(target: str, digits: Path, checkout: Path):
     result = subprocess.run(["node", "-e", code], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert re.match(r"^\d 0?\.?\d+", result.stdout)
-
-
-def _run(block: str, folder: Path, **env: str) -> str:
-    path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path} | env
-    done = subprocess.run(
-        ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
