@@ -12,7 +12,9 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,10 +142,41 @@ def copy_model(models: Path) -> Callable[[Path], Path]:
     return copy
 
 
+# What is being set up, the innermost last, behind the test itself. pytest does not tell of fixtures of the session, which
+# come before all others: then it is empty.
+_ASKING: list[pytest.FixtureRequest] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[None]:
+    """Note which fixture is being set up, for what it starts to end with it."""
+    _ASKING.append(request)
+    try:
+        return (yield)
+    finally:
+        _ASKING.remove(request)
+
+
+@pytest.fixture(autouse=True)
+def _asking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test starts ends with the test."""
+    _ASKING.insert(0, request)
+    yield
+    _ASKING.remove(request)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
-    """Start servers on free ports: start_server(models, *options, env={}); those still running are ended."""
-    started: list[subprocess.Popen[str]] = []
+def start_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Running]:
+    """Start servers on free ports: start_server(models, *options, env={}); they end with the test or fixture that asks.
+
+    Dozens of idle servers would take a core from the tests that come later.
+    """
 
     def start(models: Path, *options: str, env: dict[str, str] | None = None) -> Running:
         log = tmp_path_factory.mktemp("server") / "log.txt"
@@ -155,18 +188,14 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=sink, text=True, env=os.environ | (env or {})
             )
-        started.append(process)
+        (_ASKING[-1] if _ASKING else request).addfinalizer(partial(_end, process))
         for line in process.stdout:
             if line.startswith("ready "):
                 words = dict(word.split("=", 1) for word in line.split()[1:])
                 return Running(words["grpc"], words["metrics"].removesuffix("/metrics"), process, log)
         raise AssertionError(f"the server did not become ready:\n{log.read_text()}")
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,13 @@ def answered(server, method: str) -> float:
     return counted(server, "penult_requests_total", f'method="{method}"', 'code="OK"')
 
 
+def until_answered(server, more: int) -> None:
+    """Wait until the server has answered so many more requests."""
+    enough = answered(server, "Classify") + more
+    while answered(server, "Classify") < enough:
+        time.sleep(0.02)
+
+
 def test_closed_loop_sends_as_many_as_asked(measure, server):
     """--requests N measures exactly N requests: the server counts the same, the model's fingerprint is told."""
     before = answered(server, "Classify")
@@ -72,19 +79,24 @@ def test_poisson_arrivals_have_the_rate_and_can_be_repeated():
 
 @pytest.fixture
 def stalling(models, start_server):
-    """A server that stands still for STALL_S, half a second after the call: stalling() returns its target."""
+    """A server that stands still for STALL_S once under load: stalling() returns its target."""
     running = start_server(models)
-    timers = []
+    threads = []
+
+    def stall() -> None:
+        until_answered(running, 5)
+        os.kill(running.process.pid, signal.SIGSTOP)
+        time.sleep(STALL_S)
+        os.kill(running.process.pid, signal.SIGCONT)
 
     def arm() -> str:
-        for after_s, number in ((0.5, signal.SIGSTOP), (0.5 + STALL_S, signal.SIGCONT)):
-            timers.append(threading.Timer(after_s, os.kill, (running.process.pid, number)))
-            timers[-1].start()
+        threads.append(threading.Thread(target=stall))
+        threads[-1].start()
         return running.target
 
     yield arm
-    for timer in timers:
-        timer.join()
+    for thread in threads:
+        thread.join()
     running.process.terminate()
     running.process.wait()
 
@@ -124,7 +136,7 @@ def test_refusals_are_counted_by_code(measure, models, start_server, is_stream):
 def test_a_server_that_goes_away_is_an_error_and_no_hang(measure, models, start_server):
     """Requests after the server's death are UNAVAILABLE; the run ends when it should."""
     running = start_server(models)
-    threading.Timer(0.5, running.process.kill).start()
+    threading.Thread(target=lambda: (until_answered(running, 5), running.process.kill())).start()
     started = time.monotonic()
     report = measure(target=running.target, duration_s=1.2, concurrency=2)
     assert set(report.errors) == {"UNAVAILABLE"}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from penult.bundle.reader import read_bundle
+from penult.service import cpu_plan
 from penult.service.cpu_plan import CpuPlan, Speed, choose, measure, plans
 from penult.service.loading import Placement, load
 
@@ -36,19 +37,20 @@ def test_each_mode_chooses_what_it_promises(mode, chosen):
     assert choose(mode, speeds) == chosen
 
 
-def test_measuring_counts_all_callers():
-    """A model that sleeps 10 ms gives twice as many runs a second with two callers, and 10 ms a lone run."""
-    seen = set()
+@pytest.mark.parametrize("callers", [1, 2, 3])
+def test_measuring_counts_all_callers(monkeypatch, callers):
+    """A model that takes 10 ms gives 100 images a second for each caller, and all callers run it at once."""
+    now_ms = [0]
 
-    def run() -> None:
-        seen.add(threading.get_ident())
-        time.sleep(0.01)
+    def advance() -> None:
+        now_ms[0] += 10
 
-    one, two = measure(run, CpuPlan(1, 1)), measure(run, CpuPlan(1, 2))
-    assert 50 < one.images_per_s < 101
-    assert 1.5 < two.images_per_s / one.images_per_s < 2.5
-    assert 0.01 <= one.run_s < 0.02
-    assert len(seen) > 2
+    # Nobody passes before all callers have come: runs one after the other would never end.
+    together, main = threading.Barrier(callers, advance, timeout=30), threading.get_ident()
+    monkeypatch.setattr(cpu_plan.time, "perf_counter", lambda: now_ms[0] / 1000)
+    speed = measure(lambda: advance() if threading.get_ident() == main else together.wait(), CpuPlan(1, callers))
+    assert speed.images_per_s == pytest.approx(100 * callers, rel=0.06)
+    assert speed.run_s == pytest.approx(0.01)
 
 
 def test_a_slow_model_is_not_measured_for_long():

@@ -72,17 +72,16 @@ def test_a_hanging_loop_is_not_alive():
         await http.start()
         found = []
 
-        def probe() -> None:
+        def probe(timeout_s: float) -> None:
             try:
-                found.append(httpx.get(f"http://127.0.0.1:{http.port}/livez", timeout=0.2).status_code)
+                found.append(httpx.get(f"http://127.0.0.1:{http.port}/livez", timeout=timeout_s).status_code)
             except httpx.TimeoutException:
                 found.append("timeout")
 
-        thread = threading.Thread(target=probe)
+        thread = threading.Thread(target=probe, args=[0.2])
         thread.start()
-        time.sleep(0.5)  # the loop hangs here
-        await asyncio.to_thread(thread.join)
-        await asyncio.to_thread(probe)
+        thread.join()  # the loop hangs here, for as long as the probe waits
+        await asyncio.to_thread(probe, 10)
         await http.stop()
         return found
 

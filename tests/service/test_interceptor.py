@@ -240,7 +240,7 @@ def test_clients_that_leave_are_counted_by_why(served, metrics, samples, leaves)
 
     async def scenario(channel):
         stub = penult_pb2_grpc.PenultServiceStub(channel)
-        call = stub.Classify(pb.ClassifyRequest(), timeout=0.2 if leaves == "deadline" else 20)
+        call = stub.Classify(pb.ClassifyRequest(), timeout=1.0 if leaves == "deadline" else 20)
         if leaves == "cancelled":
             await asyncio.sleep(0.2)
             call.cancel()

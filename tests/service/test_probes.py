@@ -51,7 +51,7 @@ def probes(connect):
 def test_all_probes_agree_from_start_to_end(publish_brightness, tmp_path, launch, probes, connect, request_of, encode):
     """Loading: alive, not ready. Then both. Draining, and finishing what was accepted: alive, not ready, to the end."""
     publish_brightness(tmp_path, work=8)
-    server = launch(tmp_path, "--http", "--drain-lead", "1.5", "--grace", "60")
+    server = launch(tmp_path, "--http", "--drain-lead", "1.5", "--grace", "600")
     liveness, readiness = probes(server.target, server.http)
 
     def told() -> tuple[set[str], set[str]]:
@@ -61,7 +61,7 @@ def test_all_probes_agree_from_start_to_end(publish_brightness, tmp_path, launch
     assert server.process.stdout.readline().startswith("ready ")
     assert told() == (set(liveness), set(readiness))
     stub = penult_pb2_grpc.PenultServiceStub(connect(server.target))
-    work = stub.Classify.future(request_of(*[encode(230)] * 20), timeout=90)  # seconds of work on the fastest machine
+    work = stub.Classify.future(request_of(*[encode(230)] * 20), timeout=600)  # seconds of work on the fastest machine
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert told() == (set(liveness), set())

@@ -41,7 +41,7 @@ def light(publish_brightness, tmp_path) -> Path:
 
 @pytest.fixture
 def serve(start_server, connect):
-    """Serve a repository that is watched closely: the server and its methods; it ends with the session."""
+    """Serve a repository that is watched closely: the server and its methods."""
 
     def start(root: Path, *options: str):
         server = start_server(root, *WATCH, *options)
@@ -61,6 +61,18 @@ def version_of(request_of, encode):
         return answer.model.version
 
     return ask
+
+
+@pytest.fixture
+def offer(publish_brightness, tmp_path_factory):
+    """offer(root, version, spoil, **options): a version that is there all at once, spoilt before it can be looked at."""
+
+    def make(root: Path, version: int, spoil: Callable[[Path], object] = lambda folder: None, **options) -> Path:
+        staged = publish_brightness(tmp_path_factory.mktemp("staged"), **options)
+        spoil(staged)
+        return staged.rename(root / "light" / str(version))
+
+    return make
 
 
 def refusals(server) -> list[str]:
@@ -102,13 +114,11 @@ def test_a_new_version_is_taken_up_and_the_old_one_goes(light, serve, publish_br
 
 
 @pytest.mark.parametrize("how", BREAK)
-def test_a_broken_candidate_leaves_the_old_version_serving(
-    light, serve, publish_brightness, version_of, samples, run_python, how
-):
+def test_a_broken_candidate_leaves_the_old_version_serving(light, serve, offer, version_of, samples, run_python, how):
     """A broken version is refused once, with one line and `penult check`'s reason, and a metric; version 1 answers."""
     damage, reason = BREAK[how]
     server, stub = serve(light.parent)
-    damage(publish_brightness(light.parent))
+    offer(light.parent, 2, damage)
     eventually(lambda: refusals(server))
     time.sleep(0.5)  # it is not tried again while nothing changes
     (line,) = refusals(server)
@@ -122,15 +132,13 @@ def test_a_broken_candidate_leaves_the_old_version_serving(
     assert checked.stderr.strip() == f"penult: {said}"
 
 
-def test_a_repaired_candidate_is_taken_up(light, serve, publish_brightness, version_of):
+def test_a_repaired_candidate_is_taken_up(light, serve, offer, version_of):
     """A version that was refused is tried again once its files have changed, and serves if it is good then."""
     server, stub = serve(light.parent)
-    folder = publish_brightness(light.parent)
-    good = (folder / "model.onnx").read_bytes()
-    flip_a_byte(folder)
+    folder = offer(light.parent, 2, flip_a_byte)
     eventually(lambda: refusals(server))
     assert version_of(stub) == 1
-    (folder / "model.onnx").write_bytes(good)
+    flip_a_byte(folder)
     eventually(lambda: version_of(stub) == 2)
     assert len(refusals(server)) == 1
 
@@ -301,15 +309,16 @@ class Load:
         assert not any(thread.is_alive() for thread in threads)
 
 
-def test_nobody_notices_twenty_versions_and_a_leaving_server(serve, publish_brightness, tmp_path, samples):
+def test_nobody_notices_twenty_versions_and_a_leaving_server(serve, offer, tmp_path, samples):
     """30 s of load while 20 versions come, 5 broken in five ways, then SIGTERM to one of two servers: nothing fails.
 
     Every answer's label is one that only the version named in the answer has.
     """
 
-    def publish(version: int) -> Path:
-        return publish_brightness(tmp_path, classes=(f"dark-{version}", f"bright-{version}"))
+    def publish(version: int, spoil: Callable[[Path], object] = lambda folder: None) -> None:
+        offer(tmp_path, version, spoil, classes=(f"dark-{version}", f"bright-{version}"))
 
+    (tmp_path / "light").mkdir()
     publish(1)
     servers = [serve(tmp_path)[0], serve(tmp_path)[0]]
     load = Load([server.target for server in servers])
@@ -317,10 +326,12 @@ def test_nobody_notices_twenty_versions_and_a_leaving_server(serve, publish_brig
     with load.running():
         start = time.monotonic()
         for version in range(2, 22):
-            folder = publish(version)
-            assert folder.name == str(version)
             if version in broken:
-                broken[version][0](folder)
+                publish(version, broken[version][0])
+                eventually(lambda count=version // 4: all(len(refusals(server)) == count for server in servers))
+            else:
+                publish(version)
+                eventually(lambda key=(version, f"bright-{version}"): load.answers[key])
             time.sleep(max(0.0, start + 1.4 * (version - 1) - time.monotonic()))
         time.sleep(max(0.0, start + 30 - time.monotonic()))
         eventually(lambda: load.answers[21, "bright-21"])

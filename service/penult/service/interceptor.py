@@ -27,6 +27,8 @@ _GO_NAMES = {code.name: code.name.title().replace("_", "") for code in grpc.Stat
 _GO_NAMES |= {"OK": "OK", "CANCELLED": "Canceled"}
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is not generic at run time
+# The client ends its call by its own clock, and its reset may come before the deadline has passed here.
+_OVERTAKEN_S = 0.05
 _REQUEST_ID, _REASON, _RETRY = "penult-request-id", "penult-reason", "grpc-retry-pushback-ms"
 # A server that leaves is alive until it has left, and says so.
 _PROBES = ("ServerLive", "ServerReady", "ModelReady")
@@ -206,7 +208,7 @@ class _Rpc:
         """Count and answer an error; cancellation and the server's own exits pass through."""
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             remaining = self._context.time_remaining()  # seconds; None without a deadline
-            expired = remaining is not None and remaining <= 0
+            expired = remaining is not None and remaining <= _OVERTAKEN_S
             self._end("", "", "DEADLINE_EXCEEDED" if expired else "CANCELLED")
             raise error
         error = presentable(error, self._id, self._method.name)
