@@ -50,14 +50,14 @@ def one_line(stderr: str) -> str:
 
 
 def test_classify_prints_a_table(penult, photo_paths):
-    """People get a header, a line per photo with label, probability and score, and which model answered."""
+    """People get a header, a line per photo with label (novel or not), probability, score, and which model answered."""
     code, out, err = penult("classify", *photo_paths[:3], "--model", "digits", "--scorer", "svm")
     header, *rows, last = out.splitlines()
     assert (code, err) == (0, "")
     assert header.split() == ["image", "label", "probability", "score"]
     assert [row.split()[0] for row in rows] == [str(path) for path in photo_paths[:3]]
     for row in rows:
-        assert re.fullmatch(r"\S+ +\d +\d+\.\d% +-?\d+\.\d\d", row)
+        assert re.fullmatch(r"\S+ +\d(?: \(novel\))? +\d+\.\d% +-?\d+\.\d\d", row)
     assert last == "model digits version 1, scorer svm"
 
 
