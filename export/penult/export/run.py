@@ -155,9 +155,18 @@ def _finish(
 ) -> Result:
     net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
     noted = replace(splits, notes=(*splits.notes, *history.notes))
-    if settings.save_weights:  # first: once a bundle is published, a run that fails would be resumed to publish another
-        save_weights(net, settings.save_weights)
-    return publish(settings, noted, net, given, photos, history)
+    if not settings.save_weights:
+        return publish(settings, noted, net, given, photos, history)
+    # Written before, for a full disk to be told while --resume still ends in one bundle and not two; there only after.
+    scratch = settings.save_weights.with_name(f".{settings.save_weights.name[:99]}.tmp")
+    try:
+        save_weights(net, scratch)
+        result = publish(settings, noted, net, given, photos, history)
+        with writing(settings.save_weights):
+            scratch.replace(settings.save_weights)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return result
 
 
 def save_weights(net: PenultNet, path: Path) -> None:
