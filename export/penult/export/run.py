@@ -158,12 +158,13 @@ def _finish(
     if not settings.save_weights:
         return publish(settings, noted, net, given, photos, history)
     # Written before, for a full disk to be told while --resume still ends in one bundle and not two; there only after.
-    scratch = settings.save_weights.with_name(f".{settings.save_weights.name[:99]}.tmp")
+    target = settings.save_weights.resolve()  # what a link leads to, not the link
+    scratch = target.with_name(f".{target.name[:99]}.tmp")
     try:
         save_weights(net, scratch)
         result = publish(settings, noted, net, given, photos, history)
-        with writing(settings.save_weights):
-            scratch.replace(settings.save_weights)
+        with writing(target):
+            scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
     return result
