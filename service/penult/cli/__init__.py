@@ -1,0 +1,138 @@
+"""The command line: one file per verb that is more than a call, and a table from verbs to functions.
+
+What a verb needs is imported when it runs, so that --help is quick everywhere.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from penult.bundle.refusals import refusal
+
+_EXTRAS = {
+    "cryptography": "serve,cpu",
+    "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
+    "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
+    "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
+    "grpc_reflection": "serve,cpu", "sklearn": "export", "faiss": "serve,cpu", "pyarrow": "parquet",
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0, 1 (it failed, with one line why) or 2 (the command line is wrong)."""
+    arguments = _parse(argv)
+    try:
+        return int(_function(arguments.run)(arguments))
+    except KeyboardInterrupt:
+        hint = "; --resume goes on from the last epoch" if arguments.verb == "train" else ""
+        return fail(f"interrupted{hint}")
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's last flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return fail(f"penult {arguments.verb} needs {error.name}: pip install 'penult[{extra}]'")
+    except Exception as error:
+        # The rooms' errors carry a line, and what the disk refuses gets one; anything else is a bug and shows itself.
+        message = getattr(error, "message", None) or refusal(error)
+        if message is None:
+            raise
+        return fail(message)
+
+
+def fail(line: str) -> int:
+    """Print one line of error; return exit code 1."""
+    print(f"penult: {line}", file=sys.stderr)
+    return 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="penult", description="The layer before last, served: labelled photos to answers over gRPC."
+    )
+    parser.add_argument("--version", action="version", version=f"penult {importlib.metadata.version('penult')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    wanted = (list(sys.argv[1:] if argv is None else argv) or [""])[0]
+    for name, (help_, add_arguments, run) in _VERBS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_)
+        verb.set_defaults(run=run)
+        if name == wanted:  # only this verb's options are needed, and some come from its own room
+            _function(add_arguments)(verb)
+    return parser.parse_args(argv)
+
+
+def _function(path: str) -> Any:
+    """Return the function that "module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# What each verb does in a line, what adds its flags, and what runs it.
+_VERBS = {
+    "train": (
+        "Fine-tune on a folder of labelled photos and publish a checked bundle.",
+        "penult.export.settings:add_arguments",
+        "penult.cli.train:run",
+    ),
+    "svm": (
+        "Fit a new SVM, for the same classes or others, as a model's next version.",
+        "penult.export.refit_settings:add_arguments",
+        "penult.cli.svm:run",
+    ),
+    "quantize": (
+        "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
+        "penult.export.quantize_settings:add_arguments",
+        "penult.cli.quantize:run",
+    ),
+    "check": (
+        "Check a bundle: signature, digests, formats, golden answers.",
+        "penult.service.bundle_verbs:add_check_arguments",
+        "penult.service.bundle_verbs:check",
+    ),
+    "sign": (
+        "Make a key, and sign a bundle with it.",
+        "penult.service.bundle_verbs:add_sign_arguments",
+        "penult.service.bundle_verbs:sign",
+    ),
+    "token": (
+        "Make a bearer token for callers of a server.",
+        "penult.service.tokens:add_token_arguments",
+        "penult.service.tokens:make_token",
+    ),
+    "serve": (
+        "Serve the models of a repository over gRPC.",
+        "penult.cli.serve:add_arguments",
+        "penult.cli.serve:run",
+    ),
+    "classify": (
+        "Name photos with a running server.",
+        "penult.client.verbs:add_classify_arguments",
+        "penult.client.verbs:classify",
+    ),
+    "lookup": (
+        "Find the stored items nearest to photos.",
+        "penult.client.lookup_verb:add_lookup_arguments",
+        "penult.client.lookup_verb:lookup",
+    ),
+    "index": (
+        "Fill, list, export and tend collections of stored items.",
+        "penult.cli.index:add_arguments",
+        "penult.cli.index:run",
+    ),
+    "describe": (
+        "Print the descriptors of photos from a running server.",
+        "penult.client.verbs:add_describe_arguments",
+        "penult.client.verbs:describe",
+    ),
+    "bench": (
+        "Put load on a running server and measure it, or --tune its settings.",
+        "penult.bench.settings:add_arguments",
+        "penult.cli.bench:run",
+    ),
+}

@@ -1,0 +1,33 @@
+"""`penult serve`: one server process, or several."""
+
+import argparse
+import os
+import signal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag per setting of the service."""
+    # OpenBLAS's threads would spin beside the model's runs, and took half of the CPU time. It reads this once, when
+    # NumPy is first imported, which the configuration does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from penult.service import config
+
+    config.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; return the exit code."""
+    # Until the server has its own: the first process of a container would not end by SIGTERM, and others by SIGHUP.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from penult.service.config import from_arguments
+
+    config = from_arguments(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
+    if config.fronts > 1:
+        from penult.service.fronts import supervise
+
+        return supervise(config)
+    from penult.service.server import serve
+
+    return serve(config)

@@ -1,0 +1,38 @@
+"""`penult svm`: a new SVM on a bundle's descriptors, from photos or from stored items."""
+
+import argparse
+import os
+from typing import Any
+
+from penult.cli.published import publish_next
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fit and publish; return 0."""
+    from penult.export.refit_settings import from_arguments
+
+    settings = from_arguments(arguments)
+
+    def publish() -> Any:
+        if settings.from_collection:
+            return _refit_stored(settings)
+        from penult.export.refit import refit
+
+        return refit(settings)
+
+    return publish_next(arguments, publish, lambda metrics: {"kernel": metrics["svm"]["kernel"]})
+
+
+def _refit_stored(settings: Any) -> Any:
+    """Fetch a collection's labelled items from a server, and fit on them."""
+    from penult.client import DEFAULT_TARGET, Client
+    from penult.client.labelled import labelled_items
+    from penult.client.security import Security
+
+    target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
+    with Client(target, security=Security.from_environment()) as client:
+        told, items = labelled_items(client, settings.from_collection)
+    from penult.export.refit_stored import Stored, refit_stored
+
+    ids, labels, descriptors = items
+    return refit_stored(settings, Stored(told.name, told.fingerprint, ids, labels, descriptors))
