@@ -68,7 +68,7 @@ def test_without_matplotlib_the_numbers_are_written(server, tmp_path):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "pip install 'penult[bench]'" in result.stderr
+    assert "pip install '.[bench]'" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 

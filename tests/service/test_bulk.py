@@ -457,7 +457,10 @@ raise SystemExit(cli.main(["describe", ".", "--out", "v.parquet"]))
 """
     result = run_python("-c", code)
     assert result.returncode == 1
-    assert result.stderr == "penult: penult describe needs pyarrow: pip install 'penult[parquet]'\n"
+    assert (
+        result.stderr
+        == "penult: penult describe needs pyarrow: in the folder of penult's source, run pip install '.[parquet]'\n"
+    )
 
 
 @pytest.mark.parametrize(

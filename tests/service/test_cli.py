@@ -170,11 +170,12 @@ def test_a_failed_request_is_one_line(penult, photo_paths, options, told):
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_is_exit_2(penult, photo_paths, options):
-    """Numbers and words that cannot be right end with exit code 2 and the usage, not with a traceback."""
+    """Numbers and words that cannot be right end with exit code 2 and one line, not with the whole usage."""
     code, out, err = penult("classify", photo_paths[0], *options)
     assert (code, out) == (2, "")
-    assert err.startswith("usage: penult ")
-    assert options[0] in err.splitlines()[-1]
+    (line,) = err.splitlines()
+    assert line.startswith("penult classify: ")
+    assert options[0] in line
 
 
 @pytest.mark.parametrize("argv", [[], ["nonsense"], ["classify"], ["check"]])
@@ -182,6 +183,25 @@ def test_missing_words_are_exit_2(penult, argv):
     """Without a verb, with an unknown one, or without what it needs, the exit code is 2."""
     code, out, _ = penult(*(argv or ["--target"]))
     assert (code, out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["trian"], "penult: argument VERB: 'trian' is not one of train, svm, .*; did you mean train[?]"),
+        (["train", "x", "--svm", "lin"], "penult train: .* 'lin' is not one of auto, linear, rbf; did you mean linear[?]"),
+        (["train", "x", "--frezee=3"], "penult train: unrecognized arguments: --frezee=3; did you mean --freeze[?]"),
+        (["index", "lst"], "penult index: argument VERB: 'lst' is not one of add, .*; did you mean list[?]"),
+        (["quantize", "a", "b", "--to", "float99"], r"penult quantize: .* 'float99' is not one of int8, fp16\."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_misspelt_word_is_met_with_the_nearest(penult, argv, told):
+    """Verbs, choices and options: one line, exit code 2, and the word that was probably meant; else no guess."""
+    code, out, err = penult(*argv, target=None)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert re.match(told, line)
 
 
 def test_the_target_comes_from_the_environment(penult, server, photo_paths, monkeypatch):
@@ -256,7 +276,10 @@ raise SystemExit(cli.main(["check", "models/absent"]))
 """
     result = run_python("-c", code)
     assert result.returncode == 1
-    assert re.fullmatch(r"penult: penult check needs onnxruntime: pip install 'penult\[serve,.*\]'\n", result.stderr)
+    assert re.fullmatch(
+        r"penult: penult check needs onnxruntime: in .* source, run pip install '\.\[serve,cpu\]' or pip .*\n",
+        result.stderr,
+    )
 
 
 @pytest.mark.parametrize("words", [("train",), ("serve", "--models")], ids=" ".join)

@@ -158,4 +158,4 @@ def test_without_the_extra_the_line_says_what_to_install(run_python, quick, tmp_
     )
     done = run_python("-c", code)
     assert done.returncode == 1
-    assert "pip install 'penult[tracing]'" in done.stderr.splitlines()[-1]
+    assert "pip install '.[tracing]'" in done.stderr.splitlines()[-1]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bench.settings import BenchError
+from penult.extras import how_to_install
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 # Everything sent stays in memory.
@@ -55,7 +56,7 @@ def made_up(seed: int) -> list[bytes]:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise BenchError(
-            "making up JPEGs needs Pillow: pip install 'penult[serve]', or give --photos FOLDER or --raw"
+            f"making up JPEGs needs Pillow; give --photos FOLDER or --raw, or {how_to_install('serve')}"
         ) from error
     generator = np.random.default_rng(seed)
     files = []

@@ -14,6 +14,7 @@ from typing import Any
 
 from penult.bench.measure import Report
 from penult.bench.settings import BenchError
+from penult.extras import how_to_install
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[]
             written.append(folder / f"{name}.png")
             written[1].write_bytes(draw())
         else:
-            print(f"no {name}.png: the picture needs matplotlib: pip install 'penult[bench]'", file=sys.stderr)
+            print(f"no {name}.png: the picture needs matplotlib: {how_to_install('bench')}", file=sys.stderr)
     except OSError as error:
         raise BenchError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error
     return written

@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from penult.bundle.refusals import refusal
+from penult.cli.parser import Parser
+from penult.extras import how_to_install
 
-_EXTRAS = {
-    "cryptography": "serve,cpu",
-    "torch": "export", "torchvision": "export", "matplotlib": "export", "onnx": "export", "tqdm": "export",
-    "jinja2": "export", "onnxruntime": "serve,cpu] or penult[serve,gpu", "PIL": "serve,cpu", "starlette": "serve,cpu",
-    "uvicorn": "serve,cpu", "prometheus_client": "serve,cpu", "grpc_health": "serve,cpu",
-    "grpc_reflection": "serve,cpu", "sklearn": "export", "faiss": "serve,cpu", "pyarrow": "parquet",
+_SERVE, _EXPORT = ("serve,cpu",), ("export",)
+# The extras that hold each library, any one of which will do.
+_EXTRAS: dict[str, tuple[str, ...]] = {
+    "cryptography": _SERVE,
+    "torch": _EXPORT, "torchvision": _EXPORT, "matplotlib": _EXPORT, "onnx": _EXPORT, "tqdm": _EXPORT,
+    "jinja2": _EXPORT, "onnxruntime": ("serve,cpu", "serve,gpu"), "PIL": _SERVE, "starlette": _SERVE,
+    "uvicorn": _SERVE, "prometheus_client": _SERVE, "grpc_health": _SERVE, "grpc_reflection": _SERVE,
+    "sklearn": _EXPORT, "faiss": _SERVE, "pyarrow": ("parquet",),
 }  # fmt: skip
 
 
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        return fail(f"penult {arguments.verb} needs {error.name}: pip install 'penult[{extra}]'")
+        return fail(f"penult {arguments.verb} needs {error.name}: {how_to_install(*extra)}")
     except Exception as error:
         # The rooms' errors carry a line, and what the disk refuses gets one; anything else is a bug and shows itself.
         message = getattr(error, "message", None) or refusal(error)
@@ -53,18 +57,20 @@ def fail(line: str) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="penult", description="The layer before last, served: labelled photos to answers over gRPC."
-    )
+    parser = Parser(prog="penult", description="The layer before last, served: labelled photos to answers over gRPC.")
     parser.add_argument("--version", action="version", version=f"penult {importlib.metadata.version('penult')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    wanted = (list(sys.argv[1:] if argv is None else argv) or [""])[0]
+    wanted, chosen = (list(sys.argv[1:] if argv is None else argv) or [""])[0], parser
     for name, (help_, add_arguments, run) in _VERBS.items():
         verb = verbs.add_parser(name, help=help_, description=help_)
         verb.set_defaults(run=run)
         if name == wanted:  # only this verb's options are needed, and some come from its own room
             _function(add_arguments)(verb)
-    return parser.parse_args(argv)
+            chosen = verb
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen.refuse_unknown(unknown)
+    return arguments
 
 
 def _function(path: str) -> Any:

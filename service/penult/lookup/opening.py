@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from penult.extras import how_to_install
 from penult.lookup.errors import StoreUnavailable
 from penult.lookup.types import Store
 
@@ -38,4 +39,4 @@ def open_store(where: str) -> Store:
         return EmbeddedStore(Path(where))
     except ModuleNotFoundError as error:
         extra = "serve,cpu" if engine == "embedded" else engine
-        raise StoreUnavailable("STORE_ENGINE", f"--lookup needs {error.name}: pip install 'penult[{extra}]'") from error
+        raise StoreUnavailable("STORE_ENGINE", f"--lookup needs {error.name}: {how_to_install(extra)}") from error

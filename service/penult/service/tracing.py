@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from penult.extras import how_to_install
 from penult.service.config import ConfigError
 
 _EPOCH_NS = time.time_ns() - time.perf_counter_ns()
@@ -86,7 +87,7 @@ class Tracing:
             from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ModuleNotFoundError as error:
-            raise ConfigError("TRACE", f"--trace needs {error.name}: pip install 'penult[tracing]'") from error
+            raise ConfigError("TRACE", f"--trace needs {error.name}: {how_to_install('tracing')}") from error
         resource = Resource.create({"service.name": "penult"})
         exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))
         self._processor = BatchSpanProcessor(exporter)
