@@ -27,10 +27,11 @@ MAY_IMPORT = {
         "penult.extras",
     },
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
-    "penult.export": {"penult.bundle", "penult.drawing", "penult.lookup", "penult.nearest"},
-    "penult.client": {"penult.v1", "penult.nearest"},
+    "penult.export": {"penult.bundle", "penult.drawing", "penult.interrupts", "penult.lookup", "penult.nearest"},
+    "penult.client": {"penult.v1", "penult.interrupts", "penult.nearest"},
     "penult.drawing": set(),
     "penult.heap": set(),
+    "penult.interrupts": set(),
     "penult.nearest": set(),
     "penult.extras": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
@@ -47,6 +48,7 @@ MAY_IMPORT = {
         "penult.bundle",
         "penult.lookup",
         "penult.heap",
+        "penult.interrupts",
         "penult.nearest",
         "penult.extras",
         "penult.service",

@@ -14,7 +14,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode
 from penult.export.progress import bar
+from penult.interrupts import pool
 
 # A person's own photos may be as a camera made them; what strangers send to the service may cost less.
 OWN_LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=120_000_000)
@@ -147,12 +147,8 @@ def _look_at(listing: Listing, places: list[int]) -> Iterator[str]:
     def look(chunk: list[File]) -> list[str]:
         return [_look(os.path.join(listing.root, file.path), file.size) for file in chunk]
 
-    with ThreadPoolExecutor() as threads:
-        try:
-            yield from bar(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
-        except BaseException:  # Ctrl-C shall not wait for all the rest
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+    with pool() as threads:
+        yield from bar(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
 
 
 def _look(path: str, size: int) -> str:

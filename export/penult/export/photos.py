@@ -3,7 +3,6 @@
 import io
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -19,6 +18,7 @@ from penult.export.data import Photo
 from penult.export.errors import DiskError
 from penult.export.index import OWN_LIMITS
 from penult.export.progress import bar
+from penult.interrupts import pool
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class PhotoReader:
     ) -> Iterator[Pixels]:
         """Yield uint8 [n, side, side, 3] per group; some groups ahead are being cut on threads meanwhile."""
         empty = np.empty((0, side, side, 3), dtype=np.uint8)
-        with ThreadPoolExecutor() as threads:
+        with pool() as threads:
             pending = [[threads.submit(crop, item) for item in group] for group in groups[:_AHEAD]]
             for at in bar(range(len(groups)), what, len(groups)):
                 cut = [future.result() for future in pending.pop(0)]

@@ -14,6 +14,7 @@ from typing import Any
 from penult.bundle.refusals import refusal
 from penult.cli.parser import Parser
 from penult.extras import how_to_install
+from penult.interrupts import Interrupts
 
 _SERVE, _EXPORT = ("serve,cpu",), ("export",)
 # The extras that hold each library, any one of which will do.
@@ -26,14 +27,37 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# These do more at Ctrl-C than end: a server answers what it has accepted, and a measurement is reported.
+_HANDLE_SIGINT = ("serve", "bench")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0, 1 (it failed, with one line why) or 2 (the command line is wrong)."""
+    """Run one verb; return 0, 1 (it failed, with one line why) or 2 (the command line is wrong).
+
+    As the command of a process, with `argv` None, Ctrl-C ends the process at once, with code 1.
+    """
     arguments = _parse(argv)
+    interrupts = Interrupts(_interrupted(arguments))
+    if argv is not None or arguments.verb in _HANDLE_SIGINT:
+        return _run(arguments, interrupts)
+    with interrupts:
+        return _run(arguments, interrupts)
+
+
+def _interrupted(arguments: argparse.Namespace) -> str:
+    """Return what to say after a Ctrl-C; nothing in the processes beside the first, under torchrun."""
+    if arguments.verb == "train" and os.environ.get("RANK", "0") != "0":
+        return ""
+    is_resumable = arguments.verb == "train" and not arguments.dry_run
+    return "penult: interrupted" + ("; --resume goes on from the last epoch" if is_resumable else "")
+
+
+def _run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     try:
         return int(_function(arguments.run)(arguments))
     except KeyboardInterrupt:
-        hint = "; --resume goes on from the last epoch" if arguments.verb == "train" else ""
-        return fail(f"interrupted{hint}")
+        interrupts.tell()
+        return 1
     except BrokenPipeError:  # `| head` has seen enough; the interpreter's last flush must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -6,13 +6,14 @@ Each batch is answered by one version. Where a new one comes meanwhile, later ba
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from penult.client.messages import to_image
 from penult.client.types import ClassifyAnswer, DescribeAnswer, Photo, PhotoAnswer
+from penult.interrupts import pool
 
 # Enough to keep a server's batches full, few enough that the bar moves.
 BATCH_IMAGES = 32
@@ -44,17 +45,13 @@ def ask_many(
     """Yield an answer per photo, in order; `ask` runs on `in_flight` threads. Raises what it raises."""
     given = _listed(photos)
     pending: deque[tuple[Sequence[Photo], Future[_Answer]]] = deque()
-    with ThreadPoolExecutor(in_flight, "penult-client") as pool, Bar(len(given), progress) as bar:
-        try:
-            for batch in _batches(given):
-                pending.append((batch, pool.submit(ask, batch)))
-                if len(pending) == in_flight:
-                    yield from bar.counted(*_done(pending.popleft()))
-            while pending:
+    with pool(in_flight, "penult-client") as threads, Bar(len(given), progress) as bar:
+        for batch in _batches(given):
+            pending.append((batch, threads.submit(ask, batch)))
+            if len(pending) == in_flight:
                 yield from bar.counted(*_done(pending.popleft()))
-        finally:
-            for _, left in pending:
-                left.cancel()
+        while pending:
+            yield from bar.counted(*_done(pending.popleft()))
 
 
 async def ask_many_aio(
