@@ -5,12 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from penult.bundle.baseline import Baseline
 from penult.service.fronts_metrics import FrontsMetrics
-from penult.service.metrics import Metrics
+from penult.service.metrics import OTHERS, Metrics
+from penult.service.signals import Signals
 
 DOCS = Path(__file__).parents[2] / "docs/monitoring.md"
 # Fixed by DESIGN.md, with their labels.
@@ -50,6 +54,30 @@ def test_the_docs_list_every_metric_with_its_labels():
         name: labels for name, labels in families().items() if not name.startswith("grpc_")
     }
     assert customary == {name for name in families() if name.startswith("grpc_")}
+
+
+@pytest.mark.parametrize(("most", "own"), [(4, 4), (3, 2), (1, 0)])
+def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
+    """Most named on validation photos, classes have series of their own; the others' counts and shares add up."""
+    shares = {"rare": 0.0, "most": 0.5, "some": 0.3, "few": 0.2}
+    baseline = Baseline(np.eye(1, 4, dtype=np.float32), 1.0, 0.0, 0.0, np.array([*shares.values()], np.float32), {})
+    model = SimpleNamespace(
+        name="m", version=1, manifest=SimpleNamespace(classes=tuple(shares)), baseline=baseline, scorers=("svm",)
+    )
+    metrics = Metrics(max_classes=most)
+    signals = Signals(metrics, model)
+    signals.named("svm", [(name, 0.5) for name in shares for _ in range(3)])
+    labels = ["most", "some", "few", "rare"][:own] + [OTHERS] * (own < 4)
+
+    def told(name: str) -> dict[str, float]:
+        return {dict(key[1:])["label"]: value for key, value in samples(metrics).items() if key[0] == name}
+
+    assert told("penult_answers_total") == {label: 3 if label in shares else 3 * (4 - own) for label in labels}
+    others = sum([*shares.values()]) - sum(shares[label] for label in labels if label in shares)
+    expected = {label: shares.get(label, others) for label in labels}
+    assert told("penult_baseline_class_share") == pytest.approx(expected, abs=1e-6)
+    signals.end()
+    assert told("penult_answers_total") == told("penult_baseline_class_share") == {}
 
 
 def test_two_servers_of_one_process_count_apart(samples):

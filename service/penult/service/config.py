@@ -53,6 +53,9 @@ class ServeConfig:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
+    metrics_max_classes: int = _setting(
+        1000, "classes of a version with series of their own in /metrics; of more classes, the rest share one"
+    )
     http: bool = _setting(False, "the Open Inference Protocol over HTTP too, below /v2 on the metrics port")
     tls_cert: str = _setting("", "PEM file of the server's certificate and those above it; renewed ones are taken up")
     tls_key: str = _setting("", "PEM file of its key, without a passphrase")
@@ -105,7 +108,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raise ConfigError."""
         positive = [f.name for f in fields(self) if f.name.endswith(("_bytes", "_pixels", "_side", "_scans"))]
-        for name in [*positive, "queue_max_images", "request_max_images", "fronts"]:
+        for name in [*positive, "queue_max_images", "request_max_images", "fronts", "metrics_max_classes"]:
             if getattr(self, name) < 1:
                 raise ConfigError("CONFIG", f"{_flag(name)} must be at least 1")
         for name in ("port", "metrics_port"):

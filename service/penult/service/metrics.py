@@ -1,7 +1,7 @@
 """Every metric of the service, and the Prometheus client behind them. Names are fixed by DESIGN.md.
 
 Labels hold nothing that a client chose: `model` and `version` are those that answered, empty where none did; `label` is
-one of the model's classes.
+one of the model's classes, or OTHERS.
 """
 
 import os
@@ -37,6 +37,8 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _RATIOS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
 _DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
 _MODEL = ("model", "version")
+# The label that stands for the classes without series of their own, and how many have one unless that is set.
+OTHERS, MOST_CLASSES = "(other)", 1000
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -72,9 +74,13 @@ class Exposition:
 class Metrics(Exposition):
     """The metrics of one server, in a registry of its own, so that tests can have several."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Register everything; process and GPU metrics join a fresh registry only."""
-        self.registry = registry or CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None, max_classes: int = MOST_CLASSES) -> None:
+        """Register everything; process and GPU metrics join a fresh registry only.
+
+        Of a version with more than `max_classes` classes, so many labels at most get series: every series costs the
+        server, each scrape and Prometheus, and ten thousand of a version would slow all three.
+        """
+        self.registry, self._max_classes = registry or CollectorRegistry(), max_classes
         if registry is None:
             for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, *gpus()):
                 self.registry.register(collector)
@@ -191,9 +197,25 @@ class Metrics(Exposition):
         if FILES not in os.environ:  # a file of several fronts cannot lose a series; it says 0
             self.model_info.remove(*model)
 
+    def series_of(self, classes: Sequence[str], baseline: Baseline | None) -> dict[str, str]:
+        """Return the label that stands for each class: its own, or OTHERS.
+
+        Those that validation photos were given most often have their own; without a baseline, the first.
+        """
+        if len(classes) <= self._max_classes:
+            return dict(zip(classes, classes, strict=True))
+        shares = baseline.class_share.tolist() if baseline else [0.0] * len(classes)
+        by_share = sorted(range(len(classes)), key=lambda place: -shares[place])
+        own = set(by_share[: self._max_classes - 1])
+        return {name: name if place in own else OTHERS for place, name in enumerate(classes)}
+
     def state_baseline(self, model: tuple[str, str], classes: Sequence[str], baseline: Baseline) -> None:
         """Tell what a model's answers were like on its validation photos; `model` is name and version."""
-        for label, share in zip(classes, baseline.class_share.tolist(), strict=True):
+        of_label: dict[str, float] = {}
+        series = self.series_of(classes, baseline)
+        for name, share in zip(classes, baseline.class_share.tolist(), strict=True):
+            of_label[series[name]] = of_label.get(series[name], 0.0) + share
+        for label, share in of_label.items():
             self.baseline_class_share.labels(*model, label).set(share)
         for scorer, confidence in baseline.confidence.items():
             self.baseline_confidence.labels(*model, scorer).set(confidence)

@@ -97,7 +97,7 @@ class Server:
     def __init__(self, config: ServeConfig, is_front: bool = False) -> None:
         """Build the parts; nothing listens yet."""
         self._config, self._is_front = config, is_front
-        self.metrics = Metrics()
+        self.metrics = Metrics(max_classes=config.metrics_max_classes)
         self._doors = Doors(config, self.metrics)
         self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
         self._pipeline = Pipeline(config, self.metrics, self._recovery.hear)

@@ -23,7 +23,9 @@ class Signals:
         """Begin at 0, with every class there, so that one that is never named shows; state the baseline."""
         self._metrics, self._baseline = metrics, model.baseline
         self._labels = model.name, str(model.version)
-        self._named = {name: metrics.answers.labels(*self._labels, name) for name in model.manifest.classes}
+        series = metrics.series_of(model.manifest.classes, model.baseline)
+        counters = {label: metrics.answers.labels(*self._labels, label) for label in dict.fromkeys(series.values())}
+        self._series, self._named = [*counters], {name: counters[label] for name, label in series.items()}
         self._confidence = {name: metrics.confidence.labels(*self._labels, name) for name in model.scorers}
         self._distance = metrics.neighbour_distance.labels(*self._labels)
         if model.baseline:
@@ -69,4 +71,4 @@ class Signals:
 
     def end(self) -> None:
         """Forget the model."""
-        self._metrics.forget_answers(self._labels, [*self._named], SCORERS)
+        self._metrics.forget_answers(self._labels, self._series, SCORERS)
