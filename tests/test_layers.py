@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "penult.v1": set(),
     "penult.oip": set(),
     "penult.bundle": {"penult.nearest"},
-    "penult.lookup": {"penult.bundle", "penult.nearest", "penult.extras"},
+    "penult.lookup": {"penult.bundle", "penult.nearest", "penult.extras", "penult.proxies"},
     "penult.service": {
         "penult.v1",
         "penult.oip",
@@ -25,15 +25,17 @@ MAY_IMPORT = {
         "penult.heap",
         "penult.nearest",
         "penult.extras",
+        "penult.proxies",
     },
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
     "penult.export": {"penult.bundle", "penult.drawing", "penult.interrupts", "penult.lookup", "penult.nearest"},
-    "penult.client": {"penult.v1", "penult.interrupts", "penult.nearest"},
+    "penult.client": {"penult.v1", "penult.interrupts", "penult.nearest", "penult.proxies"},
     "penult.drawing": set(),
     "penult.heap": set(),
     "penult.interrupts": set(),
     "penult.nearest": set(),
     "penult.extras": set(),
+    "penult.proxies": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
     "penult.bench": {
         "penult.v1",
@@ -42,6 +44,7 @@ MAY_IMPORT = {
         "penult.drawing",
         "penult.nearest",
         "penult.extras",
+        "penult.proxies",
     },
     "penult.cli": {
         "penult.v1",

@@ -10,12 +10,15 @@ import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penult.bench.settings import BenchError, LoadSettings
+from penult.proxies import proxy_for
 
 OK = "OK"
 _QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p99_9_ms": 0.999}
@@ -116,10 +119,12 @@ def usage(metrics: str | None) -> Usage:
     return Usage(time.process_time(), _scrape(metrics) if metrics else None)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Return what opens http and https, and no files: urlopen() would."""
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens an http or https URL, and no files: urlopen() would. Proxies are those of all our clients."""
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
+    proxy = proxy_for(url)
+    handlers = [urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()]
+    for handler in [*handlers, *([urllib.request.ProxyHandler({urlsplit(url).scheme: proxy})] if proxy else [])]:
         opener.add_handler(handler)
     return opener
 
@@ -127,11 +132,11 @@ def _opener() -> urllib.request.OpenerDirector:
 def _scrape(url: str) -> dict[str, float]:
     """Return the unlabelled samples of a Prometheus page that are used here."""
     try:
-        with _opener().open(url, timeout=_METRICS_TIMEOUT_S) as answer:
+        with _opener(url).open(url, timeout=_METRICS_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
         found = dict(line.split()[:2] for line in lines if line.startswith((_CPU, _BATCHES, _BATCHED)))
         return {name: float(found[name]) for name in (_CPU, _BATCHES, _BATCHED)}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         raise BenchError(
             f"--metrics {url} gives no metrics of penult ({error}); penult serve prints its address"
         ) from error

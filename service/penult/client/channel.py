@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from penult.client.messages import MESSAGE_BYTES
+from penult.client.targets import Target, TargetError, proxy_options, read_targets
 from penult.client.types import RequestFailed
 
 MOST_RETRIES = 4
@@ -73,41 +74,45 @@ def service_config(retries: int, is_one_of_several: bool = False) -> str:
 
 def are_several(target: str | Sequence[str]) -> bool:
     """Tell whether a target names several servers, or a DNS name that is followed as it stands."""
-    targets = target.split(",") if isinstance(target, str) else list(target)
-    return len([one for one in targets if one.strip()]) > 1 or targets[0].strip().startswith("dns:")
+    targets = read_targets(target)
+    return len(targets) > 1 or targets[0].name.startswith("dns:")
 
 
 def address(target: str | Sequence[str]) -> str:
-    """Return gRPC's name for one address, or for several ("a:1,b:2" or a sequence); raise ValueError.
+    """Return gRPC's name for one address, or for several ("a:1,b:2" or a sequence); raise TargetError.
 
     A single name is left to gRPC, which follows its DNS records; of several, each is resolved here, once.
     """
-    targets = target.split(",") if isinstance(target, str) else list(target)
-    targets = [one.strip() for one in targets if one.strip()]
-    if not targets:
-        raise ValueError("no address: give HOST:PORT, or several with commas between")
+    return way(read_targets(target))[0]
+
+
+def way(targets: Sequence[Target]) -> tuple[str, list[tuple[str, int | str]]]:
+    """Return gRPC's name for targets as address() does, and the options for the way to them; raise TargetError."""
     if len(targets) == 1:
-        return targets[0]
+        return targets[0].name, proxy_options(targets)
     found = [_resolve(one) for one in targets]
     for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
         if all(family in one for one in found):
-            return f"{scheme}:" + ",".join(one[family] for one in found)
-    raise ValueError(f"{', '.join(targets)}: some have IPv4 addresses only, some IPv6 only; name either kind")
+            hosts = [one[family] for one in found]
+            listed = ",".join(_joined(host, one.port) for host, one in zip(hosts, targets, strict=True))
+            return f"{scheme}:{listed}", proxy_options(targets, hosts)
+    names = ", ".join(one.name for one in targets)
+    raise TargetError(f"{names}: some have IPv4 addresses only, some IPv6 only; name either kind")
 
 
-def _resolve(target: str) -> dict[int, str]:
-    """Return an address by family."""
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"{target!r} is not HOST:PORT")
+def _resolve(target: Target) -> dict[int, str]:
+    """Return an IP address by family."""
+    if not target.host or not target.port:
+        raise TargetError(f"{target.name!r} is not HOST:PORT")
     try:
-        entries = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(target.host, int(target.port), type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ValueError(f"{host} is not known here ({error.strerror}); check the name") from error
-    return {
-        family: f"[{where[0]}]:{port}" if family == socket.AF_INET6 else f"{where[0]}:{port}"
-        for family, *_, where in reversed(entries)
-    }
+        raise TargetError(f"{target.host} is not known here ({error.strerror}); check the name") from error
+    return {family: str(where[0]) for family, *_, where in reversed(entries)}
+
+
+def _joined(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _unreachable(details: str, target: str | Sequence[str]) -> str:

@@ -21,8 +21,6 @@ _CHECK = "/grpc.health.v1.Health/Check"
 _STATUSES = {b"": "UNKNOWN", b"\x08\x00": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
 _PORT = "50051"
 _TIMEOUT_S = 3.0
-# A proxy set for the outside world is not the way to a server beside us.
-_OPTIONS = (("grpc.enable_http_proxy", 0),)
 _HERE = "127.0.0.1"
 
 
@@ -84,7 +82,7 @@ def _name_on(path: Path) -> str:
 
 def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S, security: Security = NONE) -> str:
     """Return SERVING, NOT_SERVING or UNKNOWN as the server says, or gRPC's code where it does not answer."""
-    with channel_with(target, _OPTIONS, security) as channel:
+    with channel_with(target, (), security) as channel:
         check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
             return _STATUSES.get(check(_request(service), timeout=timeout_s), "UNKNOWN")

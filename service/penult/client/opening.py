@@ -1,28 +1,29 @@
 """Opening channels, as secure as they are asked to be."""
 
-import ipaddress
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
-from penult.client.channel import address, are_several, options
+from penult.client.channel import are_several, options, way
 from penult.client.security import Security, SecurityError, read_file
+from penult.client.targets import Target, read_targets
 
 _HEADER = "authorization"
 
 
 def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
-    """Open a channel for plain code; raise ValueError, SecurityError."""
+    """Open a channel for plain code; raise TargetError, SecurityError."""
     return channel_with(target, options(retries, are_several(target)), security)
 
 
 def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.Channel:
     """Open a channel for plain code with options of one's own."""
-    token, where = _token_for(target, security), address(target)
+    where, all_options, security, token = _plan(target, chosen, security)
     if security.is_tls:
-        return grpc.secure_channel(where, _credentials(security), options=[*chosen, *_name(target, security)])
-    opened = grpc.insecure_channel(where, options=chosen)
+        return grpc.secure_channel(where, _credentials(security), options=all_options)
+    opened = grpc.insecure_channel(where, options=all_options)
     return grpc.intercept_channel(opened, _Bearer(token)) if token else opened
 
 
@@ -33,17 +34,31 @@ def aio_channel(target: str | Sequence[str], retries: int, security: Security) -
 
 def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
     """Open a channel for asyncio with options of one's own."""
-    token, where = _token_for(target, security), address(target)
+    where, all_options, security, token = _plan(target, chosen, security)
     if security.is_tls:
-        return grpc.aio.secure_channel(where, _credentials(security), options=[*chosen, *_name(target, security)])
+        return grpc.aio.secure_channel(where, _credentials(security), options=all_options)
     bearers = [_AioUnary(token), _AioStream(token)] if token else None
-    return grpc.aio.insecure_channel(where, options=chosen, interceptors=bearers)
+    return grpc.aio.insecure_channel(where, options=all_options, interceptors=bearers)
 
 
-def _name(target: str | Sequence[str], security: Security) -> list[tuple[str, str]]:
+def _plan(
+    target: str | Sequence[str], chosen: Sequence[Any], security: Security
+) -> tuple[str, list[Any], Security, str]:
+    """Return gRPC's name for a target, all options, how it is secured, and the token to send in clear ("" for none)."""
+    targets = read_targets(target)
+    if targets[0].is_tls:  # https://
+        security = replace(security, tls=True)
+    token = "" if security.is_tls else security.own_token()
+    if token and not all(one.is_here for one in targets):
+        raise SecurityError("a token is sent in clear to this machine only; add --tls, or --ca FILE")
+    where, on_the_way = way(targets)
+    name = _name(targets, security) if security.is_tls else []
+    return where, [*chosen, *on_the_way, *name], security, token
+
+
+def _name(targets: Sequence[Target], security: Security) -> list[tuple[str, str]]:
     """Return the option for a certificate's name: of several servers, each has the same, by the first one's name."""
-    targets = target.split(",") if isinstance(target, str) else list(target)
-    name = security.server_name or (targets[0].strip().rpartition(":")[0] if len(targets) > 1 else "")
+    name = security.server_name or (targets[0].host if len(targets) > 1 else "")
     return [("grpc.ssl_target_name_override", name)] if name else []
 
 
@@ -56,23 +71,6 @@ def _credentials(security: Security) -> grpc.ChannelCredentials:
     return (
         grpc.composite_channel_credentials(over_tls, grpc.access_token_call_credentials(token)) if token else over_tls
     )
-
-
-def _token_for(target: str | Sequence[str], security: Security) -> str:
-    """Return the token to send in clear, "" for none; raise SecurityError where it would leave this machine."""
-    token = "" if security.is_tls else security.own_token()
-    targets = target.split(",") if isinstance(target, str) else target
-    if token and not all(_is_here(one.strip()) for one in targets):
-        raise SecurityError("a token is sent in clear to this machine only; add --tls, or --ca FILE")
-    return token
-
-
-def _is_here(target: str) -> bool:
-    host = target.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or target.startswith("unix:")
 
 
 def _with(details: Any, token: str) -> Any:

@@ -20,6 +20,7 @@ from pymilvus.exceptions import MilvusException
 
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item, Stats
+from penult.proxies import channel_options
 
 _PREFIX, _ALIAS = "penult_", "penult_a_"
 _CONNECT_S, _TIMEOUT_S = 10.0, 60.0
@@ -47,7 +48,7 @@ class MilvusStore:
         with _translated():
             self._client = MilvusClient(
                 f"http://{parts.hostname}:{parts.port or 19530}", token=user, db_name=parts.path.strip("/"),
-                timeout=_CONNECT_S,
+                timeout=_CONNECT_S, grpc_options=dict(channel_options(parts.hostname, str(parts.port or ""))),
             )  # fmt: skip
 
     def create(self, spec: CollectionSpec) -> "MilvusCollection":

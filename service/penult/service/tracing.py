@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from penult.extras import how_to_install
+from penult.proxies import channel_options
 from penult.service.config import ConfigError
 
 _EPOCH_NS = time.time_ns() - time.perf_counter_ns()
@@ -89,7 +91,10 @@ class Tracing:
         except ModuleNotFoundError as error:
             raise ConfigError("TRACE", f"--trace needs {error.name}: {how_to_install('tracing')}") from error
         resource = Resource.create({"service.name": "penult"})
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint, insecure=not endpoint.startswith("https://"),
+            channel_options=self._way(endpoint),
+        )  # fmt: skip
         self._processor = BatchSpanProcessor(exporter)
         # What a batch is linked to was sampled already.
         self._tracer, self._batch_tracer = (
@@ -97,6 +102,11 @@ class Tracing:
             for sampler in (ParentBased(TraceIdRatioBased(share)), ALWAYS_ON)
         )
         self._propagator = TraceContextTextMapPropagator()
+
+    @staticmethod
+    def _way(endpoint: str) -> Any:  # the exporter's own annotation knows texts only; gRPC takes numbers too
+        where = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+        return tuple(channel_options(where.hostname or "", str(where.port or "")))
 
     def _tracer_of(self, provider: Any) -> Any:
         provider.add_span_processor(self._processor)

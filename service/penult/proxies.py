@@ -1,0 +1,82 @@
+"""Whether the way to a host goes through a proxy: the only place that decides, for every client that penult has in it.
+
+gRPC's core by itself sends calls to 127.0.0.1 to the proxy of `http_proxy`, and Python's urllib reads other variables
+than gRPC does. What stays on this machine never goes through one.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+# As gRPC's core reads them, in this order; it knows no others, and none in capitals.
+_GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_GRPC_EXCEPTIONS, _EXCEPTIONS = "no_grpc_proxy", ("no_proxy", "NO_PROXY")
+# The second for whoever has set GRPC_ADDRESS_HTTP_PROXY.
+DIRECT: Sequence[tuple[str, int | str]] = (
+    ("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""),
+)  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine: 127.0.0.0/8, ::1, the address of all interfaces, or localhost."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host.lower().removesuffix(".") == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def proxy_for(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the proxy, "http://…", through which an http or https URL is fetched, "" for none."""
+    parts = urlsplit(url)
+    return _proxy((f"{parts.scheme}_proxy",), _EXCEPTIONS, parts.hostname or "", str(parts.port or ""), environment)
+
+
+def grpc_proxy_for(host: str, port: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the proxy, "http://…", through which gRPC reaches a server, "" for none."""
+    exceptions = (_GRPC_EXCEPTIONS,) if environment.get(_GRPC_EXCEPTIONS) is not None else _EXCEPTIONS
+    return _proxy(_GRPC_PROXIES, exceptions, host, port, environment)
+
+
+def channel_options(host: str, port: str, environment: Mapping[str, str] = os.environ) -> list[tuple[str, int | str]]:
+    """Return the options of a gRPC channel to one server, for the way to it."""
+    proxy = grpc_proxy_for(host, port, environment)
+    return [("grpc.http_proxy", proxy)] if proxy else list(DIRECT)
+
+
+def host_and_port(text: str) -> tuple[str, str]:
+    """Return both, the host without brackets, the port "" where there is none."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
+        return text.strip("[]"), ""
+    return host.strip("[]"), port
+
+
+def _proxy(
+    names: Sequence[str], exceptions: Sequence[str], host: str, port: str, environment: Mapping[str, str]
+) -> str:
+    """Return the proxy that the first of these variables names for a host, "" where the way is direct."""
+    value = next((found for name in names if (found := environment.get(name, "").strip())), "")
+    if not value or not host or is_loopback(host):
+        return ""
+    excepted = next((environment[name] for name in exceptions if name in environment), "")
+    if any(_is_meant(host, port, entry.strip()) for entry in excepted.split(",") if entry.strip()):
+        return ""
+    url = value if "://" in value else f"http://{value}"
+    return url if url.lower().startswith("http://") else ""  # gRPC and urllib speak to no other kind
+
+
+def _is_meant(host: str, port: str, entry: str) -> bool:
+    """Tell whether an entry of no_proxy stands for a host: a name with all below it, an address, a network, or "*"."""
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        pass
+    name, its_port = host_and_port(entry)
+    name = name.lower().removeprefix("*").removeprefix(".")
+    host = host.lower().removesuffix(".")
+    return its_port in ("", port) and (host == name or host.endswith(f".{name}"))
