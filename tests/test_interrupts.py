@@ -1,5 +1,6 @@
 """Ctrl-C: a command ends at once, also from native code, and what can be cleaned up is."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,10 +10,18 @@ import pytest
 
 # Native code that takes some minutes, and leaves Python's lock meanwhile, as fits and forward passes do.
 _LONG = "hashlib.pbkdf2_hmac('sha256', b'', b'', 500_000_000)"
-_HEAD = """
+# long() says "begun" from another thread, which Python lets run only once the caller is in native code.
+_HEAD = f"""
 import contextlib, hashlib, signal, sys, threading
 from penult.interrupts import Interrupts
-def begun(): print("begun", flush=True)
+def say(line): print(line, flush=True)
+def long(line="begun"):
+    sys.setswitchinterval(1000)
+    entered = threading.Event()
+    threading.Thread(target=lambda: entered.wait() and say(line), daemon=True).start()
+    entered.set()
+    {_LONG}
+    say("completed")
 """
 Start = Callable[[str], "subprocess.Popen[str]"]
 
@@ -26,13 +35,21 @@ def start() -> Iterator[Start]:
         command = [sys.executable, "-c", _HEAD + code]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
-        assert process.stdout.readline() == "begun\n"
+        assert line(process) == "begun"
         return process
 
     yield start
     for process in started:
         process.kill()
         process.communicate()
+
+
+def line(process: "subprocess.Popen[str]") -> str:
+    """Return what a program says next, and leave the rest to communicate()."""
+    letters = b""
+    while not letters.endswith(b"\n"):
+        letters += os.read(process.stdout.fileno(), 1)
+    return letters.decode().strip()
 
 
 def interrupt(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
@@ -42,33 +59,22 @@ def interrupt(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        # The main thread is in native code, and only the watching thread can end the process.
-        f"begun(); {_LONG}; print('completed')",
-        # Something takes the exception for its own.
-        f"begun()\n    with contextlib.suppress(BaseException): {_LONG}\n    print('completed')",
-    ],
-)
-def test_native_code_does_not_put_it_off(start: Start, work: str):
-    """The process ends with the line and code 1 before the native code does."""
-    process = start(f"with Interrupts('interrupted'):\n    {work}")
+@pytest.mark.parametrize("block", ["long()", "with contextlib.suppress(BaseException): long()"])
+def test_native_code_does_not_put_it_off(start: Start, block: str):
+    """The process ends with the line and code 1 before the native code does, whoever would take the exception."""
+    process = start(f"with Interrupts('interrupted'):\n    {block}")
     assert interrupt(process) == (1, "", "interrupted\n")
 
 
 def test_worker_threads_in_native_code_are_not_waited_for(start: Start):
     """The main thread cleans up; the interpreter's wait for its threads is left out."""
-    process = start(f"""
+    process = start("""
 from penult.interrupts import apart
-def work():
-    begun()
-    {_LONG}
 with Interrupts("interrupted") as interrupts:
     try:
-        apart(work)
+        apart(long)
     except KeyboardInterrupt:
-        print("cleaned up")
+        say("cleaned up")
         interrupts.tell()
 """)
     assert interrupt(process) == (1, "cleaned up\n", "interrupted\n")
@@ -76,30 +82,28 @@ with Interrupts("interrupted") as interrupts:
 
 def test_a_second_one_does_not_wait_for_the_cleaning_up(start: Start):
     """Ctrl-C in the cleaning up of the first ends the process, although that would go on for minutes."""
-    process = start(f"""
+    process = start("""
 with Interrupts("interrupted"):
     try:
-        begun()
+        say("begun")
         threading.Event().wait()
     finally:
-        print("cleaning", flush=True)
-        {_LONG}
-        print("completed")
+        long("cleaning")
 """)
     process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "cleaning\n"
+    assert line(process) == "cleaning"
     assert interrupt(process) == (1, "", "interrupted\n")
 
 
-@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "lambda *_: print('handled')"])
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "lambda *_: say('handled')"])
 def test_a_handler_that_is_there_stays(handler: str, start: Start):
     """Where SIGINT is ignored, as below nohup, or handled already, it is left to that."""
     process = start(f"""
 signal.signal(signal.SIGINT, {handler})
 with Interrupts("interrupted"):
-    begun()
+    say("begun")
     signal.raise_signal(signal.SIGINT)
-print("completed")
+say("completed")
 """)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
@@ -110,11 +114,11 @@ def test_nothing_stays_behind_a_block(start: Start):
     """After the block, SIGINT is Python's own again, and no thread is left."""
     process = start("""
 with Interrupts("interrupted"):
-    begun()
+    say("begun")
     watcher = next(t for t in threading.enumerate() if t.name == "interrupts")
 watcher.join(30)
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.set_wakeup_fd(-1) == -1
-print([thread.name for thread in threading.enumerate()])
+say([thread.name for thread in threading.enumerate()])
 """)
     assert process.communicate(timeout=60) == ("['MainThread']\n", "")
     assert process.returncode == 0
@@ -126,10 +130,7 @@ def test_the_command_ends_at_once_and_one_process_says_so(rank: str, start: Star
     process = start(f"""
 import os, penult.cli, penult.cli.train
 os.environ["RANK"] = {rank!r}
-def run(arguments):
-    begun()
-    {_LONG}
-penult.cli.train.run = run
+penult.cli.train.run = lambda arguments: long()
 sys.argv = ["penult", "train", "photos", "--out", "models/pets"]
 sys.exit(penult.cli.main())
 """)
