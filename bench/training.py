@@ -50,8 +50,9 @@ class _Clock:
 def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048) -> list[dict[str, float]]:
     """Fine-tune with penult; return seconds, CPU-seconds and memory per epoch of the phase of all layers."""
     from penult.export.data import load_splits
+    from penult.export.networks import preprocess
     from penult.export.photos import Cache, PhotoReader
-    from penult.export.run import learn, preprocess
+    from penult.export.run import learn
     from penult.export.settings import TrainSettings
     from penult.export.workers import ALONE
 

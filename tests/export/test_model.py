@@ -192,8 +192,8 @@ def _refused(settings: Settings, weights: str, arch: str = "tiny5") -> str:
         (lambda state: state.pop("stages.2.0.weight"), "stages.2.0.weight is missing"),
         (lambda state: state.update({"stages.2.0.weight": torch.zeros(3)}), "shape"),
         (lambda state: state.update({"stages.9.0.weight": torch.zeros(3)}), "stages.9.0.weight is not part of it"),
-        (lambda state: state.update({"stages.2.0.weight": 5}), "stages.2.0.weight"),
-        (lambda state: state.clear(), "is missing"),
+        (lambda state: state.update({"stages.2.0.weight": 5}), "stages.2.0.weight is no tensor"),
+        (lambda state: state.clear(), "holds no tensors"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused(
@@ -240,5 +240,5 @@ def test_weights_that_run_code_are_refused(settings: Settings, tmp_path: Path):
 def test_weights_that_are_not_there_are_refused(settings: Settings, tmp_path: Path):
     """A missing file, a folder, and weights that torchvision does not have are each refused in one line."""
     assert "no such file" in _refused(settings, str(tmp_path / "absent.pt"))
-    assert "no such file" in _refused(settings, str(tmp_path))
+    assert "is a folder" in _refused(settings, str(tmp_path))
     assert "tiny5" in _refused(settings, "imagenet")

@@ -21,8 +21,9 @@ from penult.bundle.goldens import replay
 from penult.bundle.reader import read_bundle, versions
 from penult.export import publish
 from penult.export.errors import SettingsError
+from penult.export.networks import preprocess
 from penult.export.publish import Result
-from penult.export.run import preprocess, train
+from penult.export.run import train
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
 

@@ -1,36 +1,29 @@
-"""The networks that penult can fine-tune: which modules make each conv stage, and where the descriptor is.
+"""The networks that penult can fine-tune, as PyTorch modules: how each is cut where its descriptor is.
 
-Five stages from the input, cut where the resolution halves (for AlexNet: its five convolutions). `dense` are hidden
-dense layers between the last convolution and the descriptor; they always learn, unless everything is frozen.
+What is known of them without building them is in penult.export.networks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, fields
 
 import torch
 import torchvision
 from torch import nn
 
-from penult.bundle.preprocess import Preprocess
-from penult.export.errors import SettingsError
+from penult.export import networks
+from penult.export.networks import Network
+
+names = networks.names
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """One network. `cut` turns torchvision's model into one whose output is the descriptor, before any dropout."""
-
-    name: str
-    stages: tuple[tuple[str, ...], ...]
-    cut: Callable[[nn.Module], None]
-    dense: tuple[str, ...] = ()
-    dropout: float = 0.2
-    preprocess: Preprocess = field(default_factory=Preprocess)
+class Architecture(Network):
+    """A network that can be built: its output is the descriptor, before any dropout."""
 
     def body(self) -> nn.Module:
         """Build the network up to the descriptor, with random weights."""
         model = Tiny5() if self.name == "tiny5" else torchvision.models.get_model(self.name, weights=None)
-        self.cut(model)
+        _CUTS[self.name](model)
         return model
 
 
@@ -58,14 +51,8 @@ class Tiny5(nn.Module):
 
 def get(name: str) -> Architecture:
     """Return the architecture of that name; raise SettingsError naming those there are."""
-    if name not in _ALL:
-        raise SettingsError("ARCHITECTURE", f"--arch {name}: not one of {', '.join(sorted(_ALL))}")
-    return _ALL[name]
-
-
-def names() -> list[str]:
-    """Return the names of all architectures."""
-    return sorted(_ALL)
+    network = networks.get(name)
+    return Architecture(**{f.name: getattr(network, f.name) for f in fields(Network)})
 
 
 def _replace_head(attribute: str, keep: int = 0) -> Callable[[nn.Module], None]:
@@ -82,39 +69,13 @@ def _pool_instead(model: nn.Module) -> None:
     model.classifier = nn.AdaptiveAvgPool2d(1)
 
 
-def _features(*bounds: int) -> tuple[tuple[str, ...], ...]:
-    """Name the modules features.A … features.B-1 of each stage."""
-    return tuple(tuple(f"features.{i}" for i in range(a, b)) for a, b in pairwise(bounds))
-
-
-_RESNET = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
-_TINY = Preprocess(resize=32, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-_ALL = {
-    architecture.name: architecture
-    for architecture in (
-        *(
-            Architecture(name, _RESNET, _replace_head("fc"))
-            for name in ("resnet18", "resnet34", "resnet50", "resnet101")
-        ),
-        Architecture(
-            "convnext_tiny",
-            _features(0, 1, 2, 4, 6, 8),
-            _replace_head("classifier", 2),
-            ("classifier",),
-            preprocess=Preprocess(resize=236),
-        ),
-        Architecture("mobilenet_v2", _features(0, 2, 4, 7, 14, 19), _replace_head("classifier")),
-        Architecture(
-            "mobilenet_v3_small", _features(0, 1, 2, 4, 9, 13), _replace_head("classifier", 2), ("classifier",)
-        ),
-        Architecture(
-            "mobilenet_v3_large", _features(0, 2, 4, 7, 13, 17), _replace_head("classifier", 2), ("classifier",)
-        ),
-        Architecture("squeezenet1_1", _features(0, 3, 6, 9, 11, 13), _pool_instead),
-        Architecture("efficientnet_b0", _features(0, 2, 3, 4, 6, 9), _replace_head("classifier")),
-        Architecture("alexnet", _features(0, 3, 6, 8, 10, 13), _replace_head("classifier", 6), ("classifier",), 0.5),
-        Architecture("vgg16", _features(0, 5, 10, 17, 24, 31), _replace_head("classifier", 5), ("classifier",), 0.5),
-        Architecture("tiny5", tuple((f"stages.{i}",) for i in range(5)), lambda model: None, preprocess=_TINY),
-    )
+# What turns torchvision's model into its body.
+_CUTS: dict[str, Callable[[nn.Module], None]] = {
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), _replace_head("fc")),
+    **dict.fromkeys(("convnext_tiny", "mobilenet_v3_small", "mobilenet_v3_large"), _replace_head("classifier", 2)),
+    **dict.fromkeys(("mobilenet_v2", "efficientnet_b0"), _replace_head("classifier")),
+    "squeezenet1_1": _pool_instead,
+    "alexnet": _replace_head("classifier", 6),
+    "vgg16": _replace_head("classifier", 5),
+    "tiny5": lambda model: None,
 }

@@ -4,10 +4,9 @@ Frozen means no gradient *and* BatchNorm in eval mode: of the three ways in use,
 (research/learning.md). A test asserts that frozen parameters and buffers are bit-equal after training.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, cast
 from urllib.error import URLError
 
@@ -18,13 +17,13 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from penult.bundle.preprocess import Preprocess
+from penult.export import weights_file
 from penult.export.architectures import Architecture
 from penult.export.errors import SettingsError
 from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
+from penult.export.weights import State, match, read
 
 Weights = dict[str, torch.Tensor]
-
-_HEADS = ("fc.", "classifier.", "head.")
 
 
 @dataclass
@@ -179,7 +178,7 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     body = architecture.body()
     if settings.weights != "none":
         own = body.state_dict()
-        loaded = _matching(own, _load(architecture.name, settings.weights), settings.weights)
+        loaded = match(own, _load(architecture, settings.weights), settings.weights, architecture.name)
         if settings.reinit:
             kept = tuple(f"{path}." for stage in architecture.stages[: settings.freeze] for path in stage)
             loaded = {key: value if key.startswith(kept) else own[key] for key, value in loaded.items()}
@@ -232,27 +231,17 @@ def _replace_dropout(body: nn.Module, share: float, rows: Rows) -> None:
                 setattr(parent, name, BatchDropout(child.p, rows, whole_photos=True))
 
 
-def _load(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
+def _load(architecture: Architecture, weights: str) -> State:
     """Return a state dict: torchvision's own, or a local file's; raise SettingsError."""
-    if weights in ("imagenet", "imagenet-v2"):
-        return _download(arch, weights)
-    if not Path(weights).is_file():
-        raise SettingsError("WEIGHTS", f"--weights {weights}: no such file; give a state-dict file, imagenet or none")
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        return {key.removeprefix("module.").removeprefix("body."): value for key, value in state.items()}
-    except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
-        raise SettingsError(
-            "WEIGHTS", f"--weights {weights}: not a state-dict file that torch can load safely"
-        ) from error
+    weights_file.check(weights, architecture)
+    return _download(architecture.name, weights) if weights in weights_file.DOWNLOADS else read(weights)
 
 
-def _download(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
+def _download(arch: str, weights: str) -> State:
     try:
         choices = torchvision.models.get_model_weights(arch)
         wanted = "IMAGENET1K_V2" if weights == "imagenet-v2" else "IMAGENET1K_V1"
-        state: Mapping[str, torch.Tensor] = choices[wanted].get_state_dict(progress=True, check_hash=True)
+        state: State = choices[wanted].get_state_dict(progress=True, check_hash=True)
         return state
     except (ValueError, KeyError):
         raise SettingsError(
@@ -263,23 +252,3 @@ def _download(arch: str, weights: str) -> Mapping[str, torch.Tensor]:
             "WEIGHTS",
             f"the {arch} weights cannot be downloaded ({error}); download them elsewhere and give --weights FILE",
         ) from error
-
-
-def _matching(
-    own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor], name: str
-) -> dict[str, torch.Tensor]:
-    """Return the body's part of `loaded`; what belongs to another head is left out, anything else missing refused."""
-    problems = _mismatches(own, loaded)
-    if first := next(problems, None):
-        raise SettingsError("WEIGHTS", f"--weights {name} are not weights of this --arch: {first}")
-    return {key: loaded.get(key, own[key]) for key in own}
-
-
-def _mismatches(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    # Weights from before PyTorch counted batches lack the counters, which eval mode does not use.
-    yield from (f"{key} is missing" for key in own if key not in loaded and not key.endswith("num_batches_tracked"))
-    yield from (f"{key} is not part of it" for key in loaded if key not in own and not key.startswith(_HEADS))
-    for key in own.keys() & loaded.keys():
-        shape = tuple(getattr(loaded[key], "shape", ()))
-        if not isinstance(loaded[key], torch.Tensor) or shape != own[key].shape:
-            yield f"{key} has shape {shape}, not {tuple(own[key].shape)}"

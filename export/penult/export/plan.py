@@ -17,9 +17,10 @@ from penult.export.architectures import Architecture
 from penult.export.data import PARTS, Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
+from penult.export.networks import preprocess
 from penult.export.photos import Cache, PhotoReader
 from penult.export.plan_sweep import TrialPlan, trial_plans
-from penult.export.run import preprocess, sweep_folder
+from penult.export.run import sweep_folder
 from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
 from penult.export.stages import stages_of
 from penult.export.sweep_view import AXES

@@ -7,23 +7,21 @@ from pathlib import Path
 import torch
 
 from penult.bundle.manifest import check_model_name
-from penult.bundle.preprocess import Preprocess
 from penult.export import architectures, sweep, sweep_view, whiten
-from penult.export.architectures import Architecture
 from penult.export.board import Board
 from penult.export.checkpoint import UNFINISHED, Checkpoint
 from penult.export.data import Splits, load_splits
 from penult.export.disk import resumable, try_file, try_folder, writing
-from penult.export.errors import SettingsError
 from penult.export.finetune import FineTuner, OnEpoch
 from penult.export.history import History
 from penult.export.learner import Learner
 from penult.export.model import PenultNet, Weights, build, copy_weights
+from penult.export.networks import preprocess
 from penult.export.photos import Cache, PhotoReader
 from penult.export.pictures_sweep import sweep_picture
 from penult.export.progress import say, silence
 from penult.export.publish import Result, publish
-from penult.export.settings import STRETCH, TrainSettings
+from penult.export.settings import TrainSettings
 from penult.export.sweep import Sweep
 from penult.export.workers import Workers, started
 
@@ -119,35 +117,6 @@ def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoRe
     assert splits is not None  # the first process has read them
     _introduce(settings, splits, workers)
     return splits, PhotoReader(preprocess(settings), Cache(settings.cache_mb << 20), settings.batch_size)
-
-
-def preprocess(settings: TrainSettings) -> Preprocess:
-    """Return what becomes of a photo: the network's own values, or the sizes given; raise SettingsError."""
-    architecture = architectures.get(settings.arch)
-    own = architecture.preprocess
-    crop = settings.crop or own.crop
-    if crop != own.crop:
-        _check_crop(crop, architecture)
-    if settings.resize and settings.resize < crop:
-        raise SettingsError(
-            "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels that {settings.arch} looks at"
-        )
-    usual = crop if settings.fit == STRETCH else max(own.resize, crop)
-    return replace(own, crop=crop, resize=settings.resize or usual, fit=settings.fit)
-
-
-def _check_crop(crop: int, architecture: Architecture) -> None:
-    """Refuse a size that the network cannot look at, or can make nothing of."""
-    own = architecture.preprocess.crop
-    if architecture.dense:
-        raise SettingsError(
-            "CROP", f"--crop {crop}: the dense layers of {architecture.name} are made for {own}; leave --crop out"
-        )
-    if crop < own // 2:
-        raise SettingsError(
-            "CROP",
-            f"--crop {crop} is less than half of what {architecture.name} learnt on; give {own // 2} or more",
-        )
 
 
 def _finish(
