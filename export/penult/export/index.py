@@ -25,13 +25,14 @@ from penult.export.progress import bar
 from penult.interrupts import pool
 
 # A person's own photos may be as a camera made them; what strangers send to the service may cost less.
-OWN_LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=120_000_000)
+OWN_LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=120_000_000, max_decoded_pixels=480_000_000)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A small target lets JPEGs be checked to their last byte at an eighth of their size.
 _GLANCE = Preprocess(resize=32, crop=32)
 # One future per photo would cost as much as a small photo. Processes were slower on real ones: Pillow frees the GIL.
 _CHUNK = 64
-_FORMAT = 2
+# Raise it when files that could not be read can be, too.
+_FORMAT = 3
 # File systems date changes in steps of a few ms: a file changed later than this could change again under its date.
 _SETTLED_NS = 100_000_000
 _KEPT = 16

@@ -8,27 +8,36 @@ scans for nine seconds.
 import re
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from penult.bundle.containers import Stored, View
 from penult.bundle.errors import ImageError
 
 _CHANNELS_BY_PNG_COLOUR = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7: (x offset, y offset, x step, y step) of each pass of an interlaced PNG.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_INFLATE_STEP_BYTES = 1 << 20
+_DEFLATED_STEP_BYTES, _INFLATE_STEP_BYTES = 1 << 16, 1 << 20
 # A marker that begins a segment: in entropy-coded data 0xFF is followed by 0x00 or a restart marker only.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", 0xD9
+# Between scans. An encoder writes a table or two for each scan.
+_MOST_SEGMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one photo may cost."""
+    """What one photo may cost.
+
+    `max_decoded_pixels` bounds the memory that decoding one takes, in pixels of 4 bytes: a JPEG is decoded at a
+    fraction of its size, other files may take the memory of several pixels for one.
+    """
 
     max_bytes: int = 8 << 20
     max_pixels: int = 50_000_000
     max_side: int = 16_384
     max_scans: int = 64
+    max_decoded_pixels: int = 200_000_000
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raise ImageError for an empty file or one above `max_bytes`."""
@@ -50,10 +59,19 @@ class ImageLimits:
                 "are accepted",
             )
 
-    def check_scans(self, data: bytes) -> None:
-        """Raise ImageError for a JPEG with more than `max_scans` scans."""
+    def check_cost(self, decoding_pixels: int, kind: str) -> None:
+        """Raise ImageError where decoding allocates more than `max_decoded_pixels`."""
+        if decoding_pixels > self.max_decoded_pixels:
+            raise ImageError(
+                "IMAGE_TOO_MANY_PIXELS",
+                f"to decode this {kind} takes {4 * decoding_pixels / 1e6:,.0f} MB of memory; at most "
+                f"{4 * self.max_decoded_pixels / 1e6:,.0f} MB are given; send a smaller image, or a baseline JPEG",
+            )
+
+    def check_scans(self, data: bytes, first_scan: int) -> None:
+        """Raise ImageError for a JPEG with more than `max_scans` scans, the first of which begins at `first_scan`."""
         # A cheap bound first: what looks like a scan may also stand in metadata, or behind the picture's end.
-        if data.count(_START_OF_SCAN) > self.max_scans and _count_scans(data) > self.max_scans:
+        if data.count(_START_OF_SCAN, first_scan) > self.max_scans and _count_scans(data, first_scan) > self.max_scans:
             raise ImageError("IMAGE_TOO_MANY_SCANS", f"the JPEG has more than the {self.max_scans} scans accepted")
 
 
@@ -76,11 +94,12 @@ def check_webp_complete(data: bytes) -> None:
         raise ImageError("IMAGE_TRUNCATED", "the WebP ends before its last byte; send the whole file")
 
 
-def webp_size(data: bytes) -> tuple[int, int]:
+def webp_size(webp: Stored) -> tuple[int, int]:
     """Return a WebP's width and height, of its canvas where it has one; (1, 1) where its header says none.
 
     Such a file is for the decoder to refuse.
     """
+    data = webp.file().read(30)
     kind, header = data[12:16], data[20:30]
     if len(header) < 10 or int.from_bytes(data[16:20], "little") < 10:
         return 1, 1
@@ -96,50 +115,51 @@ def webp_size(data: bytes) -> tuple[int, int]:
     return 1, 1
 
 
-def check_png_complete(data: bytes) -> None:
+def check_png_complete(png: Stored) -> None:
     """Raise ImageError unless a PNG's pixel data inflate to at least the length that its header promises."""
-    header, compressed = _png_parts(data)
-    expected = _png_raw_length(header)
-    inflater, produced = zlib.decompressobj(), 0
+    if not png.has_end:
+        raise ImageError("IMAGE_TRUNCATED", "the PNG has no end; send the whole file")
+    if len(png.header) != 13:
+        raise ImageError("IMAGE_CORRUPT", "the PNG's header is damaged; send the original file")
+    missing = _png_raw_length(png.header)
     try:
-        while produced < expected:
-            block = inflater.decompress(compressed, _INFLATE_STEP_BYTES)
-            produced, compressed = produced + len(block), inflater.unconsumed_tail
-            if not block:
-                raise ImageError("IMAGE_TRUNCATED", "the PNG ends before its last row; send the whole file")
+        for block_bytes in _inflated(png.pixels):
+            missing -= block_bytes
+            if missing <= 0:
+                return
     except zlib.error as error:
         raise ImageError("IMAGE_CORRUPT", "the PNG's pixel data are damaged; send the original file") from error
+    raise ImageError("IMAGE_TRUNCATED", "the PNG ends before its last row; send the whole file")
 
 
-def _count_scans(data: bytes) -> int:
+def _inflated(pieces: Iterable[View]) -> Iterator[int]:
+    """Yield by how many bytes a zlib stream in pieces grows, step by step; never more than a step is in memory."""
+    inflater = zlib.decompressobj()
+    for piece in pieces:
+        for at in range(0, len(piece), _DEFLATED_STEP_BYTES):
+            left: View = piece[at : at + _DEFLATED_STEP_BYTES]
+            while len(left):
+                yield len(inflater.decompress(left, _INFLATE_STEP_BYTES))
+                left = inflater.unconsumed_tail
+            if inflater.eof:
+                return
+    while block := inflater.decompress(b"", _INFLATE_STEP_BYTES):  # what was inflated and had no room in the last step
+        yield len(block)
+
+
+def _count_scans(data: bytes, at: int) -> int:
     """Count a JPEG's scans, segment by segment, up to its end: a phone may append a film, and metadata a thumbnail."""
-    scans, at = 0, 2
-    while found := _MARKER.search(data, at):
+    scans = 0
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if not found:
+            return scans
         marker, at = data[found.start() + 1], found.end()
         if marker == _END_OF_IMAGE:
-            break
+            return scans
         scans += marker == _START_OF_SCAN[1]
         at += int.from_bytes(data[at : at + 2], "big")
-    return scans
-
-
-def _png_parts(data: bytes) -> tuple[bytes, bytes]:
-    """Return the 13 bytes of IHDR and the joined IDAT chunks; raise ImageError where the chunks do not add up."""
-    header, at = b"", 8
-    pixels: list[bytes] = []
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body = data[at + 8 : at + 8 + length]
-        if kind == b"IHDR" and not pixels:  # the decoder has its header by then, and does not look at another
-            header = body
-        elif kind == b"IDAT":
-            pixels.append(body)
-        elif kind == b"IEND":
-            if len(header) != 13:
-                raise ImageError("IMAGE_CORRUPT", "the PNG's header is damaged; send the original file")
-            return header, b"".join(pixels)
-        at += 12 + length
-    raise ImageError("IMAGE_TRUNCATED", "the PNG has no end; send the whole file")
+    return _MOST_SEGMENTS
 
 
 def _png_raw_length(header: bytes) -> int:

@@ -1,6 +1,6 @@
 """From an encoded photo to the network's input: the one implementation that training and serving share.
 
-bytes → guards → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
+bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
 
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
 (guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
@@ -9,15 +9,18 @@ section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twic
 by less than half a grey level on average.
 """
 
-import io
 import math
+import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from penult.bundle.containers import Stored, walk
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_complete, image_format, webp_size
 
@@ -30,14 +33,14 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 Pixels = NDArray[np.uint8]
 
 DEFAULT_LIMITS = ImageLimits()
-# Part of the fingerprint: raise it when the pixels that come out of this module change.
+# Part of the fingerprint: raise it when the pixels of usual photos change. Bundles and collections of before are then
+# refused, which a rare file that was read wrongly (turned by text, the wrong colour transparent) is not worth.
 PREPROCESS_VERSION = 2
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 INTERPOLATIONS = tuple(_FILTERS)
 CROP, STRETCH = "crop", "stretch"
 FITS = (CROP, STRETCH)
-_EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,8 +55,9 @@ _DRAFT_MARGIN = 2
 _DRAFT_SCALES = (8, 4, 2)
 # Where _draft() notes in an image's info what it did; no file can bring a key that is no text.
 _REDUCED: Any = object()
-# Where open_image() notes what decoding takes.
+# Where open_image() notes what decoding takes, and the file's parts.
 _COST: Any = object()
+_STORED: Any = object()
 # Transparency and 16 bits are converted so many pixels at a time: several copies of all would be most of the memory.
 _STRIP_PIXELS = 1 << 20
 
@@ -185,22 +189,27 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     kind = image_format(data)
     if kind == "WEBP":
         check_webp_complete(data)
-        limits.check_size(*webp_size(data))  # libwebp allocates the whole canvas, twice, when it opens a file
+    stored = walk(data, kind)
+    if kind == "WEBP":
+        limits.check_size(*webp_size(stored))  # libwebp allocates the whole canvas, twice, when it opens a file
     try:
-        image = Image.open(io.BytesIO(data), formats=[kind])
+        image = Image.open(stored.file(), formats=[kind])
     except MemoryError:
         raise
     except Exception as error:  # as in _load()
         raise ImageError("IMAGE_CORRUPT", f"the {kind} header cannot be read; send the original file") from error
     limits.check_size(*image.size)
     whole = image.width * image.height
-    if kind == "PNG":
-        check_png_complete(data)
-    elif kind == "JPEG":
-        limits.check_scans(data)
+    image.info[_STORED] = stored
+    if kind == "JPEG":
+        if _has_many_scans(image):  # else libjpeg refuses a second one
+            limits.check_scans(data, stored.first_scan)
         if spec:
             _draft(image, spec)
     image.info[_COST] = _cost(image, kind, whole)
+    limits.check_cost(decoding_pixels(image), kind)
+    if kind == "PNG":
+        check_png_complete(stored)
     return image
 
 
@@ -214,9 +223,23 @@ def _cost(image: Image.Image, kind: str, whole: int) -> int:
     decoded = image.width * image.height
     if kind == "WEBP":  # two canvases of libwebp's, their copy, and the image
         return 4 * decoded
-    if kind == "JPEG" and "progressive" in image.info:  # the coefficients of all scans are kept, whatever the fraction
-        return decoded + 2 * whole
-    return decoded if image.mode == "RGB" else 2 * decoded
+    pixels = decoded if image.mode == "RGB" and "transparency" not in image.info else 2 * decoded
+    return pixels + _coefficients(image, whole) if _has_many_scans(image) else pixels
+
+
+def _has_many_scans(image: Image.Image) -> bool:
+    """Tell whether one scan of a JPEG is not all of it: libjpeg then keeps the coefficients of all scans."""
+    return isinstance(image, JpegImageFile) and (
+        "progressive" in image.info or image.info[_STORED].scan_components < image.layers
+    )
+
+
+def _coefficients(image: Image.Image, whole: int) -> int:
+    """Return what all coefficients of a JPEG take, 2 bytes each, in pixels of 4 bytes, whatever is decoded of it."""
+    layers = image.layer  # type: ignore[attr-defined]
+    across, down = (max(1, *(layer[side] for layer in layers), 1) for side in (1, 2))
+    samples_per_pixel: float = sum(max(1, layer[1]) * max(1, layer[2]) for layer in layers) / (across * down)
+    return math.ceil(whole * samples_per_pixel / 2)
 
 
 def _draft(image: Image.Image, spec: Preprocess) -> None:
@@ -230,7 +253,7 @@ def _draft(image: Image.Image, spec: Preprocess) -> None:
         if min(width, height) // scale < _DRAFT_MARGIN * spec.resize:
             continue
         divides = width % scale == 0 == height % scale
-        if divides or _orientation(image) not in _UPRIGHT:
+        if divides or image.info[_STORED].orientation not in _UPRIGHT:
             image.draft(None, (width // scale, height // scale))
             if not divides:
                 image.info[_REDUCED] = Reduced(width, height, scale)
@@ -240,12 +263,14 @@ def _draft(image: Image.Image, spec: Preprocess) -> None:
 def _load(image: Image.Image) -> Image.Image:
     """Decode an opened image to upright 8-bit RGB, transparency laid on white; raise ImageError, and MemoryError."""
     try:
+        stored = image.info[_STORED]
         image.load()
-        orientation = _orientation(image)
+        if stored.transparency and image.mode != "P":
+            _set_key(image, stored)
         rgb = _to_rgb(image)
         if rgb is not image:
             image.close()  # its pixels: nobody needs both, and large photos are large twice
-        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+        return rgb.transpose(_UPRIGHT[stored.orientation]) if stored.orientation in _UPRIGHT else rgb
     except MemoryError:  # that is not the photo's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
@@ -254,12 +279,38 @@ def _load(image: Image.Image) -> Image.Image:
         raise ImageError("IMAGE_CORRUPT", "the image is damaged and cannot be decoded; send the original") from error
 
 
-def _orientation(image: Image.Image) -> object:
-    """Return the EXIF orientation; a damaged EXIF block counts as none."""
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # the block is free-form input; the picture itself is fine
-        return None
+def _set_key(image: Image.Image, png: Stored) -> None:
+    """Scale the colour that a grey or RGB PNG names as transparent as Pillow has scaled the samples; whiten 16-bit RGB.
+
+    The key has 16 bits, of which as many count as a sample has. Pillow takes it as it stands.
+    """
+    depth, colour = png.header[8:10]
+    if colour not in (0, 2):
+        return
+    key = [sample & (1 << depth) - 1 for sample in struct.unpack_from(">H" if colour == 0 else ">3H", png.transparency)]
+    if colour == 2 and depth == 16:
+        del image.info["transparency"]
+        _whiten(image, png, np.array(key))
+    elif colour == 2:
+        image.info["transparency"] = tuple(key)
+    else:
+        image.info["transparency"] = key[0] * (255 // ((1 << depth) - 1) if depth < 8 else 1)
+
+
+def _whiten(image: Image.Image, png: Stored, key: NDArray[Any]) -> None:
+    """Make one colour of 16 bits a channel white: `image` has the samples' upper bytes, another decode the lower."""
+    lower = Image.open(png.file(), formats=["PNG"])
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+    lower.load()
+    for box in _strips(image):
+        is_clear = (np.asarray(image.crop(box)) == key >> 8) & (np.asarray(lower.crop(box)) == key & 255)
+        image.paste("white", box, Image.fromarray(np.where(is_clear.all(axis=2), 255, 0).astype(np.uint8)))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -269,10 +320,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if not is_clear and not image.mode.startswith("I"):
         return image if image.mode == "RGB" else image.convert("RGB")
     rgb = Image.new("RGB", image.size)
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb.paste(_grey16_to_rgb(strip, key) if image.mode.startswith("I") else _on_white(strip), (0, top))
+    for box in _strips(image):
+        strip = image.crop(box)
+        rgb.paste(_grey16_to_rgb(strip, key) if image.mode.startswith("I") else _on_white(strip), box)
     return rgb
 
 
