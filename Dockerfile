@@ -84,7 +84,7 @@ LABEL org.opencontainers.image.title="penult" \
 COPY --from=tools /empty/models /models
 COPY --from=tools --chown=65532:65532 /empty/lookup /lookup
 ENV PATH=/opt/penult/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=penult \
-    PENULT_MODELS=/models PENULT_LOOKUP=/lookup PENULT_HOST=0.0.0.0
+    PENULT_MODELS=/models PENULT_LOOKUP=/lookup PENULT_HOST=0.0.0.0 ORT_DISABLE_TELEMETRY=1
 WORKDIR /
 USER 65532:65532
 STOPSIGNAL SIGTERM

@@ -23,17 +23,19 @@ MAY_IMPORT = {
         "penult.bundle",
         "penult.lookup",
         "penult.heap",
+        "penult.offline",
         "penult.nearest",
         "penult.extras",
         "penult.proxies",
     },
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
-    "penult.export": {"penult.bundle", "penult.drawing", "penult.interrupts", "penult.lookup", "penult.nearest"},
+    "penult.export": {"penult.bundle", "penult.drawing", "penult.interrupts", "penult.lookup", "penult.nearest", "penult.offline"},
     "penult.client": {"penult.v1", "penult.interrupts", "penult.nearest", "penult.proxies"},
     "penult.drawing": set(),
     "penult.heap": set(),
     "penult.interrupts": set(),
     "penult.nearest": set(),
+    "penult.offline": set(),
     "penult.extras": set(),
     "penult.proxies": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
@@ -75,6 +77,7 @@ KNOWN_TO = {
     "grpc": {
         "penult.client.opening", "penult.service.certificates", "penult.service.doors",
         "penult.service.errors", "penult.service.interceptor", "penult.service.streams", "penult.service.server",
+        "penult.service.ports",
         "penult.client.aio", "penult.client.channel", "penult.client.health", "penult.client.messages", "penult.client.plain",
         "penult.client.aio_lookup", "penult.client.plain_lookup", "penult.bench.load",
     },
@@ -96,7 +99,7 @@ KNOWN_TO = {
         "penult.service.trying",
     },
     "uvicorn": {"penult.service.http", "penult.service.http_protocol"},
-    "grpc_health": {"penult.service.server"},
+    "grpc_health": {"penult.service.ports", "penult.service.server"},
     "grpc_reflection": {"penult.service.server"},
     # The service reads pickles opcode by opcode, and knows no unpickler.
     "pickle": {"penult.export.svm"},

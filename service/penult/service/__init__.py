@@ -2,3 +2,5 @@
 
 A request walks: server → servicer → pipeline → decoding → batching → session → scorer → servicer.
 """
+
+import penult.offline  # noqa: F401 - before onnxruntime
