@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from penult.bundle.errors import BundleError, BundleNotFound
-from penult.bundle.reader import read_bundle, read_manifest, versions
+from penult.bundle.naming import versions
+from penult.bundle.reader import read_bundle, read_manifest
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 

@@ -17,7 +17,8 @@ import pytest
 
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
-from penult.bundle.reader import read_bundle, versions
+from penult.bundle.naming import versions
+from penult.bundle.reader import read_bundle
 from penult.bundle.writer import publish
 
 KILLS = 100 if os.environ.get("PENULT_FULL") == "1" else 20

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from penult.bundle.reader import versions
+from penult.bundle.naming import versions
 from penult.export import publish
 from penult.export.board import Board
 from penult.export.bundling import Result

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from penult.bundle.reader import versions
+from penult.bundle.naming import versions
 
 _KILLS = 10
 _PATIENCE_S = 240

@@ -20,7 +20,8 @@ from PIL import Image
 
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import TOLERANCE
-from penult.bundle.reader import Bundle, read_bundle, versions
+from penult.bundle.naming import versions
+from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.scores import largest_difference
 from penult.bundle.writer import publish
 from penult.client import Client

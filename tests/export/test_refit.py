@@ -15,8 +15,9 @@ import onnx
 import pytest
 
 from penult.bundle.errors import BundleError
+from penult.bundle.naming import versions
 from penult.bundle.preprocess import crop_encoded
-from penult.bundle.reader import Bundle, read_bundle, versions
+from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.writer import publish
 from penult.client import Client, RequestFailed
 from penult.export import refit as refit_module

@@ -18,7 +18,8 @@ import torch
 
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import replay
-from penult.bundle.reader import read_bundle, versions
+from penult.bundle.naming import versions
+from penult.bundle.reader import read_bundle
 from penult.export import publish
 from penult.export.errors import SettingsError
 from penult.export.networks import preprocess

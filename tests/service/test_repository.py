@@ -26,9 +26,11 @@ from penult.service.stage import Stage
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a reloader on tmp_path: the repository it fills, and how many candidates it refused."""
+    """Start a reloader on tmp_path and look again: the repository it fills, and how often it did what."""
 
-    def begin(device: str = "cpu", most_images: int = 2, root=tmp_path) -> tuple[Repository, int]:
+    def begin(
+        device: str = "cpu", most_images: int = 2, root=tmp_path, looks: int = 0, before_looks=lambda: None
+    ) -> Repository:
         async def whole():
             metrics, repository = Metrics(CollectorRegistry()), Repository()
             pipeline = Pipeline(ServeConfig(), metrics)
@@ -41,8 +43,14 @@ def start(tmp_path):
             reloader = Reloader(root, {}, load_model, Stage(repository, pipeline, metrics, lambda: None))
             try:
                 await reloader.start()
+                before_looks()
+                for _ in range(looks):
+                    await reloader.look()
             finally:
-                begin.refused = int(metrics.registry.get_sample_value("penult_reloads_total", {"outcome": "refused"}))
+                begin.refused, begin.loaded, begin.retired = (
+                    int(metrics.registry.get_sample_value("penult_reloads_total", {"outcome": outcome}))
+                    for outcome in ("refused", "loaded", "retired")
+                )
                 await pipeline.close()
                 await reloader.close()
             return repository
@@ -73,6 +81,59 @@ def test_the_newest_version_is_served(publish_brightness, tmp_path, loaded):
     assert served == {"light": 11}
     assert repository.get("light", 0).version == 11
     assert loaded.refused == 0
+
+
+def link(path, target):
+    """Make a link, and the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+# Of real/light, which holds version 1: what lies in the repository, and what is served then.
+LINKED = {
+    "a model": ({"pets": "real/light"}, {("pets", 1)}),
+    "a chain": ({"pets": "real/other", "real/other": "real/light"}, {("pets", 1)}),
+    "two to one": ({"pets": "real/light", "dogs": "real/light"}, {("dogs", 1), ("pets", 1)}),
+    "a target that is no name": ({"pets": "real/my light.v2"}, {("pets", 1)}),
+    "a version": ({"pets/7": "real/light/1"}, {("pets", 7)}),
+    "two versions to one": ({"pets/7": "real/light/1", "pets/9": "real/light/1"}, {("pets", 9)}),
+    "nowhere": ({"pets": "real/light", "lost": "real/lost", "pets2/1": "real/lost"}, {("pets", 1)}),
+    "a loop": ({"pets": "real/light", "ring": "models/ring", "pets2/1": "models/pets2/1"}, {("pets", 1)}),
+}
+
+
+@pytest.mark.parametrize("how", LINKED)
+def test_a_linked_folder_is_served_under_its_own_name_and_loaded_once(publish_brightness, tmp_path, start, how, caplog):
+    """A link's own name is served, whatever it leads to; looking again, and again, loads nothing anew."""
+    links, served = LINKED[how]
+    real = publish_brightness(tmp_path / "real").parent
+    (real.parent / "my light.v2").symlink_to(real)
+    for path, target in links.items():
+        link(tmp_path / (path if path.startswith("real") else f"models/{path}"), tmp_path / target)
+    repository = start(root=tmp_path / "models", looks=3)
+    assert {(model.name, model.version) for model in repository.all()} == served
+    assert (start.loaded, start.refused, start.retired) == (len(served), 0, 0)
+    assert {entry.state for entry in repository.index()} == {"READY"}
+    assert [line for line in caplog.messages if "link to nowhere" in line] == [
+        f"{name} is a link to nowhere, so it is not served; mend or remove it"
+        for name in ("lost", "ring")
+        if name in links
+    ]
+
+
+def test_a_link_that_is_set_anew_brings_the_other_target(publish_brightness, tmp_path, start):
+    """A link is switched, as deployments do: what it leads to now is served, under the same name."""
+    for name, classes in (("blue", ("dark", "bright")), ("green", ("night", "day"))):
+        publish_brightness(tmp_path / "real", name, classes=classes)
+    link(tmp_path / "models" / "pets", tmp_path / "real" / "blue")
+
+    def switch():
+        link(tmp_path / "new", tmp_path / "real" / "green")
+        (tmp_path / "new").replace(tmp_path / "models" / "pets")
+
+    repository = start(root=tmp_path / "models", looks=3, before_looks=switch)
+    assert [model.manifest.classes for model in repository.all()] == [("night", "day")]
+    assert (start.loaded, start.retired) == (2, 1)
 
 
 def flip_a_byte(folder):
@@ -181,6 +242,26 @@ def test_nothing_usable_is_an_error(publish_brightness, tmp_path, loaded):
     flip_a_byte(publish_brightness(tmp_path))
     with pytest.raises(BundleError, match=r"no model in .* can be served; the lines above say why"):
         loaded()
+
+
+@pytest.mark.parametrize("given", ["light", "light/1"])
+def test_a_model_for_a_repository_leads_to_the_repository(publish_brightness, tmp_path, start, given):
+    """--models models/light, or one of its versions, asks whether the folder around it was meant."""
+    publish_brightness(tmp_path)
+    with pytest.raises(BundleError, match=f"did you mean --models {tmp_path}\\?$") as caught:
+        start(root=tmp_path / given)
+    assert caught.value.reason == "MODELS_EMPTY"
+
+
+def test_a_model_whose_folder_is_no_name_is_said_so_once(publish_brightness, tmp_path, start, caplog):
+    """A folder of versions that cannot be asked for is not passed over in silence, and hidden ones are."""
+    folder = publish_brightness(tmp_path).parent
+    for name in ("my light.v2", "..2026_11_30", ".writing-x"):
+        shutil.copytree(folder, tmp_path / name)
+    start(looks=3)
+    assert [line for line in caplog.messages if "model name" in line] == [
+        "'my light.v2' is not served: a model name is 1 to 64 letters, digits, '_' and '-'; rename the folder"
+    ]
 
 
 @pytest.mark.parametrize("folders", [[], ["notes"], ["light/.writing-x"], ["light/01"]])

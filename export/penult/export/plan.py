@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from penult.bundle.manifest import check_model_name
-from penult.bundle.reader import versions
+from penult.bundle.naming import name_to_publish, versions
 from penult.export import architectures, estimate, whiten
 from penult.export.architectures import Architecture
 from penult.export.data import PARTS, Photo, Splits, load_splits
@@ -81,7 +80,7 @@ class Plan:
 
 def show(settings: TrainSettings, as_json: bool = False) -> None:
     """Print the plan of a run, as text or JSON; nothing is learnt or written. Raise PenultError as the run would."""
-    check_model_name(settings.out.resolve().name)
+    name_to_publish(settings.out)
     preprocess(settings)
     device = device_for(settings.device)
     plan = make(settings, load_splits(settings), device)

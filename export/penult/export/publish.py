@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
+from penult.bundle.naming import model_name
 from penult.export import architectures, baseline, svm, whiten
 from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.convert import to_onnx
@@ -72,7 +73,7 @@ def publish(
     say("drawing the report")
     test = measured["test"]
     evidence = Evidence(
-        settings.out.resolve().name, listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
+        model_name(settings.out), listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
         learning=_learning(settings, net, given, history, verdict),
         crops=photos.stack if settings.report_photos else None,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from penult.bundle.manifest import check_model_name
+from penult.bundle.naming import name_to_publish
 from penult.export import architectures, sweep, sweep_view, whiten
 from penult.export.board import Board
 from penult.export.checkpoint import UNFINISHED, Checkpoint
@@ -31,7 +31,7 @@ def train(settings: TrainSettings) -> Result:
 
     Under torchrun, all processes learn together, the first one publishes, and all return its result.
     """
-    check_model_name(settings.out.resolve().name)
+    name_to_publish(settings.out)
     with started(settings.device) as workers:
         if not workers.is_first:
             silence()
@@ -65,7 +65,7 @@ def _train(settings: TrainSettings, workers: Workers) -> Result:
 
 def compare(settings: TrainSettings) -> Sweep:
     """Run `settings.sweep`; table and picture are written anew after every trial. Raises PenultError."""
-    check_model_name(settings.out.resolve().name)
+    name_to_publish(settings.out)
     with started(settings.device) as workers:
         if not workers.is_first:
             silence()

@@ -15,9 +15,8 @@ from penult.bundle.manifest import (
     SVM_NAME,
     FileEntry,
     Manifest,
-    check_model_name,
-    parse_version,
 )
+from penult.bundle.naming import meant_model, model_name, versions
 from penult.bundle.signature import ANYBODY, SIGNATURE_BYTES, SIGNATURE_NAME, Trust
 
 _MANIFEST_MAX_BYTES = 16 << 20
@@ -53,17 +52,9 @@ class SignedManifest:
     signer: str
 
 
-def versions(model_folder: Path) -> list[int]:
-    """Return the versions in a folder like models/NAME, oldest first; an absent folder has none."""
-    if not model_folder.is_dir():
-        return []
-    found = (parse_version(entry.name) for entry in model_folder.iterdir() if entry.is_dir())
-    return sorted(version for version in found if version is not None)
-
-
 def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = ANYBODY) -> Bundle:
     """Read models/NAME/VERSION (by default the newest) into memory; raise BundleError."""
-    name = check_model_name(model_folder.resolve().name)
+    name = model_name(model_folder)
     chosen = _choose(model_folder, version)
     folder = model_folder / str(chosen)
     signed = read_signed_manifest(folder, trust)
@@ -85,15 +76,9 @@ def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = A
 def _choose(model_folder: Path, version: int | None) -> int:
     """Return the version asked for, or the newest; raise BundleNotFound."""
     present = versions(model_folder)
-    if not present and (model_folder / MANIFEST_NAME).is_file():
-        raise BundleNotFound(
-            "MODEL_NOT_FOUND",
-            f"{model_folder} is one version; give {model_folder.parent} --version {model_folder.name}",
-        )
     if not present:
-        raise BundleNotFound(
-            "MODEL_NOT_FOUND", f"{model_folder} holds no version (folders 1, 2, …); make one with penult train"
-        )
+        nothing = f"{model_folder} holds no version (folders 1, 2, …); make one with penult train"
+        raise BundleNotFound("MODEL_NOT_FOUND", meant_model(model_folder) or nothing)
     chosen = present[-1] if version is None else version
     if chosen not in present:
         raise BundleNotFound(

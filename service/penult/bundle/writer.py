@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from penult.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, check_model_name
-from penult.bundle.reader import versions
+from penult.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from penult.bundle.naming import name_to_publish, versions
 from penult.bundle.signature import SIGNATURE_NAME
 
 _WRITING = ".writing-"
@@ -26,7 +26,7 @@ def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) 
     for an unusable name and OSError when the disk refuses; nothing is left under a final name then. What writers that
     were killed before left is removed.
     """
-    check_model_name(model_folder.resolve().name)
+    name_to_publish(model_folder)
     model_folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(model_folder)
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in sorted(files.items())})

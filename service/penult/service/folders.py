@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penult.bundle.manifest import is_model_name
-from penult.bundle.reader import versions
+from penult.bundle.naming import model_name, versions
 
 # What tells whether a file is still the same without reading it: path, size, times of contents and of the entry, inode.
 Stamp = tuple[tuple[str, int, int, int, int], ...]
@@ -13,28 +13,38 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Look:
-    """The models with their versions, oldest first; and the folders that could not be read this time."""
+    """The models with their versions, oldest first; and what is wrong with other folders, by name."""
 
     models: dict[str, list[int]]
     unreadable: tuple[str, ...] = ()
+    misnamed: tuple[str, ...] = ()
+    dangling: tuple[str, ...] = ()
 
 
 def look(root: Path) -> Look:
-    """List root/NAME/VERSION; raise OSError where the root itself cannot be read."""
-    models, unreadable = {}, []
+    """List root/NAME/VERSION, links to folders too; raise OSError if the root itself cannot be read."""
+    models, unreadable, misnamed, dangling = {}, [], [], []
     for entry in sorted(root.iterdir()):
-        if not is_model_name(entry.name):
+        if entry.name.startswith("."):
             continue
+        is_named = is_model_name(entry.name)
         try:
-            if found := versions(entry):
-                models[entry.name] = found
+            found = versions(entry)
+            if is_named and entry.is_symlink() and not entry.exists():
+                dangling.append(entry.name)
         except OSError:
-            unreadable.append(entry.name)
-    return Look(models, tuple(unreadable))
+            if is_named:
+                unreadable.append(entry.name)
+            continue
+        if found and is_named:
+            models[model_name(entry)] = found
+        elif found:
+            misnamed.append(entry.name)
+    return Look(models, tuple(unreadable), tuple(misnamed), tuple(dangling))
 
 
 def stamp(folder: Path) -> Stamp:
-    """Return what changes with any file of a bundle; empty where there is none."""
+    """Return what changes with any file of a bundle; empty if there is none."""
     found = []
     for base, _, names in os.walk(folder):
         for name in names:
