@@ -232,3 +232,34 @@ def test_shares_are_shares(configure, name, value):
     """A share below 0, above 1 or none at all is refused with its flag's name."""
     with pytest.raises(ConfigError, match="--" + name.replace("_", "-")):
         configure(env={f"PENULT_{name.upper()}": value})
+
+
+@pytest.mark.parametrize(
+    ("models", "lookup", "place"),
+    [
+        ("models", "auto", "lookup"), ("/srv/penult/models", "auto", "/srv/penult/lookup"), ("here/pets", "auto", "here/lookup"),
+        ("models", "off", "off"), ("models", "postgresql://x/y", "postgresql://x/y"), ("models", "/data", "/data"),
+    ],
+)  # fmt: skip
+def test_collections_lie_beside_the_models(configure, tmp_path, monkeypatch, models, lookup, place):
+    """Without a word on it, collections are kept beside the repository, not in the folder of whoever starts a server."""
+    monkeypatch.chdir(tmp_path)
+    config = configure("--models", models, "--lookup", lookup)
+    assert config.lookup_place == place
+    assert config.old_lookup is None
+
+
+def test_collections_of_before_are_still_found(configure, tmp_path, monkeypatch):
+    """A folder ./lookup that holds collections is used as long as there is none beside the models."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lookup", "srv/lookup"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = configure("--models", "srv/models")
+    assert (config.lookup_place, config.old_lookup) == ("srv/lookup", None)  # an empty folder holds none
+    (tmp_path / "lookup" / "items.db").touch()
+    assert (config.lookup_place, config.old_lookup) == ("lookup", Path("lookup"))
+    assert configure("--models", "srv/models", "--lookup", "srv/lookup").old_lookup is None
+    (tmp_path / "srv" / "lookup" / "items.db").touch()
+    assert (config.lookup_place, config.old_lookup) == ("srv/lookup", None)
+    monkeypatch.chdir(tmp_path / "srv")
+    assert configure("--models", ".").lookup_place == str(tmp_path / "lookup")

@@ -141,7 +141,7 @@ def test_the_port_of_fronts_is_in_use(shared, quick, options):
     result = serve(quick, "--port", shared.target.rpartition(":")[2], *options)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
-    assert "is penult running already?" in line
+    assert "another penult server has it" in line
 
 
 def test_the_port_of_another_program_is_in_use(shared, quick):

@@ -1,5 +1,6 @@
 """`penult serve` as a process: it starts quickly or says in one line why not, and describes itself."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_a_passed_deadline_is_told_and_its_photos_never_run(
 
 
 def test_start_to_ready_takes_less_than_five_seconds(models, start_server):
-    """With the digits bundle, `penult serve` is ready within 5 s, and its line tells the addresses."""
+    """With the digits bundle, `penult serve` is ready within 5 s, and says in five lines what it does."""
     seconds = []
     for _ in range(2):  # the machine may be busy with something else once
         started = time.perf_counter()
@@ -137,10 +138,18 @@ def test_start_to_ready_takes_less_than_five_seconds(models, start_server):
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 5
     assert running.target.startswith("127.0.0.1:")
-    log = running.log.read_text()
-    assert "settings: " in log
-    assert "drain_lead=0.0" in log
-    assert "loaded digits version 1" in log
+    lines = running.log.read_text().splitlines()
+    expected = (
+        rf"penult \S+ starts; settings: models={re.escape(str(models))} port=0 metrics_port=0 drain_lead=0.0",
+        r"loaded digits version 1 in \d+\.\d s: tiny5 on CPUExecutionProvider \(\d+ threads a run, \d+ runs at a time\), "
+        r"10 classes, golden answers within \d+e-\d+",
+        rf"gRPC on {running.target}; page to try a photo, metrics and probes at {running.http}/",
+        rf"collections are kept in {re.escape(str(models.parent))}/lookup",
+        rf"hint: no --trusted-key is set, so every model in {re.escape(str(models))} is served, whoever made it; .*",
+    )
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert re.search(rf" INFO    penult\.\w+: {words}$", line), line
     maps = Path(f"/proc/{running.process.pid}/maps").read_text()
     assert "onnxruntime" in maps
     for library in ("libtorch", "sklearn"):
@@ -208,7 +217,25 @@ def test_the_port_of_another_penult_is_in_use(server, light_models):
     """Two servers never share a port: the second one is refused."""
     result = _serve(light_models, "--port", server.target.rpartition(":")[2])
     assert result.returncode == 1
-    assert "is penult running already?" in result.stderr.splitlines()[-1]
+    (line,) = result.stderr.splitlines()
+    assert "another penult server has it" in line
+
+
+def test_the_metrics_port_of_another_penult_is_in_use(server, light_models):
+    """Who starts a second server with the same ports is told that a penult has them, and both flags."""
+    result = _serve(light_models, "--metrics-port", server.http.rpartition(":")[2])
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert re.search(r"another penult server has it; .* --port and --metrics-port", line)
+
+
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+def test_an_address_of_another_machine_is_one_line(light_models, flag):
+    """An address that this machine has not is named, not blamed on another program."""
+    result = _serve(light_models, "--host", "192.0.2.1", flag, "0")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "this machine has no address 192.0.2.1; give one of its own with --host" in line
 
 
 @pytest.mark.skipif(has_cuda_device(), reason="shows what happens without a CUDA device; this has one")

@@ -304,7 +304,7 @@ def test_a_server_notices_that_a_served_version_was_signed(light, ours, start_se
     server = start_server(light.parent, *options)
     stub = penult_pb2_grpc.PenultServiceStub(connect(server.target))
     assert _told(stub) == [(1, False)]
-    assert "no trusted key vouches" in server.log.read_text()
+    assert "light version 1 is not signed by a trusted key" in server.log.read_text()
     _sign(light, ours)
     _eventually(lambda: _told(stub) == [(1, True)])
 

@@ -363,7 +363,7 @@ def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
     values = {f.name: getattr(arguments, f.name) for f in fields(TrainSettings)}
     if values["out"] is None:
         values["out"] = Path("models") / (
-            re.sub(r"[^A-Za-z0-9_-]+", "-", arguments.data.resolve().name)[:64] or "model"
+            re.sub(r"[^A-Za-z0-9_-]+", "-", last_part(arguments.data))[:64] or "model"
         )
     if values["freeze"] is None:
         values["freeze"] = 0 if values["weights"] == "none" else TrainSettings.freeze

@@ -17,7 +17,7 @@ _MOST_SHOWN = 5
 
 def model_name(folder: Path) -> str:
     """Return the name of the model whose folder this is, as "pets" of models/pets; raise BundleError for no name."""
-    return check_model_name(_last_part(folder))
+    return check_model_name(last_part(folder))
 
 
 def versions(model_folder: Path) -> list[int]:
@@ -59,13 +59,13 @@ def models_in(folder: Path) -> list[str]:
 def meant_model(folder: Path) -> str:
     """Return a line on what somebody meant who gave a folder without versions for a model; "" for no idea."""
     if is_version(folder):
-        return f"{folder} is one version, not a model; did you mean {parent(folder)} --version {_last_part(folder)}?"
+        return f"{folder} is one version, not a model; did you mean {parent(folder)} --version {last_part(folder)}?"
     if models := models_in(folder):
         hint = (
             f"did you mean {folder / models[0]}?" if len(models) == 1 else f"name one of them, as {folder / models[0]}"
         )
         return f"{folder} is a repository of models ({_listed(models)}), not a model; {hint}"
-    if near := nearest(_last_part(folder), models_in(parent(folder))):
+    if near := nearest(last_part(folder), models_in(parent(folder))):
         return f"{folder} holds no version; did you mean {parent(folder) / near}?"
     return ""
 
@@ -79,6 +79,11 @@ def meant_repository(folder: Path) -> str:
     return ""
 
 
+def last_part(folder: Path) -> str:
+    """Return the last part of a path; of "." and of paths that end in "..", the folder's own name."""
+    return folder.name if folder.name not in ("", "..") else Path(os.path.realpath(folder)).name
+
+
 def parent(folder: Path) -> Path:
     """Return the folder that a path lies in, links left alone."""
     return folder.parent if folder.name not in ("", "..") else Path(os.path.realpath(folder)).parent
@@ -89,11 +94,6 @@ def _is_model(folder: Path) -> bool:
         return any(is_version(folder / str(version)) for version in versions(folder))
     except OSError:
         return False
-
-
-def _last_part(folder: Path) -> str:
-    """Return the last part of a path; of "." and of paths that end in "..", the folder's own name."""
-    return folder.name if folder.name not in ("", "..") else Path(os.path.realpath(folder)).name
 
 
 def _listed(names: list[str]) -> str:

@@ -10,8 +10,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     help_ = "Copy collections between stores, without a server; again where it was cut off."
     copy = add_index_arguments(parser).add_parser("copy", help=help_, description=help_)
-    copy.add_argument("source", metavar="FROM", help="as --lookup: a folder, postgresql://…, milvus://…")
-    copy.add_argument("target", metavar="TO")
+    copy.add_argument(
+        "source", metavar="FROM",
+        help="where from, as serve --lookup: a folder (by default that is `lookup`, beside the model repository), "
+        "postgresql://…, milvus://…",
+    )  # fmt: skip
+    copy.add_argument("target", metavar="TO", help="where to, in the same way")
     copy.add_argument("collections", metavar="COLLECTION", nargs="*", help="which (default: all)")
     copy.add_argument("--json", action="store_true", help="print the answer as JSON")
 

@@ -7,12 +7,19 @@ from penult.lookup.errors import StoreUnavailable
 from penult.lookup.types import Store
 
 OFF = "off"
+# The file by which a folder of collections is known; its engine is imported only when it is used.
+RECORD = "items.db"
 _SCHEMES = {"postgresql": "pgvector", "postgres": "pgvector", "milvus": "milvus"}
 
 
 def is_shared(where: str) -> bool:
     """Tell whether several processes may have this store open."""
     return where.partition("://")[0] in _SCHEMES
+
+
+def has_collections(folder: Path) -> bool:
+    """Return whether the embedded engine keeps collections in this folder already. Imports no engine."""
+    return (folder / RECORD).exists()
 
 
 def open_store(where: str) -> Store:

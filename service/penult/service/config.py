@@ -17,12 +17,16 @@ from typing import Any
 from penult.bundle.errors import PenultError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
+from penult.bundle.naming import parent
 from penult.bundle.signature import Trust, split_paths, trust
+from penult.lookup.opening import has_collections
 from penult.service.cores import cores
 from penult.service.cpu_plan import AUTO, CPU_MODES
 from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
 _ENVIRONMENT_PREFIX = "PENULT_"
+# The folder of collections.
+LOOKUP = "lookup"
 
 
 class ConfigError(PenultError):
@@ -48,8 +52,10 @@ class ServeConfig:
         False, "serve SVMs that another major.minor of scikit-learn made, with a warning"
     )
     lookup: str = _setting(
-        "lookup", "where collections are kept: a folder, postgresql://USER@HOST/DATABASE, milvus://HOST:PORT, or off"
-    )
+        AUTO,
+        "where collections are kept: a folder, postgresql://USER@HOST/DATABASE, milvus://HOST:PORT, or off; auto: the "
+        "folder `lookup` beside the model repository",
+    )  # fmt: skip
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(50051, "gRPC port; 0 picks a free one")
     metrics_port: int = _setting(9095, "HTTP port of /metrics, /livez and /readyz; 0 picks a free one")
@@ -173,6 +179,29 @@ class ServeConfig:
         return pinned
 
     @property
+    def lookup_place(self) -> str:
+        """Where collections are kept: what `lookup` says, "auto" looked up on the disk."""
+        if self.lookup != AUTO:
+            return self.lookup
+        return str(self.old_lookup or self.lookup_beside)
+
+    @property
+    def lookup_beside(self) -> Path:
+        """The folder of collections beside the model repository."""
+        return parent(self.models) / LOOKUP
+
+    @property
+    def old_lookup(self) -> Path | None:
+        """The collections of earlier releases, in the current folder, if those are what "auto" stands for."""
+        here = Path(LOOKUP)
+        is_old = self.lookup == AUTO and has_collections(here) and not has_collections(self.lookup_beside)
+        return here if is_old else None
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that are not as they are by default."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @property
     def gpu_options(self) -> GpuOptions:
         """How models use a GPU."""
         return GpuOptions(self.batch_max_images or MOST_IMAGES, self.gpu_memory_mb, self.gpu_mode)
@@ -223,14 +252,6 @@ class ServeConfig:
             f"{_flag(name if value is not False else f'no_{name}')}" + ("" if isinstance(value, bool) else f"={value}")
             for name, value in values.items()
         ]
-
-
-def port_in_use(config: ServeConfig) -> ConfigError:
-    """Return the error for a gRPC port that cannot be bound."""
-    return ConfigError(
-        "PORT",
-        f"port {config.port} on {config.host} cannot be used; is penult running already? Choose another with --port",
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -103,7 +103,7 @@ def _mean_s(session: ModelSession, images: list[Pixels]) -> float:
 
 
 def _say(name: str, layout: str, speed: Speed, most_images: int, is_chosen: bool) -> None:
-    log.info(
-        "%s: %s: %.0f images/s in batches of %d, %.2f ms a call of one%s", name, layout, speed.images_per_s,
-        most_images, 1000 * speed.run_s, " (chosen)" if is_chosen else "",
+    log.log(
+        logging.INFO if is_chosen else logging.DEBUG, "%s: %s: %.0f images/s in batches of %d, %.2f ms a call of one%s",
+        name, layout, speed.images_per_s, most_images, 1000 * speed.run_s, " (chosen)" if is_chosen else "",
     )  # fmt: skip

@@ -15,10 +15,17 @@ from pathlib import Path
 
 # Set by the supervisor to the folder of the metrics; no setting, so no word about it in --help.
 VARIABLE = "PENULT_INTERNAL_FRONT"
+# And this to the number of the front, 1 and up.
+NUMBER = "PENULT_INTERNAL_FRONT_NUMBER"
 STOP = b"."
 READY = b"ready "
 BEAT_S = 1.0
 _STANDARD_INPUT = 0
+
+
+def is_first() -> bool:
+    """Return whether this process logs what all fronts of a server have to say alike: the first, or a server alone."""
+    return os.environ.get(NUMBER, "1") == "1"
 
 
 def is_front() -> bool:

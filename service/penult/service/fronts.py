@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from penult.bundle.errors import PenultError
-from penult.service.config import ServeConfig, port_in_use
+from penult.service.config import ServeConfig
 from penult.service.doors import Doors, follow
-from penult.service.front import READY, STOP, VARIABLE
+from penult.service.front import NUMBER, READY, STOP, VARIABLE
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.http import HttpServer
 from penult.service.logs import start_log, switch_level
 from penult.service.open_files import allow_open_files
+from penult.service.ports import family, port_refused
 from penult.service.status import Status
 from penult.service.status_page import page_routes
 
@@ -57,13 +58,13 @@ def supervise(config: ServeConfig) -> int:
 @contextmanager
 def _held_port(config: ServeConfig) -> Iterator[int]:
     """Hold the gRPC port for the fronts, and yield its number; raise ConfigError where another program has it."""
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as holder:
+    with socket.socket(family(config.host)) as holder:
         try:
             # As gRPC does: connections of a server that has ended do not count as its port in use.
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind((config.host, config.port))
         except OSError as error:
-            raise port_in_use(config) from error
+            raise port_refused(config.host, config.port, "--port", error) from error
         # Shared only now, so that the port of another penult, fronts or not, was refused; and never listened on here,
         # so that no connection comes to this socket.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -174,11 +175,17 @@ class Supervisor:
             self._doors.http_context,
         )  # fmt: skip
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
-        environment["PENULT_LOOKUP"] = config.lookup  # it may hold a password, and everybody can read command lines
+        environment["PENULT_LOOKUP"] = (
+            config.lookup_place
+        )  # it may hold a password, and everybody can read command lines
         # -P: nothing in the current folder may stand in for a module.
         program = [sys.executable, "-P", "-m", "penult.cli", "serve"]
         self._fronts = [
-            Front(number, [*program, *config.of_front(number, port, self._http.port).as_flags("lookup")], environment)
+            Front(
+                number,
+                [*program, *config.of_front(number, port, self._http.port).as_flags("lookup")],
+                environment | {NUMBER: str(number)},
+            )
             for number in range(1, config.fronts + 1)
         ]
         self._is_started = False
@@ -190,7 +197,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._look_again)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_level, logging.getLogger().level)
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGUSR1, self._switch_level, logging.getLogger("penult").level
+        )
         await self._http.start()
         beside = [asyncio.create_task(work) for work in (self._status.run(), follow(self._doors))]
         try:

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from penult.service.config import ConfigError
 from penult.service.http_protocol import BoundedProtocol
 from penult.service.metrics import Exposition
+from penult.service.ports import family, port_refused
 
 
 class HttpServer:
@@ -35,12 +35,9 @@ class HttpServer:
     ) -> None:
         """Bind the port; raise ConfigError if that fails."""
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family)
+            self._socket = socket.create_server((host, port), family=family(host))
         except OSError as error:
-            raise ConfigError(
-                "PORT", f"port {port} on {host} cannot be used ({error.strerror}); choose another with --metrics-port"
-            ) from error
+            raise port_refused(host, port, "--metrics-port", error) from error
         # Headers and body are two writes: without this the second waits 40 ms for the first one's acknowledgement.
         # asyncio would set it, but not on sockets that were made without naming TCP. Accepted ones inherit it.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -125,7 +125,7 @@ def _fastest(bundle: Bundle, where: Placement, known: CpuPlan | None) -> tuple[M
         sessions[plan], speeds[plan] = session, cpu_plan.measure(run, plan)
     chosen = cpu_plan.choose(where.cpu_mode, speeds)
     for plan, speed in speeds.items():
-        log.info(
+        log.debug(
             "%s: %d threads a run, %d runs at a time: %.0f images/s, %.1f ms a call%s", bundle.name, plan.threads,
             plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
         )  # fmt: skip

@@ -5,6 +5,7 @@ to a request carry its id, the same that its trailing metadata carry. No photo, 
 SIGUSR1 switches between the level that was set and debug.
 """
 
+import importlib.metadata
 import json
 import logging
 import random
@@ -12,16 +13,18 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from penult.service.config import ServeConfig
+from penult.service.front import is_front
 
 log = logging.getLogger("penult.server")
 _access = logging.getLogger("penult.access")
+_own = logging.getLogger("penult")
 
 # Of the request that the current task works for; "" outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -33,16 +36,43 @@ _MOST = 2000
 
 
 def start_log(config: ServeConfig) -> None:
-    """Send log lines to standard error, the settings as the first of them, and listen to SIGUSR1."""
+    """Send log lines to standard error, begin with what is served, and switch to debug and back at SIGUSR1."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_with_request_id)
     handler.addFilter(_Noise())
     handler.setFormatter(_Json() if config.log_format == "json" else _Text(_TEXT))
+    logging.basicConfig(handlers=[handler], force=True)
     level = getattr(logging, config.log_level.upper())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    told = " ".join(f"{name}={value}" for name, value in asdict(config).items())
-    log.info("settings: %s", _PASSWORD.sub(r"\1:…@", told))
-    signal.signal(signal.SIGUSR1, lambda *_: switch_level(level))
+    _set_level(level)
+    changed = _told(config.changed()) or "the defaults"
+    # A front's settings were its supervisor's before.
+    level_of_start = logging.DEBUG if is_front() else logging.INFO
+    log.log(level_of_start, "penult %s starts; settings: %s", importlib.metadata.version("penult"), changed)
+    log.debug("all settings: %s", _told(asdict(config)))
+
+    def switch(*_: object) -> None:
+        switch_level(level)
+        log.debug("all settings: %s", _told(asdict(config)))
+
+    signal.signal(signal.SIGUSR1, switch)
+
+
+def without_password(text: str) -> str:
+    """Return a text without the passwords in its URLs."""
+    return _PASSWORD.sub(r"\1:…@", text)
+
+
+def _told(settings: Mapping[str, object]) -> str:
+    return without_password(" ".join(f"{name}={value}" for name, value in settings.items()))
+
+
+def _set_level(level: int) -> None:
+    """Show penult's own lines from this level on; those of other libraries only if they warn, or if all are wanted.
+
+    At INFO, faiss reports what it failed to import for each kind of processor that this one is not.
+    """
+    _own.setLevel(level)
+    logging.getLogger().setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
 
 
 class _Noise:
@@ -69,9 +99,8 @@ class _Noise:
 
 def switch_level(usual: int) -> None:
     """Go from the usual level to debug, or back."""
-    root = logging.getLogger()
-    root.setLevel(usual if root.level == logging.DEBUG else logging.DEBUG)
-    log.warning("log level is now %s", logging.getLevelName(root.level).lower())
+    _set_level(usual if _own.level == logging.DEBUG else logging.DEBUG)
+    log.warning("log level is now %s", logging.getLevelName(_own.level).lower())
 
 
 class AccessLog:

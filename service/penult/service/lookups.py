@@ -18,7 +18,7 @@ import numpy as np
 from penult.bundle.scores import Floats
 from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
-from penult.lookup.opening import OFF, is_shared, open_store
+from penult.lookup.opening import OFF, has_collections, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
 from penult.service import clients, tracing
 from penult.service.errors import LookupOff, Overloaded
@@ -73,9 +73,14 @@ class Lookups:
         # As they were when last asked for; who looks at this waits for nothing.
         self.listed: list[Listed] = []
 
+    @property
+    def is_on(self) -> bool:
+        """Whether this server keeps collections."""
+        return not self._is_off
+
     def is_there(self) -> bool:
         """Tell whether collections are kept here already, so that opening them early saves the first caller's time."""
-        return not self._is_off and (is_shared(self._where) or (Path(self._where) / "items.db").exists())
+        return not self._is_off and (is_shared(self._where) or has_collections(Path(self._where)))
 
     async def open(self) -> None:
         """Open the store and make every index. Raises PenultError."""

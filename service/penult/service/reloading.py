@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from penult.bundle.errors import BundleError, PenultError
+from penult.bundle.naming import meant_repository
 from penult.bundle.reader import Bundle, read_bundle, read_signed_manifest
 from penult.bundle.signature import ANYBODY, Trust
 from penult.heap import give_back
@@ -74,10 +75,9 @@ class Reloader:
         async with self._turn:
             found = await self._on_loader(look, self._root)
             if not found.models:
-                raise BundleError(
-                    "MODELS_EMPTY",
-                    f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME",
-                )
+                meant = await self._on_loader(meant_repository, self._root)
+                empty = f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
+                raise BundleError("MODELS_EMPTY", meant or empty)
             self._complain(found)
             chosen = [model for name in found.models for model in await self._choose(name, found.models[name], True)]
             if not chosen:
@@ -160,6 +160,11 @@ class Reloader:
 
     def _complain(self, found: Look) -> None:
         lines = [f"{name} cannot be read; what is loaded of it is served on" for name in found.unreadable]
+        lines += [f"{name} is a link to nowhere, so it is not served; mend or remove it" for name in found.dangling]
+        lines += [
+            f"{name!r} is not served: a model name is 1 to 64 letters, digits, '_' and '-'; rename the folder"
+            for name in found.misnamed
+        ]
         for name, pinned in self._pins.items():
             missing = sorted(set(pinned).difference(found.models.get(name, [])))
             lines += [f"{name} version {version} is pinned, and not there" for version in missing]
@@ -251,7 +256,7 @@ class Reloader:
                 raise  # the device does not work: no fault of this model
             self._refuse(name, version, marks, error)
             return None
-        _announce(model, time.perf_counter() - started)
+        self._announce(model, time.perf_counter() - started)
         self._refused.pop((name, version), None)
         self._served[model] = marks
         return model
@@ -295,14 +300,17 @@ class Reloader:
     async def _on_loader(self, act: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._loader, act, *arguments)
 
-
-def _announce(model: ServedModel, seconds: float) -> None:
-    log.info(
-        "loaded %s version %d in %.1f s: %s on %s, %d classes, goldens within %.0e",
-        model.name, model.version, seconds, model.manifest.architecture, model.session.provider,
-        len(model.manifest.classes), model.golden_difference,
-    )  # fmt: skip
-    if model.signer:
-        log.info("%s version %d is signed by key %s", model.name, model.version, model.signer)
-    else:
-        log.warning("%s version %d: no trusted key vouches for where it comes from", model.name, model.version)
+    def _announce(self, model: ServedModel, seconds: float) -> None:
+        plan = f" ({model.plan.threads} threads a run, {model.plan.callers} runs at a time)" if model.plan else ""
+        signed = f"; signed by key {model.signer}" if model.signer else ""
+        log.info(
+            "loaded %s version %d in %.1f s: %s on %s%s, %d classes, golden answers within %.0e%s",
+            model.name, model.version, seconds, model.manifest.architecture, model.session.provider, plan,
+            len(model.manifest.classes), model.golden_difference, signed,
+        )  # fmt: skip
+        # Without any trusted key, nothing that is served is signed by one: the server says that once, for all.
+        if self._trust.keys and not model.signer:
+            log.warning(
+                "%s version %d is not signed by a trusted key; it is served because of --allow-unsigned",
+                model.name, model.version,
+            )  # fmt: skip

@@ -18,15 +18,15 @@ from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
 from penult.heap import keep_freed_blocks
 from penult.oip import grpc_service_pb2_grpc
-from penult.service.config import ServeConfig, port_in_use
+from penult.service.config import ServeConfig
 from penult.service.doors import Doors, follow
-from penult.service.front import beat, follow_supervisor, is_front
+from penult.service.front import beat, follow_supervisor, is_first, is_front
 from penult.service.gate import Gate
 from penult.service.http import HttpServer
 from penult.service.inference import Inference
 from penult.service.interceptor import Interceptor
 from penult.service.loading import Placement, ServedModel, load, warm
-from penult.service.logs import AccessLog, start_log
+from penult.service.logs import AccessLog, start_log, without_password
 from penult.service.lookups import Lookups
 from penult.service.metrics import Metrics
 from penult.service.oip import SERVICE_NAME as OIP_NAME
@@ -34,6 +34,7 @@ from penult.service.oip import OipServicer
 from penult.service.oip_http import OipRoutes
 from penult.service.open_files import allow_open_files
 from penult.service.pipeline import Pipeline, batch_limit
+from penult.service.ports import address, port_refused, reachable
 from penult.service.recovery import Recovery
 from penult.service.reloading import Reloader
 from penult.service.repository import Repository
@@ -108,7 +109,7 @@ class Server:
             config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
         )
         self._reloader = Reloader(config.models, config.pins, self._load_model, stage, config.trust)
-        self._lookups = Lookups(config.lookup, config.cpu_threads, self.metrics, self._is_front)
+        self._lookups = Lookups(config.lookup_place, config.cpu_threads, self.metrics, self._is_front)
         self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
         self._gate, self._access = Gate(), AccessLog(config.access_log)
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
@@ -210,9 +211,9 @@ class Server:
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
         try:
-            port = self._doors.bind(server, _address(self._config.host, self._config.port))
+            port = self._doors.bind(server, address(self._config.host, self._config.port))
         except RuntimeError as error:
-            raise port_in_use(self._config) from error
+            raise port_refused(self._config.host, self._config.port, "--port") from error
         await server.start()
         return port
 
@@ -257,10 +258,13 @@ class Server:
         served = ",".join(f"{model.name}/{model.version}" for model in models)
         provider = ",".join(sorted({model.session.provider for model in models}))
         scheme = "https" if self._doors.http_context else "http"
-        self._doors.warn()
+        page = f"{scheme}://{address(reachable(host), http_port)}/"
+        if is_first():
+            self._greet(port, page)
+            self._doors.warn()
         print(
-            f"ready grpc={_address(host, port)} metrics={scheme}://{_address(host, http_port)}/metrics models={served} "
-            f"provider={provider}",
+            f"ready grpc={address(host, port)} metrics={scheme}://{address(host, http_port)}/metrics models={served} "
+            f"provider={provider} page={page}",
             flush=True,
         )
         if self._lookups.is_there():
@@ -269,6 +273,23 @@ class Server:
         self._keep(self._recovery.pulse(self._repository.all, self._pipeline.pulse))
         if self._is_front:
             self._keep(beat())
+
+    def _greet(self, port: int, page: str) -> None:
+        """Log what somebody who starts a server for the first time wants to know."""
+        config = self._config
+        log.info("gRPC on %s; page to try a photo, metrics and probes at %s", address(config.host, port), page)
+        if config.old_lookup:
+            log.warning(
+                "collections are in ./%s, the folder of before; move it to %s, beside the models, or give --lookup %s",
+                config.old_lookup, config.lookup_beside, config.old_lookup,
+            )  # fmt: skip
+        elif self._lookups.is_on:
+            log.info("collections are kept in %s", without_password(config.lookup_place))
+        if not config.trusted_key:
+            log.info(
+                "hint: no --trusted-key is set, so every model in %s is served, whoever made it; this is fine if only "
+                "you can write there (docs/security.md)", config.models,
+            )  # fmt: skip
 
     async def _open_lookups(self) -> None:
         """Make every index before somebody waits for it; what is wrong with the store, its callers hear too."""
@@ -323,7 +344,3 @@ def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
         # No compression: photos do not shrink, and 60 KB can unfold to 60 MB (64 of them: 1.6 GB and 17 s).
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -13,9 +13,8 @@ from penult.lookup.embedded.pieces import Ints, one_thread
 from penult.lookup.embedded.record import Record
 from penult.lookup.embedded.vectors import EXACT_NUMBERS, Builder, Vectors
 from penult.lookup.errors import CollectionUnknown, StoreUnavailable
+from penult.lookup.opening import RECORD
 from penult.lookup.types import CollectionSpec, Filter, Floats, Hit, Item, Stats
-
-_RECORD = "items.db"
 
 
 class EmbeddedStore:
@@ -30,7 +29,7 @@ class EmbeddedStore:
             raise StoreUnavailable("STORE_FOLDER", f"{folder} cannot be used for collections: {error}") from error
         self._folder, self._exact_numbers = folder, exact_numbers
         try:
-            self._record = Record(folder / _RECORD)
+            self._record = Record(folder / RECORD)
         except BaseException:
             self._lock.release()
             raise
