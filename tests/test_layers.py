@@ -181,6 +181,18 @@ def test_penult_stays_a_namespace():
     ).returncode == 0  # fmt: skip
 
 
+def test_telemetry_is_off_before_onnxruntime_is_imported():
+    """Each package that knows onnxruntime imports the switch first of all: Python runs that before any of its modules."""
+    for package in {room(module) for module in KNOWN_TO["onnxruntime"]}:
+        path = next(path for module, path in modules() if module == package)
+        first = next(
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import) and node.names[0].name != "os"
+        )
+        assert first.names[0].name == "penult.offline", package
+
+
 def test_serving_never_imports_torch():
     """Everything that the service imports leaves torch, onnx and scikit-learn alone."""
     code = (

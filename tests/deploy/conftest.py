@@ -266,7 +266,7 @@ def start(tmp_path) -> Iterator[Callable[..., Started]]:
         processes.append(process)
         for line in process.stdout:
             if line.startswith("ready "):
-                found = [int(number) for number in re.findall(r"=(?:http://)?127\.0\.0\.1:(\d+)", line)]
+                found = [int(number) for number in re.findall(r"(?:grpc|metrics)=(?:http://)?127\.0\.0\.1:(\d+)", line)]
                 return Started(dict(zip((50051, 9095), found, strict=True)), process, log)
         raise AssertionError(f"not ready:\n{log.read_text()}")
 

@@ -45,7 +45,7 @@ def options():
 
 def test_the_faster_layout_is_taken(plain, build, seeded, options, monkeypatch, caplog):
     """Both layouts are measured and logged, the one with more images per second serves, and the other's thread ends."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     rates = iter([Speed(100.0, 0.01), Speed(250.0, 0.02)])
     monkeypatch.setattr(device_plan, "measure", lambda *_: next(rates))
     session = choose("pets", plain, build, seeded.images, options())
