@@ -29,7 +29,14 @@ MAY_IMPORT = {
         "penult.proxies",
     },
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
-    "penult.export": {"penult.bundle", "penult.drawing", "penult.interrupts", "penult.lookup", "penult.nearest", "penult.offline"},
+    "penult.export": {
+        "penult.bundle",
+        "penult.drawing",
+        "penult.interrupts",
+        "penult.lookup",
+        "penult.nearest",
+        "penult.offline",
+    },
     "penult.client": {"penult.v1", "penult.interrupts", "penult.nearest", "penult.proxies"},
     "penult.drawing": set(),
     "penult.heap": set(),

@@ -83,8 +83,10 @@ def test_the_default_model_name_is_the_folders(tmp_path: Path, folder: str, name
 
 
 def test_a_relative_folder_names_the_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`penult train .` takes the name of the folder that one is in."""
+    """`penult train .` takes the name of the folder that one is in, and a link its own, not that of its target."""
     (tmp_path / "birds").mkdir()
+    (tmp_path / "gulls").symlink_to("birds")
+    assert _parse(str(tmp_path / "gulls")).out == Path("models/gulls")
     monkeypatch.chdir(tmp_path / "birds")
     assert _parse(".").out == Path("models/birds")
 

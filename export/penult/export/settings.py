@@ -362,9 +362,9 @@ def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
     """Turn parsed options into settings; raise SettingsError."""
     values = {f.name: getattr(arguments, f.name) for f in fields(TrainSettings)}
     if values["out"] is None:
-        values["out"] = Path("models") / (
-            re.sub(r"[^A-Za-z0-9_-]+", "-", last_part(arguments.data))[:64] or "model"
-        )
+        from penult.bundle.naming import last_part  # brings NumPy and Pillow along
+
+        values["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", last_part(arguments.data))[:64] or "model")
     if values["freeze"] is None:
         values["freeze"] = 0 if values["weights"] == "none" else TrainSettings.freeze
     return TrainSettings(**values)

@@ -7,6 +7,7 @@ import socket
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from penult.proxies import DIRECT
 from penult.service.config import ConfigError
 
 # Of one question to whatever holds a port.
@@ -67,8 +68,7 @@ def _is_penult(host: str, port: int) -> bool:
 
 
 def _answers_grpc(host: str, port: int) -> bool:
-    # Never through a proxy.
-    with grpc.insecure_channel(address(host, port), options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(address(host, port), options=DIRECT) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=_LIVE)
             health_pb2_grpc.HealthStub(channel).Check(request, timeout=_ASK_S)
