@@ -16,7 +16,7 @@ class Case:
 
     `reason` is the item error's reason, all of them with the code INVALID_ARGUMENT; "" stands for a good image. Where
     `like` names another case, both show the same picture: their crops have at least this cosine, each crop taken
-    relative to its own mean. `is_slow` marks photos of near 50 million pixels.
+    relative to its own mean. `is_slow` marks photos of 49 million pixels and more.
     """
 
     name: str

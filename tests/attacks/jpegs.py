@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tests.attacks.case import HEIGHT, WIDTH, Case, cuts, encode, exif, picture, stored
 
-_SOI, _EOI, _SOS, _SOF0 = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0"
+_SOI, _EOI, _SOS, _SOF0, _SOF2 = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"\xff\xc2"
 
 
 @cache
@@ -30,8 +30,19 @@ def with_front(data: bytes, *segments: bytes) -> bytes:
 
 def _sized(data: bytes, width: int, height: int) -> bytes:
     """A JPEG that claims another size."""
-    at = data.index(_SOF0) + 5
+    at = (data.index(_SOF2) if _SOF2 in data else data.index(_SOF0)) + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def _three_scans() -> bytes:
+    """A baseline JPEG whose three components, all alike, stand in a scan each."""
+    data = encode(picture().convert("L"), "JPEG", quality=95)
+    frame, scan = data.index(_SOF0), data.index(_SOS)
+    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    header = segment(0xC0, data[frame + 4 : frame + 9] + b"\3" + components) + data[frame + 13 : scan]
+    pixels = data[scan + 10 : -2]
+    scans_of_one = (segment(0xDA, bytes((1, number, 0, 0, 63, 0))) + pixels for number in (1, 2, 3))
+    return data[:frame] + header + b"".join(scans_of_one) + _EOI
 
 
 def _frame(data: bytes, marker: int, precision: int = 8) -> bytes:
@@ -66,6 +77,7 @@ def _kinds() -> Iterable[Case]:
     yield Case("jpeg-cmyk", cmyk, like="jpeg")
     yield Case("jpeg-ycck", _ycck(), like="jpeg", cosine=0.98)
     at = cmyk.index(b"Adobe")
+    yield Case("jpeg-three-scans", _three_scans(), like="jpeg-grey")
     yield Case("jpeg-cmyk-no-adobe", cmyk[: at - 4] + cmyk[at + 12 :])
 
 
@@ -187,16 +199,22 @@ def _costly() -> Iterable[Case]:
     for width, height in ((1, 1), (1, 5000), (5000, 1), (16_384, 2), (7, 333)):
         image = Image.new("RGB", (width, height), (99, 99, 99))
         yield Case(f"jpeg-{width}x{height}", encode(image, "JPEG"))
-    too_long = Image.new("RGB", (16_385, 1))
-    yield Case("jpeg-16385x1", encode(too_long, "JPEG"), "IMAGE_TOO_MANY_PIXELS")
+    yield Case("jpeg-65500x1", encode(Image.new("RGB", (65_500, 1)), "JPEG"))
+    yield Case("jpeg-65501x1", _sized(jpeg(), 65_501, 1), "IMAGE_TOO_MANY_PIXELS")
     flat = np.zeros((7000, 7000), np.uint8)
     for name, options in (("baseline", {}), ("progressive", {"progressive": True})):
         image = Image.fromarray(flat).convert("RGB")
         yield Case(f"jpeg-large-{name}", encode(image, "JPEG", **options), is_slow=True)
     yield Case("jpeg-large-cmyk", encode(Image.fromarray(flat).convert("CMYK"), "JPEG"), is_slow=True)
-    limit = 8 << 20
-    yield Case("jpeg-8-mib", jpeg() + bytes(limit - len(jpeg())), like="jpeg")
-    yield Case("jpeg-8-mib-and-a-byte", jpeg() + bytes(limit - len(jpeg()) + 1), "IMAGE_TOO_MANY_BYTES")
+    for name, data in (
+        ("baseline", jpeg()),
+        ("progressive", jpeg(progressive=True)),
+        ("cmyk", encode(picture().convert("CMYK"), "JPEG")),
+    ):
+        yield Case(f"jpeg-claims-200-megapixels-{name}", _sized(data, 16_320, 12_240), is_slow=True)
+    yield Case("jpeg-claims-49-megapixels-in-three-scans", _sized(_three_scans(), 7000, 7000), is_slow=True)
+    whole = jpeg(progressive=True, subsampling=0)
+    yield Case("jpeg-bomb-progressive-444", _sized(whole, 16_320, 12_240), "IMAGE_TOO_MANY_PIXELS")
 
 
 def all_jpegs() -> Iterable[Case]:

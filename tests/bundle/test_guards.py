@@ -1,5 +1,6 @@
 """Checks on encoded photos before anything is decoded."""
 
+import math
 import subprocess
 import sys
 import zlib
@@ -12,7 +13,7 @@ from PIL import Image
 
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, image_format
-from penult.bundle.preprocess import Preprocess, crop_encoded, decode
+from penult.bundle.preprocess import Preprocess, crop_encoded, decode, decoding_pixels, open_image
 
 SPEC = Preprocess(resize=32, crop=32)
 
@@ -149,7 +150,7 @@ def test_too_many_bytes_are_refused(small_photo: Image.Image, encode: Callable[.
     data = encode(small_photo, "PNG")
     assert reason(data, ImageLimits(max_bytes=len(data) - 1)) == "IMAGE_TOO_MANY_BYTES"
     crop_encoded(data, SPEC, ImageLimits(max_bytes=len(data)))
-    assert reason(bytes((8 << 20) + 1)) == "IMAGE_TOO_MANY_BYTES"
+    assert reason(bytes(ImageLimits().max_bytes + 1)) == "IMAGE_TOO_MANY_BYTES"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -159,6 +160,50 @@ def test_too_many_pixels_are_refused(small_photo: Image.Image, encode: Callable[
     for limits in (ImageLimits(max_pixels=width * height - 1), ImageLimits(max_side=width - 1)):
         assert reason(data, limits) == "IMAGE_TOO_MANY_PIXELS"
     crop_encoded(data, SPEC, ImageLimits(max_pixels=width * height, max_side=width))
+
+
+def test_the_memory_that_decoding_takes_is_bounded(
+    small_photo: Image.Image, encode: Callable[..., bytes], make_png: Callable[..., bytes]
+):
+    """Whatever takes the memory of several pixels for one is refused at a smaller size; a large JPEG is decoded small."""
+    width, height = small_photo.size
+    whole, spec = width * height, Preprocess(resize=8, crop=8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    clear = make_png(np.zeros((height, width, 3), int), trns=bytes(6))
+    for data, pixels in (
+        (encode(small_photo, "PNG"), whole),
+        (encode(small_photo.convert("RGBA"), "PNG"), 2 * whole),
+        (clear, 2 * whole),
+        (encode(small_photo, "WEBP"), 4 * whole),
+        (encode(small_photo, "PNG", exif=turned), 2 * whole),
+        (encode(small_photo, "JPEG"), 32 * 22),
+        (encode(small_photo, "JPEG", progressive=True, subsampling=0), 32 * 22 + math.ceil(1.5 * whole)),
+        (encode(small_photo.convert("L"), "JPEG", progressive=True), 2 * 32 * 22 + whole // 2),
+    ):
+        assert decoding_pixels(open_image(data, spec=spec)) == pixels
+        crop_encoded(data, spec, ImageLimits(max_decoded_pixels=pixels))
+        with pytest.raises(ImageError, match="MB of memory") as caught:
+            crop_encoded(data, spec, ImageLimits(max_decoded_pixels=pixels - 1))
+        assert caught.value.reason == "IMAGE_TOO_MANY_PIXELS"
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(8160, 6144), (12_000, 9000), (16_320, 12_240), (16_319, 12_239), (16_382, 3900)]
+)
+@pytest.mark.parametrize("turned", [1, 6])
+def test_no_phones_photo_is_too_large(
+    small_photo: Image.Image, encode: Callable[..., bytes], width: int, height: int, turned: int
+):
+    """Photos of 50, 108 and 200 megapixels and panoramas are taken, and cost a fraction of their size."""
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    jpeg = bytearray(encode(small_photo, "JPEG", exif=exif))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    opened = open_image(bytes(jpeg), spec=Preprocess())
+    if turned == 1 or width * height > 100_000_000:
+        assert decoding_pixels(opened) < width * height / 15
 
 
 def test_bombs_cost_no_memory(

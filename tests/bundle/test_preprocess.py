@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from penult.bundle.errors import ImageError
-from penult.bundle.preprocess import DEFAULT_LIMITS, Preprocess, crop_encoded, crop_image, decode, open_image
+from penult.bundle.guards import DEFAULT_LIMITS
+from penult.bundle.preprocess import Preprocess, crop_encoded, crop_image, decode, open_image
 
 # What must be done to an upright picture so that turning it by this EXIF orientation makes it upright again.
 _STORED = {

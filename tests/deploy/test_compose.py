@@ -126,13 +126,14 @@ def test_penult_is_as_the_code_has_it(compose, for_gpus, penult, dockerfile):
     assert str(penult.models) in {volume["target"] for volume in service["volumes"]}
     assert (penult.host, penult.http) == ("0.0.0.0", True)
     assert penult.drain_lead + penult.grace < seconds(service["stop_grace_period"])
-    for one, config in ((service, penult), (changed, None)):
+    for one in (service, changed):
         limits = one["deploy"]["resources"]["limits"]
         assert one["environment"]["PENULT_THREADS"] == limits["cpus"]
         queue = int(one["environment"]["PENULT_QUEUE_MAX_IMAGES"])
         limit = int(limits["memory"][:-1]) * UNITS[limits["memory"][-1]]
-        waiting = queue * (config or penult).image_max_bytes
-        assert waiting + 8 * penult.decode_max_pixels + 400 * 2**20 < limit
+        waiting = min(queue * penult.image_max_bytes, int(one["environment"]["PENULT_QUEUE_MAX_BYTES"]))
+        decoding = 4 * max(penult.decode_max_pixels, penult.image_max_decoded_pixels)
+        assert waiting + decoding + 400 * 2**20 < limit
     text = (ROOT / "Dockerfile").read_text()
     for each in (service, changed):
         assert (DEPLOY / each["build"]["context"] / "Dockerfile").is_file()

@@ -93,7 +93,7 @@ def test_flags_and_settings_exist():
     variables = set(re.findall(r"\bPENULT_([A-Z_]+)\b", ALL))
     assert len(variables) >= 2
     assert {name.lower() for name in variables} - known == set()
-    formula = next(span for span in spans(PAGES["sizing"]) if "queue_max_images" in span)
+    formula = next(span for span in spans(PAGES["sizing"]) if "queue_max_bytes" in span)
     assert set(re.findall(r"[a-z]+_[a-z_]+", formula)) <= known
 
 

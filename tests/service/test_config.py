@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
 from penult.service.config import ConfigError, ServeConfig, add_arguments, from_arguments
 from penult.service.gpu_options import GpuOptions
 
@@ -57,8 +58,9 @@ def test_without_any_source_the_defaults_of_the_design_hold(configure):
     config = configure()
     assert (config.models, config.host, config.port, config.metrics_port) == (Path("models"), "127.0.0.1", 50051, 9095)
     assert (config.device, config.drain_lead) == ("auto", 5.0)
-    assert (config.image_max_bytes, config.image_max_pixels) == (8 << 20, 50_000_000)
-    assert (config.image_max_side, config.image_max_scans, config.message_max_bytes) == (16_384, 64, 64 << 20)
+    assert (config.image_max_bytes, config.image_max_pixels) == (63 << 20, 200_000_000)
+    assert (config.image_max_side, config.image_max_scans, config.message_max_bytes) == (65_500, 64, 64 << 20)
+    assert config.image_limits == DEFAULT_LIMITS
 
 
 def test_what_guards_the_ports_must_fit_together(configure):
@@ -183,9 +185,10 @@ def test_reflection_is_automatic_on_loopback_only(configure, host, is_loopback):
 def test_the_image_limits_are_the_settings(configure):
     """Each image setting reaches the decoder's limit of the same meaning."""
     limits = configure(
-        "--image-max-bytes", "1", "--image-max-pixels", "2", "--image-max-side", "3", "--image-max-scans", "4"
-    ).image_limits
-    assert (limits.max_bytes, limits.max_pixels, limits.max_side, limits.max_scans) == (1, 2, 3, 4)
+        "--image-max-bytes=1", "--image-max-pixels=2", "--image-max-side=3", "--image-max-scans=4",
+        "--image-max-decoded-pixels=5",
+    ).image_limits  # fmt: skip
+    assert limits == ImageLimits(max_bytes=1, max_pixels=2, max_side=3, max_scans=4, max_decoded_pixels=5)
 
 
 def test_threads_default_to_the_cores_at_hand(configure):
@@ -208,6 +211,7 @@ def test_fronts_share_what_is_bounded(configure, fronts):
     assert sum(part.queue_max_images for part in parts) == 100
     assert max(part.queue_max_images for part in parts) - min(part.queue_max_images for part in parts) <= 1
     assert sum(part.decode_max_pixels for part in parts) <= whole.decode_max_pixels
+    assert sum(part.queue_max_bytes for part in parts) <= whole.queue_max_bytes
     assert {part.threads for part in parts} == {max(1, configure().cpu_threads // fronts)}
     assert {(part.port, part.metrics_port, part.fronts) for part in parts} == {(5, 6, 1)}
     assert configure("--fronts", "2", "--threads", "3").of_front(1, 5, 6).threads == 3

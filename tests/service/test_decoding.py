@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits
+from penult.bundle.guards import ImageLimits, PixelBudget
 from penult.bundle.preprocess import Preprocess, crop_encoded
-from penult.service.decoding import Decoder, EncodedPhoto, PixelBudget, RawPhoto
+from penult.service.decoding import Decoder, EncodedPhoto, RawPhoto
 
 SPEC = Preprocess(resize=16, crop=12)
 

@@ -181,8 +181,9 @@ def test_scoring_descriptors_keeps_errors_in_place(light, run, svm_files):
     assert timings.total > 0
 
 
-def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples):
-    """Above queue_max_images a request is refused with a hint and counted, and fits again once others are answered."""
+@pytest.mark.parametrize("bound", [{"queue_max_images": 10}, {"queue_max_bytes": 10 * 192}], ids=["images", "bytes"])
+def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples, bound):
+    """Above either bound a request is refused with a hint and counted, and fits again once others are answered."""
     model = light(work=2)
 
     async def scenario(pipeline):
@@ -195,7 +196,7 @@ def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples):
         again = await pipeline.classify(model, [grey(10)] * 5, None, 5)
         return caught.value, len(small[1]), len(again[1])
 
-    error, small, again = run(model, scenario, queue_max_images=10)
+    error, small, again = run(model, scenario, **bound)
     assert (error.reason, small, again) == ("QUEUE_FULL", 4, 5)
     assert error.retry_after_ms >= 50
     assert samples(metrics)[("penult_dropped_total", ("reason", "queue_full"))] == 5

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from penult.bundle.preprocess import DEFAULT_LIMITS
+from penult.bundle.guards import DEFAULT_LIMITS
 from penult.export import index
 from penult.export.errors import DataError, DiskError
 from penult.export.settings import TrainSettings
@@ -198,17 +198,17 @@ def _readable(data: Path, listing: index.Listing, notes: list[str], left_out: li
         notes.append(f"{len(closed)} folders cannot be entered and are left out: {_some(closed)}")
     if named:
         notes.append(f"{len(named)} photos cannot be read and are left out; restore or remove them: {_some(named)}")
-    _note_large(listing.files, notes)
+    _note_large(named, notes)
     left_out += [*closed, *named]
     return photos
 
 
-def _note_large(files: Iterable[index.File], notes: list[str]) -> None:
-    """Note photos that can be learnt from and that the service, as it comes, takes from nobody."""
-    if large := sum(file.size > DEFAULT_LIMITS.max_bytes for file in files):
+def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
+    """Note photos that are larger than training and the service take."""
+    if large := [entry for entry in named if entry[1] in ("IMAGE_TOO_MANY_BYTES", "IMAGE_TOO_MANY_PIXELS")]:
         notes.append(
-            f"{large} photos have more than the {DEFAULT_LIMITS.max_bytes >> 20} MiB that penult serve takes; for such "
-            "ones raise its --image-max-bytes, and --image-max-pixels"
+            f"{len(large)} of these have more than the {DEFAULT_LIMITS} that training and penult serve take; make them "
+            f"smaller: {_some(large)}"
         )
 
 

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits
-from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode
+from penult.bundle.guards import DEFAULT_LIMITS, PixelBudget
+from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_opened, decoding_pixels, open_image
 from penult.export.progress import bar
 from penult.interrupts import pool
 
-# A person's own photos may be as a camera made them; what strangers send to the service may cost less.
-OWN_LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=120_000_000, max_decoded_pixels=480_000_000)
+# What is learnt from can be served.
+OWN_LIMITS = DEFAULT_LIMITS
+# Of all threads that decode photos: 1.6 GB at most, which the largest photos alone come near.
+DECODING = PixelBudget(2 * DEFAULT_LIMITS.max_decoded_pixels)
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A small target lets JPEGs be checked to their last byte at an eighth of their size.
 _GLANCE = Preprocess(resize=32, crop=32)
@@ -157,7 +159,9 @@ def _look(path: str, size: int) -> str:
         OWN_LIMITS.check_bytes(size)
         with open(path, "rb", buffering=0) as file:
             data = file.read()
-        decode(data, OWN_LIMITS, _GLANCE)
+        image = open_image(data, OWN_LIMITS, _GLANCE)
+        with DECODING.hold(decoding_pixels(image)):
+            decode_opened(image)
     except ImageError as error:
         return error.reason
     except OSError as error:

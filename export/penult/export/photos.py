@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penult.bundle.errors import ImageError
-from penult.bundle.preprocess import CROP, Pixels, Preprocess, crop_encoded, decode, open_image
+from penult.bundle.guards import ImageLimits
+from penult.bundle.preprocess import (
+    CROP,
+    Pixels,
+    Preprocess,
+    crop_opened,
+    decode,
+    decode_opened,
+    decoding_pixels,
+    open_image,
+)
 from penult.export.augment import Augmentation
 from penult.export.data import Photo
 from penult.export.errors import DiskError
-from penult.export.index import OWN_LIMITS
+from penult.export.index import DECODING, OWN_LIMITS
 from penult.export.progress import bar
 from penult.interrupts import pool
 
@@ -25,6 +35,8 @@ T = TypeVar("T")
 Batch = tuple[Pixels, NDArray[np.int64]]
 Bounds = Callable[[int], tuple[int, int]]
 _AHEAD = 3
+# A bundle's golden photos are read whenever it is loaded.
+_GOLDEN_LIMITS = ImageLimits(max_bytes=8 << 20, max_pixels=50_000_000)
 
 
 @dataclass(frozen=True)
@@ -117,23 +129,24 @@ class PhotoReader:
                 yield np.stack(cut) if cut else empty
 
     def _crop(self, photo: Photo) -> Pixels:
-        return self.cache.get(("crop", photo.sha256), lambda: _made_of(photo, partial(crop_encoded, spec=self.spec)))
+        make = partial(crop_opened, spec=self.spec)
+        return self.cache.get(("crop", photo.sha256), lambda: _made_of(photo, make, self.spec))
 
     def _shrunk(self, photo: Photo) -> Image.Image:
         """Return the whole photo at the training size, squeezed if serving squeezes: what augmentation cuts from."""
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
-        image = _made_of(photo, decode)
+        image = _made_of(photo, decode_opened, None, self.spec)
         size = self.spec.resized_size(*image.size)
         is_small = self.spec.fit == CROP and size[0] > image.size[0]
         return np.asarray(image if is_small else image.resize(size, Image.Resampling.BILINEAR))
 
 
 def as_served(data: bytes, spec: Preprocess) -> bytes:
-    """Return an encoded photo as it is, or as a small PNG where the service's own limits would refuse it."""
+    """Return an encoded photo as it is, or as a small PNG if it is too large for a bundle that is quick to load."""
     try:
-        open_image(data)
+        open_image(data, _GOLDEN_LIMITS)
     except ImageError:
         image, small = decode(data, OWN_LIMITS, spec), io.BytesIO()
         image.resize(spec.resized_size(*image.size), Image.Resampling.BILINEAR).save(small, "PNG")
@@ -141,11 +154,23 @@ def as_served(data: bytes, spec: Preprocess) -> bytes:
     return data
 
 
-def _made_of(photo: Photo, make: Callable[..., T]) -> T:
-    """Return what `make` makes of a photo's bytes; raise DiskError where it has changed, and is no photo any more."""
+def _made_of(
+    photo: Photo, make: Callable[[Image.Image], T], spec: Preprocess | None, spare: Preprocess | None = None
+) -> T:
+    """Return what `make` makes of a photo opened for `spec`; for `spare` if that takes more memory than is given.
+
+    Raises DiskError if the photo has changed, and is none any more.
+    """
     data = photo.read()
     try:
-        return make(data, limits=OWN_LIMITS)
+        try:
+            image = open_image(data, OWN_LIMITS, spec)
+        except ImageError:
+            if spare is None:
+                raise
+            image = open_image(data, OWN_LIMITS, spare)
+        with DECODING.hold(decoding_pixels(image)):
+            return make(image)
     except ImageError as error:
         raise DiskError(
             "PHOTO_CHANGED", f"photo {photo.path} cannot be read any more ({error.reason}); restore it"

@@ -117,8 +117,8 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """A JPEG, PNG or WebP file. EXIF orientation is honoured. Limits (server settings; defaults here): 8 MiB,
-    50 million pixels, 16,384 pixels a side, 64 scans in a progressive JPEG.
+    """A JPEG, PNG or WebP file. EXIF orientation is honoured. Limits (server settings; defaults here): 63 MiB,
+    200 million pixels, 65,500 pixels a side, 64 scans in a progressive JPEG, 800 MB of memory to decode it.
     """
     @_builtins.property
     def raw(self) -> Global___RawImage:

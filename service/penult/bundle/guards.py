@@ -7,8 +7,10 @@ scans for nine seconds.
 
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penult.bundle.containers import Stored, View
@@ -29,15 +31,20 @@ _MOST_SEGMENTS = 1 << 16
 class ImageLimits:
     """What one photo may cost.
 
-    `max_decoded_pixels` bounds the memory that decoding one takes, in pixels of 4 bytes: a JPEG is decoded at a
-    fraction of its size, other files may take the memory of several pixels for one.
+    No phone's photo is above the defaults: 200 megapixels are 16,320 x 12,240, and a file of `max_bytes` fits into a
+    message of 64 MiB. `max_decoded_pixels` bounds the memory that decoding one takes, in pixels of 4 bytes: a JPEG is
+    decoded at a fraction of its size, other files may take the memory of several pixels for one.
     """
 
-    max_bytes: int = 8 << 20
-    max_pixels: int = 50_000_000
-    max_side: int = 16_384
+    max_bytes: int = 63 << 20
+    max_pixels: int = 200_000_000
+    max_side: int = 65_500  # more than that libjpeg does not decode
     max_scans: int = 64
     max_decoded_pixels: int = 200_000_000
+
+    def __str__(self) -> str:
+        """Name what files may have, as messages, notes and docs do."""
+        return f"{self.max_bytes >> 20} MiB, {self.max_pixels:,} pixels and {self.max_side:,} pixels a side"
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raise ImageError for an empty file or one above `max_bytes`."""
@@ -73,6 +80,31 @@ class ImageLimits:
         # A cheap bound first: what looks like a scan may also stand in metadata, or behind the picture's end.
         if data.count(_START_OF_SCAN, first_scan) > self.max_scans and _count_scans(data, first_scan) > self.max_scans:
             raise ImageError("IMAGE_TOO_MANY_SCANS", f"the JPEG has more than the {self.max_scans} scans accepted")
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+class PixelBudget:
+    """Lets threads decode at most `most_pixels` at one time; a single larger photo goes alone."""
+
+    def __init__(self, most_pixels: int) -> None:
+        """Start with nothing in use."""
+        self._most, self._used = most_pixels, 0
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for `pixels`, and take it for as long as the block runs."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._used == 0 or self._used + pixels <= self._most)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._used -= pixels
+                self._freed.notify_all()
 
 
 def image_format(data: bytes) -> str:

@@ -22,7 +22,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from penult.bundle.containers import Stored, walk
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits, check_png_complete, check_webp_complete, image_format, webp_size
+from penult.bundle.guards import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    check_png_complete,
+    check_webp_complete,
+    image_format,
+    webp_size,
+)
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
@@ -32,7 +39,6 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 
 Pixels = NDArray[np.uint8]
 
-DEFAULT_LIMITS = ImageLimits()
 # Part of the fingerprint: raise it when the pixels of usual photos change. Bundles and collections of before are then
 # refused, which a rare file that was read wrongly (turned by text, the wrong colour transparent) is not worth.
 PREPROCESS_VERSION = 2
@@ -205,12 +211,17 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
         if _has_many_scans(image):  # else libjpeg refuses a second one
             limits.check_scans(data, stored.first_scan)
         if spec:
-            _draft(image, spec)
+            _draft(image, spec, limits)
     image.info[_COST] = _cost(image, kind, whole)
     limits.check_cost(decoding_pixels(image), kind)
     if kind == "PNG":
         check_png_complete(stored)
     return image
+
+
+def decode_opened(image: Image.Image) -> Image.Image:
+    """Decode what open_image() returned, as decode() does."""
+    return _load(image)
 
 
 def decoding_pixels(image: Image.Image) -> int:
@@ -223,7 +234,8 @@ def _cost(image: Image.Image, kind: str, whole: int) -> int:
     decoded = image.width * image.height
     if kind == "WEBP":  # two canvases of libwebp's, their copy, and the image
         return 4 * decoded
-    pixels = decoded if image.mode == "RGB" and "transparency" not in image.info else 2 * decoded
+    is_changed = image.info[_STORED].orientation in _UPRIGHT or "transparency" in image.info
+    pixels = decoded if image.mode == "RGB" and not is_changed else 2 * decoded
     return pixels + _coefficients(image, whole) if _has_many_scans(image) else pixels
 
 
@@ -242,20 +254,22 @@ def _coefficients(image: Image.Image, whole: int) -> int:
     return math.ceil(whole * samples_per_pixel / 2)
 
 
-def _draft(image: Image.Image, spec: Preprocess) -> None:
+def _draft(image: Image.Image, spec: Preprocess, limits: ImageLimits) -> None:
     """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 where that is enough.
 
     Where that does not divide a side, the last row or column stands for a part of one, and the crop would shift: its
     full size is noted for crop_image(). Only as it is stored, though: turned or mirrored, that part may come first.
+    Such a photo is decoded whole, unless that takes too much memory: then the crop shifts by less than a pixel.
     """
     width, height = image.size
     for scale in _DRAFT_SCALES:
         if min(width, height) // scale < _DRAFT_MARGIN * spec.resize:
             continue
         divides = width % scale == 0 == height % scale
-        if divides or image.info[_STORED].orientation not in _UPRIGHT:
+        is_turned = image.info[_STORED].orientation in _UPRIGHT
+        if divides or not is_turned or 2 * width * height > limits.max_decoded_pixels:
             image.draft(None, (width // scale, height // scale))
-            if not divides:
+            if not (divides or is_turned):
                 image.info[_REDUCED] = Reduced(width, height, scale)
             return
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from penult.bundle.errors import PenultError
-from penult.bundle.guards import ImageLimits
+from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
 from penult.bundle.naming import parent
 from penult.bundle.signature import Trust, split_paths, trust
@@ -86,13 +86,20 @@ class ServeConfig:
     batch_max_images: int = _setting(0, "most images per model run; 0: 1 on CPU, 32 on CUDA")
     batch_delay_ms: float = _setting(0.0, "how long an idle model waits for more images to share a run")
     queue_max_images: int = _setting(512, "images accepted and not yet answered; above that: RESOURCE_EXHAUSTED")
+    queue_max_bytes: int = _setting(4 << 30, "bytes of those images; above that: RESOURCE_EXHAUSTED")
     request_max_images: int = _setting(256, "images per request")
     message_max_bytes: int = _setting(64 << 20, "bytes per message, both ways")
-    image_max_bytes: int = _setting(8 << 20, "bytes per encoded image")
-    image_max_pixels: int = _setting(50_000_000, "pixels per image")
-    image_max_side: int = _setting(16_384, "pixels per side of an image")
-    image_max_scans: int = _setting(64, "scans of a progressive JPEG")
-    decode_max_pixels: int = _setting(100_000_000, "pixels being decoded at one time")
+    image_max_bytes: int = _setting(DEFAULT_LIMITS.max_bytes, "bytes per encoded image")
+    image_max_pixels: int = _setting(DEFAULT_LIMITS.max_pixels, "pixels per image")
+    image_max_side: int = _setting(DEFAULT_LIMITS.max_side, "pixels per side of an image")
+    image_max_scans: int = _setting(DEFAULT_LIMITS.max_scans, "scans of a progressive JPEG")
+    image_max_decoded_pixels: int = _setting(
+        DEFAULT_LIMITS.max_decoded_pixels, "memory that decoding one image may take, in pixels of 4 bytes: for each "
+        "pixel of a PNG 1 or 2, of a WebP 4, of a large JPEG a fraction",
+    )  # fmt: skip
+    decode_max_pixels: int = _setting(
+        100_000_000, "memory of all images being decoded at one time, in pixels of 4 bytes; a larger image goes alone"
+    )
     connection_age_s: float = _setting(
         300.0, "seconds after which a connection is asked to end, so that clients spread over new servers; 0: never"
     )
@@ -159,7 +166,10 @@ class ServeConfig:
     @property
     def image_limits(self) -> ImageLimits:
         """The limits that the decoder keeps."""
-        return ImageLimits(self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans)
+        return ImageLimits(
+            self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans,
+            self.image_max_decoded_pixels,
+        )  # fmt: skip
 
     @property
     def trust(self) -> Trust:
@@ -242,6 +252,7 @@ class ServeConfig:
         return replace(
             self, fronts=1, port=port, metrics_port=metrics_port, threads=self.cpu_threads,
             queue_max_images=self.queue_max_images // self.fronts + more,
+            queue_max_bytes=max(1, self.queue_max_bytes // self.fronts),
             decode_max_pixels=max(1, self.decode_max_pixels // self.fronts),
         )  # fmt: skip
 

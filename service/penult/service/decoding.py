@@ -1,12 +1,9 @@
 """Photos to pixels, metered by pixels so that a few huge photos cannot use up the memory."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits
+from penult.bundle.guards import ImageLimits, PixelBudget
 from penult.bundle.preprocess import (
     Pixels,
     Preprocess,
@@ -51,26 +48,9 @@ def format_of(photo: Photo) -> str:
     return next((name for magic, name in _MAGIC if photo.data.startswith(magic)), "other")
 
 
-class PixelBudget:
-    """Lets threads decode at most `most_pixels` at one time; a single larger photo goes alone."""
-
-    def __init__(self, most_pixels: int) -> None:
-        """Start with nothing in use."""
-        self._most, self._used = most_pixels, 0
-        self._freed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for `pixels`, and take it for as long as the block runs."""
-        with self._freed:
-            self._freed.wait_for(lambda: self._used == 0 or self._used + pixels <= self._most)
-            self._used += pixels
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._used -= pixels
-                self._freed.notify_all()
+def size_bytes(photo: Photo) -> int:
+    """Return how many bytes a photo keeps in memory while it waits, at least 1."""
+    return len(photo.rgb if isinstance(photo, RawPhoto) else photo.data) or 1
 
 
 class Decoder:

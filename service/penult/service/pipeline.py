@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
+from penult.bundle.guards import PixelBudget
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
@@ -24,7 +25,7 @@ from penult.service import clients
 from penult.service.answers import Answer, Outcome, Scored, Timings, rank
 from penult.service.batching import Batcher, Item
 from penult.service.config import ServeConfig
-from penult.service.decoding import FORMATS, Decoder, Photo, PixelBudget, RawPhoto, format_of
+from penult.service.decoding import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
 from penult.service.errors import LacksScorer, Overloaded, ServiceError
 from penult.service.loading import ServedModel
 from penult.service.metrics import Metrics
@@ -96,7 +97,7 @@ class Pipeline:
         # By object: a request that began with one model ends with it, whatever took over its name and version.
         self._lanes: dict[ServedModel, _Lane] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._shares = Shares(config.queue_max_images)
+        self._shares, self._shares_bytes = Shares(config.queue_max_images), Shares(config.queue_max_bytes)
         self._formats = {name: metrics.images.labels(name) for name in FORMATS}
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
@@ -247,7 +248,7 @@ class Pipeline:
     ) -> Any:
         """Send every photo on its way and wait for the answer that `finish` makes of the outputs."""
         lane = self._lanes[model]
-        with self._admitted(lane, len(photos), expires):
+        with self._admitted(lane, photos, expires):
             work: Work[Any] = Work(len(photos), finish, expires)
             lane.under_way.add(work.answer)
             work.answer.add_done_callback(lane.under_way.discard)
@@ -311,16 +312,17 @@ class Pipeline:
         return [Item(pixels, work, place, work.started + decoding)]
 
     @contextmanager
-    def _admitted(self, lane: _Lane, images: int, expires: float) -> Iterator[None]:
-        """Count images in and out; raise Overloaded where they would be too many, or answered too late.
+    def _admitted(self, lane: _Lane, photos: Sequence[Photo | ImageError], expires: float) -> Iterator[None]:
+        """Count images and their bytes in and out; raise Overloaded if they are too many, or are answered too late.
 
         A lone request always fits.
         """
-        client, shares = clients.current(), self._shares
+        client, shares, images = clients.current(), self._shares, len(photos)
+        held_bytes = sum(1 if isinstance(photo, ImageError) else size_bytes(photo) for photo in photos)
         if shares.total:
             wait = lane.batcher.wait_s(shares.ahead(client))
             hint = max(_LEAST_RETRY_MS, int(1000 * wait / 2))
-            if not shares.fits(client, images):
+            if not (shares.fits(client, images) and self._shares_bytes.fits(client, held_bytes)):
                 self._metrics.dropped.labels("queue_full").inc(images)
                 raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
             if time.perf_counter() + wait > expires:
@@ -330,10 +332,12 @@ class Pipeline:
                     retry_after_ms=hint,
                 )  # fmt: skip
         shares.add(client, images)
+        self._shares_bytes.add(client, held_bytes)
         try:
             yield
         finally:
             shares.remove(client, images)
+            self._shares_bytes.remove(client, held_bytes)
 
     def _timings(self, work: Work[Any], outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()
