@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from penult.bundle import errors, preprocess
+
 _TILE, _GAP, _CAPTION = 144, 12, 34
 _INK, _FAINT, _PAPER, _RIGHT, _WRONG = "#1d2733", "#6b7785", "#ffffff", "#1b7f4d", "#b3402a"
-_MOST_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,29 @@ def _picture(photo: str | Path | bytes | None) -> Image.Image | None:
     if not photo:
         return None
     try:
-        with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return None
-            image.draft("RGB", (2 * _TILE, 2 * _TILE))
-            upright = ImageOps.exif_transpose(image)
-            # Small pictures grow by whole pixels: blurring would hide what is there.
-            how = Image.Resampling.NEAREST if max(upright.size) < _TILE // 2 else Image.Resampling.LANCZOS
-            return ImageOps.fit(upright.convert("RGB"), (_TILE, _TILE), how)
-    except (OSError, ValueError):
+        upright = _upright(photo if isinstance(photo, bytes) else Path(photo).read_bytes(), _TILE)
+    except (OSError, errors.ImageError):
         return None
+    # Small pictures grow by whole pixels: blurring would hide what is there.
+    how = Image.Resampling.NEAREST if max(upright.size) < _TILE // 2 else Image.Resampling.LANCZOS
+    return ImageOps.fit(upright, (_TILE, _TILE), how)
+
+
+def _upright(data: bytes, side: int) -> Image.Image:
+    """Return a photo as the service sees it, upright and on white, large enough for `side` pixels; raise ImageError."""
+    return preprocess.decode(data, spec=preprocess.Preprocess(resize=side, crop=side))
 
 
 def thumbnail(photo: Path, side: int = 256) -> bytes:
     """Return a JPEG of a photo, its longer side at most `side` pixels; b"" where it cannot be read."""
     try:
-        with Image.open(photo) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return b""
-            image.draft("RGB", (side, side))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail((side, side), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=85)
-            return buffer.getvalue()
-    except (OSError, ValueError):
+        small = _upright(photo.read_bytes(), side)
+    except (OSError, errors.ImageError):
         return b""
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
