@@ -35,14 +35,13 @@ def _sized(data: bytes, width: int, height: int) -> bytes:
 
 
 def _three_scans() -> bytes:
-    """A baseline JPEG whose three components, all alike, stand in a scan each."""
+    """A baseline JPEG whose red, green and blue, all alike, stand in a scan each."""
     data = encode(picture().convert("L"), "JPEG", quality=95)
-    frame, scan = data.index(_SOF0), data.index(_SOS)
-    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    tables, frame, scan = data.index(b"\xff\xdb"), data.index(_SOF0), data.index(_SOS)
+    components = b"".join(bytes((letter, 0x11, 0)) for letter in b"RGB")
     header = segment(0xC0, data[frame + 4 : frame + 9] + b"\3" + components) + data[frame + 13 : scan]
-    pixels = data[scan + 10 : -2]
-    scans_of_one = (segment(0xDA, bytes((1, number, 0, 0, 63, 0))) + pixels for number in (1, 2, 3))
-    return data[:frame] + header + b"".join(scans_of_one) + _EOI
+    scans_of_one = (segment(0xDA, bytes((1, letter, 0, 0, 63, 0))) + data[scan + 10 : -2] for letter in b"RGB")
+    return _SOI + data[tables:frame] + header + b"".join(scans_of_one) + _EOI
 
 
 def _frame(data: bytes, marker: int, precision: int = 8) -> bytes:
