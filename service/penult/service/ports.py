@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import ipaddress
 import socket
 
 import grpc
@@ -12,7 +13,6 @@ from penult.service.config import ConfigError
 
 # Of one question to whatever holds a port.
 _ASK_S = 1.0
-_ALL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where such a server is asked  # nosec B104
 # A health service of penult's own: other gRPC servers do not know it.
 _LIVE = "live"
 _OURS = b"penult_"
@@ -25,7 +25,11 @@ def address(host: str, port: int) -> str:
 
 def reachable(host: str) -> str:
     """Return the host by which this machine reaches a server that listens on `host`."""
-    return _ALL.get(host, host)
+    try:
+        is_all = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host
+    return ("::1" if ":" in host else "127.0.0.1") if is_all else host
 
 
 def family(host: str) -> socket.AddressFamily:
