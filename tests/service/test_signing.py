@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_a_signed_bundle_names_its_signer(light: Path, ours: Key, make_key):
     assert read_bundle(light, trust=trust([make_key("other").public, ours.public])).signer == ours.id
     found = read_bundle(light)
     assert (found.signer, found.is_signed) == ("", True)
+
+
+@pytest.mark.parametrize("linked", ["model", "version"])
+def test_commands_go_through_links(light: Path, ours: Key, tmp_path: Path, capsys, linked: str):
+    """`penult sign` and `check` call a linked model by the link's name, and sign what it leads to, on any file system."""
+    shared_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
+        real = Path(shutil.copytree(light, Path(folder) / "light.v2"))
+        link, target = {"model": ("pets", real), "version": ("pets/7", real / "1")}[linked]
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(target)
+        _sign(tmp_path / "pets", ours)
+        assert main(["check", str(tmp_path / "pets"), "--trusted-key", str(ours.public), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        version = 7 if linked == "version" else 1
+        assert (told["model"], told["version"], told["signer"]) == ("pets", version, ours.id)
+        assert read_bundle(tmp_path / "pets", trust=trust([ours.public])).signer == ours.id
+        assert list(real.rglob(".signing-*")) == list((tmp_path / "pets").rglob(".signing-*")) == []
 
 
 def test_what_no_trusted_key_signed_is_refused(light: Path, ours: Key, make_key):

@@ -45,8 +45,9 @@ def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) 
 
 def put_signature(version_folder: Path, signature: bytes) -> None:
     """Put manifest.sig beside a manifest, in one step, in place of one that is there; raise OSError."""
-    # Made beside the version, not in it: a reader would meet a file that the manifest does not list.
-    descriptor, scratch = tempfile.mkstemp(prefix=".signing-", dir=version_folder.parent)
+    # Made beside the version, not in it: a reader would meet a file that the manifest does not list. Where a link
+    # leads: a rename goes to no other file system.
+    descriptor, scratch = tempfile.mkstemp(prefix=".signing-", dir=version_folder.resolve().parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(signature)
