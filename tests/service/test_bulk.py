@@ -125,6 +125,13 @@ def pipe_in(path: Path) -> bytes:
     return photo
 
 
+def listed(folder: Path) -> list[object]:
+    """Name a folder's photos one by one, with the ids that the folder gives them: pipes among them are read, too."""
+    path = folder.with_name("list.txt")
+    path.write_text("".join(f"{each.relative_to(folder)}\n" for each in sorted(folder.rglob("*.png"))))
+    return [folder, "--list", path]
+
+
 def feed(path: Path, pipe: int, photo: bytes) -> None:
     """Let the run that waits at the pipe have its photo, and whoever reads the file again."""
     path.unlink()
@@ -146,7 +153,7 @@ def test_killed_and_resumed_gives_every_photo_once(album, begin, running, penult
     folder, out = album(MANY), tmp_path / "v.parquet"
     paths = sorted(folder.rglob("*.png"))
     photo = pipe_in(paths[5000])
-    process = begin(running.target, folder, "--out", out)
+    process = begin(running.target, *listed(folder), "--out", out)
     wait_for(lambda: len(list(parts_of(out).glob("*.parquet"))) == 4)
     process.kill()
     process.wait(30)
@@ -336,7 +343,7 @@ def test_a_new_version_in_mid_run_changes_nothing(
     folder, out = album(600), tmp_path / "v.parquet"
     last = sorted(folder.rglob("*.png"))[100]
     photo = pipe_in(last)
-    process = begin(one.target, folder, "--out", out)
+    process = begin(one.target, *listed(folder), "--out", out)
     with Client(one.target) as client:
         pipe = reached(last)
         publish_brightness(tmp_path / "models", nan_at_white=True)
@@ -414,7 +421,7 @@ def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_
     folder, out = album(1500), tmp_path / "v.parquet"
     last = sorted(folder.rglob("*.png"))[1200]
     photo = pipe_in(last)
-    process = begin(running.target, folder, "--out", out)
+    process = begin(running.target, *listed(folder), "--out", out)
     wait_for(lambda: list(parts_of(out).glob("*.parquet")))
     pipe = reached(last)
     process.send_signal(signal.SIGINT)
@@ -437,7 +444,7 @@ def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, tmp_pa
     last = sorted(folder.rglob("*.png"))[100]
     photo = pipe_in(last)
     first = start_server(quick)
-    process = begin(first.target, folder, "--out", out)
+    process = begin(first.target, *listed(folder), "--out", out)
     pipe = reached(last)
     first.process.kill()
     first.process.wait(30)
@@ -469,7 +476,7 @@ raise SystemExit(cli.main(["describe", ".", "--out", "v.parquet"]))
     ("argv", "told"),
     [(("describe",), "name photos"), (("describe", "x.png", "--list", "l"), "go with --out"),
      (("describe", "--out", "v.parquet"), "name a FOLDER"), (("describe", "absent", "--out", "v.parquet"), "is not a folder"),
-     (("describe", ".", ".", "--out", "v.parquet"), "one FOLDER"), (("describe", ".", "--out", "v.parquet"), "there is no JPEG"),
+     (("describe", ".", ".", "--out", "v.parquet"), "one FOLDER"), (("describe", ".", "--out", "v.parquet"), "holds no JPEG"),
      (("describe", "--list", "absent", "--out", "v.parquet"), "absent: No such file"),
      (("describe", "--from", "absent", "--out", "v.parquet"), "cannot be read"),
      (("describe", "--from", "t.parquet", "--out", "v.parquet"), "has no column 'image'; it has n"),

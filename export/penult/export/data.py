@@ -1,32 +1,33 @@
 """Labelled photos in folders: found, checked, and split once by seed.
 
 The layout is ImageFolder's: one folder per class, photos anywhere below it. Photos that cannot be read are left out
-and named; what else is wrong stops the run with one line.
+and named; what else is wrong stops the run with one line that tells all of it. Nothing here needs PyTorch.
 """
 
 import hashlib
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 from penult.bundle.guards import DEFAULT_LIMITS
 from penult.export import index
-from penult.export.errors import DataError, DiskError
+from penult.export.errors import DiskError
+from penult.export.layout import Layout, Problem, find_layout, meant_below, refuse
 from penult.export.settings import TrainSettings
+from penult.export.split_folders import PARTS
+from penult.folders.names import PHOTOS, printable
+from penult.folders.walk import LeftOut, some, walk
 
-# Control characters, line separators, what reverses the text after it; joiners are part of many scripts and stay.
-_UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Fewer different photos than this leave nothing to learn from once some are set aside.
 FEWEST_PER_CLASS = 4
 # The SVM's cross-validation needs two of each class.
 _FEWEST_LEARNT_FROM = 2
-_NAMED = 3
+# Of a folder that is wrong, so many photos are read all the same, to tell which of them are broken: within a second.
+_SOON_READ = 500
 _SEVERAL = -1
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,106 +79,102 @@ class Splits:
 
 
 def load_splits(settings: TrainSettings) -> Splits:
-    """Find, check and split the photos that `settings` names; raise DataError."""
-    folders, fractions = _sources(settings)
-    classes = tuple(_class_folders(folders["train"]))
-    listings = {part: _list(folder, classes) for part, folder in folders.items()}
-    if len(classes) < 2:
-        raise DataError(
-            "DATA_ONE_CLASS",
-            f"only one class ({classes[0]!r}) was found; two or more are needed, each a folder of photos",
-        )
-    notes: list[str] = []
+    """Find, check and split the photos that `settings` names; raise DataError, with all that is wrong."""
+    layout = find_layout(settings.data, settings.out, settings.val, settings.test)
+    _told_without_reading(layout)
+    return _load(layout, settings.seed)
+
+
+def check_folders(data: Path, out: Path, val: str | None = None, test: str | None = None) -> None:
+    """Raise DataError as load_splits() would, if names alone show that the photos cannot be learnt from.
+
+    This takes a moment however many photos there are; of a small folder the photos are read too, so that all that is
+    wrong with it is told at once.
+    """
+    layout = find_layout(data, out, val or TrainSettings.val, test or TrainSettings.test)
+    if _told_without_reading(layout):
+        _load(layout, seed=0)
+
+
+def _load(layout: Layout, seed: int) -> Splits:
+    """Read the photos, and split them; raise DataError."""
+    listings = {
+        part: index.find(folder, layout.labels[part], layout.left_out[part]) for part, folder in layout.folders.items()
+    }
+    notes: list[str] = list(layout.notes)
     left_out: list[tuple[str, str]] = []
-    parts = {part: _readable(settings.data, listing, notes, left_out) for part, listing in listings.items()}
-    _check_enough(classes, parts["train"], left_out)
-    for later, part in zip(reversed(range(len(fractions))), fractions, strict=True):
+    problems = list(layout.problems)
+    parts = {part: _readable(layout.data, listing, notes, left_out, problems) for part, listing in listings.items()}
+    if parts["train"]:
+        problems += _class_problems(layout, _too_few(layout, parts["train"], listings["train"]))
+    refuse(problems and problems + _hints(layout, listings["train"].left_out))
+    for later, part in zip(reversed(range(len(layout.fractions))), layout.fractions, strict=True):
         parts["train"], parts[part] = hold_out(
-            parts["train"], fractions[part], f"{settings.seed} {part}", _FEWEST_LEARNT_FROM + later
+            parts["train"], layout.fractions[part], f"{seed} {part}", _FEWEST_LEARNT_FROM + later
         )
-        notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {settings.seed})")
-    _note_absent(classes, parts, notes)
-    copies = _copies(settings.data, parts, notes)
+        notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {seed})")
+    _note_absent(layout.classes, parts, notes)
+    copies = _copies(layout.data, parts, notes)
     train, val, test = (tuple(parts[part]) for part in PARTS)
-    return Splits(classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies))
+    return Splits(layout.classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies))
 
 
-def _sources(settings: TrainSettings) -> tuple[dict[str, Path], dict[str, float]]:
-    """Return the folders of the parts that have one, and the fractions of those that are drawn, the test first."""
-    data = settings.data
-    if not data.is_dir():
-        raise DataError("DATA_MISSING", f"{data} is not a folder; give a folder that holds one folder per class")
-    laid_out = (data / "train").is_dir()
-    folders = {"train": data / "train" if laid_out else data}
-    fractions = {}
-    for part in ("test", "val"):
-        option = getattr(settings, part)
-        if option and Path(option).is_dir():
-            folders[part] = Path(option)
-        elif laid_out and (data / part).is_dir():
-            folders[part] = data / part
-        else:
-            fractions[part] = _fraction(part, option)
-    _check_apart(settings.out, folders)
-    return {part: folders[part] for part in PARTS if part in folders}, fractions
+def _told_without_reading(layout: Layout) -> bool:
+    """Tell whether names alone show that something is wrong; raise DataError at once where reading would take long."""
+    problems, met = list(layout.problems), LeftOut()
+    for part, folder in layout.folders.items():
+        counts = _quick_counts(folder, layout.labels[part], len(layout.classes), met if part == "train" else LeftOut())
+        if not sum(counts):
+            problems.append(_empty(folder))
+        elif part == "train":
+            few = {label: f"{n} photos" for label, n in enumerate(counts) if n < FEWEST_PER_CLASS}
+            problems += _class_problems(layout, few)
+    files = (
+        entry for part, folder in layout.folders.items() for name in layout.labels[part] for entry in walk(folder, name)
+    )
+    if problems and len(list(islice(files, _SOON_READ + 1))) > _SOON_READ:
+        refuse(problems + _hints(layout, met))
+    return bool(problems)
 
 
-def _check_apart(out: Path, folders: Mapping[str, Path]) -> None:
-    """Refuse folders that would be taken for a class of the photos among which they lie."""
-    root = folders["train"].resolve()
-    for option, folder in (("--out", out), ("--val", folders.get("val")), ("--test", folders.get("test"))):
-        if folder and folder.resolve().is_relative_to(root):
-            raise DataError(
-                "DATA_INSIDE",
-                f"{option} {folder} lies among the photos of {folders['train']}, where it would be taken for a class; "
-                "give a folder outside of it",
-            )
+def _quick_counts(folder: Path, labels: Mapping[str, int], classes: int, met: LeftOut) -> list[int]:
+    """Return how many files of each class may be photos, counted up to FEWEST_PER_CLASS in each of its folders."""
+    counts = [0] * classes
+    for name, label in labels.items():
+        counts[label] += sum(1 for _ in islice(walk(folder, name, met), FEWEST_PER_CLASS))
+    return counts
 
 
-def _fraction(part: str, option: str) -> float:
-    try:
-        value = float(option)
-    except ValueError:
-        raise DataError("DATA_SPLIT", f"--{part} {option}: neither a folder nor a number between 0 and 1") from None
-    if not 0 < value < 1:
-        raise DataError("DATA_SPLIT", f"--{part} {option}: must be above 0 and below 1")
-    return value
+def _empty(folder: Path) -> Problem:
+    return Problem(
+        "DATA_EMPTY", f"{printable(str(folder))} holds no photos; it needs one folder per class with {PHOTOS} files"
+    )
 
 
-def _class_folders(root: Path) -> list[str]:
-    with os.scandir(root) as scan:
-        return sorted(entry.name for entry in scan if not entry.name.startswith(".") and Path(entry.path).is_dir())
+def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
+    """Return what is wrong with the classes: that there are too few, or too few photos of some."""
+    problems = []
+    if len(layout.classes) < 2:
+        line = f"only one class ({layout.classes[0]!r}) was found; two or more are needed, each a folder of photos"
+        problems.append(Problem("DATA_ONE_CLASS", line))
+    named = [f"{layout.classes[label]!r} has {text}" for label, text in few.items()]
+    needed = f"at least {FEWEST_PER_CLASS} are needed, and some tens are better"
+    if len(named) == 1:
+        problems.append(Problem("DATA_FEW", f"class {named[0]}; {needed}"))
+    elif named:
+        problems.append(Problem("DATA_FEW", f"{len(named)} classes have too few photos: {some(named)}; {needed}"))
+    return problems
 
 
-def _list(root: Path, classes: Sequence[str]) -> index.Listing:
-    """List the photos below root/CLASS; raise DataError where a class is unknown or there is no photo at all."""
-    if unknown := sorted(set(_class_folders(root)) - set(classes)):
-        raise DataError(
-            "DATA_CLASSES", f"{root} has a class {unknown[0]!r} that the training photos lack; add or remove it"
-        )
-    for name in classes:
-        _check_class_name(root, name)
-    listing = index.find(root, classes)
-    if not listing.files and not listing.broken:
-        raise DataError(
-            "DATA_EMPTY", f"{root} holds no photos; it needs one folder per class with JPEG, PNG or WebP files"
-        )
-    return listing
+def _hints(layout: Layout, left_out: LeftOut) -> list[Problem]:
+    """Return what may be the cause: files to convert, a folder above the one that was meant."""
+    lines = [*left_out.convertible(), meant_below(layout)]
+    return [Problem("", line) for line in lines if line]
 
 
-def _check_class_name(root: Path, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            "DATA_CLASS_NAME", f"{root} has a class folder whose name is not UTF-8: {name!r}; rename it"
-        ) from None
-    kinds = {unicodedata.category(letter) for letter in name} | {unicodedata.bidirectional(letter) for letter in name}
-    if kinds & _UNPRINTABLE or name != name.strip():
-        raise DataError("DATA_CLASS_NAME", f"{root} has a class folder with an unprintable name: {name!r}; rename it")
-
-
-def _readable(data: Path, listing: index.Listing, notes: list[str], left_out: list[tuple[str, str]]) -> list[Photo]:
+def _readable(
+    data: Path, listing: index.Listing, notes: list[str], left_out: list[tuple[str, str]], problems: list[Problem]
+) -> list[Photo]:
     """Return the photos that can be read, with their digests; note and collect what is left out."""
     photos, broken = [], list(listing.broken)
     for file, answer in zip(listing.files, index.check(listing), strict=True):
@@ -185,17 +182,15 @@ def _readable(data: Path, listing: index.Listing, notes: list[str], left_out: li
             photos.append(Photo(Path(os.path.join(listing.root, file.path)), file.label, answer))
         else:
             broken.append((file.path, answer))
-    others = [_name(data, listing.root / path) for path in listing.others]
     named = [(_name(data, listing.root / path), why) for path, why in sorted(broken)]
-    closed = [(_name(data, listing.root / path), why) for path, why in listing.closed]
+    listing.unread += sorted(broken)
+    closed = [(_name(data, listing.root / path), why) for path, why in listing.left_out.closed]
     if not photos:
-        raise DataError(
-            "DATA_EMPTY", f"none of the photos in {listing.root} can be read; restore or remove them: {_some(named)}"
+        reason = (
+            f"none of the photos in {printable(str(listing.root))} can be read; restore or remove them: {_some(named)}"
         )
-    if others:
-        notes.append(f"{len(others)} files are not JPEG, PNG or WebP and are left out: {_some(others)}")
-    if closed:
-        notes.append(f"{len(closed)} folders cannot be entered and are left out: {_some(closed)}")
+        problems.append(Problem("DATA_EMPTY", reason) if named else _empty(listing.root))
+    notes += listing.left_out.lines(lambda path: _name(data, listing.root / path), with_broken=False)
     if named:
         notes.append(f"{len(named)} photos cannot be read and are left out; restore or remove them: {_some(named)}")
     _note_large(named, notes)
@@ -212,20 +207,20 @@ def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
         )
 
 
-def _check_enough(classes: Sequence[str], photos: Sequence[Photo], left_out: Sequence[tuple[str, str]]) -> None:
-    """Refuse classes with too few photos that differ and that no other class has too."""
+def _too_few(layout: Layout, photos: Sequence[Photo], listing: index.Listing) -> dict[int, str]:
+    """Return the classes with too few photos that differ and that no other class has too, and what they have."""
     readable = Counter(photo.label for photo in photos)
     own = Counter(_owners(photos).values())
-    for label, name in enumerate(classes):
+    unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for path, why in listing.unread:
+        unread[layout.labels["train"][path.partition("/")[0]]].append((_name(layout.data, listing.root / path), why))
+    few = {}
+    for label in range(len(layout.classes)):
         if own[label] < FEWEST_PER_CLASS:
             different = f", only {own[label]} different ones of its own" if own[label] < readable[label] else ""
-            unread = [entry for entry in left_out if name in entry[0].split("/")[:-1]]
-            different += f" and {len(unread)} that cannot be read, {_some(unread)}" if unread else ""
-            raise DataError(
-                "DATA_FEW",
-                f"class {name!r} has {readable[label]} readable photos{different}; at least {FEWEST_PER_CLASS} are "
-                "needed, and some tens are better",
-            )
+            broken = f" and {len(unread[label])} that cannot be read, {_some(unread[label])}" if unread[label] else ""
+            few[label] = f"{readable[label]} readable photos{different}{broken}"
+    return few
 
 
 def _note_absent(classes: Sequence[str], parts: Mapping[str, Sequence[Photo]], notes: list[str]) -> None:
@@ -311,11 +306,9 @@ def _copies(data: Path, parts: Mapping[str, Sequence[Photo]], notes: list[str]) 
 
 def _name(data: Path, path: Path) -> str:
     """Return a file's name for people: printable, relative to DATA, and with no folder above the split's."""
-    text = str(path.relative_to(data)) if path.is_relative_to(data) else "/".join(path.parts[-3:])
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return printable(str(path.relative_to(data)) if path.is_relative_to(data) else "/".join(path.parts[-3:]))
 
 
 def _some(items: Sequence[str] | Sequence[tuple[str, str]]) -> str:
     """Return the first few, with the reason where there is one, and how many more there are."""
-    shown = [item if isinstance(item, str) else f"{item[0]} ({item[1]})" for item in items[:_NAMED]]
-    return ", ".join(shown) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+    return some([item if isinstance(item, str) else f"{item[0]} ({item[1]})" for item in items])

@@ -10,10 +10,9 @@ import importlib.metadata
 import itertools
 import json
 import os
-import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +21,13 @@ from penult.bundle.errors import ImageError
 from penult.bundle.guards import DEFAULT_LIMITS, PixelBudget
 from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_opened, decoding_pixels, open_image
 from penult.export.progress import bar
+from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
 # What is learnt from can be served.
 OWN_LIMITS = DEFAULT_LIMITS
 # Of all threads that decode photos: 1.6 GB at most, which the largest photos alone come near.
 DECODING = PixelBudget(2 * DEFAULT_LIMITS.max_decoded_pixels)
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A small target lets JPEGs be checked to their last byte at an eighth of their size.
 _GLANCE = Preprocess(resize=32, crop=32)
 # One future per photo would cost as much as a small photo. Processes were slower on real ones: Pillow frees the GIL.
@@ -39,7 +38,6 @@ _FORMAT = 3
 _SETTLED_NS = 100_000_000
 _KEPT = 16
 _DIGEST_LENGTH = 64
-_LOOP = "a link back to a folder that holds it"
 
 
 class File(NamedTuple):
@@ -58,53 +56,25 @@ class Listing:
 
     root: Path
     files: list[File] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    closed: list[tuple[str, str]] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[tuple[str, str]]:
+        """What has a photo's name and cannot be opened, with the reason."""
+        return self.left_out.broken
 
 
-def find(root: Path, folders: Sequence[str]) -> Listing:
-    """List what lies below root/FOLDER at any depth; a file's label is its folder's place in `folders`.
+def find(root: Path, folders: Mapping[str, int], left_out: LeftOut | None = None) -> Listing:
+    """List what lies below root/FOLDER at any depth, as walk() finds it; `folders` gives each its label.
 
-    Links are followed, as torchvision's ImageFolder does; those to nowhere come as `broken`, folders that cannot be
-    opened or that hold themselves as `closed`, both with the reason. Names that begin with a dot are passed over.
+    Links to nowhere come as broken. `left_out` has what was met before.
     """
-    listing = Listing(root)
-    for label, name in enumerate(folders):
-        if (root / name).is_dir():
-            _walk(listing, label, name, frozenset())
+    listing = Listing(root, left_out=left_out or LeftOut())
+    for name, label in folders.items():
+        for path, entry in walk(root, name, listing.left_out):
+            _add(listing, label, path, entry)
     return listing
-
-
-def _walk(listing: Listing, label: int, folder: str, above: frozenset[tuple[int, int]]) -> None:
-    path = os.path.join(listing.root, folder)
-    try:
-        status = os.stat(path)
-        with os.scandir(path) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        listing.closed.append((folder, error.strerror or "unreadable"))
-        return
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        listing.closed.append((folder, _LOOP))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            _walk(listing, label, f"{folder}/{entry.name}", above | {here})
-        elif entry.name.lower().endswith(PHOTO_SUFFIXES):
-            _add(listing, label, f"{folder}/{entry.name}", entry)
-        else:
-            listing.others.append(f"{folder}/{entry.name}")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, for one
-        return False
 
 
 def _add(listing: Listing, label: int, path: str, entry: os.DirEntry[str]) -> None:
@@ -113,11 +83,8 @@ def _add(listing: Listing, label: int, path: str, entry: os.DirEntry[str]) -> No
     except OSError as error:
         listing.broken.append((path, error.strerror or "unreadable"))
         return
-    if stat.S_ISREG(s.st_mode):
-        identity = f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
-        listing.files.append(File(label, path, s.st_size, s.st_ctime_ns, identity))
-    else:  # opening a pipe would wait for ever
-        listing.broken.append((path, "not a file"))
+    identity = f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+    listing.files.append(File(label, path, s.st_size, s.st_ctime_ns, identity))
 
 
 def check(listing: Listing) -> list[str]:

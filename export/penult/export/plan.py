@@ -13,7 +13,7 @@ import torch
 from penult.bundle.naming import name_to_publish, versions
 from penult.export import architectures, estimate, whiten
 from penult.export.architectures import Architecture
-from penult.export.data import PARTS, Photo, Splits, load_splits
+from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.networks import preprocess
@@ -21,6 +21,7 @@ from penult.export.photos import Cache, PhotoReader
 from penult.export.plan_sweep import TrialPlan, trial_plans
 from penult.export.run import sweep_folder
 from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
+from penult.export.split_folders import PARTS
 from penult.export.stages import stages_of
 from penult.export.sweep_view import AXES
 from penult.export.workers import device_for

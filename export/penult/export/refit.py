@@ -24,6 +24,7 @@ from penult.export.progress import say
 from penult.export.refit_settings import RefitSettings
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
+from penult.folders.names import normalised
 
 _BATCH = 32
 _FRACTION = TrainSettings.val
@@ -151,11 +152,15 @@ def _fraction(before: object) -> str:
 
 
 def _in_order(splits: Splits, *orders: tuple[str, ...]) -> Splits:
-    """Return the splits with their classes in the first of the given orders that has the same classes, if one has."""
+    """Return the splits with their classes in the first of the given orders that has the same classes, if one has.
+
+    Bundles of before have names in whatever Unicode form the folders had, and keep them.
+    """
     for classes in orders:
-        if sorted(classes) == sorted(splits.classes):
+        places = {normalised(name): place for place, name in enumerate(classes)}
+        if sorted(places) == sorted(splits.classes):
             train, val, test = (
-                tuple(replace(photo, label=classes.index(splits.classes[photo.label])) for photo in photos)
+                tuple(replace(photo, label=places[splits.classes[photo.label]]) for photo in photos)
                 for photos in (splits.train, splits.val, splits.test)
             )
             return replace(splits, classes=classes, train=train, val=val, test=test)

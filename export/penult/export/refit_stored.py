@@ -17,12 +17,13 @@ from penult.bundle.reader import read_bundle, read_file
 from penult.bundle.scores import Floats
 from penult.export import svm
 from penult.export.bundling import Measured, Result, steady_rows
-from penult.export.data import FEWEST_PER_CLASS, PARTS, Photo, Splits, hold_out
+from penult.export.data import FEWEST_PER_CLASS, Photo, Splits, hold_out
 from penult.export.errors import DataError
 from penult.export.head import cut_head
 from penult.export.refit import Trained, draft, introduce, publish_next, seed_of, why_dense_is_silent
 from penult.export.refit_settings import RefitSettings
 from penult.export.runtime import ExportedHead, ExportedModel
+from penult.export.split_folders import PARTS
 
 WHITENED = "the stored descriptors are whitened, and the dense head reads them raw"
 _MAY_BE_KNOWN = (

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from penult.bench.settings import BenchError
 from penult.extras import how_to_install
+from penult.folders.names import PHOTOS
+from penult.folders.walk import LeftOut, walk
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 # Everything sent stays in memory.
 _MOST_BYTES = 256 << 20
 _MADE_UP = 16
@@ -23,9 +24,11 @@ _QUALITY = 90
 
 def read_folder(folder: Path, seed: int) -> list[bytes]:
     """Return the photo files below `folder`, in random order, up to 256 MiB of them. Raises BenchError."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    left_out = LeftOut()
+    paths = [folder / path for path, entry in walk(folder, left_out=left_out) if entry.is_file()]
     if not paths:
-        raise BenchError(f"--photos {folder}: no JPEG, PNG or WebP file there; name a folder that holds some")
+        there = "; ".join([f"no {PHOTOS} file there", *left_out.lines()])
+        raise BenchError(f"--photos {folder}: {there}; name a folder that holds some")
     # A folder sorted by class would be sent class by class.
     random.Random(seed).shuffle(paths)
     files: list[bytes] = []

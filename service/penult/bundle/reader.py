@@ -55,7 +55,7 @@ class SignedManifest:
 def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = ANYBODY) -> Bundle:
     """Read models/NAME/VERSION (by default the newest) into memory; raise BundleError."""
     name = model_name(model_folder)
-    chosen = _choose(model_folder, version)
+    chosen = choose_version(model_folder, version)
     folder = model_folder / str(chosen)
     signed = read_signed_manifest(folder, trust)
     contents = _read_listed(folder, signed.manifest)
@@ -73,8 +73,8 @@ def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = A
     )
 
 
-def _choose(model_folder: Path, version: int | None) -> int:
-    """Return the version asked for, or the newest; raise BundleNotFound."""
+def choose_version(model_folder: Path, version: int | None) -> int:
+    """Return the version asked for, or the newest one, of a folder like models/NAME; raise BundleNotFound."""
     present = versions(model_folder)
     if not present:
         nothing = f"{model_folder} holds no version (folders 1, 2, …); make one with penult train"

@@ -20,6 +20,15 @@ def publish_next(
     return code
 
 
+def check_given(settings: Any) -> None:
+    """Refuse a model or a folder that is not there, or cannot be learnt from, before slow libraries are imported."""
+    from penult.bundle.reader import choose_version
+    from penult.export.data import check_folders
+
+    choose_version(settings.model, settings.version)
+    check_folders(settings.data, settings.model, settings.val, settings.test)
+
+
 def show_published(arguments: argparse.Namespace, result: Any, **more: object) -> int:
     """Print what was published and how good it is on the test photos."""
     test, default = result.metrics["test"], result.metrics["default_scorer"]

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from penult.cli.published import publish_next
+from penult.cli.published import check_given, publish_next
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -13,6 +13,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = from_arguments(arguments)
 
     def publish() -> Any:
+        check_given(settings)
         from penult.export.lower_precision import quantize
 
         return quantize(settings)

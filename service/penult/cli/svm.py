@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from penult.cli.published import publish_next
+from penult.cli.published import check_given, publish_next
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -16,6 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     def publish() -> Any:
         if settings.from_collection:
             return _refit_stored(settings)
+        check_given(settings)
         from penult.export.refit import refit
 
         return refit(settings)

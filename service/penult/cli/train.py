@@ -16,6 +16,10 @@ def run(arguments: argparse.Namespace) -> int:
     from penult.heap import keep_all_blocks
 
     settings = from_arguments(arguments)
+    if os.environ.get("RANK", "0") == "0":
+        from penult.export.data import check_folders
+
+        check_folders(settings.data, settings.out, settings.val, settings.test)
     keep_all_blocks()  # every step takes and frees the same activations
     print("loading PyTorch", file=sys.stderr)
     if settings.dry_run:

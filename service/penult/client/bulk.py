@@ -16,7 +16,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from penult.client.many import Bar
+from penult.client.many import Bar, none_in, note_left_out
 from penult.client.parts import Parts, PartsError, described_by
 from penult.client.plain import Client
 from penult.client.security import from_arguments
@@ -50,8 +50,10 @@ def describe_all(arguments: argparse.Namespace) -> int:
                         bar.add(len(rows))
                 parts.flush()
             if not parts.rows:
-                raise PartsError("there is no JPEG, PNG or WebP file")
+                raise PartsError(_nothing(source))
             failed = parts.finish()
+        if isinstance(source, Folder):
+            note_left_out(source.root, source.left_out)
     return _tell(arguments, described, parts.rows, failed)
 
 
@@ -67,6 +69,11 @@ def _source(arguments: argparse.Namespace) -> Source:
     if not arguments.images:
         raise PartsError("name a FOLDER of photos, or --list FILE, or --from FILE.parquet")
     return Folder(root)
+
+
+def _nothing(source: Source) -> str:
+    """Return one line that a source has no photos."""
+    return none_in(source.root, source.left_out) if isinstance(source, Folder) else "no photo is named there"
 
 
 def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None) -> Described:

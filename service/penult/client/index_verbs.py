@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from penult.client.duplicates import Pair, find_duplicates
-from penult.client.many import Bar, photos_in
+from penult.client.many import Bar, named_photos
 from penult.client.plain import Client
 from penult.client.reindex import reindex
 from penult.client.security import from_arguments
 from penult.client.types import CollectionInfo, ItemFailure, NewItem, RequestFailed, StoredItem
 from penult.client.verbs import add_connection_arguments, has_bar, print_table
+from penult.folders.names import normalised
 
 _BATCH, _PAGE = 64, 500
 _SHOWN = 5
@@ -56,9 +57,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add(arguments: argparse.Namespace, client: Client) -> int:
     if arguments.what.is_dir():
-        photos = photos_in(arguments.what)
+        photos = [Path(photo) for photo in named_photos([str(arguments.what)])]
         total, fields = len(photos), {}
-        items: Iterator[NewItem] = (_photo_item(photo, arguments) for photo in photos)
+        items: Iterator[NewItem] = (photo_item(photo, arguments) for photo in photos)
     else:
         from penult.client import tables
 
@@ -105,9 +106,10 @@ def _check_described(arguments: argparse.Namespace, client: Client, described: A
         )  # fmt: skip
 
 
-def _photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:
+def photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:
+    """Return a photo of a folder as an item: its path there is the id, the folder that it lies in the label."""
     inside = photo.relative_to(arguments.what)
-    label = inside.parts[-2] if len(inside.parts) > 1 else ""
+    label = normalised(inside.parts[-2]) if len(inside.parts) > 1 else ""
     thumbnail = b""
     if "thumbnail" in arguments.keep:
         from penult.client import sheet

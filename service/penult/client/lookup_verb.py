@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penult.client.many import photos_in
+from penult.client.many import named_photos
 from penult.client.plain import Client
 from penult.client.security import from_arguments
 from penult.client.types import ItemFailure, LookupAnswer, Neighbour, RequestFailed
 from penult.client.verbs import add_connection_arguments, count, failed, print_table
+from penult.folders.names import normalised
 
 
 def add_lookup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_filter_argument(parser: argparse.ArgumentParser) -> None:
 
 def lookup(arguments: argparse.Namespace) -> int:
     """Look photos up and print, or draw, what is near; return 1 if any photo failed. Raises RequestFailed."""
-    images = [str(photo) for each in arguments.images for photo in (photos_in(each) if Path(each).is_dir() else [each])]
+    images = [str(photo) for photo in named_photos(arguments.images)]
     with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         where = read_filter(client, arguments.collection, arguments.filter)
         answer = client.lookup(
@@ -153,5 +154,5 @@ def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path
 
 def _folder_label(image: str, neighbours: Sequence[Neighbour]) -> str:
     """Return the label that the photo's folder tells, where neighbours bear such labels."""
-    folder = Path(image).resolve().parent.name
-    return folder if folder in {each.label for each in neighbours} else ""
+    folder = normalised(Path(image).resolve().parent.name)
+    return next((each.label for each in neighbours if normalised(each.label) == folder), "")

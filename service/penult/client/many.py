@@ -4,8 +4,9 @@ Each batch is answered by one version. Where a new one comes meanwhile, later ba
 """
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -13,30 +14,70 @@ from typing import Any, Self, TypeVar
 
 from penult.client.messages import to_image
 from penult.client.types import ClassifyAnswer, DescribeAnswer, Photo, PhotoAnswer
+from penult.folders.names import PHOTOS, printable
+from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
 # Enough to keep a server's batches full, few enough that the bar moves.
 BATCH_IMAGES = 32
 IN_FLIGHT = 4
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 Photos = str | Path | Sequence[Photo]
 Answer = ClassifyAnswer | DescribeAnswer
 _Answer = TypeVar("_Answer", ClassifyAnswer, DescribeAnswer)
 
 
-def photos_in(folder: str | Path) -> list[Path]:
+class NoPhotos(Exception):
+    """A folder holds no photos; the message says what it holds instead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def photos_in(folder: str | Path, left_out: LeftOut | None = None) -> list[Path]:
     """Return the JPEG, PNG and WebP files below a folder, in order of name; hidden ones and their folders are left out.
 
-    Raises NotADirectoryError, and FileNotFoundError where there is none.
+    Links are followed. `left_out` is told what else is left out. Raises NotADirectoryError, and FileNotFoundError where
+    there is no photo.
     """
-    root = Path(folder)
+    root, met = Path(folder), LeftOut() if left_out is None else left_out
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder of photos")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and _is_shown(p.relative_to(root)))
+    found = [root / path for path, _ in walk(root, left_out=met)]
     if not found:
-        raise FileNotFoundError(f"{root} holds no JPEG, PNG or WebP file")
+        raise FileNotFoundError(none_in(root, met))
     return found
+
+
+def none_in(root: Path, left_out: LeftOut) -> str:
+    """Return one line that a folder holds no photos, and what it holds instead."""
+    return "; ".join([f"{printable(str(root))} holds no {PHOTOS} file", *left_out.lines()])
+
+
+def named_photos(images: Iterable[str]) -> list[str | Path]:
+    """Return the photos named, and those in the folders named; note on standard error what is left out of each.
+
+    Raises NoPhotos.
+    """
+    photos: list[str | Path] = []
+    for image in images:
+        if Path(image).is_dir():
+            left_out = LeftOut()
+            try:
+                photos += photos_in(image, left_out)
+            except FileNotFoundError as error:
+                raise NoPhotos(str(error)) from error
+            note_left_out(image, left_out)
+        else:
+            photos.append(image)
+    return photos
+
+
+def note_left_out(folder: str | Path, left_out: LeftOut) -> None:
+    """Say on standard error what of a folder is not taken, and why."""
+    for line in left_out.lines():
+        print(f"note: {printable(str(folder))}: {line}", file=sys.stderr)
 
 
 def ask_many(
@@ -77,10 +118,6 @@ async def ask_many_aio(
         finally:
             for _, left in pending:
                 left.cancel()
-
-
-def _is_shown(path: Path) -> bool:
-    return not any(part.startswith(".") for part in path.parts)
 
 
 def _listed(photos: Photos) -> Sequence[Photo]:

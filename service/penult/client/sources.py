@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from penult.client import tables
-from penult.client.many import SUFFIXES
 from penult.client.types import ItemFailure
-
-_ENDS = tuple(SUFFIXES)
+from penult.folders.names import normalised
+from penult.folders.walk import LeftOut, walk
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,24 @@ class _Paths(ABC):
 
 
 class Folder(_Paths):
-    """The photos below a folder, by their paths within it, labelled by the folders they lie in; as photos_in()."""
+    """The photos below a folder, by their paths within it, labelled by the folders they lie in; as photos_in().
+
+    `left_out` is what the last walk has met, and did not take, so far.
+    """
 
     def __init__(self, root: Path) -> None:
         """Look at nothing yet. Raises NotADirectoryError."""
         if not root.is_dir():
             raise NotADirectoryError(f"{root} is not a folder of photos")
-        self._root = root
+        self.root = root
+        self.left_out = LeftOut()
 
     def _names(self) -> Iterator[str]:
-        return _walk(str(self._root), "")
+        self.left_out = LeftOut()
+        return (path for path, _ in walk(self.root, left_out=self.left_out))
 
     def _item(self, name: str) -> Wanted:
-        return Wanted(_text(name), _label(name), self._root / name)
+        return Wanted(_text(name), _label(name), self.root / name)
 
 
 class ListFile(_Paths):
@@ -130,19 +134,8 @@ class Column:
         return ItemFailure("INVALID_ARGUMENT", "IMAGE_EMPTY", f"row {number} has no image")
 
 
-def _walk(folder: str, inside: str) -> Iterator[str]:
-    """Yield paths within a folder, in order; hidden ones are left out. Holds the names of one branch at a time."""
-    with os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries if not e.name.startswith("."))
-    for name, is_folder in found:
-        if is_folder:
-            yield from _walk(f"{folder}/{name}", f"{inside}{name}/")
-        elif name.lower().endswith(_ENDS):
-            yield inside + name
-
-
 def _label(name: str) -> str:
-    return _text(name.rpartition("/")[0].rpartition("/")[2])
+    return normalised(_text(name.rpartition("/")[0].rpartition("/")[2]))
 
 
 def _text(name: str) -> str:

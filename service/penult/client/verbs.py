@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penult.client.many import photos_in
+from penult.client.many import NoPhotos, named_photos
 from penult.client.plain import Client
 from penult.client.security import add_security_arguments, from_arguments
 from penult.client.types import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, ItemFailure, Neighbours
@@ -74,10 +74,11 @@ def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
 def classify(arguments: argparse.Namespace) -> int:
     """Name photos, print a table or JSON; return 1 if any photo failed. Raises RequestFailed."""
     neighbours = Neighbours(arguments.collection, arguments.k) if arguments.collection else None
+    photos = named_photos(arguments.images)
     with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         answers = list(
             client.classify_many(
-                _photos(arguments.images), model=arguments.model, version=arguments.version, scorer=arguments.scorer,
+                photos, model=arguments.model, version=arguments.version, scorer=arguments.scorer,
                 top_k=arguments.top, neighbours=neighbours, progress=has_bar(),
             )
         )  # fmt: skip
@@ -104,8 +105,8 @@ def describe(arguments: argparse.Namespace) -> int:
 
         return describe_all(arguments)
     if not arguments.images or arguments.list or arguments.source or arguments.restart:
-        raise _NoPhotos("name photos to print their descriptors; --list, --from and --restart go with --out FILE")
-    photos = _photos(arguments.images)
+        raise NoPhotos("name photos to print their descriptors; --list, --from and --restart go with --out FILE")
+    photos = named_photos(arguments.images)
     with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
         answers = list(
             client.describe_many(photos, model=arguments.model, version=arguments.version, progress=has_bar())
@@ -121,20 +122,6 @@ def describe(arguments: argparse.Namespace) -> int:
         values.append({"image": image, "descriptor": r.tolist()})
     fingerprint = _last(answers).fingerprint
     return _show(arguments, answers, ["image", "numbers", "descriptor"], rows, values, fingerprint=fingerprint)
-
-
-def _photos(images: Sequence[str]) -> list[Any]:
-    """Return the photos named, and those in the folders named."""
-    try:
-        return [photo for image in images for photo in (photos_in(image) if Path(image).is_dir() else [image])]
-    except FileNotFoundError as error:
-        raise _NoPhotos(str(error)) from error
-
-
-class _NoPhotos(Exception):
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
 
 
 def has_bar() -> bool:
