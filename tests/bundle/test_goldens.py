@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from tests.attacks.pngs import chunk
 
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import Goldens, choose, replay
@@ -108,6 +109,22 @@ def test_other_pixels_are_refused(bundle: Bundle, run: Run, run_svm: Callable):
     assert replay(close, bundle.manifest, run, run_svm) < 1e-4
     wrapped = replace(bundle.goldens, crops=np.where(crops == 0, 255, crops).astype(np.uint8))
     assert _refused(wrapped, bundle, run, run_svm) == "GOLDEN_PIXELS"
+
+
+def test_a_photo_that_earlier_versions_turned_still_replays(bundle: Bundle, run: Run, run_svm: Callable):
+    """A golden photo that text turned when the bundle was made keeps its recorded pixels; no other photo may differ."""
+    crops = bundle.goldens.crops.copy()
+    crops[0] = np.rot90(crops[0])
+    logits, descriptor = run(crops)
+    recorded = replace(
+        bundle.goldens, crops=crops, logits=logits, descriptor=descriptor, svm_scores=run_svm(descriptor)
+    )
+    assert _refused(recorded, bundle, run, run_svm) == "GOLDEN_PIXELS"
+    first, *others = bundle.goldens.images
+    text = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
+    turned = replace(recorded, images=(first[:33] + text + first[33:], *others))
+    assert replay(turned, bundle.manifest, run, run_svm) < 1e-4
+    assert _refused(replace(turned, logits=bundle.goldens.logits), bundle, run, run_svm).startswith("GOLDEN_")
 
 
 def test_another_crop_size_is_refused(bundle: Bundle, run: Run, run_svm: Callable):

@@ -30,6 +30,11 @@ PIXEL_TOLERANCE = 1
 # Eight photos of 8 MiB, and their crops, have room; a bomb has not.
 _MOST_BYTES, _MOST_PHOTOS = 128 << 20, 64
 
+# What turned a picture, or whitened other pixels of it, when bundles were made by earlier versions (CHANGELOG.md).
+_READ_OTHERWISE_BEFORE = (
+    b"tiff:Orientation", b"XML:com.adobe.xmp", b"Raw profile type exif", b"tEXtexif\0", b"tEXttransparency\0", b"tRNS",
+)  # fmt: skip
+
 RunModel = Callable[[Pixels], tuple[Floats, Floats]]
 RunSvm = Callable[[Floats], Floats]
 
@@ -150,7 +155,11 @@ def _crops(goldens: Goldens, manifest: Manifest) -> Pixels:
         raise BundleError("GOLDEN_PIXELS", f"a golden photo cannot be decoded here: {error.message}") from error
     if crops.shape != goldens.crops.shape:
         raise BundleError("GOLDEN_PIXELS", "golden photos decode to another size than when the bundle was made")
-    worst = int(np.abs(crops.astype(np.int16) - goldens.crops).max())
+    off = np.abs(crops.astype(np.int16) - goldens.crops).reshape(len(crops), -1).max(axis=1)
+    for place in np.flatnonzero(off > PIXEL_TOLERANCE):
+        if any(mark in goldens.images[place] for mark in _READ_OTHERWISE_BEFORE):
+            crops[place], off[place] = goldens.crops[place], 0  # the network still has to give the recorded answers
+    worst = int(off.max())
     if worst > PIXEL_TOLERANCE:
         raise BundleError(
             "GOLDEN_PIXELS",
