@@ -1,5 +1,6 @@
 """The Open Inference Protocol over gRPC: clients that we did not write get what penult.v1's clients get."""
 
+import base64
 import random
 
 import grpc
@@ -198,7 +199,9 @@ WRONG = {
     "unknown input": (changed(name="picture"), "INPUT_UNKNOWN"),
     "datatype": (changed(datatype="FP64"), "INPUT_DATATYPE"),
     "image of numbers": (changed(datatype="UINT8"), "INPUT_DATATYPE"),
-    "shape of image": (changed(shape=[1, 1]), "INPUT_SHAPE"),
+    "shape of image": (changed(shape=[1, 2]), "INPUT_SHAPE"),
+    "side of image": (changed(shape=[1, 1, 1]), "INPUT_SHAPE"),
+    "cut base64": (changed(raw=as_strings([b"/9j/4AAQS"])), "INPUT_CONTENTS"),
     "no shape": (changed(shape=[]), "INPUT_SHAPE"),
     "negative": (changed(shape=[-1]), "REQUEST_COUNT"),
     "none": (changed(shape=[0], raw=b""), "REQUEST_COUNT"),
@@ -237,6 +240,55 @@ def test_wrong_requests_are_told_what_is_wrong(oip, photos, failure, case):
     assert dict(error.trailing_metadata())["penult-reason"] == reason, error.details()
     assert len(error.details()) < 200
     assert "\n" not in error.details()
+
+
+def in_base64(photo: bytes) -> bytes:
+    """A photo as openssl and MIME write it: lines of 76 letters."""
+    return base64.encodebytes(photo)
+
+
+def as_uri(photo: bytes) -> bytes:
+    """A photo as a browser's FileReader gives it."""
+    return b"data:image/png;base64," + base64.b64encode(photo)
+
+
+def for_urls(photo: bytes) -> bytes:
+    """A photo in the alphabet for URLs, without padding."""
+    return base64.urlsafe_b64encode(photo).rstrip(b"=")
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+@pytest.mark.parametrize("sides", [[3], [3, 1]], ids=str)
+@pytest.mark.parametrize("written", [bytes, in_base64, as_uri, for_urls], ids=lambda f: f.__name__)
+def test_photos_as_other_clients_write_them(oip, photos, labels, raw, sides, written):
+    """Shape [N, 1] of batched models and MLServer's codecs, base64 in each of its forms: the same labels, [N]."""
+    response = oip.ModelInfer(changed_shape(request_of(*map(written, photos[:3]), outputs=("labels",), raw=raw), sides))
+    (output,) = response.outputs
+    found = response.raw_output_contents[0] if raw else as_strings(output.contents.bytes_contents)
+    assert (list(output.shape), found) == ([3], as_strings([label.encode() for label in labels[:3]]))
+
+
+def changed_shape(request: pb.ModelInferRequest, sides: list[int]) -> pb.ModelInferRequest:
+    """Return the request with other sides."""
+    changed(shape=sides)(request)
+    return request
+
+
+def test_mlserver_says_base64(oip, failure):
+    """What its codec calls base64 is read so even where no photo's beginning shows; elsewhere bytes are a file."""
+    request = request_of(base64.b64encode(b"no photo at all"), raw=False)
+    assert "JPEG, PNG or WebP" in failure(lambda: oip.ModelInfer(request)).details()
+    request.inputs[0].parameters["content_type"].string_param = "base64"
+    request.inputs[0].contents.bytes_contents[0] = b"no base64!"
+    assert dict(failure(lambda: oip.ModelInfer(request)).trailing_metadata())["penult-reason"] == "INPUT_CONTENTS"
+
+
+def test_the_pixels_of_one_photo_need_no_first_side(oip, crops, labels):
+    """MLServer's NumPy codec gives an array its own shape, [crop, crop, 3] for one photo."""
+    request = request_of(b"", outputs=("labels",))
+    pixels("UINT8", list(crops[0].shape), crops[0].tobytes())(request)
+    response = oip.ModelInfer(request)
+    assert response.raw_output_contents[0] == as_strings([labels[0].encode()])
 
 
 def test_what_is_not_there_is_not_found(oip, photos, failure):

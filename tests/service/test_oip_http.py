@@ -158,6 +158,44 @@ def test_outputs_choose_their_form(ask, photos):
     assert all("data" not in each for each in head["outputs"])
 
 
+def mlserver(photos: list[str], **more: object) -> dict:
+    """A request as MLServer's typed classes write it out: [N, 1], content types, and null for what is left out."""
+    tensor = {"name": "image", "shape": [len(photos), 1], "datatype": "BYTES", "parameters": {"content_type": "base64", "headers": None}, "data": photos}  # fmt: skip
+    return {"id": None, "parameters": None, "inputs": [tensor | more], "outputs": None}
+
+
+def lines(photo: bytes) -> str:
+    """A photo in lines of base64."""
+    return base64.encodebytes(photo).decode()
+
+
+def uri(photo: bytes) -> str:
+    """A photo as a data URI."""
+    return f"data:image/png;base64,{text_of(photo)}"
+
+
+def test_requests_as_other_clients_write_them(ask, photos, labels):
+    """MLServer's codecs, nested lists, lines, data URIs, nulls and base64 behind the JSON: the same labels, [N]."""
+    few = photos[:2]
+    behind = [as_strings([base64.b64encode(photo) for photo in few])]
+    sent = [
+        (mlserver([*map(text_of, few)]), {}),
+        (mlserver([*map(lines, few)]), {}),
+        (mlserver([*map(uri, few)], shape=[2]), {}),
+        (mlserver([[text_of(photo)] for photo in few]), {}),
+        (mlserver([[text_of(photo)] for photo in few], shape=[2], parameters=None), {}),
+        (mlserver([text_of(few[0]).replace("+", "-").replace("/", "_").rstrip("="), uri(few[1])]), {}),
+        binary_of(mlserver([], shape=[2, 1]), *behind),
+        (request_of(*few) | {"outputs": [{"name": "labels", "parameters": {"binary_data": None}}], "id": None}, {}),
+    ]
+    for body, headers in sent:
+        answer = ask(INFER, body, headers)
+        assert answer.status_code == 200, answer.text
+        (told,) = [each for each in answer.json()["outputs"] if each["name"] == "labels"]
+        assert (told["shape"], told["data"]) == ([2], labels[:2])
+        assert "id" not in answer.json()
+
+
 def change(**fields: object):
     """Return a change of a good request's input."""
     return lambda request: request["inputs"][0].update(fields)
@@ -183,6 +221,12 @@ WRONG = {
     "fewer than said": (change(shape=[2]), "INPUT_SIZE"),
     "not base64": (change(data=["ÿ!"]), "INPUT_CONTENTS"),
     "number for a photo": (change(data=[7]), "INPUT_CONTENTS"),
+    "null for a photo": (change(data=[None]), "INPUT_CONTENTS"),
+    "two in one list": (change(data=[["/9j/", "/9j/"]]), "INPUT_CONTENTS"),
+    "data URI of no base64": (change(data=["data:image/png,%89PNG"]), "INPUT_CONTENTS"),
+    "cut base64": (change(data=["/9j/4AAQS"]), "INPUT_CONTENTS"),
+    "null for the inputs": (put(inputs=None), "INPUT_COUNT"),
+    "null for an output": (put(outputs=[None]), "JSON"),
     "no photo": (change(data=[text_of(b"text")]), "IMAGE_UNKNOWN_FORMAT"),
     "texts for pixels": (change(name="pixels", datatype="UINT8", shape=[1, 32, 32, 3], data=["1"] * 3072), "INPUT_CONTENTS"),
     "ragged pixels": (change(name="pixels", datatype="UINT8", shape=[1, 32, 32, 3], data=[[1], [2, 3]]), "INPUT_CONTENTS"),

@@ -4,9 +4,11 @@ Encoded images or cropped pixels go in; logits, probabilities, descriptors, SVM 
 forward pass, through the same pipeline as penult.v1's requests.
 """
 
+import asyncio
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +22,18 @@ from penult.service.pipeline import Pipeline, check_has
 from penult.service.repository import IndexEntry, Repository
 from penult.service.signals import Signals
 from penult.service.statistics import Statistics
-from penult.service.tensors import BYTES, FP32, IMAGE, PIXELS, UINT8, Tensor, as_strings, classification, read_photos
+from penult.service.tensors import (
+    BYTES,
+    FP32,
+    IMAGE,
+    PIXELS,
+    UINT8,
+    Tensor,
+    as_strings,
+    classification,
+    has_text,
+    read_photos,
+)
 
 NAME, PLATFORM = "penult", "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -125,7 +138,8 @@ class Inference:
     async def infer(self, request: InferRequest, expires: float) -> InferAnswer:
         """Run a request's photos; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
         model = self.model(request.model, request.version)
-        photos = read_photos(request.inputs, model.manifest.preprocess.crop, self._config.request_max_images)
+        read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._config.request_max_images)
+        photos = await asyncio.to_thread(read) if has_text(request.inputs) else read()
         scorer = _scorer(model, request.scorer)
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:

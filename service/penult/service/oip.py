@@ -18,7 +18,7 @@ from penult.service.inference import InferAnswer, Inference, InferRequest, Outpu
 from penult.service.loading import ServedModel
 from penult.service.statistics import Duration, Statistics
 from penult.service.streams import Context, expires, in_order
-from penult.service.tensors import BYTES, FP32, UINT8, Tensor
+from penult.service.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -134,9 +134,14 @@ def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
     if raw and (len(raw) != len(request.inputs) or any(tensor.HasField("contents") for tensor in request.inputs)):
         raise InvalidRequest("INPUT_CONTENTS", "give raw contents for every input and typed contents for none")
     return [
-        Tensor(t.name, t.datatype, tuple(t.shape), raw[place] if raw else _typed(t))
+        Tensor(t.name, t.datatype, tuple(t.shape), raw[place] if raw else _typed(t), _is_base64(t))
         for place, t in enumerate(request.inputs)
     ]
+
+
+def _is_base64(tensor: pb.ModelInferRequest.InferInputTensor) -> bool:
+    """Tell whether the sender says that it wrote base64: MLServer's clients do."""
+    return tensor.parameters["content_type"].string_param == BASE64 if "content_type" in tensor.parameters else False
 
 
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> Sequence[Any]:

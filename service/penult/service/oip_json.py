@@ -1,11 +1,10 @@
 """Requests and answers of the Open Inference Protocol's HTTP form: JSON, followed by raw tensors where asked for.
 
 The binary-data extension is Triton's: tensors whose `binary_data_size` is given stand behind the JSON, in its order.
-Within JSON, an encoded image is base64, for JSON has no bytes. Everything is checked; nothing here knows HTTP.
+Within JSON, an encoded image is base64, for JSON has no bytes. What is null counts as left out: clients made of typed
+classes write out every optional member. Everything is checked; nothing here knows HTTP.
 """
 
-import base64
-import binascii
 import json
 import math
 from collections.abc import Collection
@@ -16,7 +15,8 @@ import numpy as np
 
 from penult.service.errors import InvalidRequest
 from penult.service.inference import InferAnswer, InferRequest, Output, Wanted
-from penult.service.tensors import BYTES, FP32, UINT8, Tensor
+from penult.service.photo_texts import files_of
+from penult.service.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
 # Parsed JSON takes up to twenty times its size; what is larger belongs into the binary form.
 JSON_MAX_BYTES = 16 << 20
@@ -46,6 +46,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise InvalidRequest("JSON_SIZE", f"the JSON part exceeds {limit}; send tensors in binary form behind it")
     try:
         found = json.loads(body or b"{}", parse_constant=_no_number)
+        found = {} if found is None else found
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise InvalidRequest("JSON", "the JSON part cannot be read") from error
     if not isinstance(found, dict):
@@ -88,8 +89,8 @@ def write_answer(answer: InferAnswer, request: JsonRequest) -> tuple[bytes, int 
 
 
 def get(fields: dict[str, Any], key: str, default: _Value) -> _Value:
-    """Return a field that must have the type of its default; raise InvalidRequest."""
-    value = fields.get(key, default)
+    """Return a field that must have the type of its default, which it has if it is null; raise InvalidRequest."""
+    value = default if fields.get(key) is None else fields[key]
     if type(value) is not type(default):  # exactly: for Python, true is an int
         names = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
         raise InvalidRequest("JSON", f"{key} must be {names[type(default)]}")
@@ -107,7 +108,7 @@ class _Wanted:
     @classmethod
     def read(cls, fields: dict[str, Any]) -> "_Wanted":
         parameters: dict[str, Any] = get(fields, "parameters", {})
-        is_binary = get(parameters, "binary_data", False) if "binary_data" in parameters else None
+        is_binary = get(parameters, "binary_data", False) if parameters.get("binary_data") is not None else None
         return cls(get(fields, "name", ""), get(parameters, "classification", 0), is_binary)
 
 
@@ -124,15 +125,16 @@ def _tensors(inputs: list[dict[str, Any]], body: bytes, at: int) -> list[Tensor]
     for fields in inputs:
         parameters: dict[str, Any] = get(fields, "parameters", {})
         name, datatype, shape = get(fields, "name", ""), get(fields, "datatype", ""), _shape(fields)
-        if "binary_data_size" in parameters:
+        if parameters.get("binary_data_size") is not None:
             size = get(parameters, "binary_data_size", 0)
-            if size < 0 or at + size > len(body) or "data" in fields:
+            if size < 0 or at + size > len(body) or fields.get("data") is not None:
                 raise InvalidRequest("BINARY_SIZE", "binary_data_size is not the size of what stands behind the JSON")
             data: bytes | list[Any] = body[at : at + size]
             at += size
         else:
             data = _values(get(fields, "data", []), datatype, shape)
-        tensors.append(Tensor(name, datatype, shape, data))
+        is_base64 = isinstance(data, bytes) and parameters.get("content_type") == BASE64
+        tensors.append(Tensor(name, datatype, shape, data, is_base64))
     if at != len(body):
         raise InvalidRequest("BINARY_SIZE", f"{len(body) - at} bytes behind the JSON belong to no input")
     return tensors
@@ -148,7 +150,7 @@ def _shape(fields: dict[str, Any]) -> tuple[int, ...]:
 def _values(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Any:
     """Return the elements, flat: bytes of images, or numbers; data may be nested as the shape says, or flat."""
     if datatype == BYTES:
-        return [_image(item) for item in data]
+        return _images(data)
     if datatype not in (UINT8, FP32):
         return []  # nothing that any input is: refused for that
     try:
@@ -160,11 +162,12 @@ def _values(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Any:
     return values.ravel()
 
 
-def _image(item: Any) -> bytes:
-    try:
-        return base64.b64decode(item, validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise InvalidRequest("INPUT_CONTENTS", "in JSON, an encoded image is a text in base64") from error
+def _images(data: list[Any]) -> list[bytes]:
+    """Return the files of photos, which may stand one by one in lists of their own."""
+    flat = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
+    if not all(isinstance(item, str) for item in flat):
+        raise InvalidRequest("INPUT_CONTENTS", "in JSON, an encoded image is a text in base64, or a data URI")
+    return files_of(flat)
 
 
 def _told(output: Output, is_binary: bool) -> dict[str, Any]:

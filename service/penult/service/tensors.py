@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol to photos and back: plain values, checked for size before anything is made.
 
-Inputs: `image`, BYTES [N], encoded photos; or `pixels`, UINT8 or FP32 [N, crop, crop, 3], RGB in 0…255.
+Inputs: `image`, BYTES [N] or [N, 1], encoded photos; or `pixels`, UINT8 or FP32 [N, crop, crop, 3], RGB in 0…255, and
+of one photo also without the first side.
 """
 
 import math
@@ -15,20 +16,24 @@ from numpy.typing import NDArray
 from penult.bundle.scores import Floats
 from penult.service.decoding import EncodedPhoto, Photo, RawPhoto
 from penult.service.errors import InvalidRequest
+from penult.service.photo_texts import files_of, is_text
 
 IMAGE, PIXELS = "image", "pixels"
 BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
+# What MLServer's clients call photos in base64, in the input parameter content_type.
+BASE64 = "base64"
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as it came; `data` is its raw bytes, or its values one by one."""
+    """A tensor as it came; `data` is its raw bytes, or its values one by one; `is_base64`: its sender says so."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: bytes | Sequence[Any]
+    is_base64: bool = False
 
 
 def read_photos(inputs: Sequence[Tensor], crop: int, most_images: int) -> list[Photo]:
@@ -42,13 +47,33 @@ def read_photos(inputs: Sequence[Tensor], crop: int, most_images: int) -> list[P
     allowed = (BYTES,) if tensor.name == IMAGE else (UINT8, FP32)
     if tensor.datatype not in allowed:
         raise InvalidRequest("INPUT_DATATYPE", f"{tensor.name} is {' or '.join(allowed)}; this request says otherwise")
-    wanted = () if tensor.name == IMAGE else (crop, crop, 3)
-    if len(tensor.shape) != 1 + len(wanted) or tensor.shape[1:] != wanted:
-        sides = ", ".join(map(str, ("N", *wanted)))
-        raise InvalidRequest("INPUT_SHAPE", f"{tensor.name} has shape [{sides}]; this one {list(tensor.shape[:8])}")
-    if not 1 <= tensor.shape[0] <= most_images:
-        raise InvalidRequest("REQUEST_COUNT", f"a request takes 1 to {most_images} images; this one {tensor.shape[0]}")
-    return _encoded(tensor) if tensor.name == IMAGE else _pixels(tensor, crop)
+    count = _count(tensor, crop)
+    if not 1 <= count <= most_images:
+        raise InvalidRequest("REQUEST_COUNT", f"a request takes 1 to {most_images} images; this one {count}")
+    return _encoded(tensor, count) if tensor.name == IMAGE else _pixels(tensor, crop)
+
+
+def has_text(inputs: Sequence[Tensor]) -> bool:
+    """Tell whether photos stand in base64, which takes a millisecond per megabyte to read."""
+    return any(tensor.is_base64 or _starts_as_text(tensor) for tensor in inputs if tensor.datatype == BYTES)
+
+
+def _starts_as_text(tensor: Tensor) -> bool:
+    if isinstance(tensor.data, bytes):
+        return is_text(tensor.data[_LENGTH.size : _LENGTH.size + 64])
+    items: Sequence[Any] = tensor.data
+    return any(is_text(item) for item in items)
+
+
+def _count(tensor: Tensor, crop: int) -> int:
+    """Return how many photos a shape stands for; raise InvalidRequest."""
+    shape, wanted = tensor.shape, (crop, crop, 3)
+    if tensor.name == IMAGE and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        return shape[0]
+    if tensor.name == PIXELS and shape in (wanted, (shape[:1] + wanted)):
+        return 1 if shape == wanted else shape[0]
+    sides = "N] or [N, 1" if tensor.name == IMAGE else ", ".join(map(str, ("N", *wanted)))
+    raise InvalidRequest("INPUT_SHAPE", f"{tensor.name} has shape [{sides}]; this one {list(shape[:8])}")
 
 
 def as_strings(texts: Sequence[bytes]) -> bytes:
@@ -66,11 +91,11 @@ def classification(values: Floats, classes: Sequence[str], count: int) -> list[l
     ]
 
 
-def _encoded(tensor: Tensor) -> list[Photo]:
+def _encoded(tensor: Tensor, count: int) -> list[Photo]:
     items = _split(tensor.data) if isinstance(tensor.data, bytes) else list(tensor.data)
-    if len(items) != tensor.shape[0]:
-        raise _wrong_size(tensor, tensor.shape[0], len(items))
-    return [EncodedPhoto(item) for item in items]
+    if len(items) != count:
+        raise _wrong_size(tensor, count, len(items))
+    return [EncodedPhoto(file) for file in files_of(items, tensor.is_base64)]
 
 
 def _split(data: bytes) -> list[bytes]:
