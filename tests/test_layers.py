@@ -139,7 +139,7 @@ KNOWN_TO = {
     "torchvision": {"penult.export.architectures", "penult.export.model"},
     "PIL": {
         "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",
-        "penult.bench.photos", "penult.client.sheet",
+        "penult.bench.photos", "penult.client.sheet", "penult.client.lettering",
     },
 }  # fmt: skip
 FORBIDDEN_IN = {

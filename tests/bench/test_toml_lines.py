@@ -31,10 +31,20 @@ def test_tables_are_left_alone():
     assert tomllib.loads(after) == {"a": 1, "threads": 2, "other": {"threads": 9}}
 
 
-def test_a_new_file_is_made(tmp_path):
-    """Where there is no file, the keys are all of it."""
-    write_keys(tmp_path / "penult.toml", {"threads": 2})
-    assert (tmp_path / "penult.toml").read_text() == "threads = 2\n"
+@pytest.mark.parametrize("values", [{}, {"threads": 2}], ids=str)
+def test_a_new_file_says_where_it_is_from(tmp_path, values):
+    """Where there is no file one is made, with a line about it: without keys it says that none was better."""
+    assert write_keys(tmp_path / "penult.toml", values, "penult bench --tune")
+    text = (tmp_path / "penult.toml").read_text()
+    assert text.splitlines()[0] == "# penult bench --tune"
+    assert tomllib.loads(text) == values
+
+
+def test_without_keys_a_file_stays_as_it_is(tmp_path):
+    """Nothing found, nothing written."""
+    (tmp_path / "penult.toml").write_text(BEFORE)
+    assert not write_keys(tmp_path / "penult.toml", {}, "penult bench --tune")
+    assert (tmp_path / "penult.toml").read_text() == BEFORE
 
 
 @pytest.mark.parametrize("text", ['a = """\nthreads = 3\n"""\n', "threads = [\n 1]\n", "threads ="])
@@ -42,6 +52,6 @@ def test_what_cannot_be_edited_safely_is_left_as_it_is(tmp_path, text):
     """A layout that line editing would spoil is refused, with the lines to set by hand; the file is untouched."""
     (tmp_path / "penult.toml").write_text(text)
     with pytest.raises(BenchError, match="--config"):
-        write_keys(tmp_path / "penult.toml", {"threads": 2})
+        write_keys(tmp_path / "penult.toml", {"threads": 2}, "penult bench --tune")
     assert (tmp_path / "penult.toml").read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["penult.toml"]

@@ -86,8 +86,11 @@ def test_the_verb(tmp_path, make_database, make_items, capsys):
         assert capsys.readouterr().out == "one: 20 items copied, 20 are there\ntwo: 20 items copied, 20 are there\n"
         assert cli.main(["index", "copy", url, "back", "two", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == {"copied": {"two": 20}}
-        assert cli.main(["index", "copy", "lookup", url, "three"]) == 1
-        assert capsys.readouterr().err == "penult: there is no collection three\n"
+        assert cli.main(["index", "copy", "lookup", url, "twoo"]) == 1
+        assert (
+            capsys.readouterr().err
+            == "penult: there is no collection twoo in FROM; did you mean two?; there is one, two\n"
+        )
         assert cli.main(["index", "copy", "lookup", "mysql://x"]) == 1
         assert "postgresql://" in capsys.readouterr().err
         assert cli.main(["index", "copy", "lookup", "postgresql://127.0.0.1:1/x"]) == 1

@@ -117,8 +117,11 @@ def test_a_failed_photo_is_an_error_in_its_place(penult, photo_paths, tmp_path, 
     assert "JPEG, PNG or WebP" in results[1]["error"]["message"]
     assert "absent.png" in results[2]["error"]["message"]
     code, out, _ = penult(verb, *images)
-    assert code == 1
-    assert ["INVALID_ARGUMENT" in line for line in out.splitlines()[1:5]] == [False, True, False, False]
+    header, *rows, _ = out.splitlines()
+    assert (code, header.split()[-1]) == (1, "error")
+    at = header.index("error")
+    assert [row[at:].partition(":")[0] for row in rows] == ["", "INVALID_ARGUMENT", "NOT_FOUND", ""]
+    assert [row[:at].split() for row in rows][1:3] == [[str(text)], [str(tmp_path / "absent.png")]]
 
 
 @pytest.mark.parametrize("verb", ["classify", "describe"])
@@ -178,7 +181,7 @@ def test_a_server_that_is_not_there_is_one_line(penult, photo_paths, verb):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [(["--model", "absent"], "digits"), (["--version", "7"], "version 1"), (["--timeout", "0.0001"], ""),
+    [(["--model", "absent"], "digits"), (["--model", "digts"], "did you mean digits?"), (["--version", "7"], "version 1"), (["--timeout", "0.0001"], ""),
      (["--target", "no.such.host.invalid:1"], "")],
 )  # fmt: skip
 def test_a_failed_request_is_one_line(penult, photo_paths, options, told):
@@ -186,6 +189,34 @@ def test_a_failed_request_is_one_line(penult, photo_paths, options, told):
     code, out, err = penult("classify", photo_paths[0], *options)
     assert (code, out) == (1, "")
     assert told in one_line(err)
+
+
+@pytest.mark.parametrize("verb", ["classify", "describe", "lookup -c c"])
+def test_where_no_photo_can_be_read_nobody_is_asked(penult, tmp_path, verb):
+    """Photos that are not there are errors in their places, with no server at all."""
+    code, out, err = penult(*verb.split(), tmp_path / "absent.png", "--target", "127.0.0.1:1")
+    assert (code, err, out.splitlines()[0].split()) == (1, "", ["image", "error"])
+    assert out.splitlines()[1:] == [
+        f"{tmp_path}/absent.png  NOT_FOUND: {tmp_path}/absent.png: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize("form", ["{}", "http://{}"])
+def test_the_metrics_port_is_no_grpc_port(penult, server, photo_paths, monkeypatch, form):
+    """Asked at its metrics port, the line says so, and where gRPC is: at the usual port if something answers there."""
+    metrics = server.http.removeprefix("http://")
+    code, out, err = penult("classify", photo_paths[0], "--target", form.format(metrics))
+    assert (code, out) == (1, "")
+    assert "it is penult's metrics port: the line `ready grpc=" in one_line(err)
+    monkeypatch.setattr("penult.client.hints.DEFAULT_TARGET", server.target)
+    _, _, err = penult("classify", photo_paths[0], "--target", form.format(metrics))
+    assert one_line(err).endswith(f"it is penult's metrics port: gRPC is at {server.target}")
+
+
+def test_a_target_without_a_port_is_explained(penult, photo_paths):
+    """gRPC would ask at 443; the line says what to write."""
+    _, _, err = penult("classify", photo_paths[0], "--target", "127.0.0.1", "--timeout", "20")
+    assert "write HOST:PORT" in one_line(err)
 
 
 @pytest.mark.parametrize(

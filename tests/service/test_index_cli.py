@@ -1,5 +1,6 @@
 """`penult index` and `penult lookup`: photos in, neighbours out, as tables, JSON, Parquet and pictures."""
 
+import io
 import json
 import shutil
 from functools import partial
@@ -12,7 +13,7 @@ from PIL import Image
 
 from penult import cli
 from penult.client import Client, NewItem
-from penult.client.index_verbs import pages
+from penult.client.index_pages import pages
 from penult.client.reindex import reindex
 
 
@@ -104,6 +105,75 @@ def test_lookup_prints_a_table(penult, filled, album):
     assert lines[3] == "model digits version 1"
 
 
+GREEN, RED = (0x1B, 0x7F, 0x4D), (0xB3, 0x40, 0x2A)
+
+
+def framed(sheet: np.ndarray, colour: tuple[int, int, int]) -> int:
+    """Count a colour's pixels above the legend."""
+    return int((sheet[:-26] == colour).all(axis=2).sum())
+
+
+def test_neighbours_that_are_all_wrong_are_framed_red(penult, filled, album, tmp_path):
+    """A photo's own label is its folder's where any stored item bears it, near or not; else nothing is framed."""
+    photo = sorted((album / "8").iterdir())[0]
+    (tmp_path / "unknown").mkdir()
+    shutil.copy(photo, tmp_path / "unknown" / "x.png")
+    for image, is_red in ((photo, True), (tmp_path / "unknown" / "x.png", False)):
+        out = tmp_path / "sheet.png"
+        assert penult("lookup", image, "-c", "digits", "-k", "4", "--filter", "label=3", "--sheet", out)[0] == 0
+        sheet = np.asarray(Image.open(out).convert("RGB"))
+        assert framed(sheet, GREEN) == 0
+        assert framed(sheet, RED) == (4 * (4 * 148 * 3 - 4 * 9) if is_red else 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--filter", "label=glas"], "no stored item has label 'glas'; did you mean glass?"),
+        (["--filter", "label=kettle"], "no stored item has label 'kettle')"),
+        (["--filter", "label=glas", "--filter", "label=kettle"], "no stored item has label 'glas' or 'kettle'"),
+        (["--filter", "price>=7"], "no stored item has price within 7…"),
+        (["--filter", "label=glass", "--filter", "price>=2"], "no stored item meets every --filter"),
+        (["--max-distance", "0.000001", "--filter", "label=plate"], "nothing within 1e-06: the nearest is at 0."),
+    ],
+)
+def test_why_nothing_was_found_is_told(penult, shelf, photo_paths, flags, told):
+    """No such label, and the one that was meant; a range that is empty; conditions that exclude each other; too far."""
+    code, out, _ = penult("lookup", photo_paths[0], "-c", shelf, *flags)
+    assert code == 0
+    assert told in out
+    code, out, err = penult("lookup", photo_paths[0], "-c", shelf, *flags, "--json")
+    assert (code, json.loads(out)["results"][0]["neighbours"], err.count("\n")) == (0, [], 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--filter", "lable=glass"], "has no field 'lable'; did you mean label?"),
+        (["--filter", "cost>=1"], "has no field 'cost'"),
+    ],
+)
+def test_unknown_fields_are_told(penult, shelf, photo_paths, flags, told):
+    """A field that no item has is refused, with those there are."""
+    code, out, err = penult("lookup", photo_paths[0], "-c", shelf, *flags)
+    assert (code, out) == (1, "")
+    assert told in err
+    assert "there is label, price" in err
+
+
+@pytest.fixture
+def shelf(running, photos):
+    """A small collection of two labels, with a number."""
+    with Client(running.target) as client:
+        items = [
+            NewItem(f"{n}", photo, label=["glass", "plate"][n % 2], metadata={"price": float(1 + n % 2)})
+            for n, photo in enumerate(photos[1:7])
+        ]
+        client.put_items("shelf", items, fields={"price": "number"})
+        yield "shelf"
+        client.drop_collection("shelf")
+
+
 def test_a_contact_sheet_is_drawn(penult, filled, album, tmp_path):
     """--sheet draws each photo with its neighbours: the query left, right labels framed green, others red."""
     photos = sorted(album.rglob("*.png"))[:3]
@@ -111,10 +181,9 @@ def test_a_contact_sheet_is_drawn(penult, filled, album, tmp_path):
     assert code == 0
     assert f"sheet: {tmp_path / 'sheet.png'}" in out
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape[0] == 12 + 3 * (144 + 34 + 12)
+    assert sheet.shape[0] == 12 + 3 * (144 + 34 + 12) + 26
     assert sheet.shape[1] == 24 + 5 * 156 + 12
-    green = (sheet == (0x1B, 0x7F, 0x4D)).all(axis=2)
-    assert green.sum() > 1000  # the nearest of each is itself
+    assert framed(sheet, GREEN) > 1000  # the nearest of each is itself
     query = np.asarray(Image.open(photos[0]).convert("RGB").resize((144, 144), Image.Resampling.NEAREST))
     np.testing.assert_array_equal(sheet[12:156, 12:156], query)
 
@@ -125,9 +194,36 @@ def test_removed_items_are_gone(penult, filled, running):
         ids = [item.id for item in client.get_items("digits", limit=3)]
         assert penult("index", "remove", "digits", *ids, "absent")[:2] == (0, "3 items removed\n")
         assert client.get_items("digits", ids) == []
-    code, out, _ = penult("index", "drop", "digits")
+    code, out, _ = penult("index", "drop", "digits", "--yes")
     assert (code, out) == (0, "digits is gone\n")
     assert json.loads(penult("index", "list", "--json")[1])["collections"] == []
+
+
+@pytest.mark.parametrize(("answer", "is_gone"), [("y", True), ("YES", True), ("n", False), ("", False)])
+def test_drop_asks(penult, shelf, running, monkeypatch, answer, is_gone):
+    """A person is asked, with the number of items; anything but yes leaves the collection."""
+    asked = io.StringIO(answer + "\n")
+    asked.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", asked)
+    code, out, err = penult("index", "drop", shelf)
+    assert "Remove shelf with its 6 items?" in out
+    assert (code, err) == ((0, "") if is_gone else (1, "penult: shelf stays as it is\n"))
+    with Client(running.target) as client:
+        assert [each.name for each in client.list_collections()] == ([] if is_gone else ["shelf"])
+        client.put_items("shelf", [NewItem("x", descriptor=np.ones(128, dtype=np.float32))])  # for the fixture's end
+
+
+def test_reindex_loses_nothing_unless_told_to(penult, shelf, running, photos):
+    """Items whose photos are not to be had would go with the old collection: that is refused, and --yes allows it."""
+    with Client(running.target) as client:
+        thumbnail = client.put_items("shelf", [NewItem("kept", photos[0], label="glass", thumbnail=photos[0])])
+        assert thumbnail == (None,)
+        code, out, err = penult("index", "reindex", shelf, "--model", "digits")
+        assert (code, out) == (1, "")
+        assert "items of shelf would be lost, for their photos are not to be had: 0, 1, 2 and maybe more" in err
+        assert [(each.name, each.items) for each in client.list_collections()] == [("shelf", 7)]
+        code, out, _ = penult("index", "reindex", shelf, "--model", "digits", "--yes")
+        assert (code, out.startswith("1 items of shelf are described by digits now; 6 were left out")) == (0, True)
 
 
 def test_out_to_parquet_and_in_again(penult, filled, running, tmp_path):
@@ -254,7 +350,9 @@ def test_classify_by_neighbours(penult, filled, album):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [(("lookup", "x.png", "-c", "absent"), "there is no collection"), (("index", "stats", "absent"), "there is no collection"),
-     (("index", "add", "b a d", "."), "1 to 64 letters"), (("lookup", "x.png", "-c", "digits", "--filter", "label"), "write FIELD=VALUE"),
+     (("lookup", "x.png", "-c", "digit"), "did you mean digits?; there is digits"), (("classify", "x.png", "-c", "digit"), "did you mean digits?"),
+     (("index", "remove", "digit", "x"), "did you mean digits?"), (("index", "drop", "digit", "--yes"), "did you mean digits?"),
+     (("index", "add", "b a d", "."), "1 to 64 letters"),
      (("lookup", "x.png", "-c", "digits", "--filter", "label>=x"), "is no number"), (("index", "add", "c", "/nowhere"), "cannot be read")],
 )  # fmt: skip
 def test_mistakes_are_one_line(penult, filled, argv, told, tmp_path, monkeypatch, photos):

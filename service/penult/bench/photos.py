@@ -24,11 +24,7 @@ _QUALITY = 90
 
 def read_folder(folder: Path, seed: int) -> list[bytes]:
     """Return the photo files below `folder`, in random order, up to 256 MiB of them. Raises BenchError."""
-    left_out = LeftOut()
-    paths = [folder / path for path, entry in walk(folder, left_out=left_out) if entry.is_file()]
-    if not paths:
-        there = "; ".join([f"no {PHOTOS} file there", *left_out.lines()])
-        raise BenchError(f"--photos {folder}: {there}; name a folder that holds some")
+    paths = paths_in(folder)
     # A folder sorted by class would be sent class by class.
     random.Random(seed).shuffle(paths)
     files: list[bytes] = []
@@ -42,6 +38,16 @@ def read_folder(folder: Path, seed: int) -> list[bytes]:
         if left <= 0:
             break
     return files
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """Return the paths of the photo files below `folder`, in order; raise BenchError if there is none."""
+    left_out = LeftOut()
+    paths = [folder / path for path, entry in walk(folder, left_out=left_out) if entry.is_file()]
+    if not paths:
+        there = "; ".join([f"no {PHOTOS} file there", *left_out.lines()])
+        raise BenchError(f"--photos {folder}: {there}; name a folder that holds some")
+    return paths
 
 
 def noise(side: int, count: int, seed: int) -> list[bytes]:

@@ -4,19 +4,23 @@ import asyncio
 import json
 import sys
 
-from penult.bench import load, record, show
+from penult.bench import load, photos, record, show
 from penult.bench.measure import Report
 from penult.bench.settings import BenchSettings
+from penult.client.hints import explaining
 
 
 def bench(settings: BenchSettings) -> int:
     """Run the verb; return 0, or 1 where not one image was answered well. Raises BenchError, RequestFailed."""
     record.check_folder(settings.out)
+    if settings.load.photos:
+        photos.paths_in(settings.load.photos)
     if settings.tune:
         from penult.bench.tune import tune
 
         return tune(settings)
-    report = measure(settings)
+    with explaining(settings.load.target, settings.load.security, settings.load.model):
+        report = measure(settings)
     _tell(settings, report)
     if not report.good_images_per_s:
         print("penult: no image was answered; see the errors above", file=sys.stderr)

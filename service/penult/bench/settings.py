@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from penult.client.arguments import count
 from penult.client.security import NONE, Security, add_security_arguments
 from penult.client.security import from_arguments as security_of
 
@@ -60,6 +61,8 @@ class LoadSettings:
                 raise BenchError(f"--{name} must be a number above 0")
         if not 0 <= self.warmup_s < math.inf:
             raise BenchError("--warmup must not be negative")
+        if self.photos and not self.photos.is_dir():
+            raise BenchError(f"--photos {self.photos}: no JPEG, PNG or WebP file there; name a folder that holds some")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -120,7 +123,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--metrics", metavar="URL", help="its metrics, e.g. http://HOST:9095/metrics: adds its CPU time and batch size"
     )
     parser.add_argument("--model", metavar="NAME", help="which model (default: the only one served)")
-    parser.add_argument("--version", type=int, metavar="V", help="which version (default: the newest)")
+    parser.add_argument("--version", type=count, metavar="V", help="which version (default: the newest)")
     parser.add_argument("--rpc", choices=("classify", "describe"), help="what is asked (classify)")
     parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
     parser.add_argument("--timeout", type=float, dest="timeout_s", metavar="S", help="seconds per request (30)")
@@ -195,9 +198,19 @@ def from_arguments(arguments: argparse.Namespace) -> BenchSettings:
     load = LoadSettings(**defaults | _of(LoadSettings, given))
     tune = None
     if "tune" in given:
+        _check_config(given.get("config"))
         goal = {"goal": "latency" if load.rate else "balanced"}
         tune = TuneSettings(**goal | _of(TuneSettings, given))
     return BenchSettings(load, tune, given.get("out"), given.get("json", False))
+
+
+def _check_config(config: Path | None) -> None:
+    """Refuse a new file whose name promises another format than the one that is written. Raises BenchError."""
+    if config and not config.exists():
+        if config.suffix.lower() != ".toml":
+            raise BenchError(f"--config {config}: settings are written as TOML; name a file that ends in .toml")
+        if not config.parent.is_dir():
+            raise BenchError(f"--config {config}: there is no folder {config.parent}; make it first")
 
 
 def _refuse_pairs(given: dict[str, Any]) -> None:

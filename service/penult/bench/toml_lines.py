@@ -18,10 +18,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BenchError(f"--config {path}: {error}") from error
 
 
-def write_keys(path: Path, values: Mapping[str, int | float | str]) -> None:
-    """Set top-level keys in the file, which is made where there is none. Raises BenchError."""
+def write_keys(path: Path, values: Mapping[str, int | float | str], note: str) -> bool:
+    """Set top-level keys in the file, and return whether it has changed. Raises BenchError.
+
+    Where there is none it is made, with `note` as its first line: without keys it would be empty, and say nothing.
+    """
+    if not values and path.exists():
+        return False
     wanted = read_toml(path) | dict(values)
-    text = with_keys(path.read_text() if path.exists() else "", values)
+    text = with_keys(path.read_text() if path.exists() else f"# {note}\n", values)
     try:
         if tomllib.loads(text) != wanted:
             raise ValueError("its layout is too unusual to be edited")
@@ -31,6 +36,7 @@ def write_keys(path: Path, values: Mapping[str, int | float | str]) -> None:
     except (OSError, ValueError) as error:
         lines = "; ".join(f"{key} = {_literal(value)}" for key, value in values.items())
         raise BenchError(f"--config {path}: {error}; set this by hand: {lines}") from error
+    return True
 
 
 def with_keys(text: str, values: Mapping[str, int | float | str]) -> str:

@@ -44,7 +44,7 @@ def tune(settings: BenchSettings) -> int:
     if settings.as_json:
         print(json.dumps(_numbers(settings, wanted, trials, best)))
     else:
-        print(f"best: {words(best.values)} ({gain(trials[0], best)})\nby the rule: {RULES[wanted.goal]}")
+        print(f"best: {_found(trials, best)}\nby the rule: {RULES[wanted.goal]}")
     for path in written:
         print(f"written: {path}", file=sys.stderr)
     if not wanted.config and best.values:
@@ -129,6 +129,12 @@ class _Search:
         return report
 
 
+def _found(trials: Sequence[Trial], best: Trial) -> str:
+    if not best.values:
+        return f"the settings as they are (1): none of the {len(trials) - 1} others was better"
+    return f"{words(best.values)} ({gain(trials[0], best)})"
+
+
 def _trial(values: Values, report: Report) -> Trial:
     assert report.latency is not None
     clean = not (report.errors or report.item_errors or report.not_sent)
@@ -163,8 +169,12 @@ def _write(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial
     """Write the settings that were found, tune.json and tune.png, where they are asked for."""
     written = []
     if wanted.config:
-        write_keys(wanted.config, best.values)
-        written.append(wanted.config)
+        # For whoever serves with this file next, and for whoever reads it, also where nothing is to be set.
+        note = f"{record.now()[:10]}, penult bench --tune, {RULES[wanted.goal]}: {_found(trials, best)}"
+        if write_keys(wanted.config, best.values, note):
+            written.append(wanted.config)
+        else:
+            print(f"{wanted.config} stays as it was", file=sys.stderr)
     if settings.out:
         numbers = _numbers(settings, wanted, trials, best)
         written += record.write(settings.out, "tune", numbers, lambda: _draw(settings.load, trials, best))

@@ -32,14 +32,21 @@ def run(arguments: argparse.Namespace) -> int:
 def _copy(arguments: argparse.Namespace) -> int:
     from contextlib import closing
 
+    from penult.client.arguments import Refused
     from penult.client.many import Bar
     from penult.client.verbs import has_bar
     from penult.lookup.copying import copy_collection
     from penult.lookup.opening import open_store
+    from penult.nearest import did_you_mean
 
     copied = {}
     with closing(open_store(arguments.source)) as source, closing(open_store(arguments.target)) as target:
-        for name in arguments.collections or [spec.name for spec in source.specs()]:
+        known = [spec.name for spec in source.specs()]
+        for name in arguments.collections:
+            if name not in known:
+                there = f"there is {', '.join(known)}" if known else "it holds none"
+                raise Refused(f"there is no collection {name} in FROM{did_you_mean(name, known)}; {there}")
+        for name in arguments.collections or known:
             with Bar(source.open(name).stats().items, has_bar()) as bar:
                 copied[name] = copy_collection(source, target, name, bar.add)
             if not arguments.json:

@@ -37,7 +37,7 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
         return 0
     rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
             for name, m in test.items()]  # fmt: skip
-    from penult.client.verbs import print_table
+    from penult.client.console import print_table
 
     print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")

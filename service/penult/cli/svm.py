@@ -27,12 +27,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _refit_stored(settings: Any) -> Any:
     """Fetch a collection's labelled items from a server, and fit on them."""
     from penult.client import DEFAULT_TARGET, Client
+    from penult.client.hints import explaining
     from penult.client.labelled import labelled_items
     from penult.client.security import Security
 
     target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
-    with Client(target, security=Security.from_environment()) as client:
-        told, items = labelled_items(client, settings.from_collection)
+    security, name = Security.from_environment(), settings.from_collection
+    with explaining(target, security, collection=name), Client(target, security=security) as client:
+        told, items = labelled_items(client, name)
     from penult.export.refit_stored import Stored, refit_stored
 
     ids, labels, descriptors = items

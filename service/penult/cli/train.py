@@ -66,7 +66,7 @@ def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
         print(json.dumps({"sweep": sweep.kind, "folder": str(folder), "advice": sweep_view.advice(sweep),
                           "trials": [vars(outcome) for outcome in sweep.outcomes]}))  # fmt: skip
         return 0
-    from penult.client.verbs import print_table
+    from penult.client.console import print_table
 
     print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
     print(f"{sweep_view.advice(sweep)}\npicture: {folder / 'sweep.png'}\ntable: {folder / 'table.csv'}")

@@ -36,6 +36,8 @@ def describe_all(arguments: argparse.Namespace) -> int:
     """Describe all photos into a file; return 1 if any has an error. Raises RequestFailed, PartsError."""
     with _told_in_a_line():
         source = _source(arguments)
+        if next(iter(source.ids()), None) is None:
+            raise PartsError(_nothing(source))
         with (
             Parts.open(arguments.out, arguments.restart) as parts,
             Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,

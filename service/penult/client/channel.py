@@ -17,6 +17,8 @@ from penult.client.targets import Target, TargetError, proxy_options, read_targe
 from penult.client.types import RequestFailed
 
 MOST_RETRIES = 4
+# The reason of a failure, in the place of a server's: what answers there is no gRPC server.
+NOT_GRPC = "NOT_GRPC"
 # Words of gRPC's TLS library, and what to do about them.
 _TLS_CAUSES = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is of no known authority; give --ca FILE",
@@ -117,19 +119,31 @@ def _joined(host: str, port: str) -> str:
 
 def _unreachable(details: str, target: str | Sequence[str]) -> str:
     """Return why nobody answers, as far as gRPC's words tell."""
+    if _is_another_protocol(details):
+        return f"what answers at {target} is no gRPC server"
     if "handshak" in details.lower() or "CERTIFICATE" in details:
         cause = next((word for word in _TLS_CAUSES if word in details), "")
         return f"no TLS with {target}: {_TLS_CAUSES.get(cause, 'the handshake failed')}; {details[-200:]}"
     if "closed" in details.lower() or "reset" in details.lower():
         return f"{target} hung up; a server with TLS does that to clients without: add --tls or --ca FILE"
+    ports = [one.port or "" for one in read_targets(target) if one.host]
+    if not all(ports):
+        return f"no server answers at {target}; without a port gRPC asks at 443: write HOST:PORT, say {target}:50051"
     return f"no server answers at {target}; start one with penult serve, or name another with --target"
+
+
+def _is_another_protocol(details: str) -> bool:
+    return "http1.x server" in details or "Expected SETTINGS frame as the first frame" in details
 
 
 def failure(error: Any, target: str | Sequence[str]) -> RequestFailed:
     """Return what a gRPC error means to the caller."""
     trailing = dict(error.trailing_metadata() or ())
     if error.code() is grpc.StatusCode.UNAVAILABLE and "penult-reason" not in trailing:
-        return RequestFailed("UNAVAILABLE", "", _unreachable(str(error.details()), target))
+        details = str(error.details())
+        return RequestFailed(
+            "UNAVAILABLE", NOT_GRPC if _is_another_protocol(details) else "", _unreachable(details, target)
+        )
     return RequestFailed(
         error.code().name,
         str(trailing.get("penult-reason", "")),

@@ -2,21 +2,34 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from penult.client.arguments import (
+    PARQUET,
+    Refused,
+    add_connection_arguments,
+    count,
+    distance,
+    file_to_write,
+    folder,
+)
+from penult.client.console import print_table
 from penult.client.duplicates import Pair, find_duplicates
+from penult.client.hints import explained
+from penult.client.index_pages import batches, pages, told_of
 from penult.client.many import Bar, named_photos
 from penult.client.plain import Client
 from penult.client.reindex import reindex
 from penult.client.security import from_arguments
-from penult.client.types import CollectionInfo, ItemFailure, NewItem, RequestFailed, StoredItem
-from penult.client.verbs import add_connection_arguments, has_bar, print_table
+from penult.client.types import ItemFailure, NewItem, RequestFailed, StoredItem
+from penult.client.verbs import has_bar
 from penult.folders.names import normalised
 
-_BATCH, _PAGE = 64, 500
+_BATCH = 64
 _SHOWN = 5
 
 
@@ -32,9 +45,12 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> Any:
 
 
 def index(arguments: argparse.Namespace) -> int:
-    """Run one of them. Raises RequestFailed."""
+    """Run one of them. Raises RequestFailed, Refused."""
     act: Callable[[argparse.Namespace, Client], int] = arguments.act
-    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
+    with (
+        explained(arguments, getattr(arguments, "collection", "")),
+        Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,
+    ):
         return act(arguments, client)
 
 
@@ -128,7 +144,7 @@ def _remove_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _remove(arguments: argparse.Namespace, client: Client) -> int:
-    removed = sum(client.delete_items(arguments.collection, batch) for batch in batches(iter(arguments.ids), _PAGE))
+    removed = sum(client.delete_items(arguments.collection, batch) for batch in batches(iter(arguments.ids)))
     _say(arguments, {"collection": arguments.collection, "removed": removed}, f"{removed} items removed")
     return 0
 
@@ -137,7 +153,19 @@ def _collection_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
 
 
+def _drop_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed where nobody can be asked")
+
+
 def _drop(arguments: argparse.Namespace, client: Client) -> int:
+    if not arguments.yes:
+        if arguments.json or not sys.stdin.isatty():
+            raise Refused(f"index drop would remove {arguments.collection} with all that it holds: add --yes")
+        told = told_of(client, arguments.collection)
+        print(f"Remove {told.name} with its {told.items} items? Nothing brings them back. [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise Refused(f"{told.name} stays as it is")
     client.drop_collection(arguments.collection)
     _say(arguments, {"dropped": arguments.collection}, f"{arguments.collection} is gone")
     return 0
@@ -179,7 +207,10 @@ def _stats(arguments: argparse.Namespace, client: Client) -> int:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
-    parser.add_argument("out", type=Path, metavar="OUT.parquet", help="a file that penult index add takes again")
+    parser.add_argument(
+        "out", type=file_to_write(PARQUET, "items are written as Parquet"), metavar="OUT.parquet",
+        help="a file that penult index add takes again",
+    )  # fmt: skip
 
 
 def _export(arguments: argparse.Namespace, client: Client) -> int:
@@ -205,7 +236,7 @@ def _duplicates_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument(
         "--max-distance",
-        type=float,
+        type=distance,
         default=0.02,
         metavar="D",
         help="1 - cosine of what counts as the same (%(default)s)",
@@ -233,53 +264,31 @@ def _pair_row(pair: Pair) -> list[str]:
 def _reindex_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument("--model", required=True, metavar="NAME", help="what describes the items from now on")
-    parser.add_argument("--version", type=int, default=0, metavar="V", help="which version (default: the newest)")
+    parser.add_argument("--version", type=count, default=0, metavar="V", help="which version (default: the newest)")
     parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="where the photos lie, by id (default: sources, then thumbnails)"
+        "--photos",
+        type=folder,
+        metavar="FOLDER",
+        help="where the photos lie, by id (default: sources, then thumbnails)",
     )
+    parser.add_argument("--yes", action="store_true", help="leave items out whose photos are not to be had")
 
 
 def _reindex(arguments: argparse.Namespace, client: Client) -> int:
     told = told_of(client, arguments.collection)
     with Bar(told.items, has_bar()) as bar:
         walk = partial(pages, client, told.name, descriptors=True, thumbnails=True)
-        count, lost = reindex(client, told, walk, arguments.model, arguments.version, arguments.photos, bar.add)
-    line = f"{count} items of {told.name} are described by {arguments.model} now"
+        described, lost = reindex(
+            client, told, walk, arguments.model, arguments.version, arguments.photos, bar.add, arguments.yes
+        )
+    line = f"{described} items of {told.name} are described by {arguments.model} now"
     if lost:
         line += f"; {len(lost)} were left out, for their photos are not to be had: {', '.join(lost[:_SHOWN])}"
-    _say(arguments, {"collection": told.name, "described": count, "left_out": lost}, line)
+    _say(arguments, {"collection": told.name, "described": described, "left_out": lost}, line)
     return 0
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
-
-
-def told_of(client: Client, name: str) -> CollectionInfo:
-    """Return what a collection is; raise RequestFailed."""
-    for each in client.list_collections():
-        if each.name == name:
-            return each
-    raise RequestFailed("NOT_FOUND", "COLLECTION_UNKNOWN", f"there is no collection {name}; penult index add makes one")
-
-
-def pages(client: Client, name: str, descriptors: bool = False, thumbnails: bool = False) -> Iterator[list[StoredItem]]:
-    """Yield all items of a collection, page by page. Raises RequestFailed."""
-    after = ""
-    while page := client.get_items(name, after=after, limit=_PAGE, descriptors=descriptors, thumbnails=thumbnails):
-        yield page
-        after = page[-1].id
-
-
-def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yield items in lists of a size, the last one shorter."""
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _say(arguments: argparse.Namespace, value: dict[str, Any], line: str) -> None:
@@ -296,5 +305,5 @@ _VERBS: dict[
     "export": ("Write a collection to a Parquet file.", _export_arguments, _export),
     "duplicates": ("Find items that are nearly the same.", _duplicates_arguments, _duplicates),
     "reindex": ("Describe all items anew with another model, then switch.", _reindex_arguments, _reindex),
-    "drop": ("Remove a collection.", _collection_argument, _drop),
+    "drop": ("Remove a collection, after asking.", _drop_arguments, _drop),
 }

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from penult.client.index_verbs import pages, told_of
+from penult.client.index_pages import pages, told_of
 from penult.client.many import Bar
 from penult.client.plain import Client
 from penult.client.types import CollectionInfo, RequestFailed

@@ -2,15 +2,29 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from penult.client.arguments import (
+    PICTURES,
+    Refused,
+    add_connection_arguments,
+    count,
+    distance,
+    file_to_write,
+    folder,
+)
+from penult.client.console import print_table
+from penult.client.filters import Asked, add_filter_argument, read_filter
+from penult.client.hints import explained
+from penult.client.index_pages import told_of
 from penult.client.many import named_photos
 from penult.client.plain import Client
 from penult.client.security import from_arguments
-from penult.client.types import ItemFailure, LookupAnswer, Neighbour, RequestFailed
-from penult.client.verbs import add_connection_arguments, count, failed, print_table
+from penult.client.types import ItemFailure, LookupAnswer, RequestFailed
+from penult.client.verbs import error_cell, failed
 from penult.folders.names import normalised
 
 
@@ -21,75 +35,54 @@ def add_lookup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=count, default=10, metavar="N", help="neighbours per photo (%(default)s)")
     add_filter_argument(parser)
     parser.add_argument(
-        "--max-distance", type=float, default=0.0, metavar="D", help="leave out what is further: 1 - cosine, 0 to 2"
+        "--max-distance", type=distance, default=0.0, metavar="D", help="leave out what is further: 1 - cosine, up to 2"
     )
-    parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw the photos with their neighbours")
     parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="for --sheet: where the items' photos lie, by id (their sources)"
+        "--sheet", type=file_to_write(PICTURES, "a sheet is a picture"), metavar="OUT.png",
+        help="draw the photos with their neighbours",
+    )  # fmt: skip
+    parser.add_argument(
+        "--photos",
+        type=folder,
+        metavar="FOLDER",
+        help="for --sheet: where the items' photos lie, by id (their sources)",
     )
     parser.add_argument("--model", default="", metavar="NAME", help="what describes the photos (the collection's own)")
     parser.add_argument("--version", type=count, default=0, metavar="V", help="which version (default: the newest)")
     add_connection_arguments(parser)
 
 
-def add_filter_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --filter."""
-    parser.add_argument(
-        "--filter", action="append", default=[], metavar="FIELD=VALUE",
-        help="only items like this: label=cat, price>=10, price<=20; all must hold, of one field's values any",
-    )  # fmt: skip
-
-
 def lookup(arguments: argparse.Namespace) -> int:
-    """Look photos up and print, or draw, what is near; return 1 if any photo failed. Raises RequestFailed."""
+    """Look photos up and print, or draw, what is near; return 1 if any photo failed. Raises RequestFailed, Refused."""
     images = [str(photo) for photo in named_photos(arguments.images)]
-    with Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client:
-        where = read_filter(client, arguments.collection, arguments.filter)
+    if arguments.photos and not arguments.sheet:
+        raise Refused("--photos says where a contact sheet finds photos: name the sheet with --sheet OUT.png")
+    with (
+        explained(arguments, arguments.collection),
+        Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,
+    ):
+        where = read_filter(told_of(client, arguments.collection), arguments.filter) if arguments.filter else {}
         answer = client.lookup(
             images, arguments.collection, k=arguments.k, where=where, max_distance=arguments.max_distance,
             model=arguments.model, version=arguments.version,
         )  # fmt: skip
+        asked = Asked(client, arguments.collection, where, arguments.max_distance)
+        why = {
+            image: asked.why_nothing(image, arguments.model, arguments.version)
+            for image, result in zip(images, answer.results, strict=True)
+            if not isinstance(result, ItemFailure) and not result
+        }
         if arguments.sheet:
-            _draw(client, arguments, images, answer)
+            _draw(client, arguments, images, answer, why)
     if arguments.json:
         print(json.dumps({"model": answer.model, "version": answer.version, "results": _values(images, answer)}))
+        for line in dict.fromkeys(why.values()):
+            print(f"penult: nothing found: {line}", file=sys.stderr)
     else:
-        _print(images, answer)
+        _print(images, answer, why)
         if arguments.sheet:
             print(f"sheet: {arguments.sheet}")
     return 1 if any(isinstance(result, ItemFailure) for result in answer.results) else 0
-
-
-def read_filter(client: Client, collection: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Return conditions as the client takes them; values by the collection's types. Raises RequestFailed."""
-    if not texts:
-        return {}
-    told = [each for each in client.list_collections() if each.name == collection]
-    types = {"label": "string"} | dict(told[0].fields if told else {})
-    where: dict[str, Any] = {}
-    for text in texts:
-        sign = next((sign for sign in (">=", "<=", "=") if sign in text), None)
-        if sign is None:
-            raise RequestFailed(
-                "INVALID_ARGUMENT", "FILTER", f"--filter {text}: write FIELD=VALUE, FIELD>=N or FIELD<=N"
-            )
-        name, _, value = text.partition(sign)
-        if sign == "=":
-            where.setdefault(name, []).append(_typed(value, types.get(name, "string"), text))
-        else:
-            low, high = where.get(name, (None, None))
-            bound = float(_typed(value, "number", text))
-            where[name] = (bound, high) if sign == ">=" else (low, bound)
-    return where
-
-
-def _typed(value: str, kind: str, text: str) -> Any:
-    try:
-        if kind == "boolean":
-            return {"true": True, "false": False}[value.lower()]
-        return float(value) if kind == "number" else value
-    except (KeyError, ValueError):
-        raise RequestFailed("INVALID_ARGUMENT", "FILTER", f"--filter {text}: {value!r} is no {kind}") from None
 
 
 def _values(images: Sequence[str], answer: LookupAnswer) -> list[dict[str, Any]]:
@@ -101,44 +94,50 @@ def _values(images: Sequence[str], answer: LookupAnswer) -> list[dict[str, Any]]
     ]
 
 
-def _print(images: Sequence[str], answer: LookupAnswer) -> None:
+def _print(images: Sequence[str], answer: LookupAnswer, why: dict[str, str]) -> None:
     rows = []
     for image, result in zip(images, answer.results, strict=True):
         if isinstance(result, ItemFailure):
-            rows.append([image, "", result.code, "", result.message])
+            rows.append([image, "", "", "", "", error_cell(result)])
             continue
         for place, each in enumerate(result):
             metadata = " ".join(f"{name}={value}" for name, value in each.metadata.items())
-            rows.append([image if not place else "", f"{each.similarity:.3f}", each.label, each.id, metadata])
+            rows.append([image if not place else "", f"{each.similarity:.3f}", each.label, each.id, metadata, ""])
         if not result:
-            rows.append([image, "", "", "(nothing near enough)", ""])
-    header = ["image", "similarity", "label", "id", "metadata"]
-    columns = len(header) if any(row[-1] for row in rows) else -1  # mostly there are none
-    print_table(header[:columns], [row[:columns] for row in rows])
-    print(f"model {answer.model or '?'} version {answer.version}")
+            rows.append([image, "", "", f"({why[image]})", "", ""])
+    print_table(["image", "similarity", "label", "id", "metadata", "error"], rows)
+    if answer.fingerprint:  # else no photo could be read
+        print(f"model {answer.model} version {answer.version}")
 
 
-def _draw(client: Client, arguments: argparse.Namespace, images: Sequence[str], answer: LookupAnswer) -> None:
+def _draw(
+    client: Client, arguments: argparse.Namespace, images: Sequence[str], answer: LookupAnswer, why: dict[str, str]
+) -> None:
     from penult.client.sheet import Tile, draw_sheet
 
     found = {each.id for result in answer.results if not isinstance(result, ItemFailure) for each in result}
     photos = _photos_of(client, arguments.collection, sorted(found), arguments.photos)
+    labels = _own_labels(client, arguments, images, answer)
     rows = []
     for image, result in zip(images, answer.results, strict=True):
         name = Path(image).name
         if isinstance(result, ItemFailure):
             rows.append([Tile(image, name, result.reason)])
             continue
-        label = _folder_label(image, result)
+        label = labels[image]
         tiles = [
-            Tile(photos.get(e.id), f"{e.similarity:.3f}  {e.label}", e.id, e.label == label if label else None)
-            for e in result
+            Tile(photos.get(e.id), f"{e.similarity:.3f}  {e.label}", e.id, _is_right(e.label, label)) for e in result
         ]
-        rows.append([Tile(image, label or "query", name), *tiles])
+        rows.append([Tile(image, label or "label not known", name if result else why[image]), *tiles])
     try:
         draw_sheet(rows, arguments.sheet)
     except (OSError, ValueError) as error:
         raise RequestFailed("INVALID_ARGUMENT", "SHEET", f"--sheet {arguments.sheet}: {error}") from error
+
+
+def _is_right(label: str, own: str) -> bool | None:
+    """Return whether a neighbour bears the photo's own label; None where either has none."""
+    return normalised(label) == own if label and own else None
 
 
 def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path | None) -> dict[str, Any]:
@@ -152,7 +151,23 @@ def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path
     return photos
 
 
-def _folder_label(image: str, neighbours: Sequence[Neighbour]) -> str:
-    """Return the label that the photo's folder tells, where neighbours bear such labels."""
-    folder = normalised(Path(image).resolve().parent.name)
-    return next((each.label for each in neighbours if normalised(each.label) == folder), "")
+def _own_labels(
+    client: Client, arguments: argparse.Namespace, images: Sequence[str], answer: LookupAnswer
+) -> dict[str, str]:
+    """Return each photo's own label: the folder it lies in, if any stored item bears that label; "" if it is not known.
+
+    Among the neighbours alone it need not be: all of them may be of other classes, and the sheet is to show that.
+    """
+    found = (result for result in answer.results if not isinstance(result, ItemFailure))
+    known = {normalised(each.label): True for result in found for each in result}
+    labels: dict[str, str] = {}
+    for image, result in zip(images, answer.results, strict=True):
+        name = normalised(Path(image).resolve().parent.name)
+        if name not in known and not isinstance(result, ItemFailure):
+            near = client.lookup(
+                [image], arguments.collection, k=1, where={"label": name}, model=arguments.model,
+                version=arguments.version,
+            )  # fmt: skip
+            known[name] = not isinstance(near.results[0], ItemFailure) and bool(near.results[0])
+        labels[image] = name if known.get(name) else ""
+    return labels

@@ -16,9 +16,11 @@ _MOST_IDS = 1000
 
 def reindex(
     client: Client, told: CollectionInfo, walk: Callable[[], Iterator[Sequence[StoredItem]]], model: str, version: int,
-    folder: Path | None, step: Callable[[int], None],
+    folder: Path | None, step: Callable[[int], None], may_lose: bool = False,
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Describe all items with a model, then switch; return how many, and the ids whose photos are not to be had.
+
+    Those are lost with the old collection: unless it `may_lose` them, the first page that has any ends it.
 
     `walk` begins to yield all items, with descriptors, anew. What others change meanwhile is followed, pass after pass,
     until one finds nothing new. Until the switch the old collection answers; where anything fails before, it stays.
@@ -36,6 +38,8 @@ def reindex(
                 new = [item for item in page if known.get(item.id) != _state(item)]
                 known |= {item.id: _state(item) for item in new}
                 lost |= _describe(client, scratch, told, new, model, version, folder)
+                if lost and not may_lose:
+                    raise RequestFailed("FAILED_PRECONDITION", "PHOTOS_LOST", _lost_line(told.name, sorted(lost)))
                 is_changed |= bool(new)
                 step(len(new))
             is_changed |= _follow_deletions(client, scratch, known, there, lost)
@@ -51,6 +55,14 @@ def reindex(
         _drop_quietly(client, scratch)
         raise
     return len(known) - len(lost), sorted(lost)
+
+
+def _lost_line(name: str, lost: Sequence[str]) -> str:
+    shown = ", ".join(lost[:3])
+    return (
+        f"items of {name} would be lost, for their photos are not to be had: {shown} and maybe more; name the photos' "
+        "folder with --photos, or leave such items out with --yes"
+    )
 
 
 def _describe(

@@ -1,33 +1,38 @@
-"""A contact sheet: queries down the left, each with its neighbours to the right, nearest first."""
+"""A contact sheet: queries down the left, each with its neighbours to the right, nearest first; a legend below."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from penult.bundle import errors, preprocess
+from penult.client.lettering import draw_line
 
-_TILE, _GAP, _CAPTION = 144, 12, 34
-_INK, _FAINT, _PAPER, _RIGHT, _WRONG = "#1d2733", "#6b7785", "#ffffff", "#1b7f4d", "#b3402a"
+_TILE, _GAP, _CAPTION, _LEGEND = 144, 12, 34, 26
+_INK, _FAINT, _PAPER, _RULE, _RIGHT, _WRONG = "#1d2733", "#6b7785", "#ffffff", "#d5dbe1", "#1b7f4d", "#b3402a"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A photo as a path or a file's bytes, None where it cannot be had; two lines below it."""
+    """A photo as a path or a file's bytes, None where it cannot be had; two lines below it.
+
+    `is_right` frames the tile: whether its label is the query's own; None where either is not known.
+    """
 
     photo: str | Path | bytes | None
     title: str
     note: str
-    is_right: bool | None = None  # frames the tile: the same label as the query's, another, or nothing to compare
+    is_right: bool | None = None
 
 
 def draw_sheet(rows: Sequence[Sequence[Tile]], path: Path) -> None:
     """Write a PNG with a row per query; the first tile of each is the query itself. Raises OSError."""
     columns = max(len(row) for row in rows)
     step, height = _TILE + _GAP, _TILE + _CAPTION + _GAP
-    sheet = Image.new("RGB", (2 * _GAP + columns * step + _GAP, _GAP + len(rows) * height), _PAPER)
+    size = (2 * _GAP + max(columns, 2) * step + _GAP, _GAP + len(rows) * height + _LEGEND)
+    sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
         top = _GAP + line * height
@@ -35,22 +40,33 @@ def draw_sheet(rows: Sequence[Sequence[Tile]], path: Path) -> None:
             left = _GAP + column * step + (_GAP if column else 0)
             _draw_tile(sheet, draw, tile, left, top)
         rule = _GAP + step
-        draw.line([(rule, top), (rule, top + _TILE)], fill="#d5dbe1", width=2)
+        draw.line([(rule, top), (rule, top + _TILE)], fill=_RULE, width=2)
+    _draw_legend(draw, size[1] - _LEGEND)
     sheet.save(path)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
+    """Say what the frames mean: red is no verdict on a photo whose own label nobody knows."""
+    left = _GAP
+    for colour, text in ((_RIGHT, "the photo's label"), (_WRONG, "another label"), (None, "label not known")):
+        draw.rectangle([left, top + 3, left + 10, top + 13], outline=colour or _RULE, width=3 if colour else 1)
+        draw_line(draw, left + 16, top + 1, text, 11, _FAINT, _TILE)
+        left += 118
 
 
 def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
     picture = _picture(tile.photo)
     if picture is None:
         draw.rectangle([left, top, left + _TILE, top + _TILE], fill="#eef1f4")
-        draw.text((left + _TILE // 2, top + _TILE // 2), "no photo kept", fill=_FAINT, font=_font(12), anchor="mm")
+        draw_line(draw, left + _TILE // 2 - 38, top + _TILE // 2 - 8, "no photo kept", 12, _FAINT, _TILE)
     else:
         sheet.paste(picture, (left, top))
     if tile.is_right is not None:
         colour = _RIGHT if tile.is_right else _WRONG
         draw.rectangle([left - 2, top - 2, left + _TILE + 1, top + _TILE + 1], outline=colour, width=3)
-    draw.text((left, top + _TILE + 5), _cut(draw, tile.title, 13), fill=_INK, font=_font(13))
-    draw.text((left, top + _TILE + 20), _cut(draw, tile.note, 11), fill=_FAINT, font=_font(11))
+    draw_line(draw, left, top + _TILE + 5, tile.title, 13, _INK, _TILE)
+    # An id is often a path: its end tells more.
+    draw_line(draw, left, top + _TILE + 20, tile.note, 11, _FAINT, _TILE, keeps_end=True)
 
 
 def _picture(photo: str | Path | bytes | None) -> Image.Image | None:
@@ -80,16 +96,3 @@ def thumbnail(photo: Path, side: int = 256) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _cut(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """Return a line that fits below a tile, its end kept, for ids are often paths."""
-    if draw.textlength(text, font=_font(size)) <= _TILE:
-        return text
-    while text and draw.textlength("…" + text, font=_font(size)) > _TILE:
-        text = text[1:]
-    return "…" + text

@@ -1,0 +1,81 @@
+"""What a person should know beside the server's own words: the name that was probably meant, the port that is wrong.
+
+Asked for after a request has failed, of the server itself and by what its caller may list anyway.
+"""
+
+import argparse
+import contextlib
+import http.client
+from collections.abc import Iterator
+
+from penult.client.channel import NOT_GRPC
+from penult.client.health import status
+from penult.client.plain import Client
+from penult.client.security import Security, from_arguments
+from penult.client.targets import TargetError, read_targets
+from penult.client.types import DEFAULT_TARGET, RequestFailed
+from penult.nearest import did_you_mean
+from penult.proxies import proxy_for
+
+_TIMEOUT_S = 3.0
+_SHOWN = 10
+
+
+@contextlib.contextmanager
+def explained(arguments: argparse.Namespace, collection: str = "") -> Iterator[None]:
+    """Add to a RequestFailed what there is in place of a name that is not known, or where gRPC is answered."""
+    with explaining(arguments.target, from_arguments(arguments), getattr(arguments, "model", "") or "", collection):
+        yield
+
+
+@contextlib.contextmanager
+def explaining(target: str, security: Security, model: str = "", collection: str = "") -> Iterator[None]:
+    """Do the same for these."""
+    try:
+        yield
+    except RequestFailed as error:
+        hint = ""
+        if error.reason == NOT_GRPC:
+            hint = _where_grpc_is(target, security)
+        elif error.reason in ("MODEL_UNKNOWN", "COLLECTION_UNKNOWN"):
+            with contextlib.suppress(RequestFailed), Client(target, _TIMEOUT_S, 0, security) as client:
+                if error.reason == "MODEL_UNKNOWN":
+                    hint = did_you_mean(model, {each.version.name for each in client.list_models()})
+                else:
+                    hint = _listed(collection, [each.name for each in client.list_collections()])
+        if not hint:
+            raise
+        raise RequestFailed(error.code, error.reason, error.message + hint, error.request_id) from error
+
+
+def _listed(name: str, known: list[str]) -> str:
+    shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
+    return did_you_mean(name, known) + (f"; there is {shown}" if known else "; there is none yet")
+
+
+def _where_grpc_is(target: str, security: Security) -> str:
+    """Return what to write in place of a port that speaks HTTP, as far as that can be found out."""
+    try:
+        (one,) = read_targets(target)
+    except (ValueError, TargetError):
+        return ""
+    if not _is_metrics_port(one.host, one.port):
+        return ""
+    host = f"[{one.host}]" if ":" in one.host else one.host
+    usual = f"{host}:{DEFAULT_TARGET.rpartition(':')[2]}"
+    if usual != one.name and status(usual, timeout_s=_TIMEOUT_S, security=security) in ("SERVING", "NOT_SERVING"):
+        return f"; it is penult's metrics port: gRPC is at {usual}"
+    return "; it is penult's metrics port: the line `ready grpc=…` of penult serve says where gRPC is"
+
+
+def _is_metrics_port(host: str, port: str) -> bool:
+    if proxy_for(f"http://{host}:{port}/"):
+        return False
+    connection = http.client.HTTPConnection(host, int(port or 0), timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/metrics")
+        return b"penult_" in connection.getresponse().read(1 << 20)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
