@@ -447,6 +447,10 @@ def test_training_publishes_float_and_int8(
     assert told["int8"]["float_version"] == 1
     assert told["int8"]["loss"] <= 0.5
     load(read_bundle(tmp_path / "few", 2), Placement("cpu"))
+    # Once more with --resume: both are there already, and are told of as before.
+    code, out, _ = train_int8(good_weights, "--json", "--resume")
+    assert (code, json.loads(out)) == (0, told)
+    assert versions(tmp_path / "few") == [1, 2]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

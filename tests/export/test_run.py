@@ -19,9 +19,10 @@ import torch
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import replay
 from penult.bundle.naming import versions
-from penult.bundle.reader import read_bundle
+from penult.bundle.reader import read_bundle, read_manifest
 from penult.export import publish
 from penult.export.errors import SettingsError
+from penult.export.finished import finished_int8, finished_run
 from penult.export.networks import preprocess
 from penult.export.publish import Result
 from penult.export.run import train
@@ -120,6 +121,24 @@ def test_resume_without_a_checkpoint_starts_anew(
         result.metrics | {"svm": result.metrics["svm"] | {"seconds": 0}} for result in (again, uninterrupted[0])
     )
     assert one == other
+
+
+def test_a_finished_run_is_not_repeated(
+    uninterrupted: tuple[Result, Path], options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    """--resume of a run that has ended names its version and learns nothing; other settings are another run."""
+    result, weights = uninterrupted
+    again = TrainSettings(**options, out=result.folder.parent, save_weights=weights, resume=True)
+    assert train(again) == Result(result.folder, json.loads(json.dumps(result.metrics)))
+    assert (
+        f"finished already: {result.folder}; to learn the same once more, leave --resume out" in capsys.readouterr().err
+    )
+    assert [path.name for path in result.folder.parent.iterdir()] == ["1"]
+    sha256 = read_manifest(result.folder).training["data_sha256"]
+    assert finished_run(again, sha256)
+    assert finished_run(replace(again, seed=1), sha256) is None
+    assert finished_run(again, "0" * 64) is None
+    assert finished_int8(result.folder.parent, 1) is None
 
 
 def test_frozen_stages_are_published_as_they_were_given(uninterrupted: tuple[Result, Path], tiny_weights: Path):

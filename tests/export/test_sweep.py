@@ -20,7 +20,7 @@ from penult.export.pictures_sweep import sweep_picture
 from penult.export.run import compare
 from penult.export.settings import FREEZE_ALL, TrainSettings
 from penult.export.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep, Trial, plan, trials
-from penult.export.sweep_view import advice, step, table, to_csv
+from penult.export.sweep_view import advice, best_freeze, step, table, to_csv, told
 
 PATIENCE_S = 240
 
@@ -184,30 +184,70 @@ def test_repeats_have_seeds_of_their_own(options: dict):
 
 def test_a_sweep_needs_weights(options: dict):
     """Without weights there is nothing to keep: refused in one line."""
-    settings = TrainSettings(**options | {"weights": "none", "freeze": 0}, out=Path("unused"), sweep="freeze")
     with pytest.raises(SettingsError, match="--weights"):
-        trials(settings, _splits(options))
+        TrainSettings(**options | {"weights": "none", "freeze": 0}, out=Path("unused"), sweep="freeze")
 
 
 def _made_up(
-    kind: str, accuracies: dict[tuple[str, int], tuple[float, float]], test_photos: int = 200, repeats: int = 1
+    kind: str,
+    accuracies: dict[tuple[str, int], tuple[float, float]],
+    test_photos: int = 200,
+    repeats: int = 1,
+    val: int = 0,
 ) -> Sweep:
     outcomes = [
         Outcome(*(mode, at, repeat, 100, "dense", val, test, test, test - 0.01, 5, 1.0))
         for repeat in range(repeats)
         for (mode, at), (val, test) in accuracies.items()
     ]
-    return Sweep(kind, tuple(outcomes), test_photos)
+    return Sweep(kind, tuple(outcomes), test_photos, val)
 
 
 def test_advice_on_freezing_comes_from_validation():
-    """The depth named is the best on validation photos, not on test photos; of equals the one that keeps more."""
-    sweep = _made_up("freeze", {(CONTINUE, 0): (0.8, 0.99), (CONTINUE, 3): (0.9, 0.7), (REINIT, 1): (0.9, 0.8)})
+    """The depth named is the best on validation photos, not on test photos."""
+    sweep = _made_up("freeze", {(CONTINUE, 0): (0.8, 0.99), (CONTINUE, 3): (0.9, 0.7), (REINIT, 1): (0.85, 0.8)})
     assert advice(sweep) == "best on validation photos: --freeze 3 (90.0%)"
     sweep = _made_up("freeze", {(REINIT, 2): (0.95, 0.9), (FROZEN, FREEZE_ALL): (0.9, 0.9)})
     assert advice(sweep) == "best on validation photos: --freeze 2 --reinit (95.0%)"
     sweep = _made_up("freeze", {(REINIT, 2): (0.85, 0.9), (FROZEN, FREEZE_ALL): (0.9, 0.9)})
     assert advice(sweep) == "best on validation photos: --freeze all (90.0%)"
+
+
+def test_depths_that_tie_are_told_and_the_most_frozen_is_taken():
+    """Six ways within one standard error (two of 100 photos at 96 %): all is named, with the rule; the picture agrees."""
+    ways = {(CONTINUE, at): 0.95 for at in range(4)} | {(CONTINUE, 5): 0.96, (REINIT, 2): 0.93}
+    sweep = _made_up(
+        "freeze", {key: (val, 0.9) for key, val in (ways | {(FROZEN, FREEZE_ALL): 0.945}).items()}, val=100
+    )
+    assert advice(sweep) == (
+        "best on validation photos: --freeze 5 (96.0%), but 6 ways tie within one standard error (93.5% or more of 100 "
+        "photos): take --freeze all (94.5%), the most frozen of them, which learns fastest"
+    )
+    assert best_freeze(sweep) == (FROZEN, FREEZE_ALL)
+    sweep = _made_up("freeze", {(REINIT, 3): (1.0, 0.9), (CONTINUE, 3): (1.0, 0.9), (CONTINUE, 0): (0.9, 0.9)}, val=20)
+    assert advice(sweep).startswith(
+        "best on validation photos: --freeze 3 (100.0%), the most frozen of 2 ways that tie"
+    )
+    assert best_freeze(sweep) == (CONTINUE, 3)
+
+
+def test_seeds_that_differ_widen_a_tie():
+    """Where the best way's own seeds differ by more than chance, what lies among them ties with it."""
+    sweep = _made_up("freeze", {(CONTINUE, 1): (0.9, 0.9), (CONTINUE, 4): (0.86, 0.9)}, val=10_000, repeats=2)
+    assert best_freeze(sweep) == (CONTINUE, 1)
+    moved = [replace(o, val_accuracy=o.val_accuracy + (0.05, -0.05)[o.repeat]) for o in sweep.outcomes]
+    assert best_freeze(replace(sweep, outcomes=tuple(moved))) == (CONTINUE, 4)
+
+
+def test_the_line_of_a_trial_is_that_trials():
+    """What is said after a trial are its own figures, whatever stands last in the table; all is never called 6."""
+    sweep = _made_up("freeze", {(FROZEN, FREEZE_ALL): (0.5, 0.4), (CONTINUE, 5): (0.8, 0.7)})
+    first, second = sweep.outcomes
+    assert told(sweep, first).startswith(
+        "frozen + SVM, all stages frozen: 50.0% of validation photos right, 40.0% of test"
+    )
+    assert told(sweep, second).startswith("continue, 5 stages frozen: 80.0% of validation photos right, 70.0% of test")
+    assert [row["at"] for row in csv.DictReader(to_csv(sweep).splitlines())] == ["all", "5"]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from penult.export.schedule import Schedule
 from penult.export.settings import TrainSettings
 from penult.export.workers import ALONE, Workers
 
-# The folder of what --resume needs, beside the versions, where the service does not look.
-UNFINISHED = ".training"
+NOTHING_TO_RESUME = "--resume: nothing is left of a run that was cut off, so this one starts from the beginning"
 
 
 class Checkpoint:

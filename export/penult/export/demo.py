@@ -25,6 +25,8 @@ _LOOKUP, _SHEET = _SCRATCH / "lookup", _SCRATCH / "neighbours.png"
 _MODELS = Path("models")
 _READY_TIMEOUT_S = 60
 _SHOWN = 5
+# Where `make serve` shows its page.
+_PAGE = "http://127.0.0.1:9095/"
 
 
 def main() -> int:
@@ -90,7 +92,7 @@ def _demo() -> None:
         code = server.wait(_READY_TIMEOUT_S)
     if code:
         raise PenultError("DEMO", f"the service did not stop cleanly (exit code {code})")
-    _tell_more(result.folder, {name: m["accuracy"] for name, m in result.metrics["test"].items()})
+    _say_what_to_do(result.folder, {name: m["accuracy"] for name, m in result.metrics["test"].items()}, photos[0])
 
 
 def _run(words: list[str], shown: str) -> None:
@@ -113,17 +115,16 @@ def _title(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def _tell_more(folder: Path, accuracy: dict[str, float]) -> None:
+def _say_what_to_do(folder: Path, accuracy: dict[str, float], photo: str) -> None:
+    """End with five lines, each of which works as it stands; the last one but for its PHOTOS."""
     scores = ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items())
     print(f"""
-Done: {folder} (test accuracy: {scores}).
-  report      {folder / "report" / "index.html"}
-  neighbours  {_SHEET}
-  learning    {folder / "report" / "learning_curves.png"}
-  serve it    make serve            then, in another terminal:
-              .venv/bin/penult classify --model digits {_SCRATCH}/digits-5-9/test/7/*.png
-  your own    .venv/bin/penult train PHOTOS --arch resnet18     (PHOTOS holds one folder of photos per class;
-              the weights are downloaded by torchvision; --weights FILE takes a local state dict)""")
+Done: {folder} (test accuracy: {scores}); the neighbours are drawn in {_SHEET}. What you can do now:
+  serve it         make serve
+  open its page    {_PAGE}  while it serves, and drop a photo on it
+  ask it           .venv/bin/penult classify --model {folder.parent.name} {photo}
+  read its report  {(folder / "report" / "index.html").resolve().as_uri()}
+  use your photos  .venv/bin/penult train PHOTOS --arch resnet18    (PHOTOS holds one folder per class)""")
 
 
 if __name__ == "__main__":

@@ -122,9 +122,9 @@ def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
     return float(math.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share seen on `count` photos (Wilson 1927)."""
-    spread = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2))
-    middle, scale = share + _Z95**2 / (2 * count), 1 + _Z95**2 / count
+def wilson(share: float, count: int, z: float = _Z95) -> tuple[float, float]:
+    """Return the interval of a share seen on `count` photos (Wilson 1927): of 95 %, or `z` standard errors."""
+    spread = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
     # At shares of 0 and 1 an end is the share itself; rounded, it could lie beside it.
     return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))

@@ -19,14 +19,15 @@ from penult.export import svm
 from penult.export.bundling import Measured, Result
 from penult.export.data import Photo, Splits
 from penult.export.errors import QuantizeError
+from penult.export.finished import finished_int8
 from penult.export.half import to_half
 from penult.export.photos import Batch, Cache, PhotoReader
 from penult.export.progress import say
 from penult.export.quantize import METHOD, to_int8
-from penult.export.quantize_settings import QuantizeSettings
+from penult.export.quantize_settings import QuantizeSettings, check_precision
 from penult.export.refit import Trained, draft, publish_next, seed_of, splits_as_trained
 from penult.export.runtime import ExportedModel
-from penult.export.settings import BALANCED, SVM_KERNELS, TrainSettings, check_int8
+from penult.export.settings import BALANCED, SVM_KERNELS, TrainSettings
 
 # More photos widen the ranges, fewer leave values of unseen ones outside; a few hundred are usual.
 CALIBRATION_PHOTOS = 256
@@ -36,7 +37,7 @@ _BATCH = 32
 def quantize(settings: QuantizeSettings) -> Result:
     """Publish a bundle in lower precision, or raise PenultError with what to do and nothing published."""
     bundle = read_bundle(settings.model, settings.version)
-    _check(bundle, settings.to)
+    check_precision(bundle.manifest, bundle.name, bundle.version, settings.to)
     trained = Trained.of(bundle.manifest)
     splits, seed = splits_as_trained(settings, bundle, trained), seed_of(settings, trained)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
@@ -73,7 +74,13 @@ def _to_int8(bundle: Bundle, splits: Splits, seed: int, reader: PhotoReader) -> 
 
 
 def after_training(settings: TrainSettings, float_version: int) -> Result:
-    """Publish the int8 version of what `penult train` has just published; raise as quantize() does."""
+    """Publish the int8 version of what `penult train` has published; raise as quantize() does.
+
+    With --resume it is the one that there is already, if there is one.
+    """
+    if settings.resume and (before := finished_int8(settings.out, float_version)):
+        say(f"finished already: {before.folder}")
+        return before
     return quantize(
         QuantizeSettings(
             settings.out, settings.data, float_version, val=settings.val, test=settings.test, seed=settings.seed,
@@ -144,17 +151,6 @@ def _gate(loss: dict[str, Any], settings: QuantizeSettings, bundle: Bundle) -> N
             f"published: serve version {bundle.version} as it is, or allow more",
         )
     say(f"{figures}: a loss of {loss['loss']:.2f} points, {max_loss:g} are allowed")
-
-
-def _check(bundle: Bundle, kind: str) -> None:
-    """Refuse a network that is of a lower precision already, or that would not gain."""
-    if (now := bundle.manifest.precision) != FLOAT:
-        raise QuantizeError(
-            f"{now.upper()}_ALREADY",
-            f"version {bundle.version} of {bundle.name} is {now} already; give --version of a float one",
-        )
-    if kind == INT8:
-        check_int8(bundle.manifest.architecture)
 
 
 def _svm_options(manifest: Manifest, trained: Trained) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     axis.margins(y=0.15)
     top = max(high for _, high in (interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
     axis.annotate(
-        f"best on validation:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
+        f"advised:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
         ha="right" if at > ALL_STAGES else "center", va="bottom", fontsize=8, color=INK,
     )  # fmt: skip
 

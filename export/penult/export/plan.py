@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from penult.bundle.naming import name_to_publish, versions
-from penult.export import architectures, estimate, whiten
+from penult.export import architectures, estimate, no_effect, whiten
 from penult.export.architectures import Architecture
 from penult.export.data import Photo, Splits, load_splits
+from penult.export.early import sweep_folder
 from penult.export.errors import SettingsError
 from penult.export.model import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.networks import preprocess
 from penult.export.photos import Cache, PhotoReader
 from penult.export.plan_sweep import TrialPlan, trial_plans
-from penult.export.run import sweep_folder
 from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
 from penult.export.split_folders import PARTS
 from penult.export.stages import stages_of
@@ -110,7 +110,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         bundle=str(settings.out / str(max(versions(settings.out), default=0) + 1)),
         classes=splits.classes,
         photos={part: per_class(getattr(splits, part), len(splits.classes)) for part in PARTS},
-        notes=problem + splits.notes,
+        notes=no_effect.notes(settings) + problem + splits.notes,
         advice=advice(splits, settings, needed),
         stages=stages,
         resize=spec.resize,
@@ -145,7 +145,9 @@ def _build(architecture: Architecture, settings: TrainSettings, classes: int) ->
         # A failed download has a cause; weights that torchvision lacks have none, and would never come.
         if not settings.weights.startswith("imagenet") or error.__cause__ is None:
             raise
-        net = build(architecture, replace(settings, weights="none", freeze=0, reinit=False), classes)
+        net = build(
+            architecture, replace(settings, weights="none", freeze=0, reinit=False, sweep="no", repeats=1), classes
+        )
         return net, (f"a run would stop here: {error.message}",)
 
 

@@ -36,14 +36,18 @@ def trial_plans(
     needed_bytes: int,
     device: torch.device,
 ) -> tuple[TrialPlan, ...]:
-    """Return what `settings.sweep` would try, in its order; raise SettingsError as it would.
+    """Return what `settings.sweep` would try, in its order.
 
     `batch` was measured at `settings.freeze`; reading and describing take as long at every depth.
     """
     tried = sweep.trials(replace(settings, repeats=1), splits)
     runs = [(trial, *sweep.plan(settings, splits, trial)) for trial in tried]
     # Weights do not change how long a step takes; these are thrown away. A module stays frozen, so depth only grows.
-    net = build(architecture, replace(settings, weights="none", freeze=0, reinit=False), len(splits.classes))
+    net = build(
+        architecture,
+        replace(settings, weights="none", freeze=0, reinit=False, sweep="no", repeats=1),
+        len(splits.classes),
+    )
     at_depth = {settings.freeze: batch, FREEZE_ALL: batch}
     for chosen in sorted((chosen for _, chosen, _ in runs), key=lambda chosen: chosen.freeze):
         if chosen.freeze not in at_depth:

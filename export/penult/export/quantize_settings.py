@@ -4,10 +4,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from penult.bundle.manifest import FP16, INT8
-from penult.export.errors import SettingsError
+from penult.bundle.manifest import FLOAT, FP16, INT8, Manifest
+from penult.export.errors import QuantizeError, SettingsError
 from penult.export.refit_settings import RefitSettings, add_photo_arguments
-from penult.export.settings import TrainSettings, add_max_loss
+from penult.export.settings import TrainSettings, add_max_loss, check_int8
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,16 @@ class QuantizeSettings(RefitSettings):
         super().__post_init__()
         if not 0 <= self.max_loss < 100:
             raise SettingsError("RANGE", f"--max-loss {self.max_loss:g} must be at least 0 and below 100")
+
+
+def check_precision(manifest: Manifest, name: str, version: int, kind: str) -> None:
+    """Refuse a network that is of a lower precision already, or that would not gain; raise PenultError."""
+    if (now := manifest.precision) != FLOAT:
+        raise QuantizeError(
+            f"{now.upper()}_ALREADY", f"version {version} of {name} is {now} already; give --version of a float one"
+        )
+    if kind == INT8:
+        check_int8(manifest.architecture)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

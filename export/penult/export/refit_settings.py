@@ -75,5 +75,11 @@ def from_arguments(arguments: argparse.Namespace) -> RefitSettings:
     """Turn parsed options into settings; raise SettingsError."""
     if bool(arguments.data) == bool(arguments.from_collection):
         raise SettingsError("DATA", "give either a folder of photos or --from-collection C")
+    if arguments.from_collection and (idle := [f"--{part}" for part in ("val", "test") if getattr(arguments, part)]):
+        raise SettingsError(
+            "NO_EFFECT",
+            f"{' and '.join(idle)} would have no effect with --from-collection, which sets 15 % of each label's items "
+            "aside; leave it out",
+        )
     given = {name: getattr(arguments, name) for name in RefitSettings.__dataclass_fields__}
     return RefitSettings(**given | {"data": arguments.data or Path()})

@@ -17,7 +17,7 @@ from penult.export.data import Splits
 from penult.export.evidence import Evidence, Learning
 from penult.export.illustrations import illustrate
 from penult.export.pictures import SCORER_NAMES
-from penult.export.settings import FREEZE_ALL, TrainSettings
+from penult.export.settings import TrainSettings
 from penult.export.verdict import RULE
 
 # The recall of a class with fewer test photos than this is known to twenty points at best, and is marked.
@@ -86,7 +86,7 @@ def command(settings: TrainSettings, name: str) -> str:
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", "all" if (field.name, value) == ("freeze", FREEZE_ALL) else quote(str(value))]
+            words += [f"--{flag}", quote(str(value))]
     return " ".join(words)
 
 

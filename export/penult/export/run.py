@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 
 from penult.bundle.naming import name_to_publish
-from penult.export import architectures, sweep, sweep_view, whiten
+from penult.export import architectures, no_effect, sweep, sweep_view, whiten
 from penult.export.board import Board
-from penult.export.checkpoint import UNFINISHED, Checkpoint
+from penult.export.checkpoint import NOTHING_TO_RESUME, Checkpoint
 from penult.export.data import Splits, load_splits
-from penult.export.disk import resumable, try_file, try_folder, writing
+from penult.export.disk import resumable, writing
+from penult.export.early import UNFINISHED, sweep_folder, try_places
 from penult.export.finetune import FineTuner, OnEpoch
+from penult.export.finished import finished_run
 from penult.export.history import History
 from penult.export.learner import Learner
 from penult.export.model import PenultNet, Weights, build, copy_weights
@@ -22,7 +24,7 @@ from penult.export.pictures_sweep import sweep_picture
 from penult.export.progress import say, silence
 from penult.export.publish import Result, publish
 from penult.export.settings import TrainSettings
-from penult.export.sweep import Sweep
+from penult.export.sweep import Outcome, Sweep
 from penult.export.workers import Workers, started
 
 
@@ -36,31 +38,37 @@ def train(settings: TrainSettings) -> Result:
         if not workers.is_first:
             silence()
         else:
-            _try_places(settings)
+            try_places(settings)
         with resumable():
             return _train(settings, workers)
-
-
-def _try_places(settings: TrainSettings) -> None:
-    """Write to wherever the run will write, before it learns; raise DiskError. Nothing is left there."""
-    is_sweep = settings.sweep != "no"
-    folder = sweep_folder(settings) if is_sweep else settings.out
-    try_folder("--out", settings.out, folder, folder / UNFINISHED)
-    if settings.tensorboard and not is_sweep:
-        try_folder("--tensorboard", settings.tensorboard)
-    if settings.save_weights and not is_sweep:
-        try_file("--save-weights", settings.save_weights)
 
 
 def _train(settings: TrainSettings, workers: Workers) -> Result:
     splits, photos = _prepare(settings, workers)
     checkpoint = settings.out / UNFINISHED / "checkpoint.pt"
+    before = workers.same(_ended(settings, splits, checkpoint) if workers.is_first else None)
+    if before:
+        return before
     with Board(settings.tensorboard if workers.is_first else None) as board:
         tuner, given, history = learn(settings, splits, photos, workers, checkpoint, board.add)
     result = workers.same(_finish(settings, splits, tuner.net, given, photos, history) if workers.is_first else None)
     Checkpoint(checkpoint, settings, splits.sha256, workers).remove()
     assert result is not None  # the first process has published
     return result
+
+
+def _ended(settings: TrainSettings, splits: Splits, checkpoint: Path) -> Result | None:
+    """Return what --resume finds published already, and say what it found; None if the run is to learn."""
+    if not settings.resume or checkpoint.is_file():
+        return None
+    before = finished_run(settings, splits.sha256)
+    if before is None:
+        say(NOTHING_TO_RESUME)
+        return None
+    say(f"finished already: {before.folder}; to learn the same once more, leave --resume out")
+    if settings.save_weights and not settings.save_weights.exists():
+        say(f"note: --save-weights {settings.save_weights} is not written: only a run that learns has the weights")
+    return before
 
 
 def compare(settings: TrainSettings) -> Sweep:
@@ -70,7 +78,7 @@ def compare(settings: TrainSettings) -> Sweep:
         if not workers.is_first:
             silence()
         else:
-            _try_places(settings)
+            try_places(settings)
 
         def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Learner, History]:
             tuner, _, history = learn(trial, part, photos, workers, checkpoint)
@@ -82,16 +90,12 @@ def compare(settings: TrainSettings) -> Sweep:
             return sweep.run(settings, splits, workers, learn_one, folder, partial(_show, folder))
 
 
-def _show(folder: Path, found: Sweep) -> None:
+def _show(folder: Path, found: Sweep, latest: Outcome | None) -> None:
     with writing(folder):
         (folder / "table.csv").write_text(sweep_view.to_csv(found))
         (folder / "sweep.png").write_bytes(sweep_picture(found))
-    say(" ".join(sweep_view.table(found)[-1]))
-
-
-def sweep_folder(settings: TrainSettings) -> Path:
-    """Return where a sweep's table and picture lie: beside the versions, where the service does not look."""
-    return settings.out / f"sweep-{settings.sweep}"
+    if latest:
+        say(sweep_view.told(found, latest))
 
 
 def learn(
@@ -155,5 +159,5 @@ def _introduce(settings: TrainSettings, splits: Splits, workers: Workers) -> Non
         f"{counts['test']} to test; {settings.arch} on {workers.device.type}"
         + (f", {workers.size} processes" if workers.are_joined else "")
     )
-    for note in splits.notes:
+    for note in (*no_effect.notes(settings), *splits.notes):
         say(f"note: {note}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from penult.export import no_effect
 from penult.export.errors import SettingsError
 
 ALL_STAGES = 5
@@ -39,15 +40,6 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Where int8 pays on CPUs; on mobilenet_v3_small it took 2.2 times as long as float, on efficientnet_b0 1.3 times
 # (research/ceilings.md, section 2): depthwise convolutions have too little arithmetic to save.
 INT8_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny5")
-# What a sweep, which learns many networks and keeps none, has nothing to do with.
-_NOT_SWEPT = {
-    "int8": "publishes nothing",
-    "whiten": "publishes nothing",
-    "save_weights": "keeps no network",
-    "tensorboard": "writes no event files",
-}
-# What one-cycle ignores: given with it, these options would promise what does not happen.
-_PLATEAU_ONLY = ("lr_factor", "lr_patience", "stop_patience")
 
 
 @dataclass(frozen=True)
@@ -114,30 +106,21 @@ class TrainSettings:
                 raise SettingsError(
                     "RANGE", f"{flag} {getattr(self, name)} must be at least {lowest:g} and below {below:g}"
                 )
+        no_effect.refuse(self)
         self._check_schedule()
         if self.int8:
             check_int8(self.arch)
-        elif self.max_loss != TrainSettings.max_loss:
-            raise SettingsError("INT8", "--max-loss limits what --int8 may lose; add --int8, or leave it out")
         self._check_views()
         self._check_sweep()
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
     def _check_sweep(self) -> None:
-        """Refuse what a sweep would pass over, and what only a sweep looks at."""
-        if self.sweep == "no":
-            if self.repeats > 1:
-                raise SettingsError(
-                    "REPEATS", "--repeats counts the seeds of a sweep; add --sweep freeze or labels, or leave it out"
-                )
-            return
-        for option, why in _NOT_SWEPT.items():
-            if getattr(self, option):
-                raise SettingsError(
-                    option.upper(),
-                    f"--sweep {why}, so --{option.replace('_', '-')} has no effect; leave one of them out",
-                )
+        """Refuse a sweep that would have nothing to compare."""
+        if self.sweep != "no" and self.weights == "none":
+            raise SettingsError(
+                "SWEEP", "--sweep compares what given weights are worth; give --weights FILE or imagenet"
+            )
         if self.sweep == "labels" and self.freeze == FREEZE_ALL:
             raise SettingsError(
                 "FREEZE",
@@ -160,15 +143,7 @@ class TrainSettings:
 
     def _check_schedule(self) -> None:
         """Refuse a schedule whose parts work against each other."""
-        if self.schedule == ONE_CYCLE:
-            given = [name for name in _PLATEAU_ONLY if getattr(self, name) != getattr(TrainSettings, name)]
-            if given:
-                raise SettingsError(
-                    "SCHEDULE",
-                    f"--{given[0].replace('_', '-')} has no effect with --schedule onecycle, whose rates and end are "
-                    "fixed beforehand; leave it out, or use --schedule plateau",
-                )
-        elif self.stop_patience <= 2 * (self.lr_patience + 1):
+        if self.schedule == PLATEAU and self.stop_patience <= 2 * (self.lr_patience + 1):
             raise SettingsError(
                 "PATIENCE",
                 f"--stop-patience {self.stop_patience} would stop before a lower learning rate could help; it must be "
@@ -205,6 +180,7 @@ class TrainSettings:
         }
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in local}
         values["weights"] = Path(self.weights).name
+        values["freeze"] = freeze_text(self.freeze)
         return values | {name: Path(str(values[name])).name for name in ("val", "test")}
 
 
@@ -368,6 +344,11 @@ def from_arguments(arguments: argparse.Namespace) -> TrainSettings:
     if values["freeze"] is None:
         values["freeze"] = 0 if values["weights"] == "none" else TrainSettings.freeze
     return TrainSettings(**values)
+
+
+def freeze_text(count: int) -> int | str:
+    """Return what --freeze takes for a number of stages: 0 to 5, or all."""
+    return "all" if count > ALL_STAGES else count
 
 
 def _freeze(text: str) -> int:

@@ -21,15 +21,16 @@ import torch
 
 from penult.bundle.manifest import DENSE, SVM
 from penult.export import svm
-from penult.export.checkpoint import UNFINISHED
+from penult.export.checkpoint import NOTHING_TO_RESUME
 from penult.export.data import Splits
 from penult.export.disk import writing
+from penult.export.early import UNFINISHED
 from penult.export.errors import SettingsError
 from penult.export.history import History
 from penult.export.learner import Learner
 from penult.export.model import PenultNet
 from penult.export.progress import say
-from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings
+from penult.export.settings import ALL_STAGES, FREEZE_ALL, TrainSettings, freeze_text
 from penult.export.workers import Workers
 
 CONTINUE, REINIT, FROZEN = "continue", "re-initialise", "frozen + SVM"
@@ -69,11 +70,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All that a sweep found, in order; `test_photos` is what the intervals rest on."""
+    """All that a sweep found, in order; the intervals rest on `test_photos`, the choice on `val_photos`."""
 
     kind: str
     outcomes: tuple[Outcome, ...]
     test_photos: int
+    val_photos: int = 0
 
     def points(self, mode: str) -> dict[int, list[Outcome]]:
         """Return the outcomes of one mode by place, each with its repeats."""
@@ -89,9 +91,7 @@ class Sweep:
 
 
 def trials(settings: TrainSettings, splits: Splits) -> list[Trial]:
-    """Return what the sweep will try, cheapest first where that does not matter; raise SettingsError."""
-    if settings.weights == "none":
-        raise SettingsError("SWEEP", "--sweep compares what given weights are worth; give --weights FILE or imagenet")
+    """Return what the sweep will try, cheapest first where that does not matter."""
     repeats = range(settings.repeats)
     if settings.sweep == "freeze":
         modes = [(FROZEN, FREEZE_ALL)]
@@ -107,22 +107,28 @@ def run(
     workers: Workers,
     learn: Learn,
     folder: Path,
-    on_outcome: Callable[[Sweep], None],
+    on_outcome: Callable[[Sweep, Outcome | None], None],
 ) -> Sweep:
-    """Run every trial that is not in `folder` yet, and tell `on_outcome` of what there is; raise PenultError."""
+    """Run every trial that is not in `folder` yet; raise PenultError.
+
+    `on_outcome` gets all that there is, and the trial that has just ended: None for those of a run before.
+    """
     record = _Record(folder / "trials.json", settings, splits, workers)
     wanted = trials(settings, splits)
+    if settings.resume:
+        say(f"{len(record.done)} of {len(wanted)} trials were finished before" if record.done else NOTHING_TO_RESUME)
     if record.done and workers.is_first:
-        on_outcome(record.sweep)  # a run cut off after a trial's record had not drawn it
+        on_outcome(record.sweep, None)  # a run cut off after a trial's record had not drawn it
     for number, trial in enumerate(wanted, 1):
         if trial in record.done:
             continue
         say(f"trial {number} of {len(wanted)}: {_title(settings, trial)}")
         checkpoint = folder / UNFINISHED / f"{number}.pt"
-        record.add(_try(*plan(settings, splits, trial), trial, learn, checkpoint))
+        outcome = _try(*plan(settings, splits, trial), trial, learn, checkpoint)
+        record.add(outcome)
         if workers.is_first:
             checkpoint.unlink(missing_ok=True)
-            on_outcome(record.sweep)
+            on_outcome(record.sweep, outcome)
     return record.sweep
 
 
@@ -176,7 +182,7 @@ class _Record:
     def __init__(self, path: Path, settings: TrainSettings, splits: Splits, workers: Workers) -> None:
         self._path, self._workers = path, workers
         self._identity = [settings.as_json(), splits.sha256]
-        self.sweep = Sweep(settings.sweep, (), len(splits.test))
+        self.sweep = Sweep(settings.sweep, (), len(splits.test), len(splits.val))
         before = workers.same(path.read_text() if workers.is_first and settings.resume and path.is_file() else "")
         if before:
             self._load(json.loads(before))
@@ -236,7 +242,12 @@ def _longer(settings: TrainSettings, times: float) -> TrainSettings:
 
 
 def _title(settings: TrainSettings, trial: Trial) -> str:
-    where = (
-        f"{trial.at} photos per class" if settings.sweep == "labels" else f"{min(trial.at, ALL_STAGES)} stages frozen"
-    )
-    return f"{trial.mode}, {where}" + (f", seed {settings.seed + trial.repeat}" if settings.repeats > 1 else "")
+    seed = f", seed {settings.seed + trial.repeat}" if settings.repeats > 1 else ""
+    return f"{way(settings.sweep, trial)}{seed}"
+
+
+def way(kind: str, trial: Trial | Outcome) -> str:
+    """Name one way to learn, for a person."""
+    if kind == "labels":
+        return f"{trial.mode}, {trial.at} photos per class"
+    return f"{trial.mode}, {freeze_text(trial.at)} stages frozen"

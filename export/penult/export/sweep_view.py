@@ -9,22 +9,24 @@ from dataclasses import asdict, fields
 import numpy as np
 
 from penult.export.evaluate import wilson
-from penult.export.settings import ALL_STAGES
-from penult.export.sweep import REINIT, Outcome, Sweep
+from penult.export.settings import freeze_text
+from penult.export.sweep import REINIT, Outcome, Sweep, way
 
 _WORTH_LABELLING = 0.01
+# What the mean of equal accuracies may differ by.
+_ROUNDING = 1e-9
 AXES = {"freeze": "stages frozen", "labels": "labels per class"}
 
 
 def table(sweep: Sweep) -> list[list[str]]:
     """Return rows for a person: mode, place, validation and test accuracy (means over repeats), the scorer chosen."""
-    rows = []
+    found = []
     for mode in sweep.modes():
         for at, repeats in sweep.points(mode).items():
             val, test = (mean(repeats, name) for name in ("val_accuracy", "test_accuracy"))
             scorer = Counter(outcome.scorer for outcome in repeats).most_common(1)[0][0]
-            rows.append([mode, place(sweep.kind, at), f"{val:.1%}", f"{test:.1%}", scorer])
-    return rows
+            found.append([mode, place(sweep.kind, at), f"{val:.1%}", f"{test:.1%}", scorer])
+    return found
 
 
 def to_csv(sweep: Sweep) -> str:
@@ -32,8 +34,24 @@ def to_csv(sweep: Sweep) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(outcome) for outcome in sweep.outcomes)
+    writer.writerows(rows(sweep))
     return text.getvalue()
+
+
+def rows(sweep: Sweep) -> list[dict[str, object]]:
+    """Return a row of plain values per trial; a place that is no number of stages is "all", as --freeze takes it."""
+    return [
+        asdict(outcome) | ({"at": freeze_text(outcome.at)} if sweep.kind == "freeze" else {})
+        for outcome in sweep.outcomes
+    ]
+
+
+def told(sweep: Sweep, outcome: Outcome) -> str:
+    """Return the line of one trial that has ended."""
+    return (
+        f"{way(sweep.kind, outcome)}: {outcome.val_accuracy:.1%} of validation photos right, "
+        f"{outcome.test_accuracy:.1%} of test photos, by the {outcome.scorer} scorer"
+    )
 
 
 def mean(outcomes: list[Outcome], name: str) -> float:
@@ -43,7 +61,7 @@ def mean(outcomes: list[Outcome], name: str) -> float:
 
 def place(kind: str, at: int) -> str:
     """Name a place on the axis of a kind of sweep."""
-    return "all" if kind == "freeze" and at > ALL_STAGES else str(at)
+    return str(freeze_text(at)) if kind == "freeze" else str(at)
 
 
 def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
@@ -73,15 +91,47 @@ def advice(sweep: Sweep) -> str:
 
 
 def best_freeze(sweep: Sweep) -> tuple[str, int]:
-    """Return mode and place that are best on validation photos; of equals the one that keeps more, and is faster."""
-    found = {(mode, at): mean(o, "val_accuracy") for mode in sweep.modes() for at, o in sweep.points(mode).items()}
-    return max(found, key=lambda key: (found[key], key[1]))
+    """Return mode and place to choose: the most frozen of those that tie with the best on validation photos.
+
+    Of the same depth it is the one that continues. The more is frozen, the faster a run is.
+    """
+    return max(_ties(sweep)[0], key=lambda key: (key[1], key[0] != REINIT))
+
+
+def _ties(sweep: Sweep) -> tuple[dict[tuple[str, int], float], float]:
+    """Return mode and place of all that tie with the best on validation photos, best first, and the least of a tie.
+
+    They tie within one standard error of the best, as its Wilson interval has it; where its repeats differ by more,
+    within that. (The one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".)
+    """
+    found = {(mode, at): o for mode in sweep.modes() for at, o in sweep.points(mode).items()}
+    accuracy = {key: mean(outcomes, "val_accuracy") for key, outcomes in found.items()}
+    ranked = sorted(accuracy, key=lambda key: (-accuracy[key], -key[1], key[0] == REINIT))
+    best = accuracy[ranked[0]]
+    by_chance = best - wilson(best, sweep.val_photos, z=1)[0] if sweep.val_photos else 0.0
+    by_seed = float(np.std([outcome.val_accuracy for outcome in found[ranked[0]]]))
+    least = best - max(by_chance, by_seed)
+    return {key: accuracy[key] for key in ranked if accuracy[key] >= least - _ROUNDING}, least
 
 
 def _freeze_advice(sweep: Sweep) -> str:
-    mode, at = best_freeze(sweep)
-    options = f"--freeze {place(sweep.kind, at)}" + (" --reinit" if mode == REINIT else "")
-    return f"best on validation photos: {options} ({mean(sweep.points(mode)[at], 'val_accuracy'):.1%})"
+    (ties, least), chosen = _ties(sweep), best_freeze(sweep)
+    best, most = next(iter(ties.items()))
+    said = f"best on validation photos: {_options(best)} ({most:.1%})"
+    if len(ties) == 1:
+        return said
+    rule = f"tie within one standard error ({least:.1%} or more of {sweep.val_photos} photos)"
+    if chosen == best:
+        return f"{said}, the most frozen of {len(ties)} ways that {rule}"
+    return (
+        f"{said}, but {len(ties)} ways {rule}: take {_options(chosen)} ({ties[chosen]:.1%}), the most frozen of them, "
+        "which learns fastest"
+    )
+
+
+def _options(key: tuple[str, int]) -> str:
+    mode, at = key
+    return f"--freeze {freeze_text(at)}" + (" --reinit" if mode == REINIT else "")
 
 
 def _label_advice(sweep: Sweep) -> str:

@@ -1,11 +1,17 @@
-"""What `penult train`, `svm` and `quantize` print of the version that they published."""
+"""What `penult train`, `svm` and `quantize` print of the version that they published, and what to do with it."""
 
 import argparse
 import json
+import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def publish_next(
@@ -15,18 +21,17 @@ def publish_next(
     started = time.monotonic()
     result = publish()
     seconds = round(time.monotonic() - started, 1)
-    code = show_published(arguments, result, **told(result.metrics), seconds=seconds)
+    code = show_last(arguments, result, **told(result.metrics), seconds=seconds)
     print(f"done in {seconds} s", file=sys.stderr)
     return code
 
 
-def check_given(settings: Any) -> None:
-    """Refuse a model or a folder that is not there, or cannot be learnt from, before slow libraries are imported."""
-    from penult.bundle.reader import choose_version
-    from penult.export.data import check_folders
-
-    choose_version(settings.model, settings.version)
-    check_folders(settings.data, settings.model, settings.val, settings.test)
+def show_last(arguments: argparse.Namespace, result: Any, **more: object) -> int:
+    """Print what was published, and what to do next: the command has nothing else to do."""
+    code = show_published(arguments, result, **more)
+    if not arguments.json:
+        print("\n".join(next_steps(result.folder, arguments.data)))
+    return code
 
 
 def show_published(arguments: argparse.Namespace, result: Any, **more: object) -> int:
@@ -41,8 +46,49 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
 
     print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
-    print(f"bundle: {result.folder}\nreport: {result.folder / 'report' / 'index.html'}")
+    print(f"bundle: {result.folder}")
+    print(f"report: {link(result.folder / 'report' / 'index.html')}")
     return 0
+
+
+def next_steps(bundle: Path, photos: Path | None) -> list[str]:
+    """Return what to do with a bundle models/NAME/VERSION, a line each; a photo below `photos` is the example."""
+    from penult.service.config import ServeConfig
+
+    config, program = ServeConfig(), _program()
+    name, repository = bundle.resolve().parent.name, bundle.parent.parent
+    is_default = repository.resolve() == config.models.resolve()
+    serve = f"{program} serve" if is_default else f"{program} serve --models {shlex.quote(str(repository))}"
+    example = photos and first_photo(photos)
+    photo = shlex.quote(str(example)) if example else "PHOTO"
+    return [
+        f"serve:  {serve}",
+        f"page:   http://{config.host}:{config.metrics_port}/ while it serves: drop a photo on it",
+        f"ask:    {program} classify --model {name} {photo}",
+    ]
+
+
+def link(file: Path) -> str:
+    """Return a file's address, which terminals and browsers open."""
+    return file.resolve().as_uri()
+
+
+def first_photo(folder: Path) -> Path | None:
+    """Return the first photo below a folder, in a test/ folder if there is one; None if there is none."""
+    for start in (folder / "test", folder):
+        for where, folders, files in os.walk(start):
+            folders[:] = sorted(each for each in folders if not each.startswith("."))
+            if found := [each for each in files if each.lower().endswith(_PHOTO_SUFFIXES) and each[0] != "."]:
+                return Path(where) / min(found)
+    return None
+
+
+def _program() -> str:
+    """Return what was typed to run this program, if it is penult's own script."""
+    typed, found = Path(sys.argv[0]), shutil.which("penult")
+    if typed.name != "penult" or (found and typed.exists() and typed.samefile(found)):
+        return "penult"
+    return shlex.quote(str(typed))
 
 
 def as_json(result: Any, **more: object) -> dict[str, object]:

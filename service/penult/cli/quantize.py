@@ -3,17 +3,18 @@
 import argparse
 from typing import Any
 
-from penult.cli.published import check_given, publish_next
+from penult.cli.published import publish_next
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, measure and publish; return 0."""
+    from penult.export.early import check_next_version
     from penult.export.quantize_settings import from_arguments
 
     settings = from_arguments(arguments)
+    check_next_version(settings)
 
     def publish() -> Any:
-        check_given(settings)
         from penult.export.lower_precision import quantize
 
         return quantize(settings)

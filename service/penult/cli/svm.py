@@ -4,19 +4,20 @@ import argparse
 import os
 from typing import Any
 
-from penult.cli.published import check_given, publish_next
+from penult.cli.published import publish_next
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit and publish; return 0."""
+    from penult.export.early import check_next_version
     from penult.export.refit_settings import from_arguments
 
     settings = from_arguments(arguments)
+    check_next_version(settings)
 
     def publish() -> Any:
         if settings.from_collection:
             return _refit_stored(settings)
-        check_given(settings)
         from penult.export.refit import refit
 
         return refit(settings)

@@ -7,19 +7,17 @@ import sys
 from typing import Any
 
 from penult.cli import fail
-from penult.cli.published import as_json, show_published
+from penult.cli.published import as_json, link, next_steps, show_last, show_published
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, compare settings, or show the plan; return 0, or 1 if int8 is refused."""
+    from penult.export.early import check_training
     from penult.export.settings import from_arguments
     from penult.heap import keep_all_blocks
 
     settings = from_arguments(arguments)
-    if os.environ.get("RANK", "0") == "0":
-        from penult.export.data import check_folders
-
-        check_folders(settings.data, settings.out, settings.val, settings.test)
+    check_training(settings)
     keep_all_blocks()  # every step takes and frees the same activations
     print("loading PyTorch", file=sys.stderr)
     if settings.dry_run:
@@ -34,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = train(settings)
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, the first process speaks for all
-    return _add_int8(arguments, settings, result) if settings.int8 else show_published(arguments, result)
+    return _add_int8(arguments, settings, result) if settings.int8 else show_last(arguments, result)
 
 
 def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
@@ -49,25 +47,28 @@ def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
     except PenultError as error:
         if arguments.json:
             show_published(arguments, result, int8={"refused": error.message})
+        else:
+            print("\n".join(next_steps(result.folder, arguments.data)))
         return fail(f"version {result.folder.name} is published, in float; {error.message}")
     if arguments.json:
         return show_published(arguments, result, int8=as_json(added, **added.metrics["int8"]))
-    return show_published(arguments, added)
+    return show_last(arguments, added)
 
 
 def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
     from penult.export import sweep_view
-    from penult.export.run import compare, sweep_folder
+    from penult.export.early import sweep_folder
+    from penult.export.run import compare
 
     sweep, folder = compare(settings), sweep_folder(settings)
     if os.environ.get("RANK", "0") != "0":
         return 0
     if arguments.json:
         print(json.dumps({"sweep": sweep.kind, "folder": str(folder), "advice": sweep_view.advice(sweep),
-                          "trials": [vars(outcome) for outcome in sweep.outcomes]}))  # fmt: skip
+                          "trials": sweep_view.rows(sweep)}))  # fmt: skip
         return 0
     from penult.client.console import print_table
 
     print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
-    print(f"{sweep_view.advice(sweep)}\npicture: {folder / 'sweep.png'}\ntable: {folder / 'table.csv'}")
+    print(f"{sweep_view.advice(sweep)}\npicture: {link(folder / 'sweep.png')}\ntable: {folder / 'table.csv'}")
     return 0
