@@ -53,10 +53,11 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
 
 def next_steps(bundle: Path, photos: Path | None) -> list[str]:
     """Return what to do with a bundle models/NAME/VERSION, a line each; a photo below `photos` is the example."""
+    from penult.bundle.naming import model_name, parent
     from penult.service.config import ServeConfig
 
     config, program = ServeConfig(), _program()
-    name, repository = bundle.resolve().parent.name, bundle.parent.parent
+    name, repository = model_name(parent(bundle)), parent(parent(bundle))
     is_default = repository.resolve() == config.models.resolve()
     serve = f"{program} serve" if is_default else f"{program} serve --models {shlex.quote(str(repository))}"
     example = photos and first_photo(photos)
