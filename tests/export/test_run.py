@@ -262,7 +262,7 @@ def test_photos_as_a_camera_makes_them_can_be_learnt_from(options: dict[str, Any
         TrainSettings(**options | {"epochs": 1, "head_epochs": 2}, val=str(tmp_path / "val"), out=tmp_path / "d")
     )
     (note,) = (note for note in result.metrics["notes"] if "MiB" in note)
-    assert note.startswith("1 of these have more than the 63 MiB, 200,000,000 pixels and 65,500 pixels a side that ")
+    assert note.startswith("1 of these are above the limits of training and penult serve (63 MiB, 200,000,000 pixels, ")
     assert "too-large.png (IMAGE_TOO_MANY_BYTES)" in note
     bundle = read_bundle(result.folder.parent)
     assert max(map(len, bundle.goldens.images)) < 10_000

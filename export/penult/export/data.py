@@ -202,7 +202,7 @@ def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
     """Note photos that are larger than training and the service take."""
     if large := [entry for entry in named if entry[1] in ("IMAGE_TOO_MANY_BYTES", "IMAGE_TOO_MANY_PIXELS")]:
         notes.append(
-            f"{len(large)} of these have more than the {DEFAULT_LIMITS} that training and penult serve take; make them "
+            f"{len(large)} of these are above the limits of training and penult serve ({DEFAULT_LIMITS}); make them "
             f"smaller: {_some(large)}"
         )
 

@@ -43,8 +43,9 @@ class ImageLimits:
     max_decoded_pixels: int = 200_000_000
 
     def __str__(self) -> str:
-        """Name what files may have, as messages, notes and docs do."""
-        return f"{self.max_bytes >> 20} MiB, {self.max_pixels:,} pixels and {self.max_side:,} pixels a side"
+        """Name what a file may have, as notes and docs do."""
+        sizes = f"{self.max_bytes >> 20} MiB, {self.max_pixels:,} pixels, {self.max_side:,} pixels a side"
+        return f"{sizes}, {4 * self.max_decoded_pixels / 1e6:,.0f} MB of memory to decode it"
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raise ImageError for an empty file or one above `max_bytes`."""
