@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from penult.bundle.writer import publish
 from penult.client import Client, RequestFailed
 from penult.export import refit as refit_module
 from penult.export.bundling import Result
-from penult.export.data import load_splits
+from penult.export.data import Photo, Splits, load_splits
 from penult.export.errors import SettingsError
 from penult.export.refit import refit
 from penult.export.refit_settings import RefitSettings
+from penult.export.refit_stored import Stored, _split
 from penult.export.settings import TrainSettings
 from penult.service.loading import Placement, load
 from penult.v1 import penult_pb2 as pb
@@ -284,6 +286,30 @@ def test_photos_are_set_aside_as_in_training(model: Path, digits: Path, tmp_path
     refit(RefitSettings(model, flat, kernel="linear", version=1, seed=4, val="0.3"))
     record = read_bundle(model, 3).manifest.training["svm"]
     assert record["data_sha256"] == load_splits(replace(wanted, seed=4, val="0.3")).sha256
+
+
+_NFC, _NFD = "p\u00e9ch\u00e9", "pe\u0301che\u0301"
+
+
+def test_a_bundles_spelling_of_a_class_stays():
+    """A network of before whose class is in another Unicode form keeps it, its order and its dense head."""
+    photos = tuple(Photo(Path(str(label)), label) for label in (0, 1))
+    found = refit_module._in_order(Splits(("a", _NFC), photos, (), (), ()), (_NFD, "a"), ("other",))
+    assert found.classes == (_NFD, "a")
+    assert [photo.label for photo in found.train] == [1, 0]
+
+
+@pytest.mark.parametrize("order", [("b", "a"), (_NFD, "a"), ("other",)])
+def test_stored_labels_in_two_unicode_forms_are_one(order: tuple[str, ...]):
+    """Items labelled on two systems are one class; the network's spelling is kept where its classes are the same."""
+    names = ("a", _NFC) if _NFD in order or "other" in order else order
+    labels = [name if name != _NFC or number % 2 else _NFD for number in range(8) for name in names]
+    rows = np.random.default_rng(0).standard_normal((16, 4), dtype=np.float32)
+    splits = _split(Stored("c", "f", tuple(map(str, range(16))), tuple(labels), rows), order, seed=0)
+    assert splits.classes == (names if "other" in order else order)
+    for photo in splits.train + splits.val + splits.test:
+        told = labels[int(str(photo.path))]
+        assert unicodedata.normalize("NFC", splits.classes[photo.label]) == unicodedata.normalize("NFC", told)
 
 
 def test_another_split_than_the_networks_is_noted(renamed: Result):

@@ -24,6 +24,7 @@ from penult.export.refit import Trained, draft, introduce, publish_next, seed_of
 from penult.export.refit_settings import RefitSettings
 from penult.export.runtime import ExportedHead, ExportedModel
 from penult.export.split_folders import PARTS
+from penult.folders.names import normalised
 
 WHITENED = "the stored descriptors are whitened, and the dense head reads them raw"
 _MAY_BE_KNOWN = (
@@ -81,13 +82,14 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
 
 
 def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
-    """Set some of each class aside, by seed; classes in the network's order where they are the same."""
-    classes = tuple(sorted(set(stored.labels)))
-    classes = order if sorted(order) == list(classes) else classes
+    """Set some of each class aside, by seed; classes in the network's order and spelling where they are the same."""
+    labels, known = ([normalised(name) for name in given] for given in (stored.labels, order))
+    classes = sorted(set(labels))
+    classes = known if sorted(known) == classes else classes
     if len(classes) < 2:
         raise DataError("DATA_ONE_CLASS", f"the items of {stored.collection} bear fewer than two labels; label more")
     for name in classes:
-        count = stored.labels.count(name)
+        count = labels.count(name)
         if count < FEWEST_PER_CLASS:
             raise DataError(
                 "DATA_FEW",
@@ -96,12 +98,12 @@ def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
             )
     items = [
         Photo(Path(id_), classes.index(label), _digest(vector))
-        for id_, label, vector in zip(stored.ids, stored.labels, stored.descriptors, strict=True)
+        for id_, label, vector in zip(stored.ids, labels, stored.descriptors, strict=True)
     ]
     left, test = hold_out(items, _FRACTION, f"{seed} test", _LEARNT_FROM + 1)
     train, val = hold_out(left, _FRACTION, f"{seed} val", _LEARNT_FROM)
     notes = (f"learnt from the stored items of collection {stored.collection}; no photo was seen", _MAY_BE_KNOWN)
-    return Splits(classes, tuple(train), tuple(val), tuple(test), notes)
+    return Splits(order if classes == known else tuple(classes), tuple(train), tuple(val), tuple(test), notes)
 
 
 def _measured(items: tuple[Photo, ...], stored: Stored, head: ExportedHead | None) -> Measured:
