@@ -131,6 +131,14 @@ def test_what_cannot_work_is_refused_in_one_line(penult, server, options, word, 
     assert word in line
 
 
+def test_the_grpc_port_gives_no_metrics(penult, server):
+    """The other port, which people mix up, answers no HTTP: one line without what came back."""
+    code, out, err = penult("--target", server.target, "--raw", "--metrics", f"http://{server.target}/metrics")
+    (line,) = err.splitlines()
+    assert (code, out) == (1, "")
+    assert "no HTTP is spoken there; penult serve prints the address" in line
+
+
 def test_no_server_is_one_line(penult):
     """A target where nobody listens is named, with what to do."""
     code, _, err = penult("--target", "127.0.0.1:1", "--raw", *QUICK)

@@ -89,7 +89,7 @@ def test_the_verb(tmp_path, make_database, make_items, capsys):
         assert cli.main(["index", "copy", "lookup", url, "twoo"]) == 1
         assert (
             capsys.readouterr().err
-            == "penult: there is no collection twoo in FROM; did you mean two?; there is one, two\n"
+            == "penult: there is no collection twoo in FROM; there is one, two; did you mean two?\n"
         )
         assert cli.main(["index", "copy", "lookup", "mysql://x"]) == 1
         assert "postgresql://" in capsys.readouterr().err

@@ -136,7 +136,9 @@ def _scrape(url: str) -> dict[str, float]:
             lines = answer.read().decode().splitlines()
         found = dict(line.split()[:2] for line in lines if line.startswith((_CPU, _BATCHES, _BATCHED)))
         return {name: float(found[name]) for name in (_CPU, _BATCHES, _BATCHED)}
-    except (OSError, HTTPException, ValueError, KeyError) as error:
+    except HTTPException as error:
+        raise BenchError(f"--metrics {url}: no HTTP is spoken there; penult serve prints the address") from error
+    except (OSError, ValueError, KeyError) as error:
         raise BenchError(
             f"--metrics {url} gives no metrics of penult ({error}); penult serve prints its address"
         ) from error

@@ -45,7 +45,7 @@ def _copy(arguments: argparse.Namespace) -> int:
         for name in arguments.collections:
             if name not in known:
                 there = f"there is {', '.join(known)}" if known else "it holds none"
-                raise Refused(f"there is no collection {name} in FROM{did_you_mean(name, known)}; {there}")
+                raise Refused(f"there is no collection {name} in FROM; {there}{did_you_mean(name, known)}")
         for name in arguments.collections or known:
             with Bar(source.open(name).stats().items, has_bar()) as bar:
                 copied[name] = copy_collection(source, target, name, bar.add)

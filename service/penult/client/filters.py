@@ -37,7 +37,7 @@ def read_filter(told: CollectionInfo, texts: Sequence[str]) -> dict[str, Any]:
         name, _, value = text.partition(sign)
         if name not in types:
             known = ", ".join(types)
-            line = f"--filter {text}: {told.name} has no field {name!r}{did_you_mean(name, types)}; there is {known}"
+            line = f"--filter {text}: {told.name} has no field {name!r}; there is {known}{did_you_mean(name, types)}"
             raise RequestFailed("INVALID_ARGUMENT", "FILTER", line)
         if sign == "=":
             where.setdefault(name, []).append(_typed(value, types[name], text))

@@ -50,7 +50,7 @@ def explaining(target: str, security: Security, model: str = "", collection: str
 
 def _listed(name: str, known: list[str]) -> str:
     shown = ", ".join(known[:_SHOWN]) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
-    return did_you_mean(name, known) + (f"; there is {shown}" if known else "; there is none yet")
+    return (f"; there is {shown}" if known else "; there is none yet") + did_you_mean(name, known)
 
 
 def _where_grpc_is(target: str, security: Security) -> str:

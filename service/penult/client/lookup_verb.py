@@ -104,8 +104,8 @@ def _print(images: Sequence[str], answer: LookupAnswer, why: dict[str, str]) -> 
             metadata = " ".join(f"{name}={value}" for name, value in each.metadata.items())
             rows.append([image if not place else "", f"{each.similarity:.3f}", each.label, each.id, metadata, ""])
         if not result:
-            rows.append([image, "", "", f"({why[image]})", "", ""])
-    print_table(["image", "similarity", "label", "id", "metadata", "error"], rows)
+            rows.append([image, "", "", "", "", why[image]])
+    print_table(["image", "similarity", "label", "id", "metadata", "note"], rows)
     if answer.fingerprint:  # else no photo could be read
         print(f"model {answer.model} version {answer.version}")
 
