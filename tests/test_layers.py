@@ -113,7 +113,7 @@ KNOWN_TO = {
     "pynvml": {"penult.service.gpu_metrics"},
     "starlette": {
         "penult.service.http", "penult.service.http_parts", "penult.service.oip_http", "penult.service.status_page",
-        "penult.service.trying",
+        "penult.service.trying", "penult.service.reports",
     },
     "uvicorn": {"penult.service.http", "penult.service.http_protocol"},
     "grpc_health": {"penult.service.ports", "penult.service.server"},
@@ -123,7 +123,7 @@ KNOWN_TO = {
     "pickletools": {"penult.service.unpickle"},
     "sklearn": {
         "penult.export.svm", "penult.export.evaluate", "penult.export.descriptor_map", "penult.export.demo",
-        "penult.export.whiten",
+        "penult.export.whiten", "penult.export.baseline",
     },
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {

@@ -139,8 +139,8 @@ def archives(parts: Parts, rng: np.random.Generator) -> Iterator[tuple[str, Spoi
             arrays = dict(opened)
         for key in keys:
             for what, change in _CHANGES.items():
-                if (key, what) in (("references", "shorter"), ("references", "double")):
-                    continue  # fewer or more photos to be near to are a good baseline
+                if (key, what) in _GOOD_CHANGES:
+                    continue
                 try:
                     data = _npz(arrays, **{key: change(arrays[key])})
                 except (TypeError, ValueError):
@@ -157,7 +157,9 @@ def archives(parts: Parts, rng: np.random.Generator) -> Iterator[tuple[str, Spoi
 
 
 _GOLDEN = ("image_bytes", "image_lengths", "crops", "logits", "descriptor", "svm_scores")
-_BASELINE = ("references", "numbers", "class_share", "confidence")
+_BASELINE = ("references", "numbers", "class_share", "confidence", "mean", "directions", "residual", "photos")
+# Fewer or more photos to be near to are a good baseline, and so is one of an older penult.
+_GOOD_CHANGES = {("references", "shorter"), ("references", "double"), ("residual", "missing"), ("photos", "missing")}
 _CHANGES: dict[str, Callable[[np.ndarray], Any]] = {
     "missing": lambda a: None,
     "shorter": lambda a: a[:-1],

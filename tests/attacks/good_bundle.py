@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from penult.bundle.baseline import Baseline
+from penult.bundle.baseline import Baseline, Limit, Residual
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess, crop_encoded
@@ -84,7 +84,11 @@ def make(root: Path, kernel: str = "rbf", seed: int = 0) -> Good:
     scores = as_columns(pipeline.decision_function(found))
     goldens = Goldens(images, np.stack([crop_encoded(p, SPEC) for p in images]), logits, found, scores)
     units = descriptors[:20] / np.linalg.norm(descriptors[:20], axis=1, keepdims=True)
-    baseline = Baseline(units, 0.5, 0.01, 0.1, np.full(3, 1 / 3, np.float32), {"dense": 0.8, "svm": 0.9})
+    directions = np.linalg.qr(units.T)[0][:, :2].astype(np.float32)
+    baseline = Baseline(
+        units, Limit(0.5, 0.01, 0.2, 40), 0.1, np.full(3, 1 / 3, np.float32), {"dense": 0.8, "svm": 0.9},
+        photos=20, residual=Residual(units.mean(axis=0), directions), residual_limit=Limit(0.4, 0.02, 0.3, 40),
+    )  # fmt: skip
     manifest = Manifest("columns", CLASSES, SPEC, LENGTH, "svm", {"dense": 1.0, "svm": 1.0})
     files = {
         "model.onnx": model.SerializeToString(),

@@ -50,15 +50,16 @@ def one_line(stderr: str) -> str:
 
 
 def test_classify_prints_a_table(penult, photo_paths):
-    """People get a header, a line per photo with label (novel or not), probability, score, and which model answered."""
+    """People get a line per photo with label (novel or not), probability, distance and score, and what answered."""
     code, out, err = penult("classify", *photo_paths[:3], "--model", "digits", "--scorer", "svm")
-    header, *rows, last = out.splitlines()
+    header, *rows, last, note = out.splitlines()
     assert (code, err) == (0, "")
-    assert header.split() == ["image", "label", "probability", "score"]
+    assert header.split() == ["image", "label", "probability", "distance", "score"]
     assert [row.split()[0] for row in rows] == [str(path) for path in photo_paths[:3]]
     for row in rows:
-        assert re.fullmatch(r"\S+ +\d(?: \(novel\))? +\d+\.\d% +-?\d+\.\d\d", row)
+        assert re.fullmatch(r"\S+ +\d(?: \(novel\))? +\d+\.\d% +\d\.\d\d +-?\d+\.\d\d", row)
     assert last == "model digits version 1, scorer svm"
+    assert note.startswith("distance: ")
 
 
 def test_describe_prints_a_table(penult, photo_paths, bundle):
@@ -117,7 +118,7 @@ def test_a_failed_photo_is_an_error_in_its_place(penult, photo_paths, tmp_path, 
     assert "JPEG, PNG or WebP" in results[1]["error"]["message"]
     assert "absent.png" in results[2]["error"]["message"]
     code, out, _ = penult(verb, *images)
-    header, *rows, _ = out.splitlines()
+    header, *rows = out.splitlines()[: 1 + len(images)]
     assert (code, header.split()[-1]) == (1, "error")
     at = header.index("error")
     assert [row[at:].partition(":")[0] for row in rows] == ["", "INVALID_ARGUMENT", "NOT_FOUND", ""]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from penult.bundle.baseline import Baseline
+from penult.bundle.baseline import Baseline, Limit
 from penult.service.fronts_metrics import FrontsMetrics
 from penult.service.metrics import OTHERS, Metrics
 from penult.service.signals import Signals
@@ -60,7 +60,9 @@ def test_the_docs_list_every_metric_with_its_labels():
 def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
     """Most named on validation photos, classes have series of their own; the others' counts and shares add up."""
     shares = {"rare": 0.0, "most": 0.5, "some": 0.3, "few": 0.2}
-    baseline = Baseline(np.eye(1, 4, dtype=np.float32), 1.0, 0.0, 0.0, np.array([*shares.values()], np.float32), {})
+    baseline = Baseline(
+        np.eye(1, 4, dtype=np.float32), Limit(1.0, 0.0), 0.0, np.array([*shares.values()], np.float32), {}
+    )
     model = SimpleNamespace(
         name="m", version=1, manifest=SimpleNamespace(classes=tuple(shares)), baseline=baseline, scorers=("svm",)
     )

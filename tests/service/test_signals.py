@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from penult import cli
-from penult.bundle.baseline import BASELINE_NAME, Baseline
+from penult.bundle.baseline import BASELINE_NAME, Baseline, Limit
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import FileEntry, Manifest
 from penult.bundle.reader import read_bundle, read_manifest
@@ -63,13 +63,14 @@ def test_noise_is_novel_and_test_photos_are_not(client, own_photos):
     assert sum(result.is_novel for result in strange.results) >= 45
 
 
-def test_novelty_is_the_distance_to_a_training_photo(client, models, own_photos):
-    """The served number is 1 - cosine to the nearest reference of baseline.npz, for every scorer."""
-    baseline = read_bundle(models / "digits").baseline
+def test_novelty_is_what_the_main_directions_leave_over(client, models, own_photos):
+    """The served number is the length of the unit descriptor's rest outside baseline.npz's subspace, for every scorer."""
+    residual = read_bundle(models / "digits").baseline.residual
     photos = [*own_photos[:5], *noise(3)]
-    units = np.stack(client.describe(photos).results)
+    units = np.stack(client.describe(photos).results).astype(np.float64)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    expected = [1 - max(float(unit @ reference) for reference in baseline.references) for unit in units]
+    outside = np.eye(len(residual.mean)) - residual.directions @ residual.directions.T
+    expected = np.linalg.norm((units - residual.mean) @ outside, axis=1)
     for scorer in ("dense", "svm"):
         found = [result.novelty for result in client.classify(photos, scorer=scorer).results]
         assert found == pytest.approx(expected, abs=1e-5)
@@ -138,8 +139,9 @@ def test_the_baseline_is_stated(running, samples, models, trained):
     for scorer in ("dense", "svm"):
         told = trained.metrics["val"][scorer]["mean_confidence"]
         assert found["penult_baseline_confidence", MODEL[0], ("scorer", scorer), MODEL[1]] == pytest.approx(told)
-    assert found["penult_baseline_novel_share", *MODEL] <= 0.01
-    assert 0 < found["penult_baseline_neighbour_distance", *MODEL] < baseline.threshold
+    assert found["penult_baseline_novel_share", *MODEL] <= 0.03
+    assert 0 < found["penult_baseline_neighbour_distance", *MODEL] < baseline.nearest.threshold
+    assert found["penult_baseline_photos", *MODEL] == baseline.photos == trained.metrics["val"]["dense"]["photos"]
 
 
 def test_the_command_line_marks_what_is_novel(running, tmp_path, own_photos, capsys):
@@ -150,6 +152,9 @@ def test_the_command_line_marks_what_is_novel(running, tmp_path, own_photos, cap
     assert cli.main(["classify", *photos, "--target", running.target]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert ["(novel)" in line for line in lines[1:3]] == [False, True]
+    near, far = (float(line.split("%")[1].split()[0]) for line in lines[1:3])
+    assert near <= 1 < far
+    assert lines[-1].startswith("distance: from the training photos; 1 is the model's limit")
     assert cli.main(["classify", *photos, "--target", running.target, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["results"]
     assert [each["is_novel"] for each in told] == [False, True]
@@ -226,7 +231,7 @@ def test_a_wrong_baseline_is_refused(copy_model, tmp_path):
     """A baseline of another model, put in with its digest made right, is no baseline of this one."""
     folder = copy_model(tmp_path / "models")
     manifest: Manifest = read_manifest(folder / "1")
-    other = Baseline(np.eye(4, dtype=np.float32), 0.1, 0, 0.1, np.full(10, 0.1, np.float32), {}).to_bytes()
+    other = Baseline(np.eye(4, dtype=np.float32), Limit(0.1, 0), 0.1, np.full(10, 0.1, np.float32), {}).to_bytes()
     (folder / "1" / BASELINE_NAME).write_bytes(other)
     files = dict(manifest.files) | {BASELINE_NAME: FileEntry.of(other)}
     (folder / "1" / "manifest.json").write_bytes(replace(manifest, files=files).to_json())

@@ -338,8 +338,9 @@ class Classification(_message.Message):
     probability: _builtins.float
     """Its probability after temperature scaling on the validation photos, 0 to 1; all classes sum to 1."""
     novelty: _builtins.float
-    """How far the photo lies from those that the model was made with: 1 - cosine to the nearest of some training photos'
-    descriptors, 0 to 2. Absent for bundles without a baseline.
+    """How far the photo lies from those that the model was made with, 0 to 2: what is left over of its unit descriptor
+    outside of the main directions of the training photos', or, with bundles of before, 1 - cosine to the nearest of
+    those. It means something beside the threshold only. Absent for bundles without a baseline.
     """
     is_novel: _builtins.bool
     """Whether that is above the threshold: the classes above may then mean little."""

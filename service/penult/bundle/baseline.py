@@ -1,13 +1,16 @@
 """baseline.npz: what descriptors and answers were like when the model was made, for later ones to be held against.
 
-How novel a photo is, is how far its descriptor lies from the nearest of some training photos' (Sun et al., "Out-of-
-Distribution Detection with Deep Nearest Neighbors", ICML 2022), as 1 - cosine: the distance that lookup speaks of, too.
+How novel a photo is, is how much of its descriptor is left over when the directions in which training photos differ are
+taken away (the residual of Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022). Bundles of
+before hold the distance to the nearest of some training photos instead (Sun et al., "Out-of-Distribution Detection with
+Deep Nearest Neighbors", ICML 2022), as 1 - cosine; newer ones hold both, so that a penult of before can serve them.
 """
 
 import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,42 +22,119 @@ from penult.bundle.scores import Floats
 
 BASELINE_NAME = "baseline.npz"
 _MOST_REFERENCES, _MOST_BYTES = 100_000, 128 << 20
+_MOST_PHOTOS = 10**9
+_Z = 1.96  # for 95 %
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The novelty above which a photo counts as novel, and what it was found on.
+
+    `share` of the `photos` that were held out lay above `threshold`, half of them above `usual`. Bundles of before do
+    not say how many there were, nor what was usual: both are 0.
+    """
+
+    threshold: float
+    share: float
+    usual: float = 0.0
+    photos: int = 0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The share of the model's own kind of photos that may lie above, 95 % (Wilson); 0 to 1 where unknown."""
+        if not self.photos:
+            return 0.0, 1.0
+        shrink = 1 + _Z**2 / self.photos
+        centre = (self.share + _Z**2 / (2 * self.photos)) / shrink
+        half = _Z * math.sqrt(self.share * (1 - self.share) / self.photos + (_Z / (2 * self.photos)) ** 2) / shrink
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Where training photos lie: around `mean` [length], along `directions` [length, n], orthonormal; float32."""
+
+    mean: Floats
+    directions: Floats
+
+    def distance(self, descriptors: Floats) -> Floats:
+        """Return how long the rest of each unit descriptor is, float32 [N], of float32 [N, length]."""
+        rest = descriptors / _lengths(descriptors)[:, None] - self.mean
+        squares = np.einsum("ij,ij->i", rest, rest)
+        along = rest @ self.directions
+        found: Floats = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", along, along), np.float32(0)))
+        return found
+
+
+def nearest_distance(references: Floats, descriptors: Floats) -> Floats:
+    """Return 1 - cosine to the nearest of unit `references` [n, length], float32 [N], of float32 [N, length]."""
+    nearest: NDArray[np.float32] = (descriptors @ references.T).max(axis=1)
+    found: Floats = 1 - nearest / _lengths(descriptors)
+    return np.maximum(found, np.float32(0))
+
+
+def _lengths(descriptors: Floats) -> Floats:
+    """Return how long each descriptor is, never 0."""
+    found: Floats = np.maximum(np.sqrt(np.einsum("ij,ij->i", descriptors, descriptors)), np.float32(1e-12))
+    return found
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What validation photos showed.
+    """What held-out photos showed.
 
-    `references`: unit descriptors of training photos, float32 [n, descriptor_length]. `threshold`: the novelty above
-    which a photo counts as novel; `novel_share` of the validation photos lay above it, and `distance` is their mean
-    novelty. `class_share`: how often the default scorer named each class, float32 [classes]. `confidence`: by scorer,
-    the mean probability of the best class.
+    `references`: unit descriptors of training photos, float32 [n, descriptor_length], and the `nearest` limit of the
+    distance to them; `distance` is the mean of validation photos'. `class_share`: how often the default scorer named
+    each class, float32 [classes]. `confidence`: by scorer, the mean probability of the best class. `photos`: how many
+    validation photos that was, 0 where it is not known. `residual` and its limit: the measure, None in old bundles.
     """
 
     references: Floats
-    threshold: float
-    novel_share: float
+    nearest: Limit
     distance: float
     class_share: Floats
     confidence: Mapping[str, float]
+    photos: int = 0
+    residual: Residual | None = None
+    residual_limit: Limit | None = None
+
+    @property
+    def limit(self) -> Limit:
+        """The limit of `novelty`."""
+        return self.residual_limit or self.nearest
+
+    @property
+    def threshold(self) -> float:
+        """The novelty above which a photo counts as novel."""
+        return self.limit.threshold
 
     def novelty(self, descriptors: Floats) -> Floats:
-        """Return 1 - cosine to the nearest reference, float32 [N], of descriptors float32 [N, descriptor_length]."""
-        lengths = np.sqrt(np.einsum("ij,ij->i", descriptors, descriptors))
-        nearest: NDArray[np.float32] = (descriptors @ self.references.T).max(axis=1)
-        found: Floats = 1 - nearest / np.maximum(lengths, np.float32(1e-12))
-        return np.maximum(found, np.float32(0))
+        """Return how far photos lie from the training photos, float32 [N], of float32 [N, descriptor_length]."""
+        if self.residual:
+            return self.residual.distance(descriptors)
+        return nearest_distance(self.references, descriptors)
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
+        near, more = self.nearest, dict[str, Any]()
+        if self.residual and self.residual_limit:
+            limit = self.residual_limit
+            more = {
+                "mean": self.residual.mean,
+                "directions": self.residual.directions,
+                "residual": np.array([limit.threshold, limit.share, limit.usual], dtype=np.float64),
+            }
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             references=self.references,
-            numbers=np.array([self.threshold, self.novel_share, self.distance], dtype=np.float64),
+            numbers=np.array([near.threshold, near.share, self.distance], dtype=np.float64),
             class_share=self.class_share,
             scorers=np.array(list(self.confidence), dtype=np.str_),
             confidence=np.array(list(self.confidence.values()), dtype=np.float64),
+            usual=np.float64(near.usual),
+            photos=np.array([self.photos, self.limit.photos], dtype=np.int64),
+            **more,
         )
         return buffer.getvalue()
 
@@ -62,36 +142,70 @@ class Baseline:
     def from_bytes(cls, data: bytes, manifest: Manifest) -> "Baseline":
         """Read the file's bytes; raise BundleError where they do not belong to the manifest."""
         try:
-            arrays = read_npz(data, _MOST_BYTES)
-            threshold, novel_share, distance = (float(number) for number in arrays["numbers"])
-            confidence = dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True))
-            found = cls(
-                np.ascontiguousarray(arrays["references"]), threshold, novel_share, distance,
-                arrays["class_share"], confidence,
-            )  # fmt: skip
+            found = _read(read_npz(data, _MOST_BYTES))
             _check(found, manifest)
         except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("BASELINE_INVALID", f"{BASELINE_NAME} cannot be right; restore the bundle") from error
         return found
 
 
+def _read(arrays: Mapping[str, NDArray[Any]]) -> Baseline:
+    threshold, share, distance = (float(number) for number in arrays["numbers"])
+    # What bundles of before do not hold.
+    photos, held_out = (int(count) for count in arrays["photos"]) if "photos" in arrays else (0, 0)
+    usual = float(arrays["usual"]) if "usual" in arrays else 0.0
+    residual = limit = None
+    if "residual" in arrays:
+        residual = Residual(arrays["mean"], np.ascontiguousarray(arrays["directions"]))
+        far, above, middle = (float(number) for number in arrays["residual"])
+        limit = Limit(far, above, middle, held_out)
+    return Baseline(
+        np.ascontiguousarray(arrays["references"]), Limit(threshold, share, usual, held_out), distance,
+        arrays["class_share"], dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True)),
+        photos, residual, limit,
+    )  # fmt: skip
+
+
 def _check(found: Baseline, manifest: Manifest) -> None:
     """Raise ValueError for what would fail, or mislead, when it is used."""
-    references, shares = found.references, found.class_share
+    references, shares, length = found.references, found.class_share, manifest.descriptor_length
     is_right = (
         references.dtype == shares.dtype == np.float32
         and references.ndim == 2
         and 1 <= len(references) <= _MOST_REFERENCES
-        and references.shape[1] == manifest.descriptor_length
+        and references.shape[1] == length
         and bool(np.isfinite(references).all() and np.abs(np.linalg.norm(references, axis=1) - 1).max() < 1e-3)
         and shares.shape == (len(manifest.classes),)
         and bool((shares >= 0).all() and (shares <= 1).all())
-        and 0 < found.threshold <= 2
-        and 0 <= found.novel_share <= 1
         and 0 <= found.distance <= 2
+        and 0 <= found.photos <= _MOST_PHOTOS
+        and all(_is_right_limit(limit) for limit in (found.nearest, found.limit))
         and all(name in manifest.scorers for name in found.confidence)
         and all(0 <= value <= 1 for value in found.confidence.values())
-        and math.isfinite(found.threshold)
+        and (found.residual is None or _is_right_residual(found.residual, length))
     )
     if not is_right:
         raise ValueError("baseline")
+
+
+def _is_right_limit(limit: Limit) -> bool:
+    return (
+        0 < limit.threshold <= 2
+        and 0 <= limit.share <= 1
+        and 0 <= limit.usual <= 2
+        and 0 <= limit.photos <= _MOST_PHOTOS
+    )
+
+
+def _is_right_residual(residual: Residual, length: int) -> bool:
+    mean, directions = residual.mean, residual.directions
+    return (
+        mean.dtype == directions.dtype == np.float32
+        and mean.shape == (length,)
+        and directions.ndim == 2
+        and len(directions) == length >= directions.shape[1]
+        # What is bounded cannot overflow below; NaN is no smaller than anything.
+        and bool((np.abs(mean) <= 1.001).all() and (np.abs(directions) <= 1.001).all())
+        and bool(np.linalg.norm(mean) <= 1.001)
+        and bool(np.abs(directions.T @ directions - np.eye(directions.shape[1])).max(initial=0.0) < 1e-3)
+    )

@@ -152,9 +152,11 @@ class Bar:
     def counted(self, batch: Sequence[Photo], answer: Answer) -> list[PhotoAnswer[Any]]:
         """Count a batch, and return what each of its photos was answered."""
         self.add(len(batch))
-        scorer = answer.scorer if isinstance(answer, ClassifyAnswer) else ""
+        scorer, threshold = (
+            (answer.scorer, answer.novelty_threshold) if isinstance(answer, ClassifyAnswer) else ("", None)
+        )
         return [
-            PhotoAnswer(photo, answer.model, answer.version, answer.fingerprint, scorer, result)
+            PhotoAnswer(photo, answer.model, answer.version, answer.fingerprint, scorer, result, threshold)
             for photo, result in zip(batch, answer.results, strict=True)
         ]
 

@@ -113,7 +113,10 @@ class DescribeAnswer:
 
 @dataclass(frozen=True)
 class PhotoAnswer(Generic[Result]):
-    """One photo of many: what answered, and a Classification or a descriptor, or why there is none."""
+    """One photo of many: what answered, and a Classification or a descriptor, or why there is none.
+
+    A Classification is novel above `novelty_threshold` (None: unknown).
+    """
 
     photo: Photo
     model: str
@@ -121,6 +124,7 @@ class PhotoAnswer(Generic[Result]):
     fingerprint: str
     scorer: str
     result: Result | ItemFailure
+    novelty_threshold: float | None = None
 
 
 @dataclass(frozen=True)

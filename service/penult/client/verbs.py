@@ -20,7 +20,7 @@ from penult.client.hints import explained
 from penult.client.many import named_photos
 from penult.client.plain import Client
 from penult.client.security import from_arguments
-from penult.client.types import ItemFailure, Neighbours
+from penult.client.types import Classification, ItemFailure, Neighbours
 
 _NEIGHBOURS = 10
 _NOT_AS_TEXT = "descriptors are written as Parquet (--json without --out prints them as text)"
@@ -79,19 +79,30 @@ def classify(arguments: argparse.Namespace) -> int:
             )
         )  # fmt: skip
     rows, values = [], []
-    for image, r in ((str(answer.photo), answer.result) for answer in answers):
+    for answer in answers:
+        image, r = str(answer.photo), answer.result
         if isinstance(r, ItemFailure):
-            rows.append([image, "", "", "", error_cell(r)])
+            rows.append([image, "", "", "", "", error_cell(r)])
             values.append(failed(image, r))
             continue
-        rows.append([image, r.label + " (novel)" * r.is_novel, f"{r.probability:.1%}", f"{r.score:.2f}", ""])
+        far = _distance(r, answer.novelty_threshold)
+        rows.append([image, r.label + " (novel)" * r.is_novel, f"{r.probability:.1%}", far, f"{r.score:.2f}", ""])
         classes = [vars(scored) for scored in r.classes]
         value = {"image": image, "label": r.label, "score": r.score, "probability": r.probability, "classes": classes}
         if r.novelty is not None:
             value |= {"novelty": r.novelty, "is_novel": r.is_novel}
         values.append(value | ({"neighbours": [vars(each) for each in r.neighbours]} if neighbours else {}))
-    scorer = _last(answers).scorer
-    return _show(arguments, answers, ["image", "label", "probability", "score", "error"], rows, values, scorer=scorer)
+    last = _last(answers)
+    header = ["image", "label", "probability", "distance", "score", "error"]
+    code = _show(arguments, answers, header, rows, values, scorer=last.scorer)
+    if last.novelty_threshold is not None and not arguments.json:
+        print("distance: from the training photos; 1 is the model's limit, above it (novel) a class may mean nothing")
+    return code
+
+
+def _distance(found: Classification, threshold: float | None) -> str:
+    """Return how far a photo lies from the training photos, in units of the model's limit; "" if that is unknown."""
+    return f"{found.novelty / threshold:.2f}" if threshold and found.novelty is not None else ""
 
 
 def _neighbours(arguments: argparse.Namespace) -> Neighbours | None:

@@ -31,7 +31,7 @@ class Answer:
     descriptor: Floats
     # The nearest stored items, nearest first; none where they were not asked for.
     neighbours: tuple[Hit, ...] = ()
-    # 1 - cosine to the nearest training photo, and whether that is above the threshold; None without a baseline.
+    # How far the photo lies from the training photos, and whether that is above the threshold; None without a baseline.
     novelty: float | None = None
     is_novel: bool = False
 

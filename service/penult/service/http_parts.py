@@ -1,6 +1,7 @@
 """What routes over HTTP have in common: a body within bounds, and errors as statuses with a hint when to come back."""
 
 import asyncio
+import ipaddress
 import math
 
 from starlette.requests import Request
@@ -50,3 +51,12 @@ def hints(error: PenultError) -> dict[str, str]:
         headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
         headers["retry-after-ms"] = str(error.retry_after_ms)
     return headers
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a Host header names this machine and no other: a loopback address, or localhost."""
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name == "localhost"

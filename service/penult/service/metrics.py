@@ -155,7 +155,12 @@ class Metrics(Exposition):
             *_MODEL, "scorer",
         )  # fmt: skip
         self.baseline_novel_share = self._gauge(
-            "penult_baseline_novel_share", "Share of validation photos above the novelty threshold.", *_MODEL
+            "penult_baseline_novel_share",
+            "Share of the photos that were held out that lay above the novelty threshold.",
+            *_MODEL,
+        )
+        self.baseline_photos = self._gauge(
+            "penult_baseline_photos", "Validation photos that the baseline was measured on.", *_MODEL
         )
         self.baseline_distance = self._gauge(
             "penult_baseline_neighbour_distance",
@@ -219,8 +224,10 @@ class Metrics(Exposition):
             self.baseline_class_share.labels(*model, label).set(share)
         for scorer, confidence in baseline.confidence.items():
             self.baseline_confidence.labels(*model, scorer).set(confidence)
-        self.baseline_novel_share.labels(*model).set(baseline.novel_share)
+        self.baseline_novel_share.labels(*model).set(baseline.limit.share)
         self.baseline_distance.labels(*model).set(baseline.distance)
+        if baseline.photos:
+            self.baseline_photos.labels(*model).set(baseline.photos)
 
     def forget_answers(self, model: tuple[str, str], classes: Iterable[str], scorers: Iterable[str]) -> None:
         """Let go of a model's series, so that reloading does not heap them up; files of several fronts keep them."""
@@ -232,7 +239,7 @@ class Metrics(Exposition):
             for label in labels:
                 _forget(family, *model, label)
         for family in (self.novelty_ratio, self.novel, self.neighbour_distance, self.baseline_novel_share,
-                       self.baseline_distance):  # fmt: skip
+                       self.baseline_distance, self.baseline_photos):  # fmt: skip
             _forget(family, *model)
 
     def _counter(self, name: str, told: str, *labels: str) -> Counter:

@@ -5,7 +5,6 @@ no other web page can use it through a visitor's browser (Origin, Sec-Fetch-Site
 """
 
 import base64
-import ipaddress
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto
 from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentable
 from penult.service.gate import Gate
-from penult.service.http_parts import CLIENT_GONE, hints, read_body, status_of
+from penult.service.http_parts import CLIENT_GONE, hints, is_loopback, read_body, status_of
 from penult.service.loading import ServedModel
 from penult.service.logs import request_id
 from penult.service.lookups import Lookups, Query
@@ -95,7 +94,7 @@ class Try:
         is_ours = origin in ("", f"http://{host}", f"https://{host}")
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         # A name that somebody else's DNS gave this address is no name of this machine.
-        is_named = self._config.try_photos == "on" or _is_loopback(host)
+        is_named = self._config.try_photos == "on" or is_loopback(host)
         if not (is_ours and is_own and is_named):
             raise NotAllowed("TRY_FOREIGN", "only the status page itself may ask here, under this machine's own name")
         # A form of another page cannot send this type, and a script not without being asked for leave first.
@@ -118,6 +117,7 @@ class Try:
             "novelty": answer.novelty,
             "is_novel": answer.is_novel,
             "novelty_threshold": model.baseline.threshold if model.baseline else None,
+            "novelty_limit": _limit(model),
             "neighbours": await self._neighbours(model, answer, asked.get("collection", "")),
         }
 
@@ -162,6 +162,14 @@ class Try:
         ]  # fmt: skip
 
 
+def _limit(model: ServedModel) -> dict[str, Any] | None:
+    """Return what the threshold stands for: shares and a distance of photos that were held out; None if unknown."""
+    if not model.baseline:
+        return None
+    limit = model.baseline.limit
+    return {"share_above": limit.share, "interval": limit.interval, "usual": limit.usual, "photos": limit.photos}
+
+
 def _usable(outcomes: Sequence[Outcome]) -> Answer:
     (outcome,) = outcomes
     if isinstance(outcome, PenultError):
@@ -172,11 +180,3 @@ def _usable(outcomes: Sequence[Outcome]) -> Answer:
 def _picture(thumbnail: bytes) -> str:
     is_one = thumbnail.startswith(_JPEG) and len(thumbnail) <= _THUMBNAIL_MAX_BYTES
     return base64.b64encode(thumbnail).decode() if is_one else ""
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return name == "localhost"

@@ -82,8 +82,8 @@ function curve(values, places, what, format) {
 }
 
 // A share as a bar, beside what is usual as an upright mark.
-function bar(share, usual) {
-  const svg = shape("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+function bar(share, usual, kind = "") {
+  const svg = shape("svg", { class: kind, viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   svg.append(shape("rect", { width: 100 * Math.min(share || 0, 1), height: 10 }));
   // Twice, so that the mark is seen on the bar and beside it.
   const mark = (kind) => shape("line", { class: kind, x1: 100 * usual, x2: 100 * usual, y1: 0, y2: 10 });

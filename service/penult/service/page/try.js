@@ -29,11 +29,22 @@ function nearest(items) {
 
 function verdict(told) {
   const [best] = told.scorers[told.default_scorer];
-  const sentence = isKnown(told.novelty) ? `${told.is_novel ? "▲ Unlike" : "Like"} the training photos: novelty ${told.novelty.toFixed(3)}, `
-    + `threshold ${told.novelty_threshold.toFixed(3)}.` : null;
   return make("div", {}, make("p", { class: "figure" }, make("b", {}, best.label), ` ${percent(best.probability)}`),
     make("p", { class: "quiet" }, `${told.model} version ${told.version}, in ${time(told.ms)}`),
-    sentence ? make("p", told.is_novel ? { class: "warn" } : { class: "quiet" }, sentence) : null);
+    isKnown(told.novelty) ? novelty(told.novelty / told.novelty_threshold, told.is_novel, told) : null);
+}
+
+// How far the photo lies from the training photos, on a scale whose 1 is the model's limit. Below it nothing is promised.
+function novelty(ratio, isNovel, { novelty_threshold: threshold, novelty_limit: limit }) {
+  const top = 2, usual = limit.usual / threshold, times = `${ratio.toFixed(2)} × the limit`;
+  const sentence = isNovel ? `▲ ${times}: further from the training photos than the model's own photos usually are. The class may mean nothing.`
+    : `${times}: no further from the training photos than the model's own photos usually are. A photo of something else can lie there, too.`;
+  const few = limit.photos ? `${percent(1 - limit.share_above)} of ${number(limit.photos)} photos that were held out lie below 1, half of them below ${usual.toFixed(2)}. `
+    + `Of further photos of their kind, ${percent(limit.interval[0])} to ${percent(limit.interval[1])} lie above 1 (95 % interval).`
+    : `${percent(1 - limit.share_above)} of the validation photos lie below 1.`;
+  return make("div", { class: "far" }, make("h4", {}, "Distance from the training photos"), bar(ratio / top, 1 / top, isNovel ? "beyond" : ""),
+    make("p", { class: "ends quiet", "aria-hidden": "true" }, make("span", {}, "0"), make("span", {}, "1, the limit"), make("span", {}, `${top} or more`)),
+    make("p", isNovel ? { class: "warn" } : {}, sentence), make("p", { class: "quiet" }, few));
 }
 
 function answered(told) {
