@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from penult.bundle.preprocess import DEFAULT_LIMITS
 from penult.client import Client, NewItem, RequestFailed
 from penult.service.amounts import Gained, take
 from penult.service.metrics import Metrics
@@ -73,7 +75,7 @@ def browse(url: str, folder, *options: str) -> str:
     return done.stdout
 
 
-def test_the_numbers_are_true(asked):
+def test_the_numbers_are_true(asked, trained):
     """What /status.json tells is what was asked: photos, classes, novelty, errors, the version that was loaded."""
     told = httpx.get(f"{asked.http}/status.json").json()
     assert (told["state"], told["try"]["is_on"], told["fronts"]) == ("ready", True, None)
@@ -83,6 +85,8 @@ def test_the_numbers_are_true(asked):
     assert sum(each["share"] for each in model["classes"]) == pytest.approx(1)
     assert sum(each["baseline"] for each in model["classes"]) == pytest.approx(1)
     assert 20 / 135 < model["novel_share"] < 36 / 135  # ten more were stored
+    assert (model["novel_trend"], model["baseline_photos"]) == ("more", trained.metrics["val"]["dense"]["photos"])
+    assert model["classes_left_out"] is None
     assert told["total"] == {"requests": 7, "errors": {"NOT_FOUND": 3}, "images": 135}
     load = told["load"]
     assert load["errors_per_s"]["NOT_FOUND"] == pytest.approx(load["requests_per_s"] * 3 / 7, rel=0.01)
@@ -170,7 +174,8 @@ def test_a_photo_is_tried_in_a_browser(asked, photos, tmp_path):
     assert "Nearest stored items" in shown
     assert f"{photos[3].name} in seen" in shown
     assert 'src="data:image/jpeg;base64,' in shown
-    assert "the training photos: novelty" in shown
+    assert re.search(r"Distance from the training photos.*[\d.]+ × the limit", shown)
+    assert re.search(r"9\d % of \d+ photos that were held out lie below 1, half of them below 0\.\d\d", shown)
 
 
 @needs_browser
@@ -198,6 +203,7 @@ def test_a_photo_tried_is_answered_as_a_clients(asked, photos):
                 (each.label, pytest.approx(each.probability)) for each in found.classes
             ]
             assert (told["novelty"], told["is_novel"]) == (pytest.approx(found.novelty, abs=1e-6), found.is_novel)
+        assert told["novelty_threshold"] == pytest.approx(client.get_model().novelty_threshold)
         near = client.lookup([photos[3]], "seen", k=5).results[0]
     assert [each["id"] for each in told["neighbours"]] == [each.id for each in near]
     assert base64.b64decode(told["neighbours"][0]["thumbnail"]) == thumbnail(photos[3])
@@ -242,7 +248,7 @@ def test_strangers_cannot_try(asked, photos, how):
 
 @pytest.mark.parametrize(
     ("body", "query", "status", "reason"),
-    [(b"no photo", "", 400, "IMAGE_UNKNOWN_FORMAT"), (b"", "", 400, "IMAGE_EMPTY"), (bytes(9 << 20), "", 413, "BODY_SIZE"),
+    [(b"no photo", "", 400, "IMAGE_UNKNOWN_FORMAT"), (b"", "", 400, "IMAGE_EMPTY"), (bytes(DEFAULT_LIMITS.max_bytes + 1), "", 413, "BODY_SIZE"),
      (b"x", "?model=absent", 404, "MODEL_UNKNOWN"), (b"x", "?version=99", 404, "VERSION_UNKNOWN"),
      (b"x", "?version=-1", 400, "MODEL_VERSION"), (b"x", f"?version={'9' * 5000}", 400, "MODEL_VERSION"),
      (b"x", "?model=%3Cb%3E", 400, "MODEL_NAME")],
@@ -263,9 +269,34 @@ def test_it_is_off_where_others_can_come(quick, start_server, encode):
     assert told["is_on"] is False
     assert "--try-photos on" in told["why"]
     assert httpx.post(f"{url}/try", content=encode(20), headers=PHOTO).json()["reason"] == "TRY_OFF"
+    assert httpx.get(f"{url}/status.json").json()["has_reports"] is False
+    assert httpx.get(f"{url}/report/light/1").json()["reason"] == "REPORT_OFF"
     server = start_server(quick, "--host", "0.0.0.0", "--try-photos", "on")
     url = f"http://127.0.0.1:{server.http.rpartition(':')[2]}"
     assert httpx.post(f"{url}/try", content=encode(20), headers=PHOTO).status_code == 200
+
+
+def test_the_report_is_beside_the_page(asked, models):
+    """On loopback the report of what is served is one link away: the bundle's own file, and no other one."""
+    (model,) = (told := httpx.get(f"{asked.http}/status.json").json())["models"]
+    assert (told["has_reports"], model["has_report"]) == (True, True)
+    answer = httpx.get(f"{asked.http}/report/digits/1")
+    assert answer.content == (models / "digits" / "1" / "report" / "index.html").read_bytes()
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "script-src" not in answer.headers["content-security-policy"]
+    assert httpx.get(f"{asked.http}/report/digits/1", headers={"host": "evil.example"}).status_code == 403
+    for path, status in (("digits/2", 404), ("digits/x", 400), ("..%2Fdigits/1", 404), ("other/1", 404)):
+        assert httpx.get(f"{asked.http}/report/{path}").status_code == status, path
+
+
+def test_a_report_that_was_changed_is_not_shown(copy_model, start_server, tmp_path):
+    """What is not the file whose digest was checked is not handed out, and the refusal names no folder."""
+    folder = copy_model(tmp_path / "models")
+    server = start_server(tmp_path / "models", "--lookup", "off", "--watch-s", "3600")
+    (folder / "1" / "report" / "index.html").write_text("<p>another</p>")
+    answer = httpx.get(f"{server.http}/report/digits/1")
+    assert (answer.status_code, answer.json()["reason"]) == (404, "REPORT_CHANGED")
+    assert str(tmp_path) not in answer.text
 
 
 def test_several_fronts_have_the_page_too(quick, start_server, encode):
@@ -276,6 +307,7 @@ def test_several_fronts_have_the_page_too(quick, start_server, encode):
             client.classify([encode(20)])
     told = httpx.get(f"{server.http}/status.json").json()
     assert (told["state"], told["fronts"]["ready"], told["try"]["is_on"], told["events"]) == ("ready", 2, False, None)
+    assert told["has_reports"] is False
     assert [(model["model"], model["answers"]) for model in told["models"]] == [("light", 7)]
     assert httpx.get(f"{server.http}/").text.startswith("<!doctype html>")
 
@@ -337,7 +369,7 @@ def test_probes_and_streams_are_no_latency():
 
 
 def test_looking_costs_little_whatever_a_model_has():
-    """With a thousand classes and ten minutes behind it, a look takes far less than requests would notice."""
+    """With a thousand classes and ten minutes behind it, a look is quick, and it transfers the first hundred only."""
     metrics = Metrics(CollectorRegistry())
     metrics.took_up("many", "1", "f" * 64, "tiny5", "CPU", "no")
     status = Status(metrics, lambda: "ready")
@@ -350,7 +382,10 @@ def test_looking_costs_little_whatever_a_model_has():
         started = time.perf_counter()
         told = status.told()
         taken.append(time.perf_counter() - started)
-    assert len(told["models"][0]["classes"]) == 1000
+    (model,) = told["models"]
+    assert len(model["classes"]) == 100
+    assert model["classes_left_out"] == {"count": 900, "share": pytest.approx(0.9)}
+    assert len(json.dumps(told)) < 20_000
     assert len(told["history"]["p99_ms"]) == 120
     assert min(taken) < 0.1  # measured: 0.01
 

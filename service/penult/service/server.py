@@ -37,6 +37,7 @@ from penult.service.pipeline import Pipeline, batch_limit
 from penult.service.ports import address, port_refused, reachable
 from penult.service.recovery import Recovery
 from penult.service.reloading import Reloader
+from penult.service.reports import Reports
 from penult.service.repository import Repository
 from penult.service.servicer import SERVICE_NAME, PenultServicer
 from penult.service.session import CPU
@@ -199,7 +200,7 @@ class Server:
             self._doors.tokens,
         ).routes()  # fmt: skip
         tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate, self.metrics)
-        routes = [*(oip if config.http else ()), *page_routes(self._status, tries)]
+        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, Reports(config, self._repository))]
         context = self._doors.http_context
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 

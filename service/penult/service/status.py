@@ -10,11 +10,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from penult.service.amounts import Amounts, Gained, Taken, steady_time, take
+from penult.service.chance import trend
 from penult.service.lookups import Listed, Lookups
 from penult.service.metrics import Exposition
+from penult.service.reports import has_report
 from penult.service.repository import READY, Repository
 
 log = logging.getLogger("penult.status")
@@ -27,6 +30,8 @@ _RECENT = 12
 # What answers were like is told of the last ten minutes, give or take one.
 _MINUTES = 10
 _MOST_EVENTS = 20
+# Classes of a model that the page is sent, those that are named most often: every look at it transfers them.
+_MOST_CLASSES = 100
 
 # What is looked at every five seconds; what has a value per class, every minute; and what is asked for only now.
 _LOAD = (
@@ -36,6 +41,7 @@ _LOAD = (
 _ANSWERS = ("penult_answers", "penult_novel", "penult_novelty_ratio", "penult_confidence")
 _NOW = (
     "penult_model_info", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
+    "penult_baseline_photos",
     "penult_lookup_collections", "penult_lookup_items", "penult_fronts_ready", "penult_front_deaths",
 )  # fmt: skip
 
@@ -144,6 +150,7 @@ class Status:
                     "default_scorer": model.manifest.default_scorer,
                     "precision": model.manifest.precision,
                     "descriptor_length": model.manifest.descriptor_length,
+                    "has_report": has_report(model.manifest),
                 }
         return {}
 
@@ -218,20 +225,41 @@ def _model(labels: dict[str, str], now: Amounts, lately: Gained) -> dict[str, An
     usual = now.by("penult_baseline_confidence", "scorer", **which)
     spent = lately.by("penult_confidence_sum", "scorer", **which)
     counts = lately.by("penult_confidence_count", "scorer", **which)
+    names = [*now.sums("penult_answers_total", "label", **which)]
+    photos = now.sum("penult_baseline_photos", **which) or None
+    judged = partial(trend, photos=photos, rows=len(names) + len(counts) + 1)
+    classes: list[dict[str, Any]] = [
+        {"label": name, "share": share, "baseline": baseline.get(name),
+         "trend": judged(share, whole, baseline.get(name))}
+        for name in names
+        for share in [answers.get(name, 0.0) / whole if whole else None]
+    ]  # fmt: skip
+    classes.sort(key=lambda each: (-(each["share"] or 0), -(each["baseline"] or 0)))
+    means = {scorer: spent.get(scorer, 0.0) / count for scorer, count in counts.items()}
+    novel = lately.share("penult_novel_total", "penult_novelty_ratio_count", **which)
+    novel_usual = now.sum("penult_baseline_novel_share", **which) if baseline else None
     return {
         **labels,
         "answers": whole,
-        "classes": [
-            {"label": name, "share": answers.get(name, 0.0) / whole if whole else None, "baseline": baseline.get(name)}
-            for name in now.sums("penult_answers_total", "label", **which)
-        ],
+        "baseline_photos": photos,
+        "classes": classes[:_MOST_CLASSES],
+        "classes_left_out": _left_out(classes[_MOST_CLASSES:]),
         "confidence": {
-            scorer: {"mean": spent.get(scorer, 0.0) / count, "baseline": usual.get(scorer)}
-            for scorer, count in counts.items()
+            scorer: {"mean": mean, "baseline": usual.get(scorer),
+                     "trend": judged(mean, counts[scorer], usual.get(scorer))}
+            for scorer, mean in means.items()
         },
-        "novel_share": lately.share("penult_novel_total", "penult_novelty_ratio_count", **which),
-        "novel_baseline": now.sum("penult_baseline_novel_share", **which) if baseline else None,
-    }
+        "novel_share": novel,
+        "novel_baseline": novel_usual,
+        "novel_trend": judged(novel, lately.sum("penult_novelty_ratio_count", **which), novel_usual),
+    }  # fmt: skip
+
+
+def _left_out(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return how many classes are left out, and which share of the answers named one of them."""
+    if not classes:
+        return None
+    return {"count": len(classes), "share": sum(each["share"] or 0.0 for each in classes)}
 
 
 def _collection(listed: Listed) -> dict[str, Any]:

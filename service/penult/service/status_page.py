@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from penult.service.reports import Reports
 from penult.service.status import Status
 from penult.service.trying import Try
 
@@ -29,8 +30,8 @@ _OFF = (
 _OFF_FOR_FRONTS = "Several fronts answer over gRPC only: penult classify PHOTO asks them."
 
 
-def page_routes(status: Status, tries: Try | None = None) -> list[Route]:
-    """Return / with its files, /status.json, and /try where photos may be tried by somebody."""
+def page_routes(status: Status, tries: Try | None = None, reports: Reports | None = None) -> list[Route]:
+    """Return / with its files, /status.json, /try where photos may be tried by somebody, and /report likewise."""
     folder = files("penult.service") / "page"
 
     def serve(name: str) -> Route:
@@ -42,10 +43,11 @@ def page_routes(status: Status, tries: Try | None = None) -> list[Route]:
         return Route("/" if name == "index.html" else f"/{name}", answer)
 
     async def told(request: Request) -> Response:
-        return JSONResponse(status.told() | {"try": _try_told(tries)}, headers=_HEADERS)
+        more = {"try": _try_told(tries), "has_reports": bool(reports and reports.is_on)}
+        return JSONResponse(status.told() | more, headers=_HEADERS)
 
     routes = [*(serve(name) for name in _TYPES), Route("/status.json", told)]
-    return [*routes, *(tries.routes() if tries else ())]
+    return [*routes, *(tries.routes() if tries else ()), *(reports.routes() if reports else ())]
 
 
 def _try_told(tries: Try | None) -> dict[str, Any]:

@@ -52,17 +52,15 @@ function steps(phases) {
 
 // -- models -----------------------------------------------------------------------------------------------------------
 
-// A share beside what it was on validation photos, with an arrow where it is further off than `chance` would explain.
-function compared(name, share, usual, chance, above = "more than usual", below = "less than usual", whole = 1) {
-  const off = isKnown(share) && isKnown(usual) ? share - usual : 0;
-  const sign = off > chance ? ["▲", above] : off < -chance ? ["▼", below] : null;
-  const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
-  return make("tr", {}, rowHead("name", name), cell("wide", bar(share / whole, isKnown(usual) ? usual / whole : null)), cell("number", arrow, percent(share)),
-    isKnown(usual) ? cell("number quiet", percent(usual)) : null);
-}
+// A share beside what it was on validation photos, with an arrow where the server found more than chance in the difference.
+const SENSES = { more: ["▲", "more than usual"], less: ["▼", "less than usual"] };
 
-// Three standard deviations of a share among so many answers, and two points for what nobody would call a change.
-const chanceOf = (usual, answers) => 3 * Math.sqrt(Math.max((usual ?? 0) * (1 - (usual ?? 0)), 0.01) / answers) + 0.02;
+function compared(name, { share, baseline, trend }, senses = SENSES, whole = 1) {
+  const sign = senses[trend];
+  const arrow = sign ? make("span", { class: "arrow", title: sign[1] }, make("span", { "aria-hidden": "true" }, sign[0]), make("span", { class: "unseen" }, sign[1])) : null;
+  return make("tr", {}, rowHead("name", name), cell("wide", bar(share / whole, isKnown(baseline) ? baseline / whole : null)), cell("number", arrow, percent(share)),
+    isKnown(baseline) ? cell("number quiet", percent(baseline)) : null);
+}
 
 function modelFacts(model) {
   const facts = [`${model.architecture} on ${model.provider.replace("ExecutionProvider", "")}`];
@@ -74,34 +72,38 @@ function modelFacts(model) {
   return facts.join(" · ");
 }
 
+const SURENESS = { more: ["▲", "surer than usual"], less: ["▼", "less sure than usual"] };
+
 function signs(model) {
-  const rows = Object.entries(model.confidence).map(([scorer, told]) =>
-    compared(`how sure, ${scorer}`, told.mean, told.baseline, 0.05, "surer than usual", "less sure than usual"));
+  const rows = Object.entries(model.confidence).map(([scorer, told]) => compared(`how sure, ${scorer}`, { ...told, share: told.mean }, SURENESS));
   if (!isKnown(model.novel_share)) return rows;
-  return [compared("unlike the training photos", model.novel_share, model.novel_baseline, chanceOf(model.novel_baseline, model.answers)), ...rows];
+  return [compared("unlike the training photos", { share: model.novel_share, baseline: model.novel_baseline, trend: model.novel_trend }), ...rows];
 }
 
-function modelCard(model) {
+function modelCard(model, hasReports) {
   const card = make("article", { class: "card" },
     make("h3", {}, model.model, " ", make("span", { class: "quiet" }, `version ${model.version}`)),
-    make("p", { class: "quiet" }, modelFacts(model), " · ", make("code", { title: `fingerprint ${model.fingerprint}` }, model.fingerprint.slice(0, 12))));
+    make("p", { class: "quiet" }, modelFacts(model), " · ", make("code", { title: `fingerprint ${model.fingerprint}` }, model.fingerprint.slice(0, 12)),
+      ...(hasReports && model.has_report ? [" · ", make("a", { href: `report/${model.model}/${model.version}` }, "report of its training")] : [])));
   if (!model.answers) {
     card.append(make("p", { class: "calm" }, "No answers in the last ten minutes."));
     return card;
   }
-  const hasUsual = model.classes.some((each) => isKnown(each.baseline));
-  const order = [...model.classes].sort((a, b) => (b.share ?? 0) - (a.share ?? 0) || (b.baseline ?? 0) - (a.baseline ?? 0));
-  const whole = Math.max(...model.classes.map((each) => Math.max(each.share ?? 0, each.baseline ?? 0)));
-  const row = (each) => compared(each.label, each.share, each.baseline, chanceOf(each.baseline, model.answers), undefined, undefined, whole);
-  const seen = order.filter((each) => each.share || each.baseline).length;
-  const few = order.length <= 10 ? order.length : Math.min(Math.max(seen, 1), 8);
+  const found = model.classes, left = model.classes_left_out;
+  const hasUsual = found.some((each) => isKnown(each.baseline));
+  const whole = Math.max(...found.map((each) => Math.max(each.share ?? 0, each.baseline ?? 0)));
+  const row = (each) => compared(each.label, each, undefined, whole);
+  const seen = found.filter((each) => each.share || each.baseline).length;
+  const few = found.length <= 10 && !left ? found.length : Math.min(Math.max(seen, 1), 8);
   card.append(table([[count(model.answers, "answer"), "name"], ["", "wide"], ["lately", "number"],
-    ...(hasUsual ? [["validation", "number"]] : [])], order.slice(0, few).map(row), signs(model)));
-  if (hasUsual) card.append(make("p", { class: "quiet note" }, "Bars: the last ten minutes, those of classes beside the largest. Upright marks: validation photos."));
-  if (order.length > few) {
-    const rest = order.slice(few, 200);
-    const cut = order.length > 200 ? make("p", { class: "quiet" }, `and ${number(order.length - 200)} more in status.json`) : null;
-    card.append(more(`${model.model}/${model.version}`, `${order.length - few} more classes`, table([], rest.map(row)), cut));
+    ...(hasUsual ? [["validation", "number"]] : [])], found.slice(0, few).map(row), signs(model)));
+  const photos = isKnown(model.baseline_photos) ? `${number(model.baseline_photos)} validation photos` : "validation photos";
+  if (hasUsual) card.append(make("p", { class: "quiet note" }, `Bars: the last ten minutes; the bars of classes are relative to the largest. Upright marks: ${photos}. `
+    + "An arrow needs 20 answers, and a difference that chance explains in less than one look of a thousand."));
+  const rest = found.slice(few), hidden = rest.length + (left?.count ?? 0);
+  if (hidden) {
+    const cut = left ? make("p", { class: "quiet" }, `and ${count(left.count, "class")} more, with ${percent(left.share)} of the answers`) : null;
+    card.append(more(`${model.model}/${model.version}`, `${count(hidden, "class")} more`, table([], rest.map(row)), cut));
   }
   return card;
 }
@@ -112,8 +114,8 @@ function notServed(others) {
     make("tr", {}, rowHead("name", `${each.name} version ${each.version}`), cell("name", each.state.toLowerCase()), cell("name quiet", each.reason)))));
 }
 
-const modelCards = ({ models, others }) => [
-  ...(models.length ? models.map(modelCard) : [make("p", { class: "card" }, "No model is served.")]), notServed(others)];
+const modelCards = ({ models, others, hasReports }) => [
+  ...(models.length ? models.map((model) => modelCard(model, hasReports)) : [make("p", { class: "card" }, "No model is served.")]), notServed(others)];
 
 // -- collections and history ------------------------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ function draw(told) {
   const fronts = told.fronts ? `, ${count(told.fronts.ready, "front")} ready` + (told.fronts.deaths ? `, ${count(told.fronts.deaths, "death")}` : "") : "";
   at("about").textContent = `version ${told.penult}, up for ${duration(told.uptime_s)}${fronts}`;
   redraw("load", { load: told.load, total: told.total, history: told.history }, loadTiles);
-  redraw("models", { models: told.models, others: told.not_served }, modelCards);
+  redraw("models", { models: told.models, others: told.not_served, hasReports: told.has_reports }, modelCards);
   redraw("phases", told.load.phases_ms, steps);
   at("stored").hidden = !told.collections.length;
   redraw("collections", { collections: told.collections, models: told.models }, collectionTable);
