@@ -138,8 +138,8 @@ KNOWN_TO = {
     "torch.distributed": {"penult.export.workers"},
     "torchvision": {"penult.export.architectures", "penult.export.model"},
     "PIL": {
-        "penult.bundle.preprocess", "penult.export.augment", "penult.export.photos", "penult.export.demo",
-        "penult.bench.photos", "penult.client.sheet", "penult.client.lettering",
+        "penult.bundle.preprocess", "penult.export.augment", "penult.export.gallery", "penult.export.photos",
+        "penult.export.demo", "penult.bench.photos", "penult.client.sheet", "penult.client.lettering",
     },
 }  # fmt: skip
 FORBIDDEN_IN = {

@@ -16,8 +16,8 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess
 from penult.export.architectures import get
 from penult.export.data import Photo, Splits
-from penult.export.evaluate import compare, evaluate
-from penult.export.evidence import Evidence, Learning
+from penult.export.evaluate import against_validation, compare, evaluate
+from penult.export.evidence import Evidence, Learning, Validation
 from penult.export.history import Epoch, History
 from penult.export.model import PenultNet, build, copy_weights
 from penult.export.settings import TrainSettings
@@ -112,6 +112,7 @@ def evidence(
         }
         metrics |= {"svm": {"photos": 24} | search | chosen}
         metrics["verdict"] = verdict.as_json()
+        metrics["test_against_validation"] = dict.fromkeys(scorers, against_validation(figures, figures))
         if len(scorers) > 1:
             metrics["comparison"] = {part: compare(scores, scores, labels) for part in ("test", "val")}
         given = copy_weights(tiny_net)
@@ -129,6 +130,7 @@ def evidence(
             "descriptors": np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32),
             "settings": settings(),
             "learning": Learning(get("tiny5"), history, verdict, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
+            "validation": Validation(dict.fromkeys(scorers, scores), labels),
             "crops": lambda chosen: np.full((len(chosen), 32, 32, 3), 90, np.uint8),
         }  # fmt: skip
         return Evidence(**(values | parts))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from penult.bundle.scores import softmax
-from penult.export.evaluate import calibration, compare, evaluate, fit_temperature, wilson
+from penult.export.accuracy import caution, counted, share, stated, wilson
+from penult.export.evaluate import against_validation, calibration, compare, evaluate, fit_temperature
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,59 @@ def test_mcnemars_test_of_known_counts(only_dense: int, only_svm: int, p_value: 
     assert found["p_value"] == pytest.approx(p_value)
 
 
+@pytest.mark.parametrize(
+    ("test", "val", "p_value", "words"),
+    # One-sided tails by hand: C(18,18) * C(33,20) / C(51,38) = 0.0036 and its like, as in Fisher's 2 x 2 table.
+    [((18, 18), (20, 33), math.comb(33, 20) / math.comb(51, 38), "Count on the lower figure"),
+     ((60, 100), (90, 100), 0.0, "Count on the test photos"), ((18, 18), (18, 18), 1.0, ""),
+     ((85, 100), (90, 100), 0.39, "")],
+)  # fmt: skip
+def test_test_and_validation_are_held_against_each_other(
+    test: tuple[int, int], val: tuple[int, int], p_value: float, words: str
+):
+    """What chance explains is no finding; beyond it the sentence has both counts and says which to count on."""
+    told = [
+        {"accuracy": right / of, "photos": of, "accuracy_95": list(wilson(right / of, of))} for right, of in (test, val)
+    ]
+    found = against_validation(*told)
+    assert [found[name] for name in ("test_right", "test_photos", "val_right", "val_photos")] == [*test, *val]
+    assert found["p_value"] == pytest.approx(p_value, abs=5e-3)
+    assert bool(found["sentence"]) == bool(words)
+    assert words in found["sentence"]
+    assert not words or f"{val[0]} of {val[1]} validation photos" in found["sentence"]
+
+
+@pytest.mark.parametrize("count", [18, 200, 2000])
+def test_chance_alone_is_seldom_called_a_disagreement(count: int):
+    """With equal chances, at most one run in twenty is told of a disagreement, however many photos there are."""
+    rng = np.random.default_rng(0)
+    said = 0
+    for chance in (0.7, 0.9, 0.98):
+        for test, val in rng.binomial((count, 2 * count), chance, size=(100, 2)):
+            told = [
+                {"accuracy": right / of, "photos": of, "accuracy_95": list(wilson(right / of, of))}
+                for right, of in ((test, count), (val, 2 * count))
+            ]
+            said += bool(against_validation(*told)["sentence"])
+    assert said / 300 <= 0.06
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "few", "words"),
+    [(18, 18, True, "82–100 %"), (3, 3, True, "44–100 %"), (34, 34, True, "90–100 %"), (35, 35, False, "100.0 %"),
+     (190, 385, False, "49.4 %"), (190, 380, True, "45–55 %"), (975, 1000, False, "97.5 %")],
+)  # fmt: skip
+def test_few_is_what_the_interval_says(right: int, of: int, few: bool, words: str):
+    """Photos are few where their interval is wider than ten points: then it stands in the accuracy's place."""
+    scores = np.eye(2, dtype=np.float32)[(np.arange(of) >= right).astype(int)]
+    figures = evaluate(scores, np.zeros(of, int), ("cat", "dog"), 1.0)
+    assert figures["few_photos"] == few
+    assert stated(figures) == words
+    assert share(right, of) == (f"{right} of {of}" if few else words)
+    assert counted(figures) == f"{right} of {of}"
+    assert bool(caution(figures)) == few
+
+
 def test_the_comparison_is_one_plain_sentence():
     """The sentence names both counts, calls chance chance, and names the better scorer only beyond it."""
     labels = np.zeros(13, int)
@@ -172,7 +226,16 @@ def test_the_comparison_is_one_plain_sentence():
     one, other = _one_hot([False] * 13), _one_hot([True] * 13)
     assert "the SVM is better (McNemar's exact test, p < 0.001)" in compare(one, other, labels)["sentence"]
     assert "the dense head is better" in compare(other, one, labels)["sentence"]
-    assert compare(one, one, labels)["sentence"] == "The SVM and the dense head name exactly the same photos right."
+    assert compare(one, one, labels)["sentence"] == (
+        "The SVM and the dense head name exactly the same photos right; 13 photos cannot show a difference of less than "
+        "23 points."
+    )
+    many = np.zeros(500, int)
+    same = compare(_one_hot([True] * 500), _one_hot([True] * 500), many)["sentence"]
+    assert same == "The SVM and the dense head name exactly the same photos right."
+    # Of five photos, not even five to none would be significant.
+    few = compare(_one_hot([True] * 8 + [False] * 5), other, labels)["sentence"]
+    assert "and the other way round 0: too few photos to say which is better (McNemar's exact test, p = 0.062)" in few
 
 
 def test_digits_are_named_as_well_as_promised(trained: Any):

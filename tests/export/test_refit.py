@@ -254,6 +254,8 @@ def test_the_verb_answers_in_json(penult: Callable[..., tuple[int, str, str]], m
     assert (told["bundle"], told["default_scorer"], told["kernel"]) == (str(model / "2"), "svm", "rbf")
     assert told["seconds"] > 0
     assert told["test"]["svm"]["accuracy"] > 0.9
+    assert told["test_against_validation"]["svm"]["val_photos"] > 0
+    assert told["cautions"] == []
     metrics = json.loads((model / "2" / "metrics.json").read_bytes())
     assert (metrics["svm"]["kernel"], metrics["svm"]["class_weight"]) == ("rbf", "balanced")
     assert (bundle.manifest.training["svm"]["seed"], bundle.manifest.training["settings"]["seed"]) == (7, 0)
@@ -265,7 +267,7 @@ def test_the_verb_prints_a_table(penult: Callable[..., tuple[int, str, str]], mo
     code, out, err = penult("svm", model, other_classes)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["scorer", "accuracy", "95", "%", "interval", "macro-F1"]
+    assert lines[0].split() == ["scorer", "right", "accuracy", "95", "%", "interval", "validation", "macro-F1"]
     assert lines[1].startswith("svm ")
     assert f"bundle: {model / '2'}" in lines
     assert (model / "2" / "report" / "index.html").is_file()

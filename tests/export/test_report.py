@@ -1,7 +1,7 @@
 """The report: one page that needs nothing else, for any run, class name and set of scorers; and the model card."""
 
-import base64
 import csv
+import html
 import io
 import math
 import os
@@ -17,16 +17,18 @@ import pytest
 
 from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
 from penult.bundle.preprocess import Preprocess
+from penult.export.accuracy import wilson
 from penult.export.data import Photo, Splits
+from penult.export.evaluate import against_validation, compare, evaluate
 from penult.export.report import command, predictions_csv, report_files
 from penult.export.settings import FREEZE_ALL, TrainSettings
 
 _NASTY = ("<script>alert(1)</script>", "a & b", '"quoted"', "{{ 7 * 7 }}", "größe", "a | b")
 _PICTURES = {
-    "learning_curves.png", "filters.png", "changes.png", "scorers.png", "confusion_dense.png", "confusion_svm.png",
-    "reliability.png", "svm_c.png", "descriptors.png", "errors.png",
+    "learning_curves.svg", "filters.svg", "changes.svg", "scorers.svg", "confusion_dense.svg", "confusion_svm.svg",
+    "svm_c.svg", "descriptors.svg",
 }  # fmt: skip
-_TABLES = {"changes.csv", "reliability.csv", "svm_c.csv", "descriptors.csv"}
+_TABLES = {"changes.csv", "classes.csv", "reliability.csv", "svm_c.csv", "descriptors.csv"}
 
 
 class _Page(HTMLParser):
@@ -46,6 +48,7 @@ class _Page(HTMLParser):
         self.links += [values["href"]] if values.get("href") else []
         self.ids += [values["id"]] if values.get("id") else []
         self.alternatives += [values.get("alt") or ""] if tag == "img" else []
+        self.alternatives += [values.get("aria-label") or ""] if tag == "svg" else []
 
 
 def test_the_report_has_its_files(evidence: Callable):
@@ -55,16 +58,23 @@ def test_the_report_has_its_files(evidence: Callable):
 
 
 def test_the_page_opens_alone(evidence: Callable):
-    """Every picture is inside the page, byte for byte, with a text for those who cannot see it; nothing is loaded."""
+    """Pictures and photos are inside the page, with a text for those who cannot see them; nothing is loaded.
+
+    All ids are different, as those of one picture must not be found in another. Besides its own parts the page links
+    the status page alone.
+    """
     files = report_files(evidence(("cat", "dog")))
     page = _Page(files["report/index.html"])
-    start = "data:image/png;base64,"
-    assert all(source.startswith(start) for source in page.sources)
-    inside = {base64.b64decode(source.removeprefix(start)) for source in page.sources}
-    assert inside == {files[f"report/{name}"] for name in _PICTURES}
+    assert files["report/index.html"].count(b"<svg") == len(_PICTURES)
+    assert len(page.sources) == 1
+    assert page.sources[0].startswith("data:image/jpeg;base64,")
     assert all(len(text) > 20 for text in page.alternatives)
-    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
-    assert not re.search(rb"url\(|@import|<script|<link", files["report/index.html"])
+    assert len(page.alternatives) == len(_PICTURES) + 1
+    assert len(page.ids) == len(set(page.ids)) > 20
+    assert {link.removeprefix("#") for link in page.links} - set(page.ids) == {"http://127.0.0.1:9095/"}
+    used = set(re.findall(r'(?:url\(|xlink:href=")#([^)"]+)', files["report/index.html"].decode()))
+    assert used <= set(page.ids)
+    assert not re.search(rb"url\((?!#)|@import|<script|<link", files["report/index.html"])
 
 
 def test_the_report_states_the_figures(evidence: Callable):
@@ -73,8 +83,9 @@ def test_the_report_states_the_figures(evidence: Callable):
     files = report_files(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = files[name].decode()
-        assert "95.0 %" in text
-        assert "76.4 % – 99.1 %" in text
+        assert "76–99 %" in text
+        assert "19 of 20" in text
+        assert "95.0 %" not in text
         assert "svm (default)" in text
         assert made.learning.verdict.sentence in text
         assert "name exactly the same photos right" in text
@@ -127,7 +138,7 @@ def test_tables_of_the_card_are_whole(evidence: Callable):
     """Every row of a table in the card has as many cells as its head, whatever classes are called."""
     card = report_files(evidence(_NASTY))["MODEL_CARD.md"].decode()
     tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 2
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
         assert len(table.splitlines()) > 2
@@ -137,7 +148,7 @@ def test_tables_of_the_card_are_whole(evidence: Callable):
 def test_one_scorer_is_enough(evidence: Callable, scorer: str):
     """A bundle with the dense head alone, or the SVM alone, has a report that compares nothing."""
     files = report_files(evidence(("cat", "dog"), scorers=(scorer,)))
-    assert f"report/confusion_{scorer}.png" in files
+    assert f"report/confusion_{scorer}.svg" in files
     assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
 
 
@@ -167,21 +178,21 @@ def test_a_new_svm_alone_has_a_report(evidence: Callable):
     made.metrics.pop("verdict")
     made.metrics.pop("train")
     files = report_files(made)
-    left_out = {"learning_curves.png", "filters.png", "changes.png", "confusion_dense.png", "changes.csv"}
+    left_out = {"learning_curves.svg", "filters.svg", "changes.svg", "confusion_dense.svg", "changes.csv"}
     assert set(files) == {f"report/{name}" for name in (_PICTURES | _TABLES | {"index.html"}) - left_out} | {
         "MODEL_CARD.md"
     }
-    assert "Verdict" not in files["report/index.html"].decode()
+    assert "learning curves" not in files["report/index.html"].decode()
 
 
 def test_photos_can_be_kept_out(evidence: Callable):
     """Without leave to show photos there is no picture of them, and page and card say so."""
     files = report_files(evidence(("cat", "dog"), crops=None))
-    assert "report/errors.png" not in files
+    assert b"<img" not in files["report/index.html"]
     assert "--no-report-photos" in files["report/index.html"].decode()
     assert "The report shows no photos." in files["MODEL_CARD.md"].decode()
     shown = report_files(evidence(("cat", "dog")))["MODEL_CARD.md"].decode()
-    assert "`report/errors.png` and `report/index.html` show test photos" in shown
+    assert "`report/index.html` shows photos" in shown
 
 
 def test_the_photos_shown_are_the_worst_errors(evidence: Callable):
@@ -201,31 +212,104 @@ def test_the_photos_shown_are_the_worst_errors(evidence: Callable):
     assert asked == [made.splits.test[row] for row in range(19, 7, -1)]
 
 
-def test_a_faultless_scorer_has_no_errors_to_show(evidence: Callable):
-    """Where every test photo is named right, the page says so."""
+def test_without_test_errors_other_photos_are_shown(evidence: Callable):
+    """With no test photo named wrong, the page shows validation errors, and right answers of every class, least sure."""
+    asked: list[Photo] = []
+
+    def crops(chosen: list[Photo]) -> np.ndarray:
+        asked.extend(chosen)
+        return np.zeros((len(chosen), 32, 32, 3), np.uint8)
+
     made = evidence(("cat", "dog"))
-    right = np.eye(2, dtype=np.float32)[made.labels]
-    files = report_files(evidence(("cat", "dog"), scores={"dense": right, "svm": right}))
-    assert "No test photo was named wrong." in files["report/index.html"].decode()
-    assert "report/errors.png" not in files
+    right = np.eye(2, dtype=np.float32)[made.labels] * (1 + np.arange(20, dtype=np.float32) / 10)[:, None]
+    page = report_files(evidence(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
+    text = page["report/index.html"].decode()
+    assert "No test photo was named wrong" in text
+    assert "Errors on the validation photos" in text
+    assert "Right answers that it was least sure of, of each class" in text
+    least = [made.splits.test[row] for label in (0, 1) for row in np.flatnonzero(made.labels == label)[:6]]
+    assert asked == [*least, made.splits.val[3]]
 
 
-def test_classes_with_few_photos_are_marked(evidence: Callable):
-    """Ten test photos per class are few: page and card mark them. Photos of all parts are counted by class."""
-    files = report_files(evidence(("cat", "dog")))
-    assert "| cat | 10 (few) |" in files["MODEL_CARD.md"].decode()
-    assert "<td>10 *</td>" in files["report/index.html"].decode()
-    assert "| cat | 10 | 10 | 10 |" in files["MODEL_CARD.md"].decode()
+def test_few_photos_have_no_bare_percentage(evidence: Callable):
+    """Eighteen of eighteen, three of three: page and card give counts and intervals, "100" stands as an end alone."""
+    right = np.eye(2, dtype=np.float32)[np.arange(18) % 2]
+    made = evidence(("cat", "dog"))
+    figures = evaluate(right, made.labels[:18], made.splits.classes, 1.0)
+    metrics = made.metrics | {part: dict.fromkeys(("dense", "svm"), figures) for part in ("test", "val")}
+    splits = replace(made.splits, test=made.splits.test[:18])
+    scores, descriptors = dict.fromkeys(("dense", "svm"), right), made.descriptors[:18]
+    few = replace(made, splits=splits, metrics=metrics, scores=scores, labels=made.labels[:18], descriptors=descriptors)
+    files = report_files(few)
+    for name in ("report/index.html", "MODEL_CARD.md"):
+        text = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", files[name].decode(), flags=re.DOTALL)
+        assert "18 of 18" in text
+        assert "9 of 9" in text
+        assert "82–100 %" in text
+        assert not re.search(r"(?<![–\d])(?<!or )100(\.0)? ?%|1\.000", text)
+        assert "leave open whether 82 or 100 %" in text
+
+
+@pytest.mark.parametrize(
+    ("test", "val", "words"),
+    [((18, 18), (20, 33), "Count on the lower figure"), ((60, 100), (85, 100), "Count on the test photos"),
+     ((18, 18), (30, 33), "")],
+)  # fmt: skip
+def test_a_disagreement_is_said(evidence: Callable, test: tuple[int, int], val: tuple[int, int], words: str):
+    """Page and card say when test and validation photos disagree by more than chance explains, whichever is better."""
+    made = evidence(("cat", "dog"))
+    told = {part: {"accuracy": right / of, "photos": of, "accuracy_95": list(wilson(right / of, of))}
+            for part, (right, of) in (("test", test), ("val", val))}  # fmt: skip
+    made.metrics["test_against_validation"] = {"svm": against_validation(told["test"], told["val"])}
+    files = report_files(made)
+    for name in ("report/index.html", "MODEL_CARD.md"):
+        text = html.unescape(files[name].decode())
+        assert ("disagree by more than chance" in text) == bool(words)
+        assert words in text
+        assert not words or f"{val[0]} of {val[1]} validation photos" in text
+
+
+@pytest.mark.parametrize(
+    ("only_dense", "only_svm", "words"),
+    [(0, 8, "the SVM is better"), (8, 0, "the dense head is better"), (2, 1, "neither is clearly better")],
+)
+def test_the_better_scorer_is_named_by_the_outcome(evidence: Callable, only_dense: int, only_svm: int, words: str):
+    """What the page says of the SVM depends on which of the two named more of these photos right."""
+    made = evidence(("cat", "dog"))
+    labels = np.zeros(20, int)
+    dense, svm = (np.eye(2)[(np.arange(20) < wrong).astype(int)] for wrong in (only_svm, 0))
+    svm[12 : 12 + only_dense] = [0.0, 1.0]
+    made.metrics["comparison"]["test"] = compare(dense, svm, labels)
+    assert f"On these test photos {words}." in report_files(made)["report/index.html"].decode()
+
+
+def test_photos_of_all_parts_are_counted_by_class(evidence: Callable):
+    """The card's table has the photos of every split, and recall in counts where ten photos are behind it."""
+    card = report_files(evidence(("cat", "dog")))["MODEL_CARD.md"].decode()
+    assert "| cat | 10 | 10 | 10 | 10 of 10 | 10 of 10 |" in card
+    assert "| dog | 10 | 10 | 10 | 9 of 10 | 9 of 10 |" in card
 
 
 def test_a_class_without_test_photos_has_a_dash(evidence: Callable):
     """Where the test photos lack a class, its figures are left open in page and card."""
-    made = evidence(("cat", "dog"))
-    for figures in made.metrics["test"].values():
-        figures["recall"]["dog"] = figures["precision"]["dog"] = None
-    files = report_files(made)
-    assert "<td>–</td><td>–</td>" in files["report/index.html"].decode()
-    assert "| dog | 10 (few) | – | – |" in files["MODEL_CARD.md"].decode()
+    files = report_files(evidence(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
+    assert "| x | 0 | 0 | 0 | – | – |" in files["MODEL_CARD.md"].decode()
+
+
+@pytest.mark.parametrize("classes", [1000, 10_000])
+def test_many_classes_make_a_page_of_bounded_size(evidence: Callable, classes: int):
+    """The page shows the weakest classes, the card fewer, classes.csv all; neither page nor card grows any more."""
+    names = tuple(f"class number {n}" for n in range(classes))
+    made = evidence(names[:20])
+    scores = {name: np.pad(values, ((0, 0), (0, classes - 20))) for name, values in made.scores.items()}
+    files = report_files(replace(made, splits=replace(made.splits, classes=names), scores=scores))
+    assert len(files["report/index.html"]) < 500_000
+    assert len(files["MODEL_CARD.md"]) < 20_000
+    assert len(files["report/classes.csv"].splitlines()) == classes + 1
+    # Of the photos there are, one is wrong: its class is the weakest.
+    page = files["report/index.html"].decode()
+    assert page.index("<bdi>class number 3</bdi>") < page.index("<bdi>class number 2</bdi>")
+    assert f"The 200 weakest of {classes} classes" in page
 
 
 @pytest.mark.parametrize("has_learnt", [True, False], ids=["training", "refit"])
@@ -236,7 +320,9 @@ def test_test_photos_that_may_have_been_learnt_from_are_told(evidence: Callable,
     training = made.manifest.training | {"data_sha256": learnt_from}
     files = report_files(replace(made, manifest=replace(made.manifest, training=training)))
     page, card = (files[name].decode() for name in ("report/index.html", "MODEL_CARD.md"))
-    assert ("the test photos decided nothing" in page) == ("test photos, which decided nothing:" in card) == has_learnt
+    assert (
+        ("the test photos decided nothing" in page) == ("The test photos, 20, decided nothing." in card) == has_learnt
+    )
     assert ("may have learnt from some" in page) == ("may have learnt from some" in card) == (not has_learnt)
 
 
@@ -253,15 +339,16 @@ def test_the_command_repeats_the_run(changes: dict[str, Any], words: str):
 
 def test_the_trained_bundle_has_a_report(trained: Any):
     """A real run's page and card name its accuracy and its verdict, and metrics.json holds the verdict too."""
-    accuracy = f"{100 * trained.metrics['test']['dense']['accuracy']:.1f} %"
+    figures = trained.metrics["test"]["dense"]
     for name in ("report/index.html", "MODEL_CARD.md"):
-        text = (trained.folder / name).read_text()
-        assert accuracy in text
-        assert "137" in text
+        text = html.unescape((trained.folder / name).read_text())
+        assert f"{100 * figures['accuracy']:.1f} %" in text
+        assert f"{round(figures['accuracy'] * figures['photos'])} of {figures['photos']}" in text
         assert trained.metrics["verdict"]["sentence"] in text
     assert (
         len(trained.metrics["verdict"]["zones"]["all"]) == len((trained.folder / "history.csv").read_text().split()) - 1
     )
+    assert trained.metrics["test_against_validation"]["svm"]["test_photos"] == figures["photos"]
 
 
 def test_the_report_reads_what_the_manifest_lists(evidence: Callable):

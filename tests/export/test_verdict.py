@@ -13,6 +13,7 @@ from penult.export.verdict import (
     GOOD,
     OVER_FIT,
     RULE,
+    TOO_FEW,
     TOO_SHORT,
     UNDER_FIT,
     UNREPRESENTATIVE,
@@ -53,6 +54,23 @@ def test_curves_that_level_off_are_good():
     assert zones[0] == UNDER_FIT
     assert set(zones[8:]) == {GOOD}
     assert "0.200" in verdict.sentence
+
+
+@pytest.mark.parametrize(("photos", "conclusion"), [(16, TOO_FEW), (30, TOO_FEW), (200, GOOD), (None, GOOD)])
+def test_few_validation_photos_say_nothing_of_the_fit(photos: int | None, conclusion: str):
+    """The same curves are good where enough photos are behind them; of few, the sentence says that they are too few."""
+    history = History(_epochs(np.maximum(np.exp(-_X / 4), 0.15), _LEVEL, error=0.02))
+    verdict = diagnose(history, 10, val_photos=photos)
+    assert verdict.conclusion == conclusion
+    assert ("Nothing can be said of the fit" in verdict.sentence) == (conclusion == TOO_FEW)
+    assert ("not about how accurate the model is" in verdict.sentence) == (conclusion == GOOD)
+
+
+def test_few_photos_do_not_hide_what_is_seen():
+    """Over-fitting beyond the noise is said, however few the validation photos."""
+    val = np.where(_X < 10, 1 - 0.08 * _X, 0.2 + 0.02 * (_X - 10))
+    history = History(_epochs(np.exp(-_X / 6), val, error=0.03))
+    assert diagnose(history, 10, val_photos=16).conclusion == OVER_FIT
 
 
 def test_a_rising_validation_loss_is_over_fit():

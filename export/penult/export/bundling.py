@@ -18,7 +18,7 @@ from penult.bundle.preprocess import crop_encoded
 from penult.bundle.scores import Floats
 from penult.export.data import Photo, Splits
 from penult.export.disk import writing
-from penult.export.evaluate import compare, evaluate, fit_temperature
+from penult.export.evaluate import against_validation, compare, evaluate, fit_temperature
 from penult.export.evidence import Evidence
 from penult.export.photos import as_served
 from penult.export.report import predictions_csv, report_files
@@ -94,11 +94,18 @@ def measure(
         }
         for part in ("test", "val", "train")
     }
+    for figures in (metrics["test"], metrics["val"], metrics["train"]):
+        # Photos are few for all scorers or for none: they stand in one table.
+        few = any(m["few_photos"] for m in figures.values())
+        figures.update({name: m | {"few_photos": few} for name, m in figures.items()})
     # Where both are equally good it is the first, the dense head: it costs nothing.
     best = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
     default = draft.default_scorer if known else best
     if len(scores["val"]) > 1:
         metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
+    metrics["test_against_validation"] = {
+        name: against_validation(figures, metrics["val"][name]) for name, figures in metrics["test"].items()
+    }
     metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 

@@ -6,18 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
+from scipy.stats import binomtest, fisher_exact
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
 from penult.bundle.scores import Floats, softmax
+from penult.export.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated, wilson
 
-_Z95 = 1.959964
 _LOG_TEMPERATURES = (-5.0, 5.0)
 # Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
 _MOST_BINS = 10
 _PHOTOS_PER_BIN = 20
-# A difference between scorers that chance alone gives less often than this is called significant.
-_SIGNIFICANCE = 0.05
+# A difference (of scorers, of test and validation photos) that chance gives less often than this is significant.
+SIGNIFICANCE = 0.05
+# McNemar's exact test cannot find a difference on fewer photos than this that only one scorer names right: 2 / 2**5.
+_FEWEST_APART = 6
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
         "photos": len(labels),
         "accuracy": accuracy,
         "accuracy_95": list(wilson(accuracy, len(labels))),
+        "few_photos": is_rough(*wilson(accuracy, len(labels))),
         "macro_f1": float(np.mean(f1[photos + answers > 0])),
         "log_loss": float(log_loss(labels, probabilities, labels=every)),
         "recall": _by_class(classes, recall, photos),
@@ -81,21 +84,63 @@ def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64])
         "only_svm": only_svm,
         "neither": int((~dense & ~svm).sum()),
         "p_value": p_value,
-        "sentence": _sentence(only_dense, only_svm, p_value),
+        "sentence": _sentence(only_dense, only_svm, p_value, len(labels)),
     }
 
 
-def _sentence(only_dense: int, only_svm: int, p_value: float) -> str:
+def _sentence(only_dense: int, only_svm: int, p_value: float, photos: int) -> str:
     if not only_dense + only_svm:
-        return "The SVM and the dense head name exactly the same photos right."
+        most = wilson(0.0, photos)[1]
+        open_still = f"; {photos} photos cannot show a difference of less than {100 * most:.0f} points"
+        same = "The SVM and the dense head name exactly the same photos right"
+        return same + (open_still if most > HALF_WIDTH else "") + "."
     better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
-    outcome = better if p_value < _SIGNIFICANCE else "no significant difference"
-    p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    outcome = better if p_value < SIGNIFICANCE else "no significant difference"
+    if only_dense + only_svm < _FEWEST_APART:
+        outcome = "too few photos to say which is better"
     return (
         f"The SVM names {only_svm} {'photo' if only_svm == 1 else 'photos'} right that the dense head gets wrong, and "
         f"the other way round {only_dense}: "
-        f"{outcome} (McNemar's exact test, {p})."
+        f"{outcome} (McNemar's exact test, {_p(p_value)})."
     )
+
+
+def against_validation(test: dict[str, Any], val: dict[str, Any]) -> dict[str, Any]:
+    """Return Fisher's exact test of whether one scorer's accuracies on test and validation photos differ by chance.
+
+    Both are figures of evaluate(). `sentence` is empty where chance explains the difference (two-sided p of 0.05 or
+    more). Validation photos have chosen the epoch and the scorer, so a little above the test photos is what to expect.
+    """
+    rows = [(right_of(figures), figures["photos"] - right_of(figures)) for figures in (test, val)]
+    p_value = float(fisher_exact(rows).pvalue)
+    return {
+        "test_right": rows[0][0],
+        "test_photos": test["photos"],
+        "val_right": rows[1][0],
+        "val_photos": val["photos"],
+        "p_value": p_value,
+        "sentence": _disagreement(test, val, p_value) if p_value < SIGNIFICANCE else "",
+    }
+
+
+def _disagreement(test: dict[str, Any], val: dict[str, Any], p_value: float) -> str:
+    seen = (
+        f"Test and validation photos disagree by more than chance explains: {counted(test)} test photos are named "
+        f"right ({stated(test)}), {counted(val)} validation photos ({stated(val)}; Fisher's exact test, {_p(p_value)})."
+    )
+    if val["accuracy"] < test["accuracy"]:
+        return (
+            f"{seen} Validation photos chose the epoch and the scorer, so they should look better, not worse: the test "
+            "photos are easier than the others. Count on the lower figure, and test on more photos."
+        )
+    return (
+        f"{seen} Validation photos chose the epoch and the scorer, which makes their figure too good; so large a gap "
+        "also means that they are easier, or copies of photos learnt from. Count on the test photos."
+    )
+
+
+def _p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def _by_class(
@@ -120,11 +165,3 @@ def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
         return float(-(targets * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1).mean())
 
     return float(math.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
-
-
-def wilson(share: float, count: int, z: float = _Z95) -> tuple[float, float]:
-    """Return the interval of a share seen on `count` photos (Wilson 1927): of 95 %, or `z` standard errors."""
-    spread = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
-    # At shares of 0 and 1 an end is the share itself; rounded, it could lie beside it.
-    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))

@@ -38,8 +38,16 @@ class Learning:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Scores [N, classes] by scorer and labels [N] of the validation photos, in the order of `splits.val`."""
+
+    scores: Mapping[str, Floats]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """What a report shows. Everything is of the test photos, in the order of `splits.test`.
+    """What a report shows. Everything but `validation` is of the test photos, in the order of `splits.test`.
 
     `scores` holds [N, classes] by scorer (there may be only one), `labels` [N], `descriptors` [N, length].
     `learning` is None where only a new SVM was fitted. `crops` gives some photos as uint8 [n, size, size, 3]; it is
@@ -55,4 +63,5 @@ class Evidence:
     descriptors: Floats
     settings: TrainSettings | None = None
     learning: Learning | None = None
+    validation: Validation | None = None
     crops: Callable[[Sequence[Photo]], Pixels] | None = None

@@ -142,15 +142,17 @@ def _gate(loss: dict[str, Any], settings: QuantizeSettings, bundle: Bundle) -> N
     With fewer than 100 / max_loss validation photos, not one of them may be lost.
     """
     kind, max_loss = settings.to, settings.max_loss
-    before, after = (loss["scorers"][loss["default_scorers"][of]][of] for of in (FLOAT, kind))
-    figures = f"{kind} names {after:.1%} of {loss['photos']} validation photos right, float {before:.1%}"
+    photos = loss["photos"]
+    before, after = (round(photos * loss["scorers"][loss["default_scorers"][of]][of]) for of in (FLOAT, kind))
+    figures = f"{kind} names {after} of {photos} validation photos right, float {before}"
     if loss["loss"] > max_loss:
         raise QuantizeError(
             f"{kind.upper()}_LOSS",
             f"{figures}: a loss of {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no {kind} version is "
             f"published: serve version {bundle.version} as it is, or allow more",
         )
-    say(f"{figures}: a loss of {loss['loss']:.2f} points, {max_loss:g} are allowed")
+    one = f"; one photo is {100 / photos:.1f}, too few photos to show less" if 100 / photos > max_loss else ""
+    say(f"{figures}: a loss of {loss['loss']:.2f} points, {max_loss:g} are allowed{one}")
 
 
 def _svm_options(manifest: Manifest, trained: Trained) -> tuple[str, str]:

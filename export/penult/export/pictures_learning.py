@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from penult.drawing import BLUE, FAINT, INK, MUTED, ORANGE, SKY, VERMILION, png, style
+from penult.drawing import BLUE, FAINT, INK, MUTED, ORANGE, PAGE, SKY, VERMILION, style, svg
 from penult.export.history import Epoch
 from penult.export.pictures import new, percent
 from penult.export.verdict import GOOD, OVER_FIT, UNDER_FIT, ZONES, Verdict
@@ -18,17 +18,13 @@ _TRAIN, _VAL = BLUE, VERMILION
 _ZONES = {UNDER_FIT: (SKY, 0.25, "//"), GOOD: (FAINT, 0.0, ""), OVER_FIT: (ORANGE, 0.25, "\\\\")}
 _TITLES = {"head": "The head alone, on cached descriptors", "all": "All layers that are not frozen"}
 _MANY = 12
-_WORDS_OF_RULE = (
-    "under-fit: both losses still fall towards the best epoch\n"
-    "over-fit: validation loss up by more than its noise, training loss falls"
-)
 
 
 def learning_curves(epochs: Sequence[Epoch], verdict: Verdict) -> bytes:
     """Draw one phase: loss above accuracy, zones shaded, rate drops, best and last epoch marked."""
     phase = epochs[0].phase
     with style():
-        figure, axes = new(5.6, rows=2, sharex=True, height_ratios=(3, 2))
+        figure, axes = new(3.6, rows=2, sharex=True, height_ratios=(3, 2))
         loss, accuracy = axes[0][0], axes[1][0]
         loss.set_title(_TITLES.get(phase, phase), color=INK)
         for axis in (loss, accuracy):
@@ -43,9 +39,9 @@ def learning_curves(epochs: Sequence[Epoch], verdict: Verdict) -> bytes:
         accuracy.set_ylabel("accuracy")
         percent(accuracy.yaxis)
         accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-        accuracy.set_xlabel(f"epoch (ended after {epochs[-1].epoch})\n\n{_WORDS_OF_RULE}", fontsize=8)
-        figure.legend(handles=_legend(verdict.zones[phase], epochs), loc="outside upper left", ncols=3)
-        return png(figure)
+        accuracy.set_xlabel(f"epoch (ended after {epochs[-1].epoch})")
+        figure.legend(handles=_legend(verdict.zones[phase], epochs), loc="outside upper left", ncols=2)
+        return svg(figure)
 
 
 def _curves(axis: Axes, epochs: Sequence[Epoch], train: str, val: str) -> None:
@@ -83,7 +79,7 @@ def _mark_best(axis: Axes, epochs: Sequence[Epoch], is_kept: bool) -> None:
     axis.annotate(
         f"{'kept' if is_kept else 'best'}: epoch {best.epoch}", (best.epoch, 0.97), xycoords=axis.get_xaxis_transform(),
         xytext=(-4 if right else 4, 0), textcoords="offset points", ha="right" if right else "left", va="top",
-        color=INK, bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85},
+        color=INK, bbox={"boxstyle": "round,pad=0.2", "fc": PAGE, "ec": "none", "alpha": 0.85},
     )  # fmt: skip
 
 

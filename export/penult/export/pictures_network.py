@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, png, style
+from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PAGE, PURPLE, SKY, VERMILION, style, svg
 from penult.export.changes import STATISTICS, LayerChange
 from penult.export.pictures import new
 
@@ -15,32 +15,33 @@ Filters = NDArray[np.float32]
 
 _STAGES = (SKY, BLUE, GREEN, ORANGE, VERMILION, PURPLE)
 _MOST_FILTERS = 64
-_DIFFERENCE_NOTE = "Each filter is stretched to\nits own range of colours;\nthe differences share one."
 
 
 def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
     """Draw the filters of the first convolution, [filters, 3, height, width], as small colour pictures.
 
     Each filter is stretched to its own range, the same before and after. Where they differ, their difference follows,
-    on one scale for all filters; where they do not, the picture says so.
+    on one scale for all filters; where they do not, they are drawn once.
     """
     before, after = before[:_MOST_FILTERS], after[:_MOST_FILTERS]
     both = np.concatenate([before, after], axis=1)
     low, high = (edge(axis=(1, 2, 3), keepdims=True) for edge in (both.min, both.max))
+    stretched = [(filters - low) / np.maximum(high - low, 1e-12) for filters in (before, after)]
     moved = float(np.abs(after - before).max())
     with style():
-        figure, axes = new(5.1 if moved else 2.8, rows=2 if moved else 1, columns=2)
-        for axis, title, filters in zip(axes[0], ("before", "after"), (before, after), strict=True):
-            _tiles(axis, (filters - low) / np.maximum(high - low, 1e-12), f"{layer}, {title}")
-        if moved:
-            _tiles(axes[1][0], 0.5 + (after - before) / (2 * moved), "difference (grey: none)")
-            share = moved / (float(np.abs(before).max()) or 1.0)
-            text = f"Largest change of a weight:\n{share:.1%} of the largest weight.\n\n{_DIFFERENCE_NOTE}"
-            axes[1][1].set_axis_off()
-            axes[1][1].text(0, 1, text, va="top", color=INK, fontsize=8, transform=axes[1][1].transAxes)
-        else:
-            figure.supxlabel("Identical, bit for bit: this layer did not learn.", fontsize=9, color=INK)
-        return png(figure)
+        if not moved:
+            figure, axes = new(2.2)
+            _tiles(axes[0][0], stretched[0], f"{layer}: the same, bit for bit, after learning")
+            return svg(figure)
+        figure, axes = new(1.75, columns=3)
+        share = moved / (float(np.abs(before).max()) or 1.0)
+        titles = ("before", "after", f"change ≤ {share:.2g}" if share < 0.001 else f"change ≤ {share:.1%}")
+        figure.suptitle(layer, x=0.01, ha="left", fontsize=9)
+        for axis, title, filters in zip(
+            axes[0], titles, (*stretched, 0.5 + (after - before) / (2 * moved)), strict=True
+        ):
+            _tiles(axis, filters, title)
+        return svg(figure)
 
 
 def relative_changes(changes: Sequence[LayerChange]) -> bytes:
@@ -49,9 +50,10 @@ def relative_changes(changes: Sequence[LayerChange]) -> bytes:
     stages = list(dict.fromkeys(change.stage for change in layers))
     colours = dict(zip(stages, _STAGES, strict=False))
     with style():
-        figure, axes = new(3.7 if any(change.change for change in changes) else 2.3)
+        figure, axes = new(2.4 if any(change.change for change in changes) else 2.2)
         axis = axes[0][0]
-        axis.bar(range(len(layers)), [c.change for c in layers], width=0.8, color=[colours[c.stage] for c in layers])
+        moved = [(place, layer.change, colours[layer.stage]) for place, layer in enumerate(layers) if layer.change]
+        axis.bar([m[0] for m in moved], [m[1] for m in moved], width=0.8, color=[m[2] for m in moved])
         _statistics(axis, changes)
         _scale(axis, [change.change for change in changes])
         for stage in stages:
@@ -62,24 +64,24 @@ def relative_changes(changes: Sequence[LayerChange]) -> bytes:
         axis.set_ylabel("|after − before| / |before|")
         axis.set_xlabel("layers from the input, by stage", labelpad=18)
         if any(change.kind == STATISTICS for change in changes):
-            figure.legend(loc="outside upper left", ncols=2)
-        return png(figure)
+            figure.legend(loc="outside upper left")
+        return svg(figure)
 
 
 def _tiles(axis: Axes, filters: Filters, title: str) -> None:
-    """Show filters [n, 3, height, width] with values 0 to 1 as one picture of tiles, a white line between them."""
+    """Show filters [n, 3, height, width] with values 0 to 1 as one picture of tiles, a line between them."""
     count, _, height, width = filters.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     # Each value becomes a block, so that the line between filters can be thinner than a value.
     block = max(1, 24 // max(height, width))
     step_y, step_x = height * block + 2, width * block + 2
-    canvas = np.ones((rows * step_y - 2, columns * step_x - 2, 3))
+    canvas = np.zeros((rows * step_y - 2, columns * step_x - 2, 4))  # transparent between the filters
     for number, tile in enumerate(filters):
         top, left = step_y * (number // columns), step_x * (number % columns)
         pixels = np.kron(tile.transpose(1, 2, 0), np.ones((block, block, 1)))
-        canvas[top : top + height * block, left : left + width * block] = pixels
-    axis.imshow(canvas.clip(0, 1), interpolation="nearest")
+        canvas[top : top + height * block, left : left + width * block] = np.dstack([pixels, np.ones(pixels.shape[:2])])
+    axis.imshow(canvas.clip(0, 1), interpolation="none")
     axis.set_title(title)
     axis.set_axis_off()
 
@@ -99,7 +101,7 @@ def _statistics(axis: Axes, changes: Sequence[LayerChange]) -> None:
             values,
             "D",
             ms=3.5,
-            mfc="white",
+            mfc=PAGE,
             mec=INK,
             mew=0.9,
             clip_on=False,
@@ -133,5 +135,4 @@ def _name_stage(axis: Axes, places: list[int], layers: Sequence[LayerChange]) ->
     if not any(layers[place].change for place in places):
         axis.text(
             middle, 0.03, "unchanged: exactly 0", transform=below, ha="center", va="bottom", rotation=90, color=INK,
-            fontsize=8,
         )  # fmt: skip

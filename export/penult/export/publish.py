@@ -11,7 +11,7 @@ from penult.export import architectures, baseline, svm, whiten
 from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.convert import to_onnx
 from penult.export.data import Splits
-from penult.export.evidence import Evidence, Learning
+from penult.export.evidence import Evidence, Learning, Validation
 from penult.export.history import History
 from penult.export.model import Normalise, PenultNet, Weights, parameter_groups
 from penult.export.parity import Parity, check_parity
@@ -56,7 +56,7 @@ def publish(
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
     ordinary = baseline.learn(manifest, measured, scores["val"], settings.seed)
-    verdict = diagnose(history, len(splits.classes), settings.schedule)
+    verdict = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
     metrics |= {"parity": asdict(parity), "svm": fitted.as_json(), "notes": list(splits.notes)}
     metrics["novelty"] = baseline.told(ordinary, measured)
     metrics |= {"verdict": verdict.as_json()} | ({"whitening": whitened.as_json()} if whitened else {})
@@ -74,6 +74,7 @@ def publish(
     test = measured["test"]
     evidence = Evidence(
         model_name(settings.out), listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
+        validation=Validation(scores["val"], labels["val"]),
         learning=_learning(settings, net, given, history, verdict),
         crops=photos.stack if settings.report_photos else None,
     )  # fmt: skip

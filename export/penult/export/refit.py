@@ -18,7 +18,7 @@ from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.export import baseline, svm
 from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.data import Splits, load_splits
-from penult.export.evidence import Evidence
+from penult.export.evidence import Evidence, Validation
 from penult.export.photos import Cache, PhotoReader
 from penult.export.progress import say
 from penult.export.refit_settings import RefitSettings
@@ -111,6 +111,7 @@ def publish_next(
     reader = PhotoReader(manifest.preprocess, Cache(0), _BATCH)
     evidence = Evidence(
         bundle.name, listed, splits, metrics, scores["test"], test.labels, test.descriptors,
+        validation=Validation(scores["val"], measured["val"].labels),
         crops=reader.stack if settings.report_photos else None,
     )  # fmt: skip
     return seal(settings.model, settings.data, files, evidence, exported, fitted)

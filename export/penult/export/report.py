@@ -1,8 +1,11 @@
-"""What a person reads about a bundle: report/index.html, its pictures and tables beside it, and MODEL_CARD.md."""
+"""What a person reads about a bundle: report/index.html, its pictures and tables beside it, and MODEL_CARD.md.
 
-import base64
+The page is one file of bounded size, whatever the number of classes: it shows the weakest of them, classes.csv has all.
+"""
+
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,18 +13,29 @@ from shlex import quote
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from penult.bundle.scores import Floats, softmax
+from penult.drawing import inline
+from penult.export import accuracy
 from penult.export.changes import StageChange, stage_changes
+from penult.export.confusions import Confusions, class_rows, classes_csv
 from penult.export.data import Splits
+from penult.export.evaluate import SIGNIFICANCE
 from penult.export.evidence import Evidence, Learning
+from penult.export.gallery import gallery
 from penult.export.illustrations import illustrate
-from penult.export.pictures import SCORER_NAMES
+from penult.export.pictures import SCORER_NAMES, WIDTH
+from penult.export.pictures_scorers import MOST_NAMED, confusion_inches
 from penult.export.settings import TrainSettings
 from penult.export.verdict import RULE
 
-# The recall of a class with fewer test photos than this is known to twenty points at best, and is marked.
-_FEW_PHOTOS = 20
+# With more classes than this the page shows the weakest, and folds the others away; beyond the other, leaves them out.
+_MOST_OPEN, _MOST_FOLDED, _WEAKEST = 12, 200, 5
+_MOST_MISTAKES, _MOST_IN_CARD = 10, 50
+# At this width text of 9 points is 11 CSS pixels high.
+_REM_PER_INCH = 5.5
+_STATUS_PAGE = "http://127.0.0.1:9095/"
 _OF_THIS_MACHINE = {
     "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats",
     "int8", "max_loss",
@@ -35,7 +49,16 @@ _TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _TEMPLATES.filters |= {
-    "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
+    "percent": lambda share: f"{100 * share:.1f} %",
+    "sure": lambda share: "over 99 %" if share > 0.99 else f"{100 * share:.0f} %",
+    "near": lambda share, figures: f"{100 * share:.{0 if accuracy.is_few(figures) else 1}f} %",
+    "loss": lambda loss, figures: f"{loss:.2g}" if accuracy.is_few(figures) else f"{loss:.3f}",
+    "of": lambda share, photos: accuracy.share(round(share * photos), photos),
+    "between": lambda interval: accuracy.between(*interval),
+    "stated": accuracy.stated,
+    "counted": accuracy.counted,
+    "whole": accuracy.whole,
+    "decimal": accuracy.decimal,
     "scorer": lambda name: SCORER_NAMES.get(name, name),
     "cell": lambda text: str(text).replace("|", "\\|"),
 }
@@ -47,8 +70,14 @@ def report_files(evidence: Evidence) -> dict[str, bytes]:
     index.html holds its pictures, so that it opens anywhere as one file; they also lie beside it, with the numbers
     behind them as CSV.
     """
-    pictures, tables = illustrate(evidence)
-    values = _values(evidence) | {"pictures": {name: _data_uri(data) for name, data in pictures.items()}}
+    by_scorer = _confusions(evidence)
+    pictures, tables = illustrate(evidence, by_scorer)
+    tables["classes.csv"] = classes_csv(by_scorer, _counts(evidence.splits))
+
+    def drawn(file: str, description: str) -> Markup:
+        return Markup(inline(pictures[file], file.removesuffix(".svg"), description))  # noqa: S704 - it is our own SVG
+
+    values = _values(evidence, by_scorer) | {"pictures": pictures, "drawn": drawn}
     page = _TEMPLATES.get_template("report.html").render(values)
     card = _TEMPLATES.get_template("MODEL_CARD.md").render(values)
     beside = {f"report/{name}": data for name, data in (pictures | tables).items()}
@@ -90,25 +119,39 @@ def command(settings: TrainSettings, name: str) -> str:
     return " ".join(words)
 
 
-def _values(evidence: Evidence) -> dict[str, Any]:
+def _values(evidence: Evidence, by_scorer: Mapping[str, Confusions]) -> dict[str, Any]:
     """Return what both templates know."""
-    test = evidence.metrics["test"]
-    counts = next(iter(test.values()))["photos_by_class"]
-    settings = evidence.settings
+    test, scorer, classes = evidence.metrics["test"], evidence.manifest.default_scorer, evidence.splits.classes
+    settings, default = evidence.settings, by_scorer[evidence.manifest.default_scorer]
+    many = len(classes) > _MOST_OPEN
+    rows = class_rows(by_scorer, _counts(evidence.splits), scorer)
+    disagreements = {
+        name: found["sentence"] for name, found in evidence.metrics.get("test_against_validation", {}).items()
+    }
     return {
         "name": evidence.name,
+        "status_page": _STATUS_PAGE,
         "manifest": evidence.manifest,
         "why_silent": evidence.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
         "splits": evidence.splits,
         "tested_anew": evidence.splits.sha256 == evidence.manifest.training.get("data_sha256"),
         "metrics": evidence.metrics,
-        "default": test[evidence.manifest.default_scorer],
-        "counts": [
-            (label, [sum(photo.label == at for photo in part) for part in _parts(evidence.splits)])
-            for at, label in enumerate(evidence.splits.classes)
-        ],
-        "few": [label for label, count in counts.items() if count < _FEW_PHOTOS],
-        "few_photos": _FEW_PHOTOS,
+        "default": test[scorer],
+        "validated": evidence.metrics.get("val", {}).get(scorer),
+        "caution": accuracy.caution(test[scorer]),
+        "disagreement": disagreements.get(scorer, ""),
+        "other_disagreements": [text for name, text in disagreements.items() if text and name != scorer],
+        "outcome": _outcome(evidence.metrics.get("comparison", {}).get("test")),
+        "few_rule": accuracy.RULE,
+        "many": many,
+        "unnamed": len(classes) > MOST_NAMED,
+        "matrix_rem": _matrix_rem(len(classes)),
+        "rows": rows[:_MOST_FOLDED] if many else sorted(rows, key=lambda row: row.number),
+        "weakest": _WEAKEST,
+        "mistakes": default.worst(_MOST_MISTAKES),
+        "most_in_card": _MOST_IN_CARD,
+        "right_are_ringed": bool((default.labels != default.answers).any()),
+        "gallery": gallery(evidence),
         "training": evidence.manifest.training.get("settings", {}),
         "command": command(settings, evidence.name) if settings else None,
         "dropout": evidence.learning.dropout if evidence.learning else None,
@@ -119,8 +162,31 @@ def _values(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _parts(splits: Splits) -> tuple[Any, ...]:
-    return splits.train, splits.val, splits.test
+def _confusions(evidence: Evidence) -> dict[str, Confusions]:
+    classes, labels = evidence.splits.classes, evidence.labels
+    return {name: Confusions(classes, labels, scores.argmax(axis=1)) for name, scores in evidence.scores.items()}
+
+
+def _counts(splits: Splits) -> list[tuple[int, int, int]]:
+    """Return the photos of every class: to learn from, to validate, to test."""
+    found = [Counter(photo.label for photo in part) for part in (splits.train, splits.val, splits.test)]
+    return [(found[0][at], found[1][at], found[2][at]) for at in range(len(splits.classes))]
+
+
+def _outcome(comparison: dict[str, Any] | None) -> str:
+    """Say which scorer was better on these test photos, as far as they tell."""
+    if comparison is None:
+        return ""
+    if comparison["p_value"] >= SIGNIFICANCE:
+        return "On these test photos neither is clearly better."
+    better = "SVM" if comparison["only_svm"] > comparison["only_dense"] else "dense head"
+    return f"On these test photos the {better} is better."
+
+
+def _matrix_rem(classes: int) -> float:
+    """Return how wide a matrix with names must be for its text to be read, in rem; 0 where it fits a phone."""
+    inches = confusion_inches(classes)
+    return 0 if inches <= WIDTH else round(_REM_PER_INCH * inches, 1)
 
 
 def _stages(learning: Learning) -> list[tuple[StageChange, str]]:
@@ -135,7 +201,3 @@ def _fate(stage: StageChange, rate: float | None) -> str:
     if rate is None:
         return "frozen: identical, bit for bit" if stage.identical else "frozen, yet it changed"
     return f"learnt at {rate:.2g}" + (", but its first weights were kept" if stage.identical else "")
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
-from penult.export.evaluate import wilson
+from penult.export.accuracy import wilson
 from penult.export.settings import freeze_text
 from penult.export.sweep import REINIT, Outcome, Sweep, way
 

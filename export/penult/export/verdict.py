@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from penult.export.accuracy import HALF_WIDTH, between, is_rough, wilson
 from penult.export.history import Epoch, History
 from penult.export.settings import ONE_CYCLE, PLATEAU
 
 UNDER_FIT, GOOD, OVER_FIT = "under-fit", "good", "over-fit"
-UNREPRESENTATIVE, UNSTABLE, TOO_SHORT = "unrepresentative", "unstable", "too short"
+UNREPRESENTATIVE, UNSTABLE, TOO_SHORT, TOO_FEW = "unrepresentative", "unstable", "too short", "too few photos"
 ZONES = (UNDER_FIT, GOOD, OVER_FIT)
 
 # A loss that changes by a smaller share than this stands still.
@@ -48,7 +49,9 @@ RULE = (
     f"{JUMP_ERRORS:g} standard errors (median) and the training loss by less than {JUMP_SHARE:.0%} of that; where the "
     "training loss jumps along, the run is unstable instead. Under one-cycle, losses jump while the rate is high and "
     "fall until it is nothing: jumps count once it is below half its height, and that losses still fall is no finding. "
-    "Good: none of these."
+    "Nothing can be said: none of these, but the accuracy on the validation photos is known to no better than "
+    f"±{100 * HALF_WIDTH:g} points (95 % interval). Good: none of these, and more validation photos. The rule is about "
+    "the shape of the curves; how accurate the model is, only the test photos show."
 )
 RULE_IN_SHORT = (
     "under-fit: both losses still falling to the best epoch · over-fit: validation loss up by more than its noise, "
@@ -92,10 +95,11 @@ class Verdict:
         return values | {"conclusion": self.conclusion, "sentence": self.sentence, "rule": RULE}
 
 
-def diagnose(history: History, classes: int, schedule: str = PLATEAU) -> Verdict:
+def diagnose(history: History, classes: int, schedule: str = PLATEAU, val_photos: int | None = None) -> Verdict:
     """Judge a run of at least one epoch that told `classes` classes apart, by RULE.
 
-    `schedule` is that of the phase in which more than the head learnt.
+    `schedule` is that of the phase in which more than the head learnt; `val_photos` is how many photos the validation
+    loss is of (None: unknown, and taken for enough).
     """
     kept = min(history.epochs, key=lambda epoch: epoch.val_loss)
     phases = {name: history.phase(name) for name in dict.fromkeys(epoch.phase for epoch in history.epochs)}
@@ -110,7 +114,7 @@ def diagnose(history: History, classes: int, schedule: str = PLATEAU) -> Verdict
         *([] if kept.phase in cycles else _still_falling(last, kept)),
         *_over_fit(last, zones[last[0].phase], kept),
     ]
-    return Verdict(tuple(found or [_nothing_wrong(last, kept)]), kept.phase, kept.epoch, zones)
+    return Verdict(tuple(found or [_nothing_wrong(last, kept, val_photos)]), kept.phase, kept.epoch, zones)
 
 
 def zones_of(epochs: list[Epoch]) -> tuple[str, ...]:
@@ -220,16 +224,24 @@ def _over_fit(last: list[Epoch], zones: tuple[str, ...], kept: Epoch) -> list[Fi
     ]
 
 
-def _nothing_wrong(last: list[Epoch], kept: Epoch) -> Finding:
+def _nothing_wrong(last: list[Epoch], kept: Epoch, val_photos: int | None) -> Finding:
     if len(last) < FEWEST_EPOCHS:
         epochs = "1 epoch" if len(last) == 1 else f"{len(last)} epochs"
         return Finding(TOO_SHORT, f"Too short to say: the last phase had only {epochs}. Raise --epochs.")
     kept_at = f"epoch {kept.epoch}" if kept.phase == last[0].phase else f"epoch {kept.epoch} of the head alone"
     more = "" if kept.phase == last[0].phase else " Learning in more layers did not beat that."
+    if val_photos and is_rough(*(interval := wilson(kept.val_accuracy, val_photos))):
+        return Finding(
+            TOO_FEW,
+            "Nothing can be said of the fit: the learning curves show no under-fitting and no over-fitting, but they "
+            f"are of {val_photos} validation photos (accuracy {between(*interval)}), too few to show it. "
+            f"Kept: {kept_at}.{more}",
+        )
     return Finding(
         GOOD,
-        f"Good fit: the validation loss levelled off at {kept.val_loss:.3f} ({kept_at}, kept; training loss there "
-        f"{kept.train_loss:.3f}) and did not rise beyond its noise afterwards.{more}",
+        "The learning curves show no under-fitting and no over-fitting: the validation loss levelled off at "
+        f"{kept.val_loss:.3f} ({kept_at}, kept; training loss there {kept.train_loss:.3f}) and did not rise beyond its "
+        f"noise afterwards.{more} This is about the curves, not about how accurate the model is.",
     )
 
 

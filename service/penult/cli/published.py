@@ -40,12 +40,12 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
     if arguments.json:
         print(json.dumps(as_json(result, **more)))
         return 0
-    rows = [[name, f"{m['accuracy']:.1%}", "{:.1%} – {:.1%}".format(*m["accuracy_95"]), f"{m['macro_f1']:.3f}"]
-            for name, m in test.items()]  # fmt: skip
     from penult.client.console import print_table
 
-    print_table(["scorer", "accuracy", "95 % interval", "macro-F1"], rows)
+    print_table(*_table(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
+    for sentence in _cautions(result.metrics):
+        print(sentence)
     print(f"bundle: {result.folder}")
     print(f"report: {link(result.folder / 'report' / 'index.html')}")
     return 0
@@ -92,7 +92,30 @@ def _program() -> str:
     return shlex.quote(str(typed))
 
 
+def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows: with few photos the interval stands in the place of the accuracy."""
+    from penult.export.accuracy import between, counted, decimal, stated
+
+    head = ["scorer", "right", "accuracy", "95 % interval", "validation", "macro-F1"]
+    val = metrics.get("val", {})
+    return head, [
+        [name, counted(m), stated(m), between(*m["accuracy_95"]), counted(val[name]) if name in val else "",
+         decimal(m["macro_f1"], m)]
+        for name, m in metrics["test"].items()
+    ]  # fmt: skip
+
+
+def _cautions(metrics: dict[str, Any]) -> list[str]:
+    """Return what must be known to read the table: too few photos, test and validation that disagree."""
+    from penult.export.accuracy import caution
+
+    default = metrics["default_scorer"]
+    found = metrics.get("test_against_validation", {}).get(default, {})
+    return [sentence for sentence in (found.get("sentence", ""), caution(metrics["test"][default])) if sentence]
+
+
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
-    default = result.metrics["default_scorer"]
-    return {"bundle": str(result.folder), "default_scorer": default, "test": result.metrics["test"], **more}
+    metrics = result.metrics
+    told = {name: metrics[name] for name in ("default_scorer", "test", "test_against_validation") if name in metrics}
+    return {"bundle": str(result.folder), **told, "cautions": _cautions(metrics), **more}
