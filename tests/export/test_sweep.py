@@ -244,9 +244,11 @@ def test_the_line_of_a_trial_is_that_trials():
     sweep = _made_up("freeze", {(FROZEN, FREEZE_ALL): (0.5, 0.4), (CONTINUE, 5): (0.8, 0.7)})
     first, second = sweep.outcomes
     assert told(sweep, first).startswith(
-        "frozen + SVM, all stages frozen: 50.0% of validation photos right, 40.0% of test"
+        "frozen + SVM, all stages frozen: validation photos right: 50.0%, test photos: 80 of 200,"
     )
-    assert told(sweep, second).startswith("continue, 5 stages frozen: 80.0% of validation photos right, 70.0% of test")
+    assert told(sweep, second).startswith(
+        "continue, 5 stages frozen: validation photos right: 80.0%, test photos: 140 of 200,"
+    )
     assert [row["at"] for row in csv.DictReader(to_csv(sweep).splitlines())] == ["all", "5"]
 
 
@@ -320,6 +322,16 @@ def test_advice_on_labels_is_of_the_mode_that_validation_chose():
         (FINE_TUNED, 20): (0.8, 0.8),
     }
     assert advice(_made_up("labels", found)).startswith("fine-tuned: from 10 to 20 photos per class 60.0% became 80.0%")
+
+
+def test_few_photos_have_intervals_in_the_table():
+    """All of eighteen photos right is "82–100 %" in the table and a count in a trial's line; of thousands, 100.0 %."""
+    found = {(FROZEN, 6): (1.0, 1.0)}
+    few = replace(_made_up("freeze", found, test_photos=18), val_photos=20)
+    assert table(few)[0][2:4] == ["84–100 %", "82–100 %"]
+    assert "validation photos right: 20 of 20, test photos: 18 of 18," in told(few, few.outcomes[0])
+    many = replace(_made_up("freeze", found, test_photos=5000), val_photos=5000)
+    assert table(many)[0][2:4] == ["100.0%", "100.0%"]
 
 
 @pytest.mark.parametrize("kind", ["freeze", "labels"])

@@ -22,7 +22,7 @@ _LOOKS = {
 def sweep_picture(sweep: Sweep) -> bytes:
     """Draw a line per mode, as PNG bytes: points are means over repeats, bars 95 % intervals on the test photos."""
     with style():
-        figure, axes = new(3.6)
+        figure, axes = new(3.6, width=4.6)
         axis = axes[0][0]
         for mode in sweep.modes():
             _line(axis, sweep, mode)

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
-from penult.export.accuracy import wilson
+from penult.export.accuracy import between, is_rough, share, wilson
 from penult.export.settings import freeze_text
 from penult.export.sweep import REINIT, Outcome, Sweep, way
 
@@ -25,8 +25,20 @@ def table(sweep: Sweep) -> list[list[str]]:
         for at, repeats in sweep.points(mode).items():
             val, test = (mean(repeats, name) for name in ("val_accuracy", "test_accuracy"))
             scorer = Counter(outcome.scorer for outcome in repeats).most_common(1)[0][0]
-            found.append([mode, place(sweep.kind, at), f"{val:.1%}", f"{test:.1%}", scorer])
+            chosen_on = _stated(val, wilson(val, sweep.val_photos)) if _knows_validation(sweep) else f"{val:.1%}"
+            tested = _stated(test, interval(repeats, sweep.test_photos))
+            found.append([mode, place(sweep.kind, at), chosen_on, tested, scorer])
     return found
+
+
+def _stated(accuracy: float, bounds: tuple[float, float]) -> str:
+    """Write a mean accuracy, or its interval where photos are few."""
+    return between(*bounds) if is_rough(*bounds) else f"{accuracy:.1%}"
+
+
+def _knows_validation(sweep: Sweep) -> bool:
+    """Say whether all trials had the same validation photos: with fewer labels there are fewer."""
+    return sweep.kind == "freeze" and sweep.val_photos > 0
 
 
 def to_csv(sweep: Sweep) -> str:
@@ -48,9 +60,11 @@ def rows(sweep: Sweep) -> list[dict[str, object]]:
 
 def told(sweep: Sweep, outcome: Outcome) -> str:
     """Return the line of one trial that has ended."""
+    val, test = outcome.val_accuracy, share(round(outcome.test_accuracy * sweep.test_photos), sweep.test_photos)
+    val_share = share(round(val * sweep.val_photos), sweep.val_photos) if _knows_validation(sweep) else f"{val:.1%}"
     return (
-        f"{way(sweep.kind, outcome)}: {outcome.val_accuracy:.1%} of validation photos right, "
-        f"{outcome.test_accuracy:.1%} of test photos, by the {outcome.scorer} scorer"
+        f"{way(sweep.kind, outcome)}: validation photos right: {val_share}, test photos: {test}, "
+        f"by the {outcome.scorer} scorer"
     )
 
 
