@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -11,7 +12,7 @@ from urllib.request import url2pathname
 import pytest
 
 from penult.cli.parser import Parser
-from penult.cli.published import link, next_steps, show_last, show_published
+from penult.cli.published import as_json, link, next_steps, show_last, show_published
 from penult.client import verbs
 from penult.export.bundling import Result
 from penult.service import config
@@ -79,6 +80,18 @@ def test_the_report_is_a_link_and_json_is_as_it_was(result: Result, capsys: pyte
     assert "serve:" not in capsys.readouterr().out
     arguments.json = True
     show_last(arguments, result)
-    assert json.loads(capsys.readouterr().out) == {
-        "bundle": "models/pets/3", "default_scorer": "svm", "test": {"svm": FIGURES},
-    }  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer.pop("cautions")) == 1
+    assert answer == {"bundle": "models/pets/3", "default_scorer": "svm", "test": {"svm": FIGURES}}
+
+
+def test_people_are_told_what_few_photos_leave_open(result: Result, capsys: pytest.CaptureFixture[str]):
+    """With few photos the table has counts and the interval, and sentences follow it; scripts get those as cautions."""
+    disagree = {"svm": {"sentence": "They disagree."}}
+    told = replace(result, metrics=result.metrics | {"test_against_validation": disagree})
+    show_published(argparse.Namespace(json=False), told)
+    head, row, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["scorer", "right", "accuracy"]
+    assert row.split() == ["svm", "18", "of", "20", "80–95", "%", "80–95", "%", "0.9"]
+    assert lines[:2] == ["They disagree.", *as_json(told)["cautions"][1:]]
+    assert lines[1].startswith("20 test photos leave open whether 80 or 95 %")
