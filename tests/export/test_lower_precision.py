@@ -382,7 +382,7 @@ def test_networks_that_would_not_gain_are_refused(
     with pytest.raises(SettingsError) as caught:
         quantize(QuantizeSettings(model, digits))
     assert caught.value.reason == "INT8_ARCHITECTURE"
-    with pytest.raises(SettingsError, match="--sweep publishes nothing"):
+    with pytest.raises(SettingsError, match="with --sweep, which publishes nothing"):
         TrainSettings(Path("d"), Path("o"), int8=True, sweep="freeze")
 
 
