@@ -80,6 +80,24 @@ with Interrupts("interrupted") as interrupts:
     assert interrupt(process) == (1, "cleaned up\n", "interrupted\n")
 
 
+def test_an_svm_in_the_middle_of_its_search_is_left(start: Start):
+    """Folds that are being fitted do not keep the main thread from cleaning up; the search does not complete."""
+    process = start("""
+import numpy as np
+from penult.export import svm
+descriptors, labels = np.random.default_rng(0).normal(size=(4000, 512)), np.arange(4000) % 200
+with Interrupts("interrupted") as interrupts:
+    try:
+        threading.Timer(0.1, lambda: say("begun")).start()
+        svm.fit(descriptors, labels, seed=0)
+        say("completed")
+    except KeyboardInterrupt:
+        say("cleaned up")
+        interrupts.tell()
+""")
+    assert interrupt(process) == (1, "cleaned up\n", "interrupted\n")
+
+
 def test_a_second_one_does_not_wait_for_the_cleaning_up(start: Start):
     """Ctrl-C in the cleaning up of the first ends the process, although that would go on for minutes."""
     process = start("""

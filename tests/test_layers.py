@@ -122,8 +122,8 @@ KNOWN_TO = {
     "pickle": {"penult.export.svm"},
     "pickletools": {"penult.service.unpickle"},
     "sklearn": {
-        "penult.export.svm", "penult.export.evaluate", "penult.export.descriptor_map", "penult.export.demo",
-        "penult.export.whiten", "penult.export.baseline",
+        "penult.export.svm", "penult.export.svm_cost", "penult.export.evaluate", "penult.export.descriptor_map",
+        "penult.export.demo", "penult.export.whiten", "penult.export.baseline",
     },
     "scipy": {"penult.export.evaluate"},
     "matplotlib": {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from penult.bundle.scores import softmax
 from penult.export.accuracy import caution, counted, share, stated, wilson
@@ -280,3 +281,20 @@ def test_probabilities_are_calibrated(trained: Any):
     """On unseen photos, the stored temperatures give either scorer a log loss below a tenth of guessing."""
     for values in trained.metrics["test"].values():
         assert values["log_loss"] < 0.1 * math.log(10)
+
+
+def test_many_classes_have_no_matrix_but_the_pairs_that_are_mistaken():
+    """Above the limit the confusion matrix is left out; every figure is what it was, computed piece by piece."""
+    labels = np.concatenate([np.arange(400), np.arange(3)])
+    scores = np.random.default_rng(0).normal(size=(403, 400)).astype(np.float32)
+    scores[np.arange(403), labels] += 4
+    scores[labels < 3, 7] += 20  # classes 0, 1 and 2 are named 7
+    classes = tuple(f"c{place}" for place in range(400))
+    found = evaluate(scores, labels, classes, 1.3)
+    probabilities = softmax(scores, 1.3)
+    assert found["confusion"] is None
+    assert found["confused"][:3] == [["c0", "c7", 2], ["c1", "c7", 2], ["c2", "c7", 2]]
+    assert found["accuracy"] == (scores.argmax(1) == labels).mean()
+    assert found["log_loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(400)), rel=1e-6)
+    assert found["mean_confidence"] == pytest.approx(probabilities.max(1).mean(), rel=1e-6)
+    assert found["ece"] == pytest.approx(calibration(probabilities, labels)["ece"])

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.class_weight import compute_sample_weight
 
+from penult.bundle import scores as bundle_scores
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import as_columns
-from penult.export import svm
+from penult.export import svm, svm_cost
 from penult.export.data import load_splits
+from penult.export.errors import SettingsError
 from penult.export.photos import Cache, PhotoReader
 from penult.export.runtime import ExportedModel
 from penult.export.settings import TrainSettings
+from penult.service.scorer import load_scorer
 
 
 def _blobs(classes: int, count: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +175,7 @@ def test_balanced_weights_reach_the_estimator():
 
 def test_many_photos_are_searched_on_a_share_of_every_class(monkeypatch: pytest.MonkeyPatch):
     """Above the limit RBF is searched on that many photos, rare classes kept, and auto does not try it."""
-    monkeypatch.setattr(svm, "RBF_MOST_SEARCHED", 100)
+    monkeypatch.setattr(svm_cost, "RBF_MOST_SEARCHED", 100)
     descriptors, labels = _blobs(3, 300, 1.0)
     labels[labels == 2] = np.where(np.arange(100) < 6, 2, 0)
     (search,) = svm.fit(descriptors, labels, seed=0, kernel="rbf").searches
@@ -179,6 +184,100 @@ def test_many_photos_are_searched_on_a_share_of_every_class(monkeypatch: pytest.
     assert counts[2] == 5
     assert counts[0] / counts[1] == pytest.approx((labels == 0).sum() / (labels == 1).sum(), rel=0.05)
     assert [search.kernel for search in svm.fit(descriptors, labels, seed=0).searches] == ["linear"]
+
+
+def _squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every linear fit be too much for LIBLINEAR."""
+    monkeypatch.setattr(svm_cost, "LINEAR_MOST_S", 0.0)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_leaving_one_out_at_once_is_leaving_each_out(
+    classes: int, class_weight: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    """What least squares say of all photos at once is what as many fits say, each without the photo that it names."""
+    _squares(monkeypatch)
+    descriptors, labels = _blobs(classes, 60, 9.0)
+    labels[: 60 // classes] = 0  # classes of different sizes, so that weights matter
+    (search,) = svm.fit(descriptors, labels, 0, "linear", class_weight).searches
+    found = [_left_out(row, descriptors, labels, search.c, class_weight) == labels[row] for row in range(60)]
+    assert search.hits.tolist() == found
+    assert 0.3 < search.hits.mean() < 1
+
+
+def _left_out(row: int, descriptors: np.ndarray, labels: np.ndarray, c: float, class_weight: str | None) -> int:
+    """Return the class that ridge regression to -1 and 1 names for a photo, learnt from the others; weights stay."""
+    rest = np.arange(len(labels)) != row
+    unit, weights = Normalizer().fit_transform(descriptors), compute_sample_weight(class_weight, labels)[rest]
+    targets = np.where(labels[rest, None] == np.arange(labels.max() + 1), 1.0, -1.0)
+    ridge = Ridge(alpha=1 / (2 * c)).fit(unit[rest].astype(np.float64), targets, weights)
+    return int(ridge.predict(unit[[row]].astype(np.float64)).argmax())
+
+
+@pytest.mark.parametrize("classes", [2, 12])
+def test_least_squares_serve_as_linear_svms_do(classes: int, monkeypatch: pytest.MonkeyPatch):
+    """The pipeline is one that scikit-learn and the service score alike, about as well as LIBLINEAR's."""
+    unseen, truth = _blobs(classes, 600, 6.0, seed=1)
+    usual = svm.fit(*_blobs(classes, 240, 6.0), seed=0, kernel="linear")
+    _squares(monkeypatch)
+    fitted = svm.fit(*_blobs(classes, 240, 6.0), seed=0)
+    assert (fitted.kernel, usual.searches[0].solver, fitted.searches[0].solver) == (
+        "linear",
+        "LIBLINEAR",
+        "least squares",
+    )
+    scores, accuracy = fitted.scores(unseen), [(f.scores(unseen).argmax(1) == truth).mean() for f in (fitted, usual)]
+    assert np.array_equal(scores.argmax(1), pickle.loads(fitted.to_bytes()).predict(unseen))
+    assert np.allclose(load_scorer(fitted.to_bytes(), 16, classes)(unseen), scores, atol=1e-5)
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.03)
+    again = svm.fit_again(fitted, unseen, truth)
+    assert (again.c, again.photos) == (fitted.c, 600)
+
+
+def test_many_classes_are_searched_as_counts_say():
+    """200 classes of 3 photos get no RBF, 10,000 least squares; whoever asks for RBF there is refused with the hours."""
+    descriptors, labels = _blobs(200, 600, 1.0)
+    fitted = svm.fit(descriptors, labels, seed=0)
+    assert [search.kernel for search in fitted.searches] == ["linear"]
+    assert (
+        fitted.as_json()["search"]
+        == "linear kernel; RBF is not tried, as there are fewer than 5 training photos per class"
+    )
+    assert (fitted.scores(descriptors).argmax(1) == labels).mean() > 0.95
+    many = svm_cost.Counts(20_000, 10_000, 512, 2)
+    assert svm_cost.linear_share(many) == 0
+    with pytest.raises(SettingsError, match=r"all 49,995,000 pairs of 10,000 classes: about [\d,]+ hours"):
+        svm_cost.check("rbf", many)
+    # Those of a usual data set stay as they were: all photos, and both kernels.
+    usual = svm_cost.Counts(1768, 6, 1280, 5)
+    assert (svm_cost.linear_share(usual), svm_cost.why_no_rbf(usual)) == (1.0, "")
+
+
+def test_c_is_searched_on_a_share_where_all_would_take_too_long(monkeypatch: pytest.MonkeyPatch):
+    """Between what can be searched and what cannot even be fitted, C comes from a share of each class."""
+    descriptors, labels = _blobs(3, 300, 9.0)
+    counts = svm.counts_of(labels, 16)
+    one, whole = svm_cost.linear_fit_s(counts), svm_cost.linear_search_s(counts)
+    monkeypatch.setattr(svm_cost, "LINEAR_MOST_S", 2 * one + 0.5 * whole)
+    fitted = svm.fit(descriptors, labels, seed=0)
+    found = {search.kernel: len(search.rows) for search in fitted.searches}
+    assert found == {"linear": 150, "rbf": 300}
+    assert (fitted.photos, np.bincount(labels[fitted.searches[-1].rows]).min()) == (
+        300,
+        50 if fitted.kernel == "rbf" else 100,
+    )
+
+
+def test_scores_of_many_photos_are_those_of_each(monkeypatch: pytest.MonkeyPatch):
+    """Scores that are computed piece by piece are those of one go."""
+    descriptors, labels = _blobs(5, 200, 6.0)
+    for kernel in ("linear", "rbf"):
+        fitted = svm.fit(descriptors, labels, seed=0, kernel=kernel)
+        whole = fitted.scores(descriptors)
+        with monkeypatch.context() as patch:
+            patch.setattr(bundle_scores, "_PIECE", 300)
+            assert np.allclose(fitted.scores(descriptors), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])

@@ -153,3 +153,13 @@ def test_ties_go_to_the_first_class():
     ((*ranked,),) = rank(scores, classes, 1.0, 200)
     assert [scored.label for scored in ranked] == sorted(classes, key=lambda name: (-(int(name) % 3), int(name)))
     assert ranked[0].probability == ranked[1].probability > ranked[-1].probability
+
+
+@pytest.mark.parametrize("classes", [5, 99, 2000])
+def test_the_best_of_many_classes_are_those_of_a_whole_sort(classes: int):
+    """However many classes there are and however many scores tie, the best come in the order of a stable sort."""
+    scores = np.random.default_rng(0).integers(0, 30, (40, classes)).astype(np.float32)
+    names = [str(place) for place in range(classes)]
+    for top_k in (1, 3, classes + 1):
+        found = [[scored.label for scored in row] for row in rank(scores, names, 1.0, top_k)]
+        assert found == [[names[place] for place in order[:top_k]] for order in np.argsort(-scores, 1, kind="stable")]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from penult.bundle import goldens, writer
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, SVM, Manifest
 from penult.bundle.preprocess import crop_encoded
-from penult.bundle.scores import Floats
+from penult.bundle.scores import Floats, pieces
 from penult.export.data import Photo, Splits
 from penult.export.disk import writing
 from penult.export.evaluate import against_validation, compare, evaluate, fit_temperature
@@ -30,6 +30,9 @@ _GOLDENS = 8
 _DEVICE_NOISE = 1e-3
 _MOST_MOVED = 0.05
 _SHAKES = 4
+# Of the training photos, as many are judged as have this many scores (400 MB); validation and test photos all are.
+_MOST_JUDGED = 100_000_000
+_MOST_CHOSEN_FROM = 10_000_000
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
@@ -68,10 +71,19 @@ def score(
     The SVM's of the validation photos are those of the `chosen` one, which learnt from the training photos alone.
     """
     svm = {"train": chosen, "val": chosen, "test": final}
+    rows = {part: judged(part, len(m.labels), len(chosen.pipeline.classes_)) for part, m in measured.items()}
     return {
-        part: {name: m.logits if name == DENSE else svm[part].scores(m.descriptors) for name in scorers}
+        part: {
+            name: m.logits[rows[part]] if name == DENSE else svm[part].scores(m.descriptors[rows[part]])
+            for name in scorers
+        }
         for part, m in measured.items()
     }
+
+
+def judged(part: str, photos: int, classes: int) -> slice:
+    """Return which photos of a split are scored: every second, third, … of very many training photos, else all."""
+    return slice(None, None, -(-photos * classes // _MOST_JUDGED) if part == "train" else 1)
 
 
 def measure(
@@ -79,8 +91,8 @@ def measure(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Calibrate and choose the scorer on validation photos, then measure each scorer on every split.
 
-    `scores` is [N, classes] by split and scorer, `labels` [N] by split. Temperatures that the draft holds were found on
-    photos that were new to the network; they stay, and so does its default scorer.
+    `scores` is [N, classes] by split and scorer, as score() gives them; `labels` [N] by split. Temperatures that the
+    draft holds were found on photos that were new to the network; they stay, and so does its default scorer.
     """
     known = draft.temperatures
     temperatures = {
@@ -89,7 +101,12 @@ def measure(
     }
     metrics: dict[str, Any] = {
         part: {
-            name: evaluate(values, labels[part], splits.classes, temperatures[name])
+            name: evaluate(
+                values,
+                labels[part][judged(part, len(labels[part]), len(splits.classes))],
+                splits.classes,
+                temperatures[name],
+            )
             for name, values in scores[part].items()
         }
         for part in ("test", "val", "train")
@@ -131,9 +148,11 @@ def make_goldens(
     manifest: Manifest, photos: tuple[Photo, ...], measured: Measured, exported: ExportedModel, fitted: FittedSvm
 ) -> goldens.Goldens:
     """Choose validation photos that are clear cases, and record the answers of the exported model and the SVM."""
-    clear = measured.logits if DENSE in manifest.scorers else fitted.scores(measured.descriptors)
-    steady = steady_rows(measured.descriptors, fitted)
-    rows = steady[goldens.choose(clear[steady], measured.labels[steady].tolist(), _GOLDENS)]
+    # Of very many scores, those of every second, third, … photo are enough to choose from.
+    some = np.arange(0, len(photos), -(-len(photos) * len(manifest.classes) // _MOST_CHOSEN_FROM))
+    clear = measured.logits[some] if DENSE in manifest.scorers else fitted.scores(measured.descriptors[some])
+    steady = steady_rows(measured.descriptors[some], fitted)
+    rows = some[steady[goldens.choose(clear[steady], measured.labels[some[steady]].tolist(), _GOLDENS)]]
     images = tuple(as_served(photos[row].read(), manifest.preprocess) for row in rows)
     crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
     logits, descriptor = exported.run(crops)
@@ -146,14 +165,17 @@ def steady_rows(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
     An RBF SVM counts votes between pairs of classes: where two classes tie, a rounding difference on another device
     moves a whole vote, and a golden photo would be refused without any fault.
     """
-    random, moved = np.random.default_rng(0), np.zeros(len(descriptors))
-    scores = fitted.scores(descriptors)
-    for _ in range(_SHAKES):
-        noise = random.normal(size=descriptors.shape) * _DEVICE_NOISE * np.abs(descriptors).max(axis=1, keepdims=True)
-        shaken = fitted.scores((descriptors + noise).astype(np.float32))
-        moved = np.maximum(moved, np.abs(shaken - scores).max(axis=1))
-    rows = np.flatnonzero(moved <= _MOST_MOVED * np.abs(scores).max())
-    return rows if len(rows) else np.arange(len(descriptors))
+    random, moved, largest = np.random.default_rng(0), np.zeros(len(descriptors)), 0.0
+    for rows in pieces(len(descriptors), max(len(fitted.pipeline.classes_), descriptors.shape[1])):
+        still = descriptors[rows]
+        scores = fitted.scores(still)
+        largest = max(largest, float(np.abs(scores).max()))
+        for _ in range(_SHAKES):
+            noise = random.normal(size=still.shape) * _DEVICE_NOISE * np.abs(still).max(axis=1, keepdims=True)
+            shaken = fitted.scores((still + noise).astype(np.float32))
+            moved[rows] = np.maximum(moved[rows], np.abs(shaken - scores).max(axis=1))
+    steady = np.flatnonzero(moved <= _MOST_MOVED * largest)
+    return steady if len(steady) else np.arange(len(descriptors))
 
 
 def libraries() -> dict[str, str]:

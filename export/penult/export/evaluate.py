@@ -1,21 +1,30 @@
 """How good a scorer is, and which of two is better: accuracy with its interval, figures per class, calibration."""
 
 import math
+import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, fisher_exact
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from penult.bundle.scores import Floats, softmax
+from penult.bundle.scores import Floats, best_of, probability_of, softmax
 from penult.export.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated, wilson
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
 # Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
 _MOST_BINS = 10
 _PHOTOS_PER_BIN = 20
+# More classes have no confusion matrix: of 10,000 it is a hundred million numbers, nearly all of them 0.
+MOST_CONFUSED = 300
+_MOST_PAIRS = 100
+# A temperature is one number; it is found on no more scores than this.
+_MOST_FITTED = 20_000_000
+# The least that a probability in float32 counts as in log loss, as in scikit-learn's.
+_LEAST = float(np.finfo(np.float32).eps)
 # A difference (of scorers, of test and validation photos) that chance gives less often than this is significant.
 SIGNIFICANCE = 0.05
 # McNemar's exact test cannot find a difference on fewer photos than this that only one scorer names right: 2 / 2**5.
@@ -26,27 +35,42 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
     """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json.
 
     A class without photos has no recall, one that was never answered no precision (None). Macro-F1 is the mean over
-    classes that occur as either, as scikit-learn has it: the others would count as failures.
+    classes that occur as either, as scikit-learn has it: the others would count as failures. Of more than MOST_CONFUSED
+    classes, "confusion" is None; "confused" names the pairs of classes that are mistaken most often, true one first.
     """
-    predicted, every = scores.argmax(axis=1), list(range(len(classes)))
+    predicted, confidence = best_of(scores, temperature)
+    every = list(range(len(classes)))
     answers = np.bincount(predicted, minlength=len(classes))
-    accuracy = float(accuracy_score(labels, predicted))
-    precision, recall, f1, photos = precision_recall_fscore_support(
-        labels, predicted, labels=every, average=None, zero_division=0
-    )
-    probabilities = softmax(scores, temperature)
+    accuracy = float((labels == predicted).mean())
+    with warnings.catch_warnings():
+        # Few photos per class: scikit-learn takes the classes' numbers for measurements.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        precision, recall, f1, photos = precision_recall_fscore_support(
+            labels, predicted, labels=every, average=None, zero_division=0
+        )
+        confusion = confusion_matrix(labels, predicted, labels=every) if len(classes) <= MOST_CONFUSED else None
+    of_true = np.maximum(probability_of(scores, labels, temperature).astype(np.float64), _LEAST)
     return {
         "photos": len(labels),
         "accuracy": accuracy,
         "accuracy_95": list(wilson(accuracy, len(labels))),
         "few_photos": is_rough(*wilson(accuracy, len(labels))),
         "macro_f1": float(np.mean(f1[photos + answers > 0])),
-        "log_loss": float(log_loss(labels, probabilities, labels=every)),
+        "log_loss": float(-np.log(of_true).mean()),
         "recall": _by_class(classes, recall, photos),
         "precision": _by_class(classes, precision, answers),
         "photos_by_class": {name: int(count) for name, count in zip(classes, photos, strict=True)},
-        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
-    } | calibration(probabilities, labels)
+        "confusion": None if confusion is None else confusion.tolist(),
+        "confused": _confused(labels, predicted, classes),
+    } | _calibration(confidence, predicted == labels)
+
+
+def _confused(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> list[list[Any]]:
+    """Return the pairs of classes that are mistaken most often: the true one, the one answered, and the photos."""
+    wrong = labels != predicted
+    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    by_count = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MOST_PAIRS]
+    return [[classes[true], classes[answered], count] for (true, answered), count in by_count]
 
 
 def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -57,15 +81,19 @@ def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, A
     `ece` is the expected calibration error (Naeini et al. 2015), the distance averaged over photos. With few photos
     it is too high by chance: a perfectly calibrated scorer does not reach 0.
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    count = min(_MOST_BINS, max(1, len(labels) // _PHOTOS_PER_BIN))
+    return _calibration(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return what calibration() does, of confidence [N] and whether each answer was right [N]."""
+    count = min(_MOST_BINS, max(1, len(right) // _PHOTOS_PER_BIN))
     groups = np.array_split(np.argsort(confidence, kind="stable"), count)
     bins = [
         {"confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean()), "photos": len(rows)}
         for rows in groups
     ]
     distance = sum(part["photos"] * abs(part["confidence"] - part["accuracy"]) for part in bins)
-    return {"mean_confidence": float(confidence.mean()), "ece": distance / len(labels), "reliability": bins}
+    return {"mean_confidence": float(confidence.mean()), "ece": distance / len(right), "reliability": bins}
 
 
 def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -154,8 +182,11 @@ def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
     """Return the temperature with the lowest log loss on held-out scores (Guo et al. 2017).
 
     The true class counts as (n + 1) / (n + 2), not as 1 (Platt 1999): where every held-out photo is right, the
-    temperature would fall without end and every answer claim certainty.
+    temperature would fall without end and every answer claim certainty. Of very many scores every second, third, …
+    photo is taken.
     """
+    step = -(-scores.size // _MOST_FITTED)
+    scores, labels = scores[::step], labels[::step]
     doubt = 1 / (len(labels) + 2)
     targets = np.full(scores.shape, doubt / max(scores.shape[1] - 1, 1))
     targets[np.arange(len(labels)), labels] = 1 - doubt

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from penult.bundle.naming import name_to_publish, versions
-from penult.export import architectures, estimate, no_effect, whiten
+from penult.export import architectures, estimate, no_effect, svm_cost
 from penult.export.architectures import Architecture
 from penult.export.data import Photo, Splits, load_splits
 from penult.export.early import sweep_folder
@@ -20,6 +20,8 @@ from penult.export.model import PenultNet, build, freeze_stages, parameter_group
 from penult.export.networks import preprocess
 from penult.export.photos import Cache, PhotoReader
 from penult.export.plan_sweep import TrialPlan, trial_plans
+from penult.export.progress import duration
+from penult.export.run import check_svm
 from penult.export.settings import FREEZE_ALL, STRETCH, TrainSettings
 from penult.export.split_folders import PARTS
 from penult.export.stages import stages_of
@@ -46,7 +48,8 @@ class Plan:
     """What a run would do. Counts are by class, in the order of `classes`; bytes and seconds are estimates.
 
     `head_epochs` is 0 where the head has no phase of its own; `epochs` and `steps` (per epoch) are 0 where only the
-    head learns. `most_s` is the time if nothing stops the run early, without the export. Of a sweep, `trials` is
+    head learns. `svm_s` is the time of the SVM at most, and `svm` how it is searched. `most_s` is the time of all if
+    nothing stops the run early, without the export. Of a sweep, `trials` is
     what it would try, `most_s` the time of them all, and `bundle` the folder of its table and picture.
     """
 
@@ -74,6 +77,8 @@ class Plan:
     bundle_bytes: int
     batch: estimate.Seconds
     epoch_s: float
+    svm_s: float
+    svm: str
     most_s: float
     sweep: str = "no"
     trials: tuple[TrialPlan, ...] = ()
@@ -92,7 +97,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
     """Build the network, try a batch, and return the plan; raise SettingsError as the run would."""
     architecture = architectures.get(settings.arch)
     net, problem = _build(architecture, settings, len(splits.classes))
-    whiten.check(settings.whiten, net.descriptor_length, len(splits.train))
+    counts = check_svm(settings, splits, net)
     freeze_stages(net, architecture, settings.freeze)
     learns_whole = settings.freeze < FREEZE_ALL
     spec = preprocess(settings)
@@ -103,6 +108,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
     reader = PhotoReader(spec, Cache(settings.cache_mb << 20), settings.batch_size)
     batch = estimate.measure(net, architecture, settings, splits, reader, device)
     epoch_s, most_s = estimate.durations(splits, settings, batch, needed, device.type == "cpu")
+    svm_s = svm_cost.here_s(settings.svm, counts)
     planned = Plan(
         architecture=settings.arch,
         weights=settings.weights,
@@ -128,7 +134,9 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         bundle_bytes=bundle,
         batch=batch,
         epoch_s=epoch_s,
-        most_s=most_s,
+        svm_s=svm_s,
+        svm=svm_cost.how(settings.svm, counts),
+        most_s=most_s + svm_s,
     )
     if not sweeps:
         return planned
@@ -227,7 +235,7 @@ def _stage_table(plan: Plan) -> list[str]:
 def _trial_table(plan: Plan) -> list[str]:
     rows = [["mode", AXES[plan.sweep], "photos", "seeds", "time at most"]]
     for trial in plan.trials:
-        rows.append([trial.mode, trial.at, f"{trial.photos:,}", str(trial.repeats), _duration(trial.most_s)])
+        rows.append([trial.mode, trial.at, f"{trial.photos:,}", str(trial.repeats), duration(trial.most_s)])
     return _table(rows, left=1)
 
 
@@ -254,14 +262,15 @@ def _facts(plan: Plan) -> list[str]:
                    f"{plan.cache_bytes >> 20:,}: {kept}"],
         ["disk", _disk(plan)],
     ]  # fmt: skip
+    facts.append(["SVM", f"{plan.svm}; about {duration(plan.svm_s)} at most"])
     if plan.trials:
         runs = sum(trial.repeats for trial in plan.trials)
-        facts.append(["time", f"about {_duration(plan.most_s)} at the very most for all {runs} trials, and their SVMs"])
+        facts.append(["time", f"about {duration(plan.most_s)} at the very most for all {runs} trials, and their SVMs"])
     elif plan.epochs:
-        each = f"about {_duration(plan.epoch_s)} an epoch; "
-        facts.append(["time", f"{each}about {_duration(plan.most_s)} at the very most, and the export"])
+        each = f"about {duration(plan.epoch_s)} an epoch; "
+        facts.append(["time", f"{each}about {duration(plan.most_s)} at the very most, and the export"])
     else:
-        facts.append(["time", f"about {_duration(plan.most_s)}, and the export"])
+        facts.append(["time", f"about {duration(plan.most_s)}, and the export"])
     return _table(facts, left=2)
 
 
@@ -274,13 +283,6 @@ def _disk(plan: Plan) -> str:
 
 def _mib(count: int) -> str:
     return f"{max(1, round(count / 2**20)):,} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> list[str]:

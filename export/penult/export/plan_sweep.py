@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from penult.export import estimate, sweep
+from penult.export import estimate, svm, svm_cost, sweep
 from penult.export.architectures import Architecture
 from penult.export.data import Splits
 from penult.export.model import build, freeze_stages
@@ -56,7 +57,9 @@ def trial_plans(
             at_depth[chosen.freeze] = replace(batch, learn_s=measured.learn_s)
 
     def most_s(chosen: TrainSettings, fewer: Splits) -> float:
-        return estimate.durations(fewer, chosen, at_depth[chosen.freeze], needed_bytes, device.type == "cpu")[1]
+        learning_s = estimate.durations(fewer, chosen, at_depth[chosen.freeze], needed_bytes, device.type == "cpu")[1]
+        counts = svm.counts_of(np.array([photo.label for photo in fewer.train]), net.descriptor_length)
+        return learning_s + svm_cost.here_s(chosen.svm, counts)
 
     return tuple(
         TrialPlan(

@@ -33,3 +33,11 @@ def say(line: str) -> None:
     """Print one line, above any bar."""
     if not _silent:
         tqdm.write(line, file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

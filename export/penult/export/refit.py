@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
-from penult.export import baseline, svm
+from penult.export import baseline, svm, svm_cost
 from penult.export.bundling import Measured, Result, learn_all, libraries, make_goldens, measure, score, seal
 from penult.export.data import Splits, load_splits
 from penult.export.evidence import Evidence, Validation
@@ -58,6 +60,8 @@ def refit(settings: RefitSettings) -> Result:
     trained = Trained.of(bundle.manifest)
     seed = seed_of(settings, trained)
     splits = splits_as_trained(settings, bundle, trained)
+    labels = np.array([photo.label for photo in splits.train])
+    svm_cost.check(settings.kernel, svm.counts_of(labels, bundle.manifest.descriptor_length))
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
     measured = {

@@ -5,6 +5,7 @@ and to measure; the golden photos are those of the bundle, with what the new SVM
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,8 +89,8 @@ def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
     classes = known if sorted(known) == classes else classes
     if len(classes) < 2:
         raise DataError("DATA_ONE_CLASS", f"the items of {stored.collection} bear fewer than two labels; label more")
-    for name in classes:
-        count = labels.count(name)
+    counts, place = Counter(labels), {name: at for at, name in enumerate(classes)}
+    for name, count in counts.items():
         if count < FEWEST_PER_CLASS:
             raise DataError(
                 "DATA_FEW",
@@ -97,7 +98,7 @@ def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
                 "some tens are better",
             )
     items = [
-        Photo(Path(id_), classes.index(label), _digest(vector))
+        Photo(Path(id_), place[label], _digest(vector))
         for id_, label, vector in zip(stored.ids, labels, stored.descriptors, strict=True)
     ]
     left, test = hold_out(items, _FRACTION, f"{seed} test", _LEARNT_FROM + 1)

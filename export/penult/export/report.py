@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from penult.bundle.scores import Floats, softmax
+from penult.bundle.scores import Floats, best_of
 from penult.drawing import inline
 from penult.export import accuracy
 from penult.export.changes import StageChange, stage_changes
@@ -93,9 +93,9 @@ def predictions_csv(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "class", *(column for name in scores for column in (name, f"{name}_probability"))])
-    probabilities = {name: softmax(values, temperatures[name]) for name, values in scores.items()}
+    best = [best_of(values, temperatures[name]) for name, values in scores.items()]
     for row, photo in enumerate(splits.test):
-        answers = [(splits.classes[p[row].argmax()], f"{p[row].max():.6f}") for p in probabilities.values()]
+        answers = [(splits.classes[named[row]], f"{sure[row]:.6f}") for named, sure in best]
         path = photo.path.relative_to(root) if photo.path.is_relative_to(root) else photo.path.name
         shown = str(path).encode(errors="backslashreplace").decode()
         writer.writerow([shown, splits.classes[photo.label], *(cell for answer in answers for cell in answer)])

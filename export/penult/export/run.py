@@ -4,10 +4,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from penult.bundle.naming import name_to_publish
-from penult.export import architectures, no_effect, sweep, sweep_view, whiten
+from penult.export import architectures, no_effect, svm, svm_cost, sweep, sweep_view, whiten
 from penult.export.board import Board
 from penult.export.checkpoint import NOTHING_TO_RESUME, Checkpoint
 from penult.export.data import Splits, load_splits
@@ -109,10 +110,19 @@ def learn(
     """Fine-tune a network; return its trainer, the weights that it began with, and the history."""
     architecture = architectures.get(settings.arch)
     net = build(architecture, settings, len(splits.classes))
-    whiten.check(settings.whiten, net.descriptor_length, len(splits.train))
+    check_svm(settings, splits, net)
     given = copy_weights(net)
     tuner = FineTuner(net, architecture, settings, splits, photos, workers, on_epoch)
     return tuner, given, tuner.run(checkpoint)
+
+
+def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_cost.Counts:
+    """Return what the SVM will be fitted on; raise SettingsError where it, or whitening before it, cannot work."""
+    whiten.check(settings.whiten, net.descriptor_length, len(splits.train))
+    labels = np.array([photo.label for photo in splits.train])
+    counts = svm.counts_of(labels, settings.whiten or net.descriptor_length)
+    svm_cost.check(settings.svm, counts)
+    return counts
 
 
 def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoReader]:

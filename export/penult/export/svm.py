@@ -7,13 +7,13 @@ kernels tie, and the linear one serves quicker. StandardScaler after the normali
 """
 
 import math
-import os
 import pickle
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,22 +28,26 @@ from sklearn.preprocessing import Normalizer
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
 
-from penult.bundle.scores import Floats, as_columns
-from penult.export.progress import bar
+from penult.bundle.scores import Floats, as_columns, pieces
+from penult.export import svm_cost
+from penult.export.least_squares import factor
+from penult.export.progress import bar, say
+from penult.export.svm_cost import AUTO, LINEAR, RBF, Counts
+from penult.interrupts import apart, pool
 
-LINEAR, RBF, AUTO = "linear", "rbf", "auto"
 GRID = tuple(float(f"{c:.2g}") for c in np.logspace(-2, 3, 11))
 RBF_GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
 # Times scikit-learn's "scale": 1 / (numbers per descriptor x their variance).
 RBF_GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# The RBF search holds the distances of all pairs (8 bytes each), and its time grows with their number.
-RBF_MOST_SEARCHED = 4000
+LIBLINEAR, LIBSVM, LEAST_SQUARES = "LIBLINEAR", "LIBSVM", "least squares"
 _PATIENCE = 2
 _TIE = 1e-6
 _FOLDS = 5
 _MOST_ITERATIONS = 20_000
 # LIBLINEAR's own default: half the time of scikit-learn's 1e-4, with the same choices. The SVM is fitted to the latter.
 _SEARCH_TOLERANCE = 1e-2
+# Of a longer fit people are told before; a shorter one is over before they have read it.
+_LONG_S = 20.0
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
@@ -66,6 +70,7 @@ class Search:
     accuracy: dict[tuple[float, float], float]
     rows: Rows
     hits: Hits
+    solver: str = LIBLINEAR
 
     @property
     def best(self) -> float:
@@ -97,6 +102,7 @@ class FittedSvm:
     seed: int
     photos: int
     seconds: float
+    how: str = ""
 
     @property
     def kernel(self) -> str:
@@ -119,8 +125,13 @@ class FittedSvm:
         return self.searches[0].accuracy_by_c(self.searches[0].gamma)
 
     def scores(self, descriptors: Floats) -> Floats:
-        """Return decision values, float32 [N, classes]."""
-        return as_columns(self.pipeline.decision_function(descriptors))
+        """Return decision values, float32 [N, classes]; those in float64 are held of some photos at a time."""
+        classes = len(self.pipeline.classes_)
+        columns = classes**2 // 2 if self.kernel == RBF else classes
+        found = np.empty((len(descriptors), classes), dtype=np.float32)
+        for rows in pieces(len(descriptors), max(columns, descriptors.shape[1])):
+            found[rows] = as_columns(self.pipeline.decision_function(descriptors[rows]))
+        return found
 
     def to_bytes(self) -> bytes:
         """Return the bytes of svm.pkl."""
@@ -130,6 +141,8 @@ class FittedSvm:
         """Return what metrics.json tells of the choice."""
         return {
             "kernel": self.kernel,
+            "solver": self.searches[0].solver,
+            "search": self.how,
             "c": self.c,
             "gamma": self.gamma,
             "class_weight": self.class_weight,
@@ -149,45 +162,81 @@ def _by_text(accuracy_by_c: dict[float, float]) -> dict[str, float]:
 def fit(
     descriptors: Floats, labels: Labels, seed: int, kernel: str = AUTO, class_weight: str | None = None
 ) -> FittedSvm:
-    """Fit on descriptors [N, length] and labels [N], by Normalizer → LinearSVC or Normalizer → SVC.
+    """Fit on descriptors [N, length] and labels [N], 0 to classes - 1, by Normalizer → LinearSVC or Normalizer → SVC.
 
-    `kernel` "auto" tries both and takes the RBF one where it is clearly better in cross-validation; above
-    RBF_MOST_SEARCHED photos it is linear. `class_weight` is None or "balanced", as scikit-learn means it.
+    `kernel` "auto" tries both and takes the RBF one where it is clearly better in cross-validation; where counts say
+    that RBF cannot pay, it is linear. Of many classes or photos, C of the linear one is searched on a share of the
+    photos, or least squares take LIBLINEAR's place (see svm_cost). `class_weight` is None or "balanced", as
+    scikit-learn means it. Raises SettingsError where "rbf" would take hours.
     """
     started = time.perf_counter()
-    kernels = [LINEAR, RBF] if kernel == AUTO else [kernel]
-    if kernel == AUTO and len(labels) > RBF_MOST_SEARCHED:
-        kernels = [LINEAR]
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        # A C that does not converge shows in its cross-validated accuracy, which decides.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        search = {LINEAR: _search_linear, RBF: _search_rbf}
+    counts = counts_of(labels, descriptors.shape[1])
+    svm_cost.check(kernel, counts)
+    _tell_of(kernel, counts)
+    searches: list[Search] = []
+    with _quiet(), pool(svm_cost.linear_threads(counts)) as threads:
         folds = _Folds(labels, seed, class_weight, threads)
-        searches: list[Search] = []
-        for name in kernels:
-            if not (searches and searches[0].hits.all()):  # nothing can be better than all of them
-                searches.append(search[name](descriptors, labels, folds))
+        if kernel != RBF:
+            searches.append(_search_linear(descriptors, labels, folds, counts))
+        # Nothing can be better than all of them.
+        if kernel == RBF or (kernel == AUTO and not (svm_cost.why_no_rbf(counts) or searches[0].hits.all())):
+            searches.append(_search_rbf(descriptors, labels, folds))
         if len(searches) == 2 and _beats(searches[1], searches[0], folds):
             searches.reverse()
-        chosen = searches[0]
-        pipeline = _fitted(chosen, class_weight, seed, descriptors, labels)
+        pipeline = _fitted(searches[0], class_weight, seed, descriptors, labels)
     seconds = time.perf_counter() - started
-    return FittedSvm(pipeline, tuple(searches), _count_folds(labels), class_weight, seed, len(labels), seconds)
+    times = len(labels) if searches[0].solver == LEAST_SQUARES else counts.folds
+    how = svm_cost.how(kernel, counts)
+    return FittedSvm(pipeline, tuple(searches), times, class_weight, seed, len(labels), seconds, how)
 
 
 def fit_again(chosen: FittedSvm, descriptors: Floats, labels: Labels) -> FittedSvm:
     """Fit what was chosen, kernel, C and gamma, on other descriptors [N, length] and labels [N]."""
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with _quiet():
         pipeline = _fitted(chosen.searches[0], chosen.class_weight, chosen.seed, descriptors, labels)
     seconds = chosen.seconds + time.perf_counter() - started
     return replace(chosen, pipeline=pipeline, photos=len(labels), seconds=seconds)
 
 
+def counts_of(labels: Labels, length: int) -> Counts:
+    """Return what an SVM on such labels [N] is, for svm_cost."""
+    return Counts(len(labels), len(np.unique(labels)), length, _count_folds(labels))
+
+
+def _tell_of(kernel: str, counts: Counts) -> None:
+    """Say how long it will take, if that is long."""
+    if svm_cost.seconds(kernel, counts) > _LONG_S:
+        what = f"{counts.photos:,} photos of {counts.classes:,} classes"
+        say(f"fitting the SVM on {what}: {svm_cost.told(kernel, counts)}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what scikit-learn warns of, where the choice of C and folds allows for it already."""
+    with warnings.catch_warnings():
+        # A C that does not converge shows in its cross-validated accuracy, which decides.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Fewer photos than folds: _count_folds() goes as low as it can.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        # Few photos per class: scikit-learn takes the classes' numbers for measurements.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
+
+
 def _fitted(chosen: Search, class_weight: str | None, seed: int, descriptors: Floats, labels: Labels) -> Pipeline:
-    pipeline = make_pipeline(Normalizer(), _estimator(chosen.kernel, chosen.c, chosen.gamma, class_weight, seed))
-    return pipeline.fit(descriptors, labels)
+    estimator = _estimator(chosen.kernel, chosen.c, chosen.gamma, class_weight, seed)
+    pipeline = make_pipeline(Normalizer(), estimator)
+    if chosen.solver != LEAST_SQUARES:
+        return apart(lambda: pipeline.fit(descriptors, labels))
+    unit = pipeline[0].fit_transform(descriptors)
+    factored = apart(lambda: factor(unit, labels, np.asarray(compute_sample_weight(class_weight, labels))))
+    coefficients, intercepts = factored.plane(chosen.c)
+    # As scikit-learn's own fit leaves it, with coefficients that this fit has found. Of two classes there is one plane.
+    places = slice(1, 2) if len(coefficients) == 2 else slice(None)
+    estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coefficients[places]), intercepts[places]
+    estimator.classes_, estimator.n_features_in_, estimator.n_iter_ = np.arange(len(coefficients)), unit.shape[1], 1
+    return pipeline
 
 
 class _Folds:
@@ -216,20 +265,27 @@ class _Folds:
         return hits
 
 
-def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
+def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds, counts: Counts) -> Search:
     """Try C upwards; the smallest C among the best wins.
 
     C rises until accuracy has stayed below its best for a while: the largest values cost the most and rarely win.
     """
-    rows = np.arange(len(labels))
-    unit = Normalizer().fit_transform(descriptors)
+    share = svm_cost.linear_share(counts)
+    candidates = bar([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
+    if not share:
+        rows, unit = np.arange(len(labels)), Normalizer().fit_transform(descriptors)
+        weights = folds.weights(rows)
+        factored = apart(lambda: factor(unit, labels, weights))
+        found = _climb(LINEAR, candidates, rows, weights, lambda c, _: apart(partial(factored.hits, c)), past_ties=True)
+        return replace(found, solver=LEAST_SQUARES)
+    rows = _sample(labels, folds.seed, share)
+    unit, seen = Normalizer().fit_transform(descriptors[rows]), labels[rows]
     hits_of = folds.of(rows)
 
     def predict(c: float, train: Rows, held_out: Rows) -> Labels:
         estimator = _estimator(LINEAR, c, 0, folds.class_weight, folds.seed).set_params(tol=_SEARCH_TOLERANCE)
-        return np.asarray(estimator.fit(unit[train], labels[train]).predict(unit[held_out]))
+        return np.asarray(estimator.fit(unit[train], seen[train]).predict(unit[held_out]))
 
-    candidates = bar([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
     return _climb(
         LINEAR, candidates, rows, folds.weights(rows), lambda c, _: hits_of(partial(predict, c)), past_ties=True
     )
@@ -237,17 +293,19 @@ def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds) -> Search
 
 def _search_rbf(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
     """Try every gamma with C upwards, on distances that are computed once; ties go to the smallest C, then gamma."""
-    rows = _sample(labels, folds.seed)
+    rows = _sample(labels, folds.seed, svm_cost.RBF_MOST_SEARCHED / len(labels))
     unit = Normalizer().fit_transform(descriptors[rows]).astype(np.float64)
     distances, seen = euclidean_distances(unit, squared=True), labels[rows]
     hits_of, weight = folds.of(rows), folds.class_weight
     scale = 1 / (unit.shape[1] * (unit.var() or 1))
+    pairs = len(np.unique(labels)) ** 2 // 2  # a photo's answer is a number for each
 
     def try_c(kernel: NDArray[np.float64], c: float, gamma: float) -> Hits:
         def predict(train: Rows, held_out: Rows) -> Labels:
             estimator = SVC(C=c, kernel="precomputed", class_weight=weight, break_ties=True)
             estimator.fit(kernel[np.ix_(train, train)], seen[train])
-            return np.asarray(estimator.predict(kernel[np.ix_(held_out, train)]))
+            parts = pieces(len(held_out), max(len(train), pairs))
+            return np.concatenate([estimator.predict(kernel[np.ix_(held_out[part], train)]) for part in parts])
 
         return hits_of(predict)
 
@@ -260,7 +318,7 @@ def _search_rbf(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
         searches.append(_climb(RBF, candidates, rows, folds.weights(rows), hits, past_ties=False))
     best = max(searches, key=lambda search: (round(search.best, 6), -search.c, -search.gamma))
     tried = {key: value for search in searches for key, value in search.accuracy.items()}
-    return Search(RBF, best.c, best.gamma, tried, rows, best.hits)
+    return Search(RBF, best.c, best.gamma, tried, rows, best.hits, LIBSVM)
 
 
 def _climb(
@@ -298,7 +356,8 @@ def _beats(rbf: Search, linear: Search, folds: _Folds) -> bool:
     is a few hundred numbers per class, where RBF keeps most of the training descriptors, and the service scores it
     without scikit-learn in a hundredth of the time.
     """
-    lead = folds.weights(rbf.rows) * (rbf.hits.astype(float) - linear.hits[rbf.rows])
+    rows, ours, theirs = np.intersect1d(rbf.rows, linear.rows, assume_unique=True, return_indices=True)
+    lead = folds.weights(rows) * (rbf.hits[ours].astype(float) - linear.hits[theirs])
     return bool(lead.sum() > 2 * math.sqrt((lead**2).sum()))
 
 
@@ -314,9 +373,8 @@ def _count_folds(labels: Labels) -> int:
     return max(2, min(_FOLDS, *Counter(labels.tolist()).values()))
 
 
-def _sample(labels: Labels, seed: int) -> Rows:
-    """Return all rows, or of very many an even share of every class, at least as many as there are folds."""
-    share = RBF_MOST_SEARCHED / len(labels)
+def _sample(labels: Labels, seed: int, share: float) -> Rows:
+    """Return a share of the rows of every class, at least as many as there are folds; all rows for a share of 1."""
     if share >= 1:
         return np.arange(len(labels))
     random = np.random.default_rng(seed)

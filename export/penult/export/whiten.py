@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from penult.bundle.scores import Floats
+from penult.bundle.scores import Floats, pieces
 from penult.export.errors import SettingsError
 from penult.export.model import Normalise, PenultNet, Whitening
 from penult.export.photos import Batch
@@ -90,12 +90,13 @@ def directions(descriptors: Floats, wanted: int, shrinkage: float = SHRINKAGE) -
 
 def vote_accuracy(stored: Floats, labels: NDArray[np.int64], asked: Floats, truth: NDArray[np.int64]) -> float:
     """Return how often the nearest of `stored` [N, length] with `labels` [N] name those of `asked` right."""
-    similarities = _unit(asked) @ _unit(stored).T
-    nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
-    right = 0
-    for row, places in enumerate(nearest):
-        votes = vote([Hit(str(n), float(similarities[row, n]), str(labels[n])) for n in places])
-        right += bool(votes) and votes[0][0] == str(truth[row])
+    units, right = _unit(stored), 0
+    for rows in pieces(len(asked), len(stored)):
+        similarities = _unit(asked[rows]) @ units.T
+        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
+        for row, places, true in zip(similarities, nearest, truth[rows], strict=True):
+            votes = vote([Hit(str(n), float(row[n]), str(labels[n])) for n in places])
+            right += bool(votes) and votes[0][0] == str(true)
     return right / len(truth)
 
 

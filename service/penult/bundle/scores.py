@@ -1,9 +1,13 @@
 """Arithmetic on scores that both stages must do alike."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+# What is computed of many photos at a time is held for so many numbers: 32 MiB in float64.
+_PIECE = 1 << 22
 
 
 def as_columns(decision: NDArray[np.floating]) -> Floats:
@@ -16,11 +20,36 @@ def as_columns(decision: NDArray[np.floating]) -> Floats:
     return np.stack([-values, values], axis=1) if values.ndim == 1 else values
 
 
+def pieces(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices of rows, each of at most some millions of numbers where a row has `columns`."""
+    step = max(1, _PIECE // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
 def softmax(scores: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     """Return probabilities, float32 [N, classes], of scores [N, classes] divided by `temperature` (Guo et al. 2017)."""
     scaled = np.asarray(scores, dtype=np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def best_of(scores: NDArray[np.floating], temperature: float) -> tuple[NDArray[np.int64], Floats]:
+    """Return the place of the largest score, int64 [N], and its probability, float32 [N], of scores [N, classes].
+
+    As argmax and softmax give them, without the probabilities of all classes in memory.
+    """
+    named = scores.argmax(axis=1)
+    return named, probability_of(scores, named, temperature)
+
+
+def probability_of(scores: NDArray[np.floating], places: NDArray[np.int64], temperature: float) -> Floats:
+    """Return the probability of one class per row, float32 [N], of scores [N, classes]."""
+    found = np.empty(len(scores), dtype=np.float32)
+    for rows in pieces(*scores.shape):
+        probabilities = softmax(scores[rows], temperature)
+        found[rows] = probabilities[np.arange(len(probabilities)), places[rows]]
+    return found
 
 
 def largest_difference(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:

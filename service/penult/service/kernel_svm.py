@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
-from penult.bundle.scores import Floats, as_columns
+from penult.bundle.scores import Floats, as_columns, pieces
 from penult.service.shell import Shell
 
 Score = Callable[[Floats], Floats]
@@ -39,11 +39,16 @@ def from_shell(svc: Shell, length: int, classes: int) -> Score:
     # Per class, its support vectors' weights against each other class in turn, as libsvm keeps them.
     weights = [np.ascontiguousarray(part.T) for part in np.split(dual, ends[:-1], axis=1)]
 
-    def score(descriptors: Floats) -> Floats:
+    def some(descriptors: Floats) -> Floats:
         values = kernel(descriptors.astype(np.float64))
         parts = [part @ weight for part, weight in zip(np.split(values, ends[:-1], axis=1), weights, strict=True)]
         decisions = _pairs(np.stack(parts)) + intercept
         return as_columns(-decisions[:, 0] if classes == 2 else _votes(-decisions, classes))
+
+    def score(descriptors: Floats) -> Floats:
+        # A number for each photo and pair of classes, and there may be many of both.
+        parts = [some(descriptors[rows]) for rows in pieces(len(descriptors), classes**2)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     return score
 
@@ -109,14 +114,13 @@ def _pairs(parts: _Doubles) -> _Doubles:
 def _votes(margins: _Doubles, classes: int) -> Floats:
     """Return votes, ties by confidence, [N, classes], from margins [N, pairs], positive for a pair's second class."""
     votes, confidence = np.zeros((2, len(margins), classes))
-    column = 0
-    for i in range(classes):
-        for j in range(i + 1, classes):
-            margin = margins[:, column]
-            confidence[:, i] -= margin
-            confidence[:, j] += margin
-            is_second = margin > 0
-            votes[:, i] += ~is_second
-            votes[:, j] += is_second
-            column += 1
+    start = 0
+    for i in range(classes - 1):
+        margin = margins[:, start : start + classes - 1 - i]  # of class i against each one behind it
+        start += margin.shape[1]
+        confidence[:, i] -= margin.sum(axis=1)
+        confidence[:, i + 1 :] += margin
+        is_second = margin > 0
+        votes[:, i] += (~is_second).sum(axis=1)
+        votes[:, i + 1 :] += is_second
     return np.asarray(votes + confidence / (3 * (np.abs(confidence) + 1)), dtype=np.float32)
