@@ -58,7 +58,7 @@ def test_the_svm_learns_from_validation_photos_once_they_have_decided(kernel: st
     scores = score(measured, ("dense", "svm"), chosen, final)
     expected = {"train": chosen.scores(train), "val": chosen.scores(val), "test": final.scores(test)}
     assert all(np.array_equal(scores[part]["svm"], values) for part, values in expected.items())
-    assert all(scores[part]["dense"] is m.logits for part, m in measured.items())
+    assert all(np.array_equal(scores[part]["dense"], m.logits) for part, m in measured.items())
     assert not np.allclose(final.scores(val), scores["val"]["svm"], atol=1e-2)
     assert list(score(measured, ("svm",), chosen, final)["test"]) == ["svm"]
 
