@@ -121,9 +121,9 @@ def test_the_runtimes_serve(name, kserve, publish_brightness, image_environment,
 
 
 def test_one_bundle_is_no_repository(publish_brightness, image_environment, start, tmp_path):
-    """Where storageUri names one model's folder instead of the one above it, the log says that there is no model."""
+    """If storageUri names one model's folder instead of the one above it, the last line says so."""
     publish_brightness(tmp_path / "claim", "pets")
-    with pytest.raises(AssertionError, match="holds no model"):
+    with pytest.raises(AssertionError, match="is one model, not a repository"):
         start(["serve", "--models=/mnt/models"], image_environment, {"/mnt/models": tmp_path / "claim" / "pets"})
 
 
