@@ -342,3 +342,29 @@ def test_a_wrong_folder_is_refused_before_pytorch_is_there(run_python: Callable,
     assert (
         result.stderr == "penult: only one class ('cat') was found; two or more are needed, each a folder of photos\n"
     )
+
+
+@pytest.mark.parametrize(("part", "other"), [("test", "val"), ("val", "test")])
+def test_a_folder_that_an_option_names_is_that_split_alone(part, other, tree: Tree, settings: Settings):
+    """With --test DATA/val nothing is validated on the test photos: validation photos are drawn from the others."""
+    data = tree("train/cat 8", "train/dog 8", f"{other}/cat 4", f"{other}/dog 4")
+    splits = load_splits(settings(data=data, **{part: str(data / other)}))
+    assert _parts(splits) == {"train": {"cat": 7, "dog": 7}, part: {"cat": 4, "dog": 4}, other: {"cat": 1, "dog": 1}}
+    assert f"{other}/ is the {part} split, as --{part} says, and not {other}" in splits.notes
+    assert splits.copies == ()
+
+
+def test_two_options_cannot_name_the_same_photos(tree: Tree, settings: Settings):
+    """One folder for both splits, or one inside of the other, is refused."""
+    data = tree("train/cat 8", "train/dog 8", "more/cat 4", "more/dog 4", "more/deep/cat 4", "more/deep/dog 4")
+    for val, test in (("more", "more"), ("more", "more/deep"), ("more/deep", "more")):
+        line = _refused(settings(data=data, val=str(data / val), test=str(data / test)))
+        assert "holds photos of the val split too; give each its own folder" in line
+
+
+def test_a_fraction_beside_a_folder_is_said_to_be_idle(tree: Tree, settings: Settings):
+    """--val 0.3 does nothing if DATA has a folder of validation photos, and a note says so."""
+    data = tree("train/cat 8", "train/dog 8", "valid/cat 4", "valid/dog 4")
+    splits = load_splits(settings(data=data, val="0.3"))
+    assert "--val 0.3 is not used: the val split is valid/" in splits.notes
+    assert not any("not used" in note for note in load_splits(settings(data=data)).notes)

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -25,8 +26,14 @@ def lines(server, wanted: str = "", seconds: float = 5.0) -> list[str]:
 
 
 def test_json_lines_are_objects_with_request_ids(quick, start_server, encode):
-    """Every line is an object with time, level and logger; a request's line has the id that its client was told."""
+    """Every line is an object with time, level and logger; a request's line has the id that its client was told.
+
+    What is no HTTP at all gets its answer, and no line of another form.
+    """
     server = start_server(quick, "--log-format", "json", "--access-log", "1", "--http")
+    with socket.create_connection(("127.0.0.1", int(server.http.rpartition(":")[2]))) as connection:
+        connection.sendall(b"\0 is no HTTP\r\n\r\n")
+        assert b" 400 " in connection.recv(1 << 16)
     with Client(server.target, retries=0) as client:
         client.classify([encode(20), b"no photo"])
         with pytest.raises(RequestFailed) as caught:

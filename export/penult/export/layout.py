@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penult.export.errors import DataError
+from penult.export.settings import TrainSettings
 from penult.export.split_folders import (
     PARTS,
     Look,
@@ -92,6 +93,7 @@ def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
         layout.folders["train"] = root
         _hint_at_parent(layout, given)
     layout.folders |= given
+    _part_given(layout, given)
     _take_fractions(layout, options)
     _check_apart(layout, out)
     for part in PARTS:
@@ -236,10 +238,31 @@ def _part_of(name: str) -> str | None:
     return names.split_of(name) or (names.affixed_split_of(name) or ("", None))[1]
 
 
+def _part_given(layout: Layout, given: Mapping[str, Path]) -> None:
+    """Let a folder that an option names be that split alone: with --test DATA/val, DATA/val validates nothing."""
+    for part, other in (("test", "val"), ("val", "test")):
+        if part not in given or other not in layout.folders:
+            continue
+        mine, its = given[part].resolve(), layout.folders[other].resolve()
+        if not (mine.is_relative_to(its) or its.is_relative_to(mine)):
+            continue
+        shown = printable(str(given[part]))
+        if other in given or mine != its:
+            layout.add(
+                "DATA_SPLIT", f"--{part} {shown} holds photos of the {other} split too; give each its own folder"
+            )
+            return
+        del layout.folders[other]
+        layout.notes.append(f"{_relative(layout, given[part])} is the {part} split, as --{part} says, and not {other}")
+
+
 def _take_fractions(layout: Layout, options: Mapping[str, str]) -> None:
     """Take the fractions of the splits that have no folder."""
     for part, option in options.items():
         if part in layout.folders:
+            if option != getattr(TrainSettings, part) and not Path(option).is_dir():
+                found = _relative(layout, layout.folders[part])
+                layout.notes.append(f"--{part} {option} is not used: the {part} split is {found}")
             continue
         try:
             layout.fractions[part] = float(option)

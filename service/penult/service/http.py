@@ -44,7 +44,10 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         handlers = {HTTPException: _wrong_address}
         app = Starlette(routes=[*_routes(metrics, is_ready), *more], exception_handlers=handlers)
-        config = uvicorn.Config(app, http=BoundedProtocol, log_level="warning", lifespan="off", access_log=False)
+        # No log_config: its lines go where ours go, and in the same form.
+        config = uvicorn.Config(
+            app, http=BoundedProtocol, log_config=None, log_level="warning", lifespan="off", access_log=False
+        )
         config.load()
         config.ssl = tls  # a context of our own, which takes up renewed certificates
         self._server = _Server(config)

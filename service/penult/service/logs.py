@@ -86,6 +86,8 @@ class _Noise:
     def __call__(self, record: logging.LogRecord) -> bool:
         """Tell whether a line is to be written."""
         text = record.getMessage() if record.name in ("asyncio", "grpc._cython.cygrpc") else ""
+        if record.name == "uvicorn.error" and record.getMessage().startswith("Invalid HTTP request"):
+            return _own.level == logging.DEBUG  # the sender has a 400; a gRPC client at this port is no warning of ours
         if record.exc_info and "ExecuteBatchError" in str(record.exc_info[0]):
             return False  # a client that left while its answer was on its way
         if "out of system resource" not in text:
