@@ -64,7 +64,7 @@ def test_a_slow_model_is_not_measured_for_long():
 @pytest.mark.parametrize("mode", ["auto", "latency", "throughput"])
 def test_every_mode_gives_the_same_answers(models, mode, caplog):
     """Whatever the threads, a bundle's goldens replay, and the log says what was measured and chosen."""
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "penult")
     model = load(read_bundle(models / "digits"), Placement("cpu", mode, cores=2))
     goldens = read_bundle(models / "digits").goldens
     logits, _ = model.session.run_images(list(goldens.crops))

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from penult.bundle.baseline import Baseline, Limit, Residual, nearest_distance
 from penult.bundle.manifest import Manifest
-from penult.bundle.scores import Floats, softmax
+from penult.bundle.scores import Floats, best_of
 from penult.export.bundling import Measured
 
 # What penult before the residual reads: distances to so many training photos.
@@ -53,7 +53,7 @@ def learn(manifest: Manifest, measured: Mapping[str, Measured], scores: Mapping[
     near = nearest_of(everything)(val.descriptors)
     named = scores[manifest.default_scorer].argmax(axis=1)
     shares = np.bincount(named, minlength=len(manifest.classes)) / len(named)
-    sure = {name: softmax(values, manifest.temperatures[name]).max(axis=1).mean() for name, values in scores.items()}
+    sure = {name: best_of(values, manifest.temperatures[name])[1].mean() for name, values in scores.items()}
     return Baseline(
         references=units[_spread(labels, seed, REFERENCES)],
         nearest=_limit(_held_out(nearest_of, units, seed), near),

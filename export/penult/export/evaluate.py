@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, fisher_exact
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from penult.bundle.scores import Floats, best_of, probability_of, softmax
+from penult.bundle.scores import Floats, best_of, pieces, probability_of, softmax
 from penult.export.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated, wilson
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
@@ -188,11 +188,14 @@ def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
     step = -(-scores.size // _MOST_FITTED)
     scores, labels = scores[::step], labels[::step]
     doubt = 1 / (len(labels) + 2)
-    targets = np.full(scores.shape, doubt / max(scores.shape[1] - 1, 1))
-    targets[np.arange(len(labels)), labels] = 1 - doubt
+    other = doubt / max(scores.shape[1] - 1, 1)
 
     def loss(log_temperature: float) -> float:
-        probabilities = softmax(scores, math.exp(log_temperature))
-        return float(-(targets * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1).mean())
+        total = 0.0
+        for rows in pieces(*scores.shape):
+            logs = np.log(np.maximum(softmax(scores[rows], math.exp(log_temperature)), 1e-12))
+            own = logs[np.arange(len(logs)), labels[rows]]
+            total += other * logs.sum(dtype=np.float64) + (1 - doubt - other) * own.sum(dtype=np.float64)
+        return float(-total / len(labels))
 
     return float(math.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from penult.bundle.scores import Floats, softmax
+from penult.bundle.scores import Floats, best_of
 from penult.export.data import Photo
 from penult.export.evidence import Evidence
 
@@ -83,8 +83,8 @@ def gallery(evidence: Evidence) -> Gallery:
 
 
 def _answers(evidence: Evidence, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]) -> _Answers:
-    probabilities = softmax(scores, evidence.manifest.temperatures[evidence.manifest.default_scorer])
-    return _Answers(photos, labels, probabilities.argmax(axis=1), probabilities.max(axis=1))
+    answers, confidence = best_of(scores, evidence.manifest.temperatures[evidence.manifest.default_scorer])
+    return _Answers(photos, labels, answers, confidence)
 
 
 def _show(evidence: Evidence, found: _Answers, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Shown, ...]:
