@@ -31,7 +31,8 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
     with style():
         if not moved:
             figure, axes = new(2.2)
-            _tiles(axes[0][0], stretched[0], f"{layer}: the same, bit for bit, after learning")
+            figure.suptitle(layer, x=0.01, ha="left", fontsize=9)
+            _tiles(axes[0][0], stretched[0], "the same, bit for bit")
             return svg(figure)
         figure, axes = new(1.75, columns=3)
         share = moved / (float(np.abs(before).max()) or 1.0)
