@@ -109,14 +109,17 @@ def test_another_class_leaves_the_others_split_as_they_were(settings: Settings, 
 
 
 def test_given_folders_are_used_as_they_are(settings: Settings, make_photos: Photos, tmp_path: Path):
-    """DATA/train, DATA/val and DATA/test are the parts, nothing is drawn, and options' fractions do not matter."""
+    """DATA/train, DATA/val and DATA/test are the parts, nothing is drawn, and fractions are said to be idle."""
     for seed, (part, count) in enumerate(zip(_PARTS, (9, 3, 2), strict=True)):
         make_photos(tmp_path / "photos" / part, {"cat": count, "dog": count}, seed)
     splits = load_splits(settings(val="0.5", test="0.5"))
     assert splits.counts() == {"train": 18, "val": 6, "test": 4}
     for part in _PARTS:
         assert all(tmp_path / "photos" / part in path.parents for path in _paths(splits, part))
-    assert splits.notes == ()
+    assert splits.notes == (
+        "--test 0.5 is not used: the test split is test/",
+        "--val 0.5 is not used: the val split is val/",
+    )
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -154,7 +157,7 @@ def test_what_was_drawn_is_noted(settings: Settings, folder: Path):
     """The notes say how many photos were set aside for each part, and by which seed."""
     splits = load_splits(settings(seed=3))
     for part in ("val", "test"):
-        wanted = f"no {part}/ folder: {len(getattr(splits, part))} photos set aside at random (seed 3)"
+        wanted = f"{part} split: {len(getattr(splits, part))} photos set aside at random (seed 3); no folder has them"
         assert wanted in splits.notes
 
 

@@ -240,7 +240,7 @@ def test_nothing_is_written(
     assert _tree(few_digits) == before
     assert list(tmp_path.iterdir()) == []
     assert ["0", "20", "4", "10"] in [line.split() for line in printed.splitlines()]
-    wanted = ("nothing is learnt or written", "note: no val/ folder", "bundle models/digits/1 of about", "190,548 learn",
+    wanted = ("nothing is learnt or written", "note: val split", "bundle models/digits/1 of about", "190,548 learn",
               "at most 30 epochs of 3 steps of 32 photos", "at the very most")  # fmt: skip
     assert [words for words in wanted if words not in printed] == []
 

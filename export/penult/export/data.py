@@ -112,7 +112,7 @@ def _load(layout: Layout, seed: int) -> Splits:
         parts["train"], parts[part] = hold_out(
             parts["train"], layout.fractions[part], f"{seed} {part}", _FEWEST_LEARNT_FROM + later
         )
-        notes.append(f"no {part}/ folder: {len(parts[part])} photos set aside at random (seed {seed})")
+        notes.append(f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}); no folder has them")
     _note_absent(layout.classes, parts, notes)
     copies = _copies(layout.data, parts, notes)
     train, val, test = (tuple(parts[part]) for part in PARTS)
