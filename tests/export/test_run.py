@@ -166,8 +166,8 @@ def test_a_bundle_holds_what_was_promised(uninterrupted: tuple[Result, Path]):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files >= {
         "manifest.json", "model.onnx", "svm.pkl", "golden.npz", "metrics.json", "history.csv", "MODEL_CARD.md",
-        "report/index.html", "report/learning_curves.png", "report/confusion_dense.png",
-        "report/confusion_svm.png", "report/changes.csv", "report/predictions.csv",
+        "report/index.html", "report/learning_curves.svg", "report/confusion_dense.svg",
+        "report/confusion_svm.svg", "report/changes.csv", "report/predictions.csv",
     }  # fmt: skip
     manifest = read_bundle(folder.parent).manifest
     assert manifest.architecture == "tiny5"
