@@ -71,7 +71,7 @@ def learn_residual(units: Floats, seed: int) -> Residual:
     count, length = units.shape
     wanted = min(_MOST_DIRECTIONS, length // _LENGTH_PER_DIRECTION, count // _PHOTOS_PER_DIRECTION)
     mean = units.mean(axis=0, dtype=np.float64)
-    if not wanted or not units.std(axis=0).any():  # descriptors that are all alike differ in no direction
+    if not wanted or not np.ptp(units, axis=0).any():  # descriptors that are all alike differ in no direction
         return Residual(mean.astype(np.float32), np.empty((length, 0), dtype=np.float32))
     found = PCA(wanted, svd_solver="randomized", random_state=seed).fit(units.astype(np.float64))
     return Residual(mean.astype(np.float32), np.ascontiguousarray(found.components_.T.astype(np.float32)))
