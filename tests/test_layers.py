@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "penult.offline",
         "penult.nearest",
         "penult.extras",
+        "penult.metrics_port",
         "penult.proxies",
     },
     # Of lookup, what a neighbour's vote is: whitening is measured by it.
@@ -38,7 +39,14 @@ MAY_IMPORT = {
         "penult.nearest",
         "penult.offline",
     },
-    "penult.client": {"penult.v1", "penult.folders", "penult.interrupts", "penult.nearest", "penult.proxies"},
+    "penult.client": {
+        "penult.v1",
+        "penult.folders",
+        "penult.interrupts",
+        "penult.metrics_port",
+        "penult.nearest",
+        "penult.proxies",
+    },
     "penult.drawing": set(),
     "penult.heap": set(),
     "penult.interrupts": set(),
@@ -46,6 +54,7 @@ MAY_IMPORT = {
     "penult.offline": set(),
     "penult.extras": set(),
     "penult.proxies": set(),
+    "penult.metrics_port": set(),
     # One walk over photos for learning and for clients: below both, and of the standard library, as clients have no more.
     "penult.folders": set(),
     # A client with a stopwatch; of the service it knows the settings, which --tune tries.
@@ -63,6 +72,7 @@ MAY_IMPORT = {
         "penult.v1",
         "penult.bundle",
         "penult.lookup",
+        "penult.folders",
         "penult.heap",
         "penult.interrupts",
         "penult.nearest",

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that colour-blind people tell apart, one style, SVG or PNG bytes. Needs matplotlib.
+"""What all pictures share: colours for colour-blind people too, one style, SVG or PNG bytes. Needs matplotlib.
 
 The hues are Okabe and Ito's (2008). SVG pictures follow the reader: text is text, in a font that has its letters, and
 ink, lines and background are CSS variables, which change in the dark.

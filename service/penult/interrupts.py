@@ -28,8 +28,8 @@ class Interrupts:
     """Ends the process by Ctrl-C while a `with` block lasts; `line` is printed once, on standard error.
 
     The block sees KeyboardInterrupt as ever, if its main thread is in Python. Left after a Ctrl-C, however it was
-    left, the process ends there with code 1. A second Ctrl-C does not wait for anything. Where SIGINT is ignored, or
-    somebody handles it already, nothing is changed.
+    left, the process ends there with code 1. A second Ctrl-C does not wait for anything. If SIGINT is ignored, or
+    has a handler already, nothing is changed.
     """
 
     def __init__(self, line: str) -> None:
@@ -96,7 +96,7 @@ class Interrupts:
 
 @contextmanager
 def pool(workers: int | None = None, prefix: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Yield threads; where an exception ends the block, what waits is dropped, and nobody waits for what runs."""
+    """Yield threads; if an exception ends the block, drop what waits, and do not wait for what runs."""
     threads = ThreadPoolExecutor(workers, prefix)
     try:
         yield threads

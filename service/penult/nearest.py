@@ -1,9 +1,9 @@
-"""The name that somebody may have meant, for messages about one that is not known."""
+"""The nearest known name, for messages about one that is not known."""
 
 import difflib
 from collections.abc import Iterable
 
-# Letters looked at, and how alike two names must be (1: equal). Below that a guess is more often wrong than right.
+# Letters compared, and how alike two names must be (1: equal). Below that a guess is more often wrong than right.
 _LONGEST = 200
 _ALIKE = 0.6
 

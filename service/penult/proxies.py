@@ -7,25 +7,38 @@ than gRPC does. What stays on this machine never goes through one.
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 # As gRPC's core reads them, in this order; it knows no others, and none in capitals.
 _GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _GRPC_EXCEPTIONS, _EXCEPTIONS = "no_grpc_proxy", ("no_proxy", "NO_PROXY")
-# The second for whoever has set GRPC_ADDRESS_HTTP_PROXY.
+# The second undoes GRPC_ADDRESS_HTTP_PROXY.
 DIRECT: Sequence[tuple[str, int | str]] = (
     ("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""),
 )  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine: 127.0.0.0/8, ::1, the address of all interfaces, or localhost."""
+    """Return whether a host is a loopback address, 127.0.0.0/8 or ::1, or localhost."""
     try:
-        address = ipaddress.ip_address(host.strip("[]"))
+        return bool(_address(host).is_loopback)
     except ValueError:
         return host.lower().removesuffix(".") == "localhost"
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
+def is_here(host: str) -> bool:
+    """Return whether a client that connects to a host stays on this machine: loopback, or the unspecified address."""
+    try:
+        return is_loopback(host) or bool(_address(host).is_unspecified)
+    except ValueError:
+        return False
+
+
+def _address(host: str) -> Any:
+    """Return a host as an IP address, the IPv4 address inside ::ffff:…; raise ValueError for a name."""
+    address = ipaddress.ip_address(host.strip("[]"))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def proxy_for(url: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -59,7 +72,7 @@ def _proxy(
 ) -> str:
     """Return the proxy that the first of these variables names for a host, "" where the way is direct."""
     value = next((found for name in names if (found := environment.get(name, "").strip())), "")
-    if not value or not host or is_loopback(host):
+    if not value or not host or is_here(host):
         return ""
     excepted = next((environment[name] for name in exceptions if name in environment), "")
     if any(_is_meant(host, port, entry.strip()) for entry in excepted.split(",") if entry.strip()):
@@ -69,7 +82,7 @@ def _proxy(
 
 
 def _is_meant(host: str, port: str, entry: str) -> bool:
-    """Tell whether an entry of no_proxy stands for a host: a name with all below it, an address, a network, or "*"."""
+    """Return whether an entry of no_proxy means a host: a name with all below it, an address, a network, or "*"."""
     if entry == "*":
         return True
     try:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from penult.bundle.scores import softmax
-from penult.export.accuracy import caution, counted, share, stated, wilson
+from penult.bundle.scores import softmax, wilson
+from penult.export.accuracy import caution, counted, share, stated
 from penult.export.evaluate import against_validation, calibration, compare, evaluate, fit_temperature
 
 

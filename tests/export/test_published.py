@@ -29,7 +29,7 @@ def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
 
 
 def _photos(folder: Path) -> Path:
-    for name in ("train/cat/1.jpg", "test/dog/b.PNG", "test/dog/a b.png", "test/dog/.hidden.png"):
+    for name in ("train/cat/1.jpg", "Testing/dog/b.PNG", "Testing/dog/a b.jfif", "Testing/dog/.hidden.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
@@ -45,7 +45,7 @@ def test_each_step_can_be_taken(result: Result, tmp_path: Path):
     verbs.add_classify_arguments(parser)
     arguments = parser.parse_args(words[2:])
     assert (words[:2], arguments.model) == (["penult", "classify"], "pets")
-    assert Path(str(arguments.images[0])) == tmp_path / "photos" / "test" / "dog" / "a b.png"
+    assert Path(str(arguments.images[0])) == tmp_path / "photos" / "Testing" / "dog" / "a b.jfif"
 
 
 def test_another_repository_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ import pytest
 
 from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
 from penult.bundle.preprocess import Preprocess
-from penult.export.accuracy import wilson
+from penult.bundle.scores import wilson
 from penult.export.data import Photo, Splits
 from penult.export.evaluate import against_validation, compare, evaluate
 from penult.export.report import command, predictions_csv, report_files

@@ -17,7 +17,7 @@ from penult.client.health import status
 from penult.client.targets import proxy_options, read_targets
 from penult.lookup import milvus
 from penult.lookup.errors import StoreUnavailable
-from penult.proxies import is_loopback, proxy_for
+from penult.proxies import is_here, is_loopback, proxy_for
 from penult.service.tracing import Tracing
 
 VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
@@ -187,10 +187,12 @@ def test_of_several_addresses_each_goes_its_own_way():
                                   "::ffff:127.0.0.1"])  # fmt: skip
 def test_what_is_this_machine(host):
     """All of 127.0.0.0/8, ::1, the addresses of all interfaces, localhost."""
-    assert is_loopback(host)
+    assert is_here(host)
+    assert is_loopback(host) == (host not in ("0.0.0.0", "::"))
 
 
 @pytest.mark.parametrize("host", ["", "128.0.0.1", "localhost.example", "notlocalhost", "::2", "127.0.0.1.example"])
 def test_what_is_another_machine(host):
     """Names that only look like it are not."""
+    assert not is_here(host)
     assert not is_loopback(host)

@@ -145,7 +145,7 @@ def test_start_to_ready_takes_less_than_five_seconds(models, start_server):
         r"10 classes, golden answers within \d+e-\d+",
         rf"gRPC on {running.target}; page to try a photo, metrics and probes at {running.http}/",
         rf"collections are kept in {re.escape(str(models.parent))}/lookup",
-        rf"hint: no --trusted-key is set, so every model in {re.escape(str(models))} is served, whoever made it; .*",
+        rf"hint: no --trusted-key is set, so every model in {re.escape(str(models))} is served, without a check of its origin; .*",
     )
     assert len(lines) == len(expected)
     for line, words in zip(lines, expected, strict=True):

@@ -4,21 +4,13 @@ One rule says what few is: half the 95 % interval is more than HALF_WIDTH. It de
 them were right: 35 photos are enough where all are right, 385 where half of them are.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from penult.bundle.scores import wilson
+
 HALF_WIDTH = 0.05
 RULE = f"few photos: the 95 % interval is wider than ±{100 * HALF_WIDTH:g} points"
-_Z95 = 1.959964
-
-
-def wilson(share: float, count: int, z: float = _Z95) -> tuple[float, float]:
-    """Return the interval of a share seen on `count` photos (Wilson 1927): of 95 %, or `z` standard errors."""
-    spread = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
-    # At shares of 0 and 1 an end is the share itself; rounded, it could lie beside it.
-    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
 
 
 def is_rough(low: float, high: float) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penult.export.accuracy import share, wilson
+from penult.bundle.scores import wilson
+from penult.export.accuracy import share
 
 Counts = NDArray[np.int64]
 
@@ -55,7 +56,7 @@ class Confusions:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What a report tells of one class: photos of every split, and recall and precision by scorer, in words."""
+    """What a report says of one class: photos of every split, and recall and precision by scorer, in words."""
 
     number: int
     name: str

@@ -1,7 +1,7 @@
 """Labelled photos in folders: found, checked, and split once by seed.
 
 The layout is ImageFolder's: one folder per class, photos anywhere below it. Photos that cannot be read are left out
-and named; what else is wrong stops the run with one line that tells all of it. Nothing here needs PyTorch.
+and named; what else is wrong stops the run with one line that names all of it. Nothing here needs PyTorch.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from penult.folders.walk import LeftOut, some, walk
 FEWEST_PER_CLASS = 4
 # The SVM's cross-validation needs two of each class.
 _FEWEST_LEARNT_FROM = 2
-# Of a folder that is wrong, so many photos are read all the same, to tell which of them are broken: within a second.
+# Of a folder that is wrong, so many photos are read all the same, to name the broken ones too: within a second.
 _SOON_READ = 500
 _SEVERAL = -1
 
@@ -89,7 +89,7 @@ def check_folders(data: Path, out: Path, val: str | None = None, test: str | Non
     """Raise DataError as load_splits() would, if names alone show that the photos cannot be learnt from.
 
     This takes a moment however many photos there are; of a small folder the photos are read too, so that all that is
-    wrong with it is told at once.
+    wrong with it is in one message.
     """
     layout = find_layout(data, out, val or TrainSettings.val, test or TrainSettings.test)
     if _told_without_reading(layout):
@@ -120,7 +120,7 @@ def _load(layout: Layout, seed: int) -> Splits:
 
 
 def _told_without_reading(layout: Layout) -> bool:
-    """Tell whether names alone show that something is wrong; raise DataError at once where reading would take long."""
+    """Return whether names alone show that something is wrong; raise DataError at once if reading would take long."""
     problems, met = list(layout.problems), LeftOut()
     for part, folder in layout.folders.items():
         counts = _quick_counts(folder, layout.labels[part], len(layout.classes), met if part == "train" else LeftOut())

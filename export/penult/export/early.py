@@ -1,6 +1,6 @@
 """What is wrong with options, folders and files, found in a fraction of a second: before PyTorch is imported.
 
-The run itself raises the same errors later; here they cost nobody's time. Nothing in here, nor what it imports, imports
+The run itself raises the same errors later; here they cost no time. Nothing in here, nor what it imports, imports
 PyTorch, scikit-learn, onnxruntime or matplotlib.
 """
 
@@ -43,7 +43,7 @@ def check_training(settings: TrainSettings) -> None:
 def check_next_version(settings: RefitSettings) -> None:
     """Raise PenultError as `penult svm` or `penult quantize` would, for all that can be known without their libraries.
 
-    Model, version, photos and folder are looked at; the files of the bundle are not.
+    Model, version, photos and folder are checked; the files of the bundle are not.
     """
     name = model_name(settings.model)
     version = choose_version(settings.model, settings.version)

@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, fisher_exact
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from penult.bundle.scores import Floats, best_of, pieces, probability_of, softmax
-from penult.export.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated, wilson
+from penult.bundle.scores import Floats, best_of, pieces, probability_of, softmax, wilson
+from penult.export.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
 # Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.

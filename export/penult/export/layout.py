@@ -1,6 +1,6 @@
 """Where the classes and splits of a folder are, however the tool that wrote it names and nests them.
 
-Nothing is read but names, so that a wrong folder is refused at once. What can be told is told together, in one line.
+Nothing is read but names, so that a wrong folder is refused at once. All problems are reported together, in one line.
 """
 
 import contextlib

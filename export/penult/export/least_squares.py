@@ -48,7 +48,7 @@ class Factored:
         return coefficients, bias - coefficients @ self.mean
 
     def hits(self, c: float) -> NDArray[np.bool_]:
-        """Tell which photos are named right by the SVM that all the others would give, bool [N]."""
+        """Return which photos are named right by the SVM that all the others would give, bool [N]."""
         along, bias = self.solve(c)
         single, found = along.astype(np.float32), np.empty(len(self.labels), dtype=bool)
         for rows in self._pieces():

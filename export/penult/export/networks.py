@@ -84,14 +84,14 @@ def preprocess(settings: TrainSettings) -> Preprocess:
         _check_crop(crop, network)
     if settings.resize and settings.resize < crop:
         raise SettingsError(
-            "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels that {settings.arch} looks at"
+            "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels of {settings.arch}'s input"
         )
     usual = crop if settings.fit == STRETCH else max(own.resize, crop)
     return replace(own, crop=crop, resize=settings.resize or usual, fit=settings.fit)
 
 
 def _check_crop(crop: int, network: Network) -> None:
-    """Refuse a size that the network cannot look at, or can make nothing of."""
+    """Refuse a size of input that the network cannot take, or is too small for it."""
     own = network.preprocess.crop
     if network.dense:
         raise SettingsError(

@@ -13,7 +13,6 @@ from penult.export.errors import SettingsError
 if TYPE_CHECKING:
     from penult.export.settings import TrainSettings
 
-_ALL = 6  # as settings.FREEZE_ALL, which imports this module
 # With so many stages frozen, no two conv stages learn; with one more, none does.
 _ONE_LEARNS, _NONE_LEARNS = 4, 5
 
@@ -29,7 +28,7 @@ class Idle:
 
 def _freezes_all(settings: "TrainSettings") -> bool:
     """Whether only the head learns. A sweep learns in other ways too."""
-    return settings.freeze == _ALL and settings.sweep == "no"
+    return settings.freezes_all and settings.sweep == "no"
 
 
 def _only_head_learns(settings: "TrainSettings") -> bool:
@@ -69,7 +68,8 @@ _NOTED = (
         "with --weights none or --reinit, where all layers that learn have the rate of --lr-head",
     ),
     Idle(
-        ("lr_stage_decay",), lambda s: _ONE_LEARNS <= s.freeze < _ALL and not s.starts_fresh and s.sweep == "no",
+        ("lr_stage_decay",),
+        lambda s: s.freeze >= _ONE_LEARNS and not (s.freezes_all or s.starts_fresh) and s.sweep == "no",
         "with --freeze 4 or 5, where no second conv stage learns",
     ),
     Idle(

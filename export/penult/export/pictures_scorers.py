@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from penult.bundle.scores import wilson
 from penult.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, WHITE, style, svg
-from penult.export.accuracy import is_few, stated, wilson
+from penult.export.accuracy import is_few, stated
 from penult.export.confusions import Confusions
 from penult.export.pictures import (
     SCORER_COLOURS,

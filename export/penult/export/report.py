@@ -173,7 +173,7 @@ def _counts(splits: Splits) -> list[tuple[int, int, int]]:
 
 
 def _outcome(comparison: dict[str, Any] | None) -> str:
-    """Say which scorer was better on these test photos, as far as they tell."""
+    """Say which scorer was better on these test photos, as far as they show it."""
     if comparison is None:
         return ""
     if comparison["p_value"] >= SIGNIFICANCE:

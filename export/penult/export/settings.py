@@ -115,6 +115,11 @@ class TrainSettings:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SettingsError("DROPOUT", f"--dropout {self.dropout} must be at least 0 and below 1")
 
+    @property
+    def freezes_all(self) -> bool:
+        """Whether nothing but the head learns."""
+        return self.freeze == FREEZE_ALL
+
     def _check_sweep(self) -> None:
         """Refuse a sweep that would have nothing to compare."""
         if self.sweep != "no" and self.weights == "none":

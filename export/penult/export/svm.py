@@ -46,7 +46,7 @@ _FOLDS = 5
 _MOST_ITERATIONS = 20_000
 # LIBLINEAR's own default: half the time of scikit-learn's 1e-4, with the same choices. The SVM is fitted to the latter.
 _SEARCH_TOLERANCE = 1e-2
-# Of a longer fit people are told before; a shorter one is over before they have read it.
+# A longer fit is announced with its time; a shorter one is over before the line is read.
 _LONG_S = 20.0
 
 Labels = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """What an SVM costs, worked out from counts before it is fitted, and what is done where that is too much.
 
 Which search is made depends on these counts alone and never on a clock, so that the same photos give the same SVM on
-every machine. The constants were measured (bench/RESULTS.md, "Many classes"); for a time that people are told they are
+every machine. The constants were measured (bench/RESULTS.md, "Many classes"); for a time that is printed they are
 scaled by how long a small fit takes here.
 """
 
@@ -25,7 +25,7 @@ RBF_MOST_SEARCHED = 4000
 RBF_FEWEST_PER_CLASS = 5.0
 # C is not searched on fewer photos per class than this, if there are more.
 _FEWEST_SEARCHED = 20
-# CPU seconds of a search with its final fits: RBF that nobody asked for, RBF that somebody did, linear.
+# CPU seconds of a search with its final fits: RBF chosen by `auto`, RBF asked for by --svm rbf, linear.
 RBF_MOST_S, RBF_MOST_ASKED_S, LINEAR_MOST_S = 600.0, 7200.0, 100.0
 # The C's that are tried upwards, and for RBF times the gammas; most searches end earlier.
 LINEAR_TRIES, RBF_TRIES = 11, 25
@@ -55,7 +55,7 @@ class Counts:
 
     @property
     def planes(self) -> int:
-        """How many classes are each told from the rest; of two, one."""
+        """How many classes are each separated from the rest; of two, one."""
         return 1 if self.classes == 2 else self.classes
 
     @property

@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 
 import numpy as np
 
-from penult.export.accuracy import between, is_rough, share, wilson
+from penult.bundle.scores import wilson
+from penult.export.accuracy import between, is_rough, share
 from penult.export.settings import freeze_text
 from penult.export.sweep import REINIT, Outcome, Sweep, way
 

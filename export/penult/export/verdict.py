@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from penult.export.accuracy import HALF_WIDTH, between, is_rough, wilson
+from penult.bundle.scores import wilson
+from penult.export.accuracy import HALF_WIDTH, between, is_rough
 from penult.export.history import Epoch, History
 from penult.export.settings import ONE_CYCLE, PLATEAU
 

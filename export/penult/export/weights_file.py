@@ -1,4 +1,4 @@
-"""What `--weights` names, looked at without PyTorch: whether it is there, and whether its first bytes can be right.
+"""What `--weights` names, checked without PyTorch: whether it is there, and whether its first bytes can be right.
 
 Each refusal says what the file is and what to do, in one line.
 """
@@ -78,7 +78,7 @@ def _is_safetensors(head: bytes, path: Path) -> bool:
 
 
 def _is_pickle(head: bytes, _: Path) -> bool:
-    """Tell a pickle of its own from one inside torch's files, whose protocol is 2."""
+    """Return whether this is a pickle of its own, not one inside torch's files, whose protocol is 2."""
     return head[:1] == b"\x80" and head[1:2] in (b"\x03", b"\x04", b"\x05")
 
 

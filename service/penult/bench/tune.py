@@ -169,7 +169,7 @@ def _write(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial
     """Write the settings that were found, tune.json and tune.png, where they are asked for."""
     written = []
     if wanted.config:
-        # For whoever serves with this file next, and for whoever reads it, also where nothing is to be set.
+        # For `penult serve --config` and for readers of the file, also if nothing is to be set.
         note = f"{record.now()[:10]}, penult bench --tune, {RULES[wanted.goal]}: {_found(trials, best)}"
         if write_keys(wanted.config, best.values, note):
             written.append(wanted.config)

@@ -7,7 +7,6 @@ Deep Nearest Neighbors", ICML 2022), as 1 - cosine; newer ones hold both, so tha
 """
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
 from penult.bundle.npz import read_npz
-from penult.bundle.scores import Floats
+from penult.bundle.scores import Floats, wilson
 
 BASELINE_NAME = "baseline.npz"
 _MOST_REFERENCES, _MOST_BYTES = 100_000, 128 << 20
 _MOST_PHOTOS = 10**9
-_Z = 1.96  # for 95 %
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,7 @@ class Limit:
         """The share of the model's own kind of photos that may lie above, 95 % (Wilson); 0 to 1 where unknown."""
         if not self.photos:
             return 0.0, 1.0
-        shrink = 1 + _Z**2 / self.photos
-        centre = (self.share + _Z**2 / (2 * self.photos)) / shrink
-        half = _Z * math.sqrt(self.share * (1 - self.share) / self.photos + (_Z / (2 * self.photos)) ** 2) / shrink
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.share, self.photos)
 
 
 @dataclass(frozen=True)

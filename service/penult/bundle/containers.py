@@ -28,7 +28,7 @@ _START_OF_SCAN, _COMMENT, _APP0, _APP1, _APP14 = 0xDA, 0xFE, 0xE0, 0xE1, 0xEE
 _WITH_LENGTH = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), _COMMENT))
 # Restart markers and TEM mean nothing before the first scan.
 _OPTIONAL = frozenset((0x01, *range(0xD0, 0xD8), *range(0xE0, 0xF0), _COMMENT))
-# As long as libjpeg wants them before it believes them.
+# libjpeg ignores shorter ones.
 _JFIF, _JFIF_LEAST_BYTES = b"JFIF\0", 14
 _ADOBE, _ADOBE_LEAST_BYTES = b"Adobe", 12
 _EXIF = b"Exif\0\0"
@@ -123,7 +123,7 @@ def walk(data: bytes, kind: str) -> Stored:
 def walk_jpeg(data: bytes) -> Stored:
     """Return a JPEG's tables and frame, and all from its first scan on; raise ImageError.
 
-    Of the application segments only those stay that tell libjpeg which colours the numbers are: JFIF and Adobe.
+    Of the application segments only those stay by which libjpeg knows which colours the numbers are: JFIF and Adobe.
     """
     stored, kept, run, at, last = Stored([data]), [], 0, 0, len(data) - 4
     has_exif = False
@@ -159,7 +159,7 @@ def walk_jpeg(data: bytes) -> Stored:
 
 
 def _is_believed(data: bytes, marker: int, start: int, end: int) -> bool:
-    """Tell whether libjpeg takes an application's segment for a word on the colours."""
+    """Return whether libjpeg derives the colours from an application's segment."""
     if marker == _APP0:
         return end - start >= _JFIF_LEAST_BYTES and data.startswith(_JFIF, start)
     return marker == _APP14 and end - start >= _ADOBE_LEAST_BYTES and data.startswith(_ADOBE, start)
@@ -171,7 +171,7 @@ def _is_believed(data: bytes, marker: int, start: int, end: int) -> bool:
 def walk_png(data: bytes) -> Stored:
     """Return a PNG's critical chunks, its transparency and its pixels as one IDAT; raise ImageError.
 
-    Chunks before the pixels keep their checksums, for the decoder to look at.
+    Chunks before the pixels keep their checksums, which the decoder verifies.
     """
     view, stored = memoryview(data), Stored([])
     before: list[View] = [_PNG_SIGNATURE]
@@ -221,12 +221,12 @@ def _keep(stored: Stored, before: list[View], kind: bytes, chunk: memoryview) ->
 
 
 def _has_checksum(chunk: memoryview) -> bool:
-    """Tell whether a chunk, from its name to its checksum, is undamaged."""
+    """Return whether a chunk, from its name to its checksum, is undamaged."""
     return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
 def _one_idat(pixels: list[View]) -> list[View]:
-    """Return the pixel data as one chunk; nobody looks at the checksum of that one."""
+    """Return the pixel data as one chunk, whose checksum the decoder does not verify."""
     return [struct.pack(">I4s", sum(map(len, pixels)), b"IDAT"), *pixels, bytes(4)] if pixels else []
 
 

@@ -57,7 +57,7 @@ def models_in(folder: Path) -> list[str]:
 
 
 def meant_model(folder: Path) -> str:
-    """Return a line on what somebody meant who gave a folder without versions for a model; "" for no idea."""
+    """Return what was probably meant by a folder without versions, given as a model; "" if nothing is near."""
     if is_version(folder):
         return f"{folder} is one version, not a model; did you mean {parent(folder)} --version {last_part(folder)}?"
     if models := models_in(folder):
@@ -71,7 +71,7 @@ def meant_model(folder: Path) -> str:
 
 
 def meant_repository(folder: Path) -> str:
-    """Return a line on what somebody meant who gave a folder without models for a repository; "" for no idea."""
+    """Return what was probably meant by a folder without models, given as a repository; "" if nothing is near."""
     if is_version(folder):
         return f"{folder} is one version of a model, not a repository; did you mean --models {parent(parent(folder))}?"
     if _is_model(folder):

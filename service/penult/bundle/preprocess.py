@@ -85,7 +85,7 @@ class Preprocess:
     fit: str = CROP
 
     def __post_init__(self) -> None:
-        """Check the values once, so that nobody needs to later."""
+        """Check the values once; later code relies on it."""
         sizes_are_whole = type(self.crop) is int and type(self.resize) is int
         if not sizes_are_whole or not 1 <= self.crop <= self.resize <= 4096:
             raise ValueError(f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= 4096")
@@ -240,7 +240,7 @@ def _cost(image: Image.Image, kind: str, whole: int) -> int:
 
 
 def _has_many_scans(image: Image.Image) -> bool:
-    """Tell whether one scan of a JPEG is not all of it: libjpeg then keeps the coefficients of all scans."""
+    """Return whether one scan of a JPEG is not all of it: libjpeg then keeps the coefficients of all scans."""
     return isinstance(image, JpegImageFile) and (
         "progressive" in image.info or image.info[_STORED].scan_components < image.layers
     )

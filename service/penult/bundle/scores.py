@@ -1,5 +1,6 @@
 """Arithmetic on scores that both stages must do alike."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 # What is computed of many photos at a time is held for so many numbers: 32 MiB in float64.
 _PIECE = 1 << 22
+# Standard errors on either side of an interval of 95 %.
+_Z95 = 1.959964
 
 
 def as_columns(decision: NDArray[np.floating]) -> Floats:
@@ -58,3 +61,11 @@ def largest_difference(actual: NDArray[np.floating], expected: NDArray[np.floati
         return float("inf")
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     return float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0)) / scale
+
+
+def wilson(share: float, count: int, z: float = _Z95) -> tuple[float, float]:
+    """Return the interval of a share seen on `count` photos (Wilson 1927): of 95 %, or `z` standard errors."""
+    spread = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
+    # At shares of 0 and 1 an end is the share itself; rounded, it could lie beside it.
+    return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))

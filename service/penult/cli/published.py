@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -11,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
 
 def publish_next(
     arguments: argparse.Namespace, publish: Callable[[], Any], told: Callable[[Any], dict[str, object]]
 ) -> int:
-    """Publish a further version of a bundle, and print what it is and how long that took; `told` picks metrics."""
+    """Publish a further version of a bundle; print what it is and how long that took; `told` picks metrics."""
     started = time.monotonic()
     result = publish()
     seconds = round(time.monotonic() - started, 1)
@@ -75,13 +72,13 @@ def link(file: Path) -> str:
 
 
 def first_photo(folder: Path) -> Path | None:
-    """Return the first photo below a folder, in a test/ folder if there is one; None if there is none."""
-    for start in (folder / "test", folder):
-        for where, folders, files in os.walk(start):
-            folders[:] = sorted(each for each in folders if not each.startswith("."))
-            if found := [each for each in files if each.lower().endswith(_PHOTO_SUFFIXES) and each[0] != "."]:
-                return Path(where) / min(found)
-    return None
+    """Return the first photo below a folder, in that of the test split if there is one; None if there is none."""
+    from penult.folders.names import split_of
+    from penult.folders.walk import walk
+
+    tests = sorted(each for each in folder.iterdir() if split_of(each.name) == "test") if folder.is_dir() else []
+    found = (folder / entry.path for inside in (*(each.name for each in tests), "") for entry in walk(folder, inside))
+    return next(found, None)
 
 
 def _program() -> str:

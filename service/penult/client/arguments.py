@@ -1,4 +1,4 @@
-"""What the client's verbs share on the command line: the server, numbers, files; refused before anybody is asked."""
+"""What the client's verbs share on the command line: the server, numbers, files; refused before any server is asked."""
 
 import argparse
 import math
@@ -33,7 +33,7 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    """Read a number from 1 on. On the wire 0 stands for the default, so that nobody can mean it by 0."""
+    """Read a number from 1 on. On the wire 0 stands for the default, so 0 is refused here."""
     value = int(text)
     if not 1 <= value <= _MOST:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and {_MOST}")

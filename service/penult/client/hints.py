@@ -5,7 +5,6 @@ Asked for after a request has failed, of the server itself and by what its calle
 
 import argparse
 import contextlib
-import http.client
 from collections.abc import Iterator
 
 from penult.client.channel import NOT_GRPC
@@ -14,6 +13,7 @@ from penult.client.plain import Client
 from penult.client.security import Security, from_arguments
 from penult.client.targets import TargetError, read_targets
 from penult.client.types import DEFAULT_TARGET, RequestFailed
+from penult.metrics_port import serves_metrics
 from penult.nearest import did_you_mean
 from penult.proxies import proxy_for
 
@@ -71,11 +71,4 @@ def _where_grpc_is(target: str, security: Security) -> str:
 def _is_metrics_port(host: str, port: str) -> bool:
     if proxy_for(f"http://{host}:{port}/"):
         return False
-    connection = http.client.HTTPConnection(host, int(port or 0), timeout=_TIMEOUT_S)
-    try:
-        connection.request("GET", "/metrics")
-        return b"penult_" in connection.getresponse().read(1 << 20)
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return serves_metrics(host, int(port or 0), _TIMEOUT_S)

@@ -155,7 +155,7 @@ def _collection_argument(parser: argparse.ArgumentParser) -> None:
 
 def _drop_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed where nobody can be asked")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
 
 
 def _drop(arguments: argparse.Namespace, client: Client) -> int:

@@ -48,7 +48,7 @@ class Lettering:
     """The fonts in one size, opened as letters need them."""
 
     def __init__(self, size: int, others: Sequence[Path] | None = None, has_layout: bool | None = None) -> None:
-        """Look at no font file yet; `others`: which there are beside Pillow's own, `has_layout`: libraqm is there."""
+        """Open no font file yet; `others`: which there are beside Pillow's own, `has_layout`: libraqm is there."""
         self._size = size
         self._fonts: list[Font] = [ImageFont.load_default(size)]
         self._more = iter(font_files() if others is None else others)

@@ -38,7 +38,7 @@ class NoPhotos(Exception):
 def photos_in(folder: str | Path, left_out: LeftOut | None = None) -> list[Path]:
     """Return the JPEG, PNG and WebP files below a folder, in order of name; hidden ones and their folders are left out.
 
-    Links are followed. `left_out` is told what else is left out. Raises NotADirectoryError, and FileNotFoundError where
+    Links are followed. `left_out` gets what else is left out. Raises NotADirectoryError, and FileNotFoundError where
     there is no photo.
     """
     root, met = Path(folder), LeftOut() if left_out is None else left_out

@@ -46,7 +46,7 @@ def draw_sheet(rows: Sequence[Sequence[Tile]], path: Path) -> None:
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
-    """Say what the frames mean: red is no verdict on a photo whose own label nobody knows."""
+    """Draw what the frames mean: without the photo's own label, no frame is red."""
     left = _GAP
     for colour, text in ((_RIGHT, "the photo's label"), (_WRONG, "another label"), (None, "label not known")):
         draw.rectangle([left, top + 3, left + 10, top + 13], outline=colour or _RULE, width=3 if colour else 1)
@@ -65,7 +65,7 @@ def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: 
         colour = _RIGHT if tile.is_right else _WRONG
         draw.rectangle([left - 2, top - 2, left + _TILE + 1, top + _TILE + 1], outline=colour, width=3)
     draw_line(draw, left, top + _TILE + 5, tile.title, 13, _INK, _TILE)
-    # An id is often a path: its end tells more.
+    # An id is often a path: its end says more.
     draw_line(draw, left, top + _TILE + 20, tile.note, 11, _FAINT, _TILE, keeps_end=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from penult.proxies import DIRECT, channel_options, grpc_proxy_for, host_and_port, is_loopback
+from penult.proxies import DIRECT, channel_options, grpc_proxy_for, host_and_port, is_here
 
 _SOCKET_FILES = ("unix:", "unix-abstract:")
 _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
@@ -35,7 +35,7 @@ class Target:
     @property
     def is_here(self) -> bool:
         """Whether the server is on this machine: a loopback address, or a socket file."""
-        return self.name.startswith(_SOCKET_FILES) or is_loopback(self.host)
+        return self.name.startswith(_SOCKET_FILES) or is_here(self.host)
 
 
 def read_targets(target: str | Sequence[str]) -> list[Target]:

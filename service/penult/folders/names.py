@@ -66,7 +66,7 @@ _BETWEEN = re.compile(r"[_\-. ]+")
 
 
 def is_photo(name: str) -> bool:
-    """Whether a file of this name is looked at as a photo."""
+    """Whether a file of this name is taken for a photo."""
     return name.lower().endswith(PHOTO_SUFFIXES)
 
 

@@ -100,7 +100,7 @@ class _Level(NamedTuple):
 def walk(root: str | Path, inside: str = "", left_out: LeftOut | None = None) -> Iterator[Entry]:
     """Yield what may be a photo below root/inside, depth first in order of name, paths relative to `root`.
 
-    A link to nowhere is yielded: whoever opens it learns why it cannot be read. Pipes and devices, whose reading might
+    A link to nowhere is yielded: opening it raises why it cannot be read. Pipes and devices, whose reading might
     never end, go into `left_out.broken`; folders that cannot be opened, or hold themselves, into `left_out.closed`. The
     names of one branch are in memory at a time.
     """

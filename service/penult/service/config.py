@@ -5,7 +5,6 @@ A setting `image_max_bytes` is the flag --image-max-bytes, the variable PENULT_I
 """
 
 import argparse
-import ipaddress
 import math
 import os
 import tomllib
@@ -20,6 +19,7 @@ from penult.bundle.manifest import is_model_name, parse_version
 from penult.bundle.naming import parent
 from penult.bundle.signature import Trust, split_paths, trust
 from penult.lookup.opening import has_collections
+from penult.proxies import is_loopback
 from penult.service.cores import cores
 from penult.service.cpu_plan import AUTO, CPU_MODES
 from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
@@ -233,10 +233,7 @@ class ServeConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def cpu_threads(self) -> int:

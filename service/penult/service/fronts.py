@@ -175,9 +175,8 @@ class Supervisor:
             self._doors.http_context,
         )  # fmt: skip
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
-        environment["PENULT_LOOKUP"] = (
-            config.lookup_place
-        )  # it may hold a password, and everybody can read command lines
+        # As a variable: it may hold a password, and all users of the machine can read command lines.
+        environment["PENULT_LOOKUP"] = config.lookup_place
         # -P: nothing in the current folder may stand in for a module.
         program = [sys.executable, "-P", "-m", "penult.cli", "serve"]
         self._fronts = [

@@ -1,12 +1,12 @@
 """What routes over HTTP have in common: a body within bounds, and errors as statuses with a hint when to come back."""
 
 import asyncio
-import ipaddress
 import math
 
 from starlette.requests import Request
 
 from penult.bundle.errors import PenultError
+from penult.proxies import host_and_port, is_loopback
 from penult.service.errors import InvalidRequest, ServiceError, Unauthenticated, code_of
 
 # What nginx calls it when the client has gone.
@@ -53,10 +53,6 @@ def hints(error: PenultError) -> dict[str, str]:
     return headers
 
 
-def is_loopback(host: str) -> bool:
+def names_loopback(header: str) -> bool:
     """Return whether a Host header names this machine and no other: a loopback address, or localhost."""
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return name == "localhost"
+    return is_loopback(host_and_port(header)[0])

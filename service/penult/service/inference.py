@@ -139,7 +139,7 @@ class Inference:
         """Run a request's photos; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
         model = self.model(request.model, request.version)
         read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._config.request_max_images)
-        photos = await asyncio.to_thread(read) if has_text(request.inputs) else read()
+        photos = await asyncio.to_thread(read) if has_text(request.inputs, self._config.request_max_images) else read()
         scorer = _scorer(model, request.scorer)
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:

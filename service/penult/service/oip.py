@@ -140,7 +140,7 @@ def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
 
 
 def _is_base64(tensor: pb.ModelInferRequest.InferInputTensor) -> bool:
-    """Tell whether the sender says that it wrote base64: MLServer's clients do."""
+    """Return whether the request declares base64, as those of MLServer's clients do."""
     return tensor.parameters["content_type"].string_param == BASE64 if "content_type" in tensor.parameters else False
 
 

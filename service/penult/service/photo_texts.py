@@ -16,13 +16,13 @@ _STARTS = (b"/9j/", b"_9j_", b"iVBORw0KGgo", b"UklGR")
 _DATA_URI = re.compile(rb"data:([^,]{0,200}),", re.IGNORECASE)
 _WHITE = b" \t\r\n\f\v"
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-# What is looked at to tell text from a file.
-_HEAD = 32
+# Bytes that decide between text and a file.
+HEAD_BYTES = 32
 
 
 def is_text(item: bytes) -> bool:
-    """Tell whether bytes are a photo written as text, which no photo's file begins like."""
-    head = item[:_HEAD].lstrip(_WHITE)
+    """Return whether bytes are a photo written as text, which no photo's file begins like."""
+    head = item[:HEAD_BYTES].lstrip(_WHITE)
     return head.startswith(_STARTS) or head[:5].lower() == b"data:"
 
 

@@ -1,13 +1,13 @@
 """Why a port cannot be had: what holds it, and what to do."""
 
 import errno
-import http.client
 import ipaddress
 import socket
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from penult.metrics_port import serves_metrics
 from penult.proxies import DIRECT
 from penult.service.config import ConfigError
 
@@ -15,7 +15,6 @@ from penult.service.config import ConfigError
 _ASK_S = 1.0
 # A health service of penult's own: other gRPC servers do not know it.
 _LIVE = "live"
-_OURS = b"penult_"
 
 
 def address(host: str, port: int) -> str:
@@ -68,7 +67,7 @@ def _try(host: str, port: int) -> OSError | None:
 
 
 def _is_penult(host: str, port: int) -> bool:
-    return _answers_http(host, port) or _answers_grpc(host, port)
+    return serves_metrics(host, port, _ASK_S) or _answers_grpc(host, port)
 
 
 def _answers_grpc(host: str, port: int) -> bool:
@@ -79,14 +78,3 @@ def _answers_grpc(host: str, port: int) -> bool:
         except grpc.RpcError:
             return False
     return True
-
-
-def _answers_http(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=_ASK_S)
-    try:
-        connection.request("GET", "/metrics")
-        return _OURS in connection.getresponse().read()
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

@@ -1,7 +1,7 @@
 """/report/NAME/VERSION: the report of a version that is served, for people on this machine.
 
-It lies in the bundle, and its digest was checked with the rest. It shows test photos, so that nobody else is given it:
-only on loopback, under a name of this machine, and not where callers must say who they are.
+It lies in the bundle, and its digest was checked with the rest. It shows test photos, so the server
+answers with it on loopback only, under a name of this machine, and not if callers must authenticate.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from penult.bundle.manifest import Manifest, parse_version
 from penult.bundle.reader import read_file
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, NotFound
-from penult.service.http_parts import is_loopback, status_of
+from penult.service.http_parts import names_loopback, status_of
 from penult.service.repository import Repository
 
 REPORT_NAME = "report/index.html"
@@ -53,9 +53,9 @@ class Reports:
 
     async def _read(self, request: Request) -> bytes:
         if not self.is_on:
-            raise NotAllowed("REPORT_OFF", "reports are shown on loopback only, if nobody must say who they are")
-        # A name that somebody else's DNS gave this address is no name of this machine.
-        if not is_loopback(request.headers.get("host", "")):
+            raise NotAllowed("REPORT_OFF", "reports are shown on loopback only, and not if callers must authenticate")
+        # Under another name it may be a web page of elsewhere whose DNS names this address.
+        if not names_loopback(request.headers.get("host", "")):
             raise NotAllowed("REPORT_FOREIGN", "reports are shown under this machine's own name only")
         version = parse_version(request.path_params["version"])
         if version is None:

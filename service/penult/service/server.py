@@ -276,7 +276,7 @@ class Server:
             self._keep(beat())
 
     def _greet(self, port: int, page: str) -> None:
-        """Log what somebody who starts a server for the first time wants to know."""
+        """Log what a first start needs: addresses, where collections are, who may bring models."""
         config = self._config
         log.info("gRPC on %s; page to try a photo, metrics and probes at %s", address(config.host, port), page)
         if config.old_lookup:
@@ -288,8 +288,8 @@ class Server:
             log.info("collections are kept in %s", without_password(config.lookup_place))
         if not config.trusted_key:
             log.info(
-                "hint: no --trusted-key is set, so every model in %s is served, whoever made it; this is fine if only "
-                "you can write there (docs/security.md)", config.models,
+                "hint: no --trusted-key is set, so every model in %s is served, without a check of its origin; that is "
+                "fine if only you can write there (docs/security.md)", config.models,
             )  # fmt: skip
 
     async def _open_lookups(self) -> None:

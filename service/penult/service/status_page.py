@@ -31,7 +31,7 @@ _OFF_FOR_FRONTS = "Several fronts answer over gRPC only: penult classify PHOTO a
 
 
 def page_routes(status: Status, tries: Try | None = None, reports: Reports | None = None) -> list[Route]:
-    """Return / with its files, /status.json, /try where photos may be tried by somebody, and /report likewise."""
+    """Return / with its files, /status.json, /try if photos may be tried, and /report if reports may be read."""
     folder = files("penult.service") / "page"
 
     def serve(name: str) -> Route:

@@ -6,8 +6,9 @@ of one photo also without the first side.
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from penult.bundle.scores import Floats
 from penult.service.decoding import EncodedPhoto, Photo, RawPhoto
 from penult.service.errors import InvalidRequest
-from penult.service.photo_texts import files_of, is_text
+from penult.service.photo_texts import HEAD_BYTES, files_of, is_text
 
 IMAGE, PIXELS = "image", "pixels"
 BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
@@ -53,16 +54,27 @@ def read_photos(inputs: Sequence[Tensor], crop: int, most_images: int) -> list[P
     return _encoded(tensor, count) if tensor.name == IMAGE else _pixels(tensor, crop)
 
 
-def has_text(inputs: Sequence[Tensor]) -> bool:
-    """Tell whether photos stand in base64, which takes a millisecond per megabyte to read."""
-    return any(tensor.is_base64 or _starts_as_text(tensor) for tensor in inputs if tensor.datatype == BYTES)
+def has_text(inputs: Sequence[Tensor], most_images: int) -> bool:
+    """Return whether one of the first `most_images` photos is text, which takes a millisecond per megabyte to read."""
+    return any(
+        tensor.is_base64 or any(map(is_text, _heads(tensor.data, most_images)))
+        for tensor in inputs
+        if tensor.datatype == BYTES
+    )
 
 
-def _starts_as_text(tensor: Tensor) -> bool:
-    if isinstance(tensor.data, bytes):
-        return is_text(tensor.data[_LENGTH.size : _LENGTH.size + 64])
-    items: Sequence[Any] = tensor.data
-    return any(is_text(item) for item in items)
+def _heads(data: bytes | Sequence[Any], most: int) -> Iterator[Any]:
+    """Yield how the first `most` elements of BYTES begin; what is wrong with their lengths is for _split()."""
+    if not isinstance(data, bytes):
+        yield from islice(data, most)
+        return
+    at = 0
+    for _ in range(most):
+        begin = at + _LENGTH.size
+        if begin > len(data):
+            return
+        yield data[begin : begin + HEAD_BYTES]
+        at = begin + _LENGTH.unpack_from(data, at)[0]
 
 
 def _count(tensor: Tensor, crop: int) -> int:
@@ -92,16 +104,20 @@ def classification(values: Floats, classes: Sequence[str], count: int) -> list[l
 
 
 def _encoded(tensor: Tensor, count: int) -> list[Photo]:
-    items = _split(tensor.data) if isinstance(tensor.data, bytes) else list(tensor.data)
+    items = _split(tensor.data, count) if isinstance(tensor.data, bytes) else list(tensor.data)
     if len(items) != count:
-        raise _wrong_size(tensor, count, len(items))
+        raise _wrong_size(tensor, count, len(items) if len(items) < count else f"more than {count}")
     return [EncodedPhoto(file) for file in files_of(items, tensor.is_base64)]
 
 
-def _split(data: bytes) -> list[bytes]:
-    """Return the elements of BYTES in raw form; raise InvalidRequest where lengths lead past the end."""
-    items, at = [], 0
-    while at < len(data):
+def _split(data: bytes, most: int) -> list[bytes]:
+    """Return the elements of BYTES in raw form, `most` and one more at most: empty ones could be millions.
+
+    Raises InvalidRequest if lengths lead past the end.
+    """
+    items: list[bytes] = []
+    at = 0
+    while at < len(data) and len(items) <= most:
         begin = at + _LENGTH.size
         at = begin + _LENGTH.unpack_from(data, at)[0] if begin <= len(data) else len(data) + 1
         if at > len(data):
@@ -133,5 +149,5 @@ def _numbers(tensor: Tensor) -> NDArray[Any]:
     return np.asarray(tensor.data, dtype=np.float32)
 
 
-def _wrong_size(tensor: Tensor, wanted: int, found: int) -> InvalidRequest:
+def _wrong_size(tensor: Tensor, wanted: int, found: int | str) -> InvalidRequest:
     return InvalidRequest("INPUT_SIZE", f"{tensor.name} holds {found} elements where its shape says {wanted}")

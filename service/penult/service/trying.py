@@ -22,7 +22,7 @@ from penult.service.config import ServeConfig
 from penult.service.decoding import EncodedPhoto
 from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentable
 from penult.service.gate import Gate
-from penult.service.http_parts import CLIENT_GONE, hints, is_loopback, read_body, status_of
+from penult.service.http_parts import CLIENT_GONE, hints, names_loopback, read_body, status_of
 from penult.service.loading import ServedModel
 from penult.service.logs import request_id
 from penult.service.lookups import Lookups, Query
@@ -94,7 +94,7 @@ class Try:
         is_ours = origin in ("", f"http://{host}", f"https://{host}")
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         # A name that somebody else's DNS gave this address is no name of this machine.
-        is_named = self._config.try_photos == "on" or is_loopback(host)
+        is_named = self._config.try_photos == "on" or names_loopback(host)
         if not (is_ours and is_own and is_named):
             raise NotAllowed("TRY_FOREIGN", "only the status page itself may ask here, under this machine's own name")
         # A form of another page cannot send this type, and a script not without being asked for leave first.
