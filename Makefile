@@ -62,7 +62,7 @@ setup: $(VENV)/.ready
 # -- verbs -----------------------------------------------------------------------------------------------------------------
 
 demo: setup
-	@$(BIN)/python -m penult.export.demo
+	@$(BIN)/python -m penult.export.jobs.demo
 
 serve: setup
 	@$(BIN)/penult serve

@@ -10,8 +10,8 @@ import numpy as np
 
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import Bundle
-from penult.service.cpu_plan import CpuPlan
-from penult.service.session import Session
+from penult.service.runtime.cpu_threads import CpuPlan
+from penult.service.runtime.session import Session
 
 CORES = len(os.sched_getaffinity(0))
 _BATCHES = (1, 4, 8)

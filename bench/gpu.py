@@ -31,11 +31,11 @@ from gpu_parts import make_bundle, pictures, serving, torch_reference
 from penult.bench.settings import LoadSettings
 from penult.bundle.preprocess import crop_encoded
 from penult.bundle.reader import read_bundle
-from penult.export.model import PenultNet
-from penult.service.device_session import DeviceSession
-from penult.service.gpu_options import GpuOptions
-from penult.service.loading import Placement, load
-from penult.service.session import CPU, CUDA, Session, has_cuda_device
+from penult.export.networks.network import PenultNet
+from penult.service.models.loader import Placement, load
+from penult.service.runtime.cuda_options import GpuOptions
+from penult.service.runtime.cuda_session import DeviceSession
+from penult.service.runtime.session import CPU, CUDA, Session, has_cuda_device
 
 CORES = len(os.sched_getaffinity(0))
 NEEDS = (

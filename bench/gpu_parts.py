@@ -18,11 +18,11 @@ from penult.bundle import goldens, writer
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess, crop_encoded
-from penult.export.architectures import get
-from penult.export.convert import to_onnx
-from penult.export.half import to_half
-from penult.export.model import Normalise, PenultNet
-from penult.export.runtime import ExportedModel
+from penult.export.networks.architectures import get
+from penult.export.networks.network import Normalise, PenultNet
+from penult.export.onnx.convert import to_onnx
+from penult.export.onnx.float16 import to_half
+from penult.export.onnx.runtime import ExportedModel
 
 CLASSES = tuple("abcdefghij")
 GOLDENS = 8

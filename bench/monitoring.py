@@ -54,7 +54,7 @@ class Nothing:
 def serve(arguments: list[str], is_off: bool) -> None:
     """Be a server."""
     from penult import cli
-    from penult.service import metrics
+    from penult.service.observability import metrics
 
     if is_off:
         metrics.Counter = metrics.Gauge = metrics.Histogram = Nothing

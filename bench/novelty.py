@@ -4,8 +4,8 @@
 
 Each network of bench/novelty_sets.py is trained and its photos are described once (about 25 CPU-minutes); then the
 table takes a minute. For each network and each set that is new to it: AUROC of each measure, and the share above the
-threshold by the rule of before (nearest of 256, 99 % of the validation photos) and by today's (baseline.learn). `--part
-val` shows the photos that measure and threshold were chosen on. Then what a photo costs, on one thread.
+threshold by the rule of before (nearest of 256, 99 % of the validation photos) and by today's (drift_baseline.learn).
+`--part val` shows the photos that measure and threshold were chosen on. Then what a photo costs, on one thread.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from sklearn.metrics import roc_auc_score
 from penult.bundle.baseline import nearest_distance
 from penult.bundle.manifest import FileEntry, Manifest
 from penult.bundle.preprocess import Preprocess
-from penult.export import baseline
-from penult.export.bundling import Measured
+from penult.export.evaluation import drift_baseline
+from penult.export.evaluation.outputs import SplitOutputs
 
 BEFORE = 0.99
 
@@ -68,13 +68,15 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float64), 1e-12)
 
 
-def learn(found: novelty_sets.Described) -> baseline.Baseline:
+def learn(found: novelty_sets.Described) -> drift_baseline.Baseline:
     """Return the baseline as a bundle has it."""
-    measured = {p: Measured(found.logits[p], found.descriptors[p], found.labels[p]) for p in ("train", "val", "test")}
+    measured = {
+        p: SplitOutputs(found.logits[p], found.descriptors[p], found.labels[p]) for p in ("train", "val", "test")
+    }
     classes = tuple(map(str, range(found.logits["val"].shape[1])))
     manifest = Manifest("any", classes, Preprocess(), found.descriptors["val"].shape[1], "dense", {"dense": 1.0},
                         files={"model.onnx": FileEntry(1, "0")})  # fmt: skip
-    return baseline.learn(manifest, measured, {"dense": found.logits["val"]}, seed=0)
+    return drift_baseline.learn(manifest, measured, {"dense": found.logits["val"]}, seed=0)
 
 
 def row(network: novelty_sets.Network, found: novelty_sets.Described, part: str) -> list[dict]:
@@ -127,8 +129,8 @@ def cost(length: int = 1280, batch: int = 64, rounds: int = 400) -> None:
     """Print what a photo's novelty costs, in microseconds, alone and in a batch."""
     generator = np.random.default_rng(0)
     units = unit(generator.random((2000, length))).astype(np.float32)
-    residual = baseline.learn_residual(units, 0)
-    references = units[: baseline.REFERENCES]
+    residual = drift_baseline.learn_residual(units, 0)
+    references = units[: drift_baseline.REFERENCES]
     for size in (1, batch):
         asked = generator.random((size, length), dtype=np.float32)
         taken = {"residual": [], "nearest of 256": []}

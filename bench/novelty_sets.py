@@ -24,12 +24,12 @@ from sklearn.datasets import load_sample_images
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
-from penult.export.data import PARTS, load_splits
-from penult.export.demo import write_digits
-from penult.export.head import cut_head
-from penult.export.run import train
-from penult.export.runtime import ExportedHead, ExportedModel
-from penult.export.settings import TrainSettings
+from penult.export.config.train import TrainSettings
+from penult.export.data.dataset import PARTS, load_splits
+from penult.export.jobs.demo import write_digits
+from penult.export.jobs.train import train
+from penult.export.onnx.head import cut_head
+from penult.export.onnx.runtime import ExportedHead, ExportedModel
 
 _VIEWS, _PAGES, _PATTERNS, _MOST_STRANGE = 60, 30, 60, 250
 # Photos of each class of `trashnet-few`; a first try with a handful of photos.

@@ -49,12 +49,12 @@ class _Clock:
 
 def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048) -> list[dict[str, float]]:
     """Fine-tune with penult; return seconds, CPU-seconds and memory per epoch of the phase of all layers."""
-    from penult.export.data import load_splits
-    from penult.export.networks import preprocess
-    from penult.export.photos import Cache, PhotoReader
-    from penult.export.run import learn
-    from penult.export.settings import TrainSettings
-    from penult.export.workers import ALONE
+    from penult.export.config.known_networks import preprocess
+    from penult.export.config.train import TrainSettings
+    from penult.export.data.dataset import load_splits
+    from penult.export.data.loader import Cache, PhotoReader
+    from penult.export.jobs.train import learn
+    from penult.export.training.distributed import ALONE
 
     settings = TrainSettings(
         data=options.data,
@@ -87,7 +87,7 @@ def plain_epochs(options: argparse.Namespace, epochs: int) -> list[dict[str, flo
     from torch.nn import functional as F
     from torchvision import transforms as T
 
-    from penult.export.architectures import get
+    from penult.export.networks.architectures import get
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     augment = T.Compose(
@@ -129,14 +129,14 @@ def head_epochs(options: argparse.Namespace) -> dict[str, float]:
     """Return the CPU-seconds of a head epoch on cached descriptors, and of one that runs the frozen body again."""
     import torch
 
-    from penult.export.architectures import get
-    from penult.export.data import load_splits
-    from penult.export.finetune import FineTuner
-    from penult.export.history import History
-    from penult.export.model import build
-    from penult.export.photos import Cache, PhotoReader
-    from penult.export.settings import FREEZE_ALL, TrainSettings
-    from penult.export.workers import ALONE
+    from penult.export.config.train import FREEZE_ALL, TrainSettings
+    from penult.export.data.dataset import load_splits
+    from penult.export.data.loader import Cache, PhotoReader
+    from penult.export.networks.architectures import get
+    from penult.export.networks.network import build
+    from penult.export.training.distributed import ALONE
+    from penult.export.training.finetune import FineTuner
+    from penult.export.training.history import History
 
     settings = TrainSettings(
         data=options.data, out=Path("bench-out"), arch=options.arch, weights=str(options.weights), freeze=FREEZE_ALL,

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from penult.bundle.reader import read_bundle
-from penult.export.data import load_splits
-from penult.export.photos import Cache, PhotoReader
-from penult.export.runtime import ExportedModel
-from penult.export.settings import TrainSettings
-from penult.export.whiten import directions, vote_accuracy
+from penult.export.config.train import TrainSettings
+from penult.export.data.dataset import load_splits
+from penult.export.data.loader import Cache, PhotoReader
+from penult.export.evaluation.whitening import directions, vote_accuracy
+from penult.export.onnx.runtime import ExportedModel
 
 LENGTHS, SHRINKAGES, FEW = (32, 64, 128, 256, 512), (0.0, 0.1, 0.3, 1.0), 20
 

@@ -22,6 +22,7 @@ import pytest
 import penult.export  # noqa: F401 - sets how OpenMP waits, before a test imports torch
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ["tests.fixtures.serving"]
 SHARED = ROOT.parent / "shared"
 READY_TIMEOUT_S = 60
 # Started in the background of a script, this process ignores Ctrl-C, and so would all those that tests interrupt.
@@ -66,7 +67,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits as train/ and test/ folders, half and half."""
-    from penult.export.demo import write_digits
+    from penult.export.jobs.demo import write_digits
 
     return write_digits(tmp_path_factory.mktemp("photos") / "digits", "0123456789")
 
@@ -88,7 +89,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state-dict file for tiny5 whose every value, statistics too, differs from a fresh network's."""
     import torch
 
-    from penult.export.architectures import get
+    from penult.export.networks.architectures import get
 
     generator = torch.Generator().manual_seed(7)
     # The same bits whatever ran before: tests compare runs to 1e-5, and a last bit can grow to more than that.
@@ -107,8 +108,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory):
     """The result of a real training run on all ten digits, below a model repository; metrics and folder."""
-    from penult.export.run import train
-    from penult.export.settings import TrainSettings
+    from penult.export.config.train import TrainSettings
+    from penult.export.jobs.train import train
 
     models = tmp_path_factory.mktemp("repository")
     return train(
@@ -304,7 +305,7 @@ def ask_with_triton(triton_python: Path, tmp_path_factory: pytest.TempPathFactor
         for place, photo in enumerate(photos):
             (folder / f"{place:05d}.photo").write_bytes(photo)
         np.save(folder / "crops.npy", crops)
-        script = ROOT / "tests" / "service" / "triton_client.py"
+        script = ROOT / "tests" / "fixtures" / "triton_client.py"
         done = subprocess.run(
             [triton_python, "-P", script, target, http.removeprefix("http://"), model, folder],
             capture_output=True,

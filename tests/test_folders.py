@@ -8,10 +8,10 @@ import pytest
 
 from penult.bench import photos as bench_photos
 from penult.bench.settings import BenchError
-from penult.client.index_verbs import photo_item
-from penult.client.many import NoPhotos, named_photos, photos_in
-from penult.client.sources import Folder
-from penult.export import index
+from penult.cli.index_commands import photo_item
+from penult.client.batch_calls import NoPhotos, named_photos, photos_in
+from penult.client.tools.photo_sources import Folder
+from penult.export.data import file_index
 from penult.folders.names import affixed_split_of, is_photo, kind_of, split_of
 from penult.folders.walk import LeftOut, walk
 
@@ -48,7 +48,7 @@ def test_everyone_finds_the_same(nasty: Path):
     _lines(nasty)
     assert list(Folder(nasty).ids()) == _FOUND
     assert [str(path.relative_to(nasty)) for path in photos_in(nasty)] == _FOUND
-    listing = index.find(nasty, {"b": 0, "e": 1})
+    listing = file_index.find(nasty, {"b": 0, "e": 1})
     found = [file.path for file in listing.files] + [path for path, why in listing.broken if why != "not a file"]
     assert sorted(found) == [path for path in _FOUND if "/" in path]
     sent = sorted(data.decode() for data in bench_photos.read_folder(nasty, seed=0))

@@ -6,7 +6,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from penult import heap
+from penult import process_limits
 
 RunPython = Callable[..., "CompletedProcess[str]"]
 # Makes and drops blocks, and prints which share of their pages was faulted in, after a first round that has to.
@@ -33,7 +33,7 @@ _MOST_KEPT, _LEAST_ELSE = 0.039, 0.39
 def test_large_blocks_are_reused(run_python: RunPython, told: str, block_bytes: int, count: int):
     """Once told, blocks of half a megabyte, or of 64, that come and go cost next to no page faults; else all theirs."""
     code = f"""{_FAULTS}
-from penult.heap import keep_all_blocks, keep_freed_blocks
+from penult.process_limits import keep_all_blocks, keep_freed_blocks
 assert {told or True}
 share({count}, {block_bytes})
 """
@@ -54,7 +54,7 @@ share(20, {1 << 26})
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
     """Where there is no mallopt, everything goes on without it."""
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())
-    assert heap.keep_freed_blocks(2) is False
-    assert heap.keep_all_blocks() is False
-    assert heap.give_back() is False
+    monkeypatch.setattr(process_limits.ctypes, "CDLL", lambda _: object())
+    assert process_limits.keep_freed_blocks(2) is False
+    assert process_limits.keep_all_blocks() is False
+    assert process_limits.give_back() is False

@@ -84,7 +84,7 @@ def test_an_svm_in_the_middle_of_its_search_is_left(start: Start):
     """Folds that are being fitted do not keep the main thread from cleaning up; the search does not complete."""
     process = start("""
 import numpy as np
-from penult.export import svm
+from penult.export.evaluation import svm
 descriptors, labels = np.random.default_rng(0).normal(size=(4000, 512)), np.arange(4000) % 200
 with Interrupts("interrupted") as interrupts:
     try:

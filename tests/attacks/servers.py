@@ -7,7 +7,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.service.conftest import encode, publish_brightness  # noqa: F401 - fixtures
 
 from penult.oip import grpc_service_pb2_grpc
 from penult.v1 import penult_pb2_grpc
@@ -31,7 +30,7 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim(publish_brightness, start_server, tmp_path_factory) -> Iterator[Victim]:  # noqa: F811
+def victim(publish_brightness, start_server, tmp_path_factory) -> Iterator[Victim]:
     """A server that may not write to more than 1.5 GiB of memory of its own.
 
     RLIMIT_DATA counts what a process may write to, whether it has touched it or not, and so bounds its resident memory

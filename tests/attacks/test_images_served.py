@@ -19,9 +19,7 @@ from tests.attacks.corpus import corpus, shuffled
 from tests.attacks.servers import (  # noqa: F401 - fixtures
     MEMORY_BYTES,
     channel,
-    encode,
     oip_stub,
-    publish_brightness,
     stub,
     victim,
 )
@@ -164,7 +162,9 @@ def test_the_corpus_does_not_push_the_server_over(victim, stub, oip_stub, record
         for place, door in enumerate(DOORS):
             # The largest go through another door each round, in ten rounds through every one twice.
             cases = shuffled(10 * seed + place, with_slow=place == seed % len(DOORS))
-            if door is by_the_other_protocol:  # takes base64, and finds a broken JPEG in it: tests/service/test_oip.py
+            if (
+                door is by_the_other_protocol
+            ):  # takes base64, and finds a broken JPEG in it: tests/service/oip/test_grpc_servicer.py
                 cases = [case for case in cases if case.name != "other-base64"]
             assert wrong(cases, door(stub, oip_stub, cases, seed)) == [], f"{door.__name__}, round {seed}"
             answers += len(cases)

@@ -11,8 +11,6 @@ from tests.attacks.corpus import corpus
 from tests.attacks.servers import (  # noqa: F401 - fixtures
     MEMORY_BYTES,
     channel,
-    encode,
-    publish_brightness,
     stub,
     victim,
 )

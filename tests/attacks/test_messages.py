@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from tests.attacks.corpus import corpus
 from tests.attacks.servers import (  # noqa: F401 - fixtures
     channel,
-    encode,
     oip_stub,
-    publish_brightness,
     stub,
     victim,
 )

@@ -14,7 +14,7 @@ from penult.bundle.goldens import Goldens, choose, replay
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.scores import Floats, as_columns
-from penult.export.runtime import ExportedModel
+from penult.export.onnx.runtime import ExportedModel
 
 Run = Callable[[Pixels], tuple[Floats, Floats]]
 

@@ -1,7 +1,6 @@
 """Manifests as those who apply them see them, and their commands as real servers."""
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -24,12 +23,6 @@ COMPONENTS = sorted(path.name for path in (DEPLOY / "kubernetes" / "components")
 # Each overlay, each component on top of one (autoscaling is in both), and all of them.
 OTHERS = [name for name in COMPONENTS if name != "autoscaling"]
 BUILDS = [("cpu",), ("gpu",), *(("cpu", name) for name in OTHERS), ("gpu", *OTHERS)]
-
-# The small model of the service's tests, made without training.
-_spec = importlib.util.spec_from_file_location("service_conftest", ROOT / "tests" / "service" / "conftest.py")
-_service = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_service)
-publish_brightness, encode, quick = _service.publish_brightness, _service.encode, _service.quick
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

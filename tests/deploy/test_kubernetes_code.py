@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penult.service.config import ServeConfig
-from penult.service.metrics import Metrics
-from penult.service.server import LIVE_NAME
+from penult.service.observability.metrics import Metrics
+from penult.service.process.server import LIVE_NAME
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

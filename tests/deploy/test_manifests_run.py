@@ -1,16 +1,15 @@
 """The manifests' commands, as real servers: they become ready, answer their probes, drain in time and write nowhere."""
 
-import importlib.util
 import re
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from tests.fixtures.authority import Authority
 
 from penult.cli import main
 from penult.client import Client, NewItem, RequestFailed, Security
@@ -50,11 +49,7 @@ def test_the_pod_serves_and_drains(build_with, image_environment, variables, qui
 @pytest.fixture
 def authority(tmp_path):
     """Issues certificates."""
-    source = Path(__file__).parent.parent / "service" / "authority.py"
-    spec = importlib.util.spec_from_file_location("deploy_tests_authority", source)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Authority(tmp_path / "authority")
+    return Authority(tmp_path / "authority")
 
 
 def test_the_tls_component_serves(build_with, image_environment, variables, quick, start, authority, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penult.client import Client, Neighbours, NewItem, RequestFailed
-from penult.service.metrics import Metrics
+from penult.service.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 RULES, CASES = ROOT / "deploy/prometheus/penult.rules.yml", ROOT / "deploy/prometheus/penult.rules.test.yml"

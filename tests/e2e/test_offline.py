@@ -100,7 +100,7 @@ def make_walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
 LEARN = """
 import sys
 from penult.cli import main
-import penult.export.demo, penult.lookup.milvus, penult.lookup.pgvector
+import penult.export.jobs.demo, penult.lookup.milvus, penult.lookup.pgvector
 data, out = sys.argv[1:]
 train = ["train", data, "--out", out, "--arch", "tiny5", "--weights", "none", "--epochs", "1"]
 sys.exit(main([*train, "--dry-run"]) or main(train) or main(["svm", out, data]) or main(["quantize", out, data]))

@@ -109,7 +109,7 @@ def test_ways_to_learn_block(checkout: Path, few_digits: Path, tiny_weights: Pat
 def test_learning_page_blocks(checkout: Path, few_digits: Path, tiny_weights: Path):
     """What docs/learning.md says beyond the README runs as well: freezing, and two processes under torchrun."""
     script = "".join(block for block in LEARNING if "--sweep labels" not in block)
-    # Sweeps are run above, int8 in tests/export/test_lower_precision.py.
+    # Sweeps are run above, int8 in tests/export/jobs/test_quantize.py.
     lines = [line for line in script.splitlines() if "--sweep" not in line and not re.search("quantize|--int8", line)]
     assert len(lines) == 3
     printed = _run(_ways_to_learn("\n".join(lines), few_digits, tiny_weights), checkout)

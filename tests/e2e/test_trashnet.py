@@ -36,8 +36,8 @@ class Case:
 @pytest.fixture(scope="module", params=sorted(WEIGHTS))
 def case(request, shared_data: Path, trashnet: Path, tmp_path_factory, start_server):
     """Train on TrashNet with the authors' split, then serve the bundle."""
-    from penult.export.run import train
-    from penult.export.settings import TrainSettings
+    from penult.export.config.train import TrainSettings
+    from penult.export.jobs.train import train
 
     models = tmp_path_factory.mktemp("models")
     result = train(

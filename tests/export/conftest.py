@@ -14,14 +14,14 @@ from PIL import Image
 from penult import cli
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess
-from penult.export.architectures import get
-from penult.export.data import Photo, Splits
-from penult.export.evaluate import against_validation, compare, evaluate
-from penult.export.evidence import Evidence, Learning, Validation
-from penult.export.history import Epoch, History
-from penult.export.model import PenultNet, build, copy_weights
-from penult.export.settings import TrainSettings
-from penult.export.verdict import diagnose
+from penult.export.config.train import TrainSettings
+from penult.export.data.dataset import Photo, Splits
+from penult.export.evaluation.diagnosis import diagnose
+from penult.export.evaluation.metrics import against_validation, compare, evaluate
+from penult.export.networks.architectures import get
+from penult.export.networks.network import PenultNet, build, copy_weights
+from penult.export.report.report_data import Evidence, Learning, Validation
+from penult.export.training.history import Epoch, History
 
 
 @pytest.fixture(scope="session")

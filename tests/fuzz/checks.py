@@ -12,12 +12,13 @@ from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded, crop_rgb, decode, ready_crop
 from penult.oip import grpc_service_pb2 as oip
-from penult.service import inference, messages
 from penult.service import oip as oip_servicer
-from penult.service.decoding import RawPhoto
 from penult.service.errors import CODES
-from penult.service.oip_json import read_request
-from penult.service.tensors import classification, read_photos
+from penult.service.grpc import converters
+from penult.service.inference.decoder import RawPhoto
+from penult.service.oip import dataplane
+from penult.service.oip.json_codec import read_request
+from penult.service.oip.tensors import classification, read_photos
 from penult.v1 import penult_pb2 as pb
 
 # Small, so that a fuzzer tries many: the limits themselves are the corpus's.
@@ -67,7 +68,7 @@ def _parsed(kind: Any, data: bytes) -> Any:
 
 def _photos(images: Sequence[pb.Image]) -> None:
     for image in images:
-        found = messages.photo(image)
+        found = converters.photo(image)
         if isinstance(found, RawPhoto):
             read = ready_crop if found.is_crop else crop_rgb
             try:
@@ -78,10 +79,10 @@ def _photos(images: Sequence[pb.Image]) -> None:
 
 def _classify(data: bytes) -> None:
     request = _parsed(pb.ClassifyRequest, data)
-    messages.SCORERS.get(request.scorer)
+    converters.SCORERS.get(request.scorer)
     _photos(request.images)
-    messages.query(request.neighbours)
-    messages.check_count(len(request.images), 256, "images")
+    converters.query(request.neighbours)
+    converters.check_count(len(request.images), 256, "images")
 
 
 def _describe(data: bytes) -> None:
@@ -90,7 +91,7 @@ def _describe(data: bytes) -> None:
 
 def _score(data: bytes) -> None:
     for descriptor in _parsed(pb.ScoreRequest, data).descriptors:
-        numbers = messages.values(descriptor, _Model)
+        numbers = converters.values(descriptor, _Model)
         if isinstance(numbers, PenultError):
             _check_told(numbers)
         else:
@@ -100,14 +101,14 @@ def _score(data: bytes) -> None:
 def _lookup(data: bytes) -> None:
     request = _parsed(pb.LookupRequest, data)
     _photos(request.images)
-    messages.query(request.query)
+    converters.query(request.query)
 
 
 def _put(data: bytes) -> None:
     request = _parsed(pb.PutItemsRequest, data)
-    messages.field_types(request.fields)
+    converters.field_types(request.fields)
     for item in request.items:
-        messages.item(item, np.zeros(3, np.float32))
+        converters.item(item, np.zeros(3, np.float32))
 
 
 def _infer(data: bytes) -> None:
@@ -124,10 +125,10 @@ def _infer_json(data: bytes) -> None:
     _infer_plain(request.infer)
 
 
-def _infer_plain(request: inference.InferRequest) -> None:
+def _infer_plain(request: dataplane.InferRequest) -> None:
     scores = np.array([[0.5, 0.25]], np.float32)
     for wanted in request.outputs:
-        inference._check_output(_Model, wanted)
+        dataplane._check_output(_Model, wanted)
         if wanted.classes:
             classification(scores, ("a", "b"), wanted.classes)
     for photo in read_photos(request.inputs, 1, 8):

@@ -11,18 +11,17 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 from fleet import Fleet
-from tests.service.conftest import encode, publish_brightness, quick  # noqa: F401 - fixtures
 from ways import WAYS, Way
 
 
 @pytest.fixture(scope="session")
-def photo(encode) -> bytes:  # noqa: F811
+def photo(encode) -> bytes:
     """A photo that is bright."""
     return encode(230)
 
 
 @pytest.fixture(scope="session")
-def shared_fleet(start_server, quick) -> Fleet:  # noqa: F811
+def shared_fleet(start_server, quick) -> Fleet:
     """Replicas that tests end and start anew."""
     return Fleet(start_server, quick, "--lookup", "off")
 

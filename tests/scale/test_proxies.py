@@ -15,7 +15,7 @@ import pytest
 from fleet import HOSTS, Load, asker, free_port, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.attacks.http2 import CLASSIFY, END_STREAM, RST_STREAM, Connection, data, message, opening
-from tests.service.authority import Authority
+from tests.fixtures.authority import Authority
 from ways import PROXIES, Haproxy, Nginx, Proxy, tool
 
 from penult.client import Client, RequestFailed, Security

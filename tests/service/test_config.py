@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
-from penult.service.config import ConfigError, ServeConfig, add_arguments, from_arguments
-from penult.service.gpu_options import GpuOptions
+from penult.service.config import ServeConfig, add_arguments, from_arguments
+from penult.service.errors import ConfigError
+from penult.service.runtime.cuda_options import GpuOptions
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from penult.bench.pace import Watch, Window, gaps, sleep_until, tick
 from penult.bench.requests import Requests
 from penult.bench.settings import BenchError, LoadSettings
 from penult.client import AsyncClient
-from penult.client.opening import aio_channel_with
+from penult.client.channel import aio_channel_with
 
 # An open loop that the server cannot follow must end before this machine's memory does.
 _MOST_OUTSTANDING = 4096

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from penult.client.arguments import count
-from penult.client.security import NONE, Security, add_security_arguments
-from penult.client.security import from_arguments as security_of
+from penult.cli.client_arguments import count
+from penult.client.credentials import NONE, Security, add_security_arguments
+from penult.client.credentials import from_arguments as security_of
 
 _TARGET = "127.0.0.1:50051"
 _TUNE_TRIAL_S = 4.0

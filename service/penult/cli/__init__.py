@@ -107,33 +107,33 @@ def _function(path: str) -> Any:
 _VERBS = {
     "train": (
         "Fine-tune on a folder of labelled photos and publish a checked bundle.",
-        "penult.export.settings:add_arguments",
+        "penult.export.config.train:add_arguments",
         "penult.cli.train:run",
     ),
     "svm": (
         "Fit a new SVM, for the same classes or others, as a model's next version.",
-        "penult.export.refit_settings:add_arguments",
+        "penult.export.config.refit:add_arguments",
         "penult.cli.svm:run",
     ),
     "quantize": (
         "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
-        "penult.export.quantize_settings:add_arguments",
+        "penult.export.config.quantize:add_arguments",
         "penult.cli.quantize:run",
     ),
     "check": (
         "Check a bundle: signature, digests, formats, golden answers.",
-        "penult.service.bundle_verbs:add_check_arguments",
-        "penult.service.bundle_verbs:check",
+        "penult.cli.check_sign:add_check_arguments",
+        "penult.cli.check_sign:check",
     ),
     "sign": (
         "Make a key, and sign a bundle with it.",
-        "penult.service.bundle_verbs:add_sign_arguments",
-        "penult.service.bundle_verbs:sign",
+        "penult.cli.check_sign:add_sign_arguments",
+        "penult.cli.check_sign:sign",
     ),
     "token": (
         "Make a bearer token for callers of a server.",
-        "penult.service.tokens:add_token_arguments",
-        "penult.service.tokens:make_token",
+        "penult.service.auth.tokens:add_token_arguments",
+        "penult.service.auth.tokens:make_token",
     ),
     "serve": (
         "Serve the models of a repository over gRPC.",
@@ -142,13 +142,13 @@ _VERBS = {
     ),
     "classify": (
         "Name photos with a running server.",
-        "penult.client.verbs:add_classify_arguments",
-        "penult.client.verbs:classify",
+        "penult.cli.classify:add_classify_arguments",
+        "penult.cli.classify:classify",
     ),
     "lookup": (
         "Find the stored items nearest to photos.",
-        "penult.client.lookup_verb:add_lookup_arguments",
-        "penult.client.lookup_verb:lookup",
+        "penult.cli.lookup:add_lookup_arguments",
+        "penult.cli.lookup:lookup",
     ),
     "index": (
         "Fill, list, export and tend collections of stored items.",
@@ -157,8 +157,8 @@ _VERBS = {
     ),
     "describe": (
         "Print the descriptors of photos from a running server.",
-        "penult.client.verbs:add_describe_arguments",
-        "penult.client.verbs:describe",
+        "penult.cli.classify:add_describe_arguments",
+        "penult.cli.classify:describe",
     ),
     "bench": (
         "Put load on a running server and measure it, or --tune its settings.",

@@ -6,7 +6,7 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of `penult index`."""
-    from penult.client.index_verbs import add_index_arguments
+    from penult.cli.index_commands import add_index_arguments
 
     help_ = "Copy collections between stores, without a server; again where it was cut off."
     copy = add_index_arguments(parser).add_parser("copy", help=help_, description=help_)
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run one of them; return 0 or 1."""
     if arguments.index_verb == "copy":
         return _copy(arguments)
-    from penult.client.index_verbs import index
+    from penult.cli.index_commands import index
 
     return index(arguments)
 
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _copy(arguments: argparse.Namespace) -> int:
     from contextlib import closing
 
-    from penult.client.arguments import Refused
-    from penult.client.many import Bar
-    from penult.client.verbs import has_bar
+    from penult.cli.classify import has_bar
+    from penult.cli.client_arguments import Refused
+    from penult.client.batch_calls import Bar
     from penult.lookup.copying import copy_collection
     from penult.lookup.opening import open_store
     from penult.nearest import did_you_mean

@@ -37,7 +37,7 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
     if arguments.json:
         print(json.dumps(as_json(result, **more)))
         return 0
-    from penult.client.console import print_table
+    from penult.cli.console import print_table
 
     print_table(*_table(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
@@ -91,7 +91,7 @@ def _program() -> str:
 
 def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows: with few photos the interval stands in the place of the accuracy."""
-    from penult.export.accuracy import between, counted, decimal, stated
+    from penult.export.evaluation.accuracy import between, counted, decimal, stated
 
     head = ["scorer", "right", "accuracy", "95 % interval", "validation", "macro-F1"]
     val = metrics.get("val", {})
@@ -104,7 +104,7 @@ def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _cautions(metrics: dict[str, Any]) -> list[str]:
     """Return what must be known to read the table: too few photos, test and validation that disagree."""
-    from penult.export.accuracy import caution
+    from penult.export.evaluation.accuracy import caution
 
     default = metrics["default_scorer"]
     found = metrics.get("test_against_validation", {}).get(default, {})

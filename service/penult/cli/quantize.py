@@ -8,14 +8,14 @@ from penult.cli.published import publish_next
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, measure and publish; return 0."""
-    from penult.export.early import check_next_version
-    from penult.export.quantize_settings import from_arguments
+    from penult.export.config.quantize import from_arguments
+    from penult.export.jobs.early import check_next_version
 
     settings = from_arguments(arguments)
     check_next_version(settings)
 
     def publish() -> Any:
-        from penult.export.lower_precision import quantize
+        from penult.export.jobs.quantize import quantize
 
         return quantize(settings)
 

@@ -25,9 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = from_arguments(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
     if config.fronts > 1:
-        from penult.service.fronts import supervise
+        from penult.service.process.supervisor import supervise
 
         return supervise(config)
-    from penult.service.server import serve
+    from penult.service.process.server import serve
 
     return serve(config)

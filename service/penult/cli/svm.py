@@ -9,8 +9,8 @@ from penult.cli.published import publish_next
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit and publish; return 0."""
-    from penult.export.early import check_next_version
-    from penult.export.refit_settings import from_arguments
+    from penult.export.config.refit import from_arguments
+    from penult.export.jobs.early import check_next_version
 
     settings = from_arguments(arguments)
     check_next_version(settings)
@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     def publish() -> Any:
         if settings.from_collection:
             return _refit_stored(settings)
-        from penult.export.refit import refit
+        from penult.export.jobs.refit import refit
 
         return refit(settings)
 
@@ -27,16 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _refit_stored(settings: Any) -> Any:
     """Fetch a collection's labelled items from a server, and fit on them."""
+    from penult.cli.labelled_items import labelled_items
     from penult.client import DEFAULT_TARGET, Client
+    from penult.client.credentials import Security
     from penult.client.hints import explaining
-    from penult.client.labelled import labelled_items
-    from penult.client.security import Security
 
     target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
     security, name = Security.from_environment(), settings.from_collection
     with explaining(target, security, collection=name), Client(target, security=security) as client:
         told, items = labelled_items(client, name)
-    from penult.export.refit_stored import Stored, refit_stored
+    from penult.export.jobs.refit_stored import Stored, refit_stored
 
     ids, labels, descriptors = items
     return refit_stored(settings, Stored(told.name, told.fingerprint, ids, labels, descriptors))

@@ -12,22 +12,22 @@ from penult.cli.published import as_json, link, next_steps, show_last, show_publ
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, compare settings, or show the plan; return 0, or 1 if int8 is refused."""
-    from penult.export.early import check_training
-    from penult.export.settings import from_arguments
-    from penult.heap import keep_all_blocks
+    from penult.export.config.train import from_arguments
+    from penult.export.jobs.early import check_training
+    from penult.process_limits import keep_all_blocks
 
     settings = from_arguments(arguments)
     check_training(settings)
     keep_all_blocks()  # every step takes and frees the same activations
     print("loading PyTorch", file=sys.stderr)
     if settings.dry_run:
-        from penult.export.plan import show
+        from penult.export.jobs.dry_run import show
 
         show(settings, arguments.json)
         return 0
     if settings.sweep != "no":
         return _sweep(arguments, settings)
-    from penult.export.run import train
+    from penult.export.jobs.train import train
 
     result = train(settings)
     if os.environ.get("RANK", "0") != "0":
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
     """Publish the int8 version too; the float one stays, whatever comes. Return 1 where int8 is refused."""
     from penult.bundle.errors import PenultError
-    from penult.export.lower_precision import after_training
+    from penult.export.jobs.quantize import after_training
 
     if not arguments.json:
         show_published(arguments, result)
@@ -56,9 +56,9 @@ def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
 
 
 def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
-    from penult.export import sweep_view
-    from penult.export.early import sweep_folder
-    from penult.export.run import compare
+    from penult.export.jobs import sweep_view
+    from penult.export.jobs.early import sweep_folder
+    from penult.export.jobs.train import compare
 
     sweep, folder = compare(settings), sweep_folder(settings)
     if os.environ.get("RANK", "0") != "0":
@@ -67,7 +67,7 @@ def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
         print(json.dumps({"sweep": sweep.kind, "folder": str(folder), "advice": sweep_view.advice(sweep),
                           "trials": sweep_view.rows(sweep)}))  # fmt: skip
         return 0
-    from penult.client.console import print_table
+    from penult.cli.console import print_table
 
     print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
     print(f"{sweep_view.advice(sweep)}\npicture: {link(folder / 'sweep.png')}\ntable: {folder / 'table.csv'}")

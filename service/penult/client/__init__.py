@@ -13,10 +13,10 @@ they are cut to the model's size already and are not to be resized. A photo that
 its place; a request that fails as a whole raises RequestFailed.
 """
 
-from penult.client.aio import AsyncClient
-from penult.client.many import photos_in
-from penult.client.plain import Client
-from penult.client.security import Security, SecurityError
+from penult.client.async_client import AsyncClient
+from penult.client.batch_calls import photos_in
+from penult.client.credentials import Security, SecurityError
+from penult.client.sync_client import Client
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,

@@ -1,152 +1,112 @@
-"""How clients connect: addresses, limits, keepalive, retries. All of it is gRPC's own, told by options and one JSON.
+"""Opening channels, as secure as they are asked to be."""
 
-Retries: gRPC itself tries a call again that ended with UNAVAILABLE, RESOURCE_EXHAUSTED or CANCELLED, waits as long as
-the server says (`grpc-retry-pushback-ms`), else ever longer, and goes to the next address where there are several.
-The deadline bounds all attempts together. Five attempts are the most that it makes (gRFC A6).
-"""
-
-import json
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
-from penult.client.messages import MESSAGE_BYTES
-from penult.client.targets import Target, TargetError, proxy_options, read_targets
-from penult.client.types import RequestFailed
+from penult.client.channel_options import are_several, options, way
+from penult.client.credentials import Security, SecurityError, read_file
+from penult.client.targets import Target, read_targets
 
-MOST_RETRIES = 4
-# The reason of a failure, in the place of a server's: what answers there is no gRPC server.
-NOT_GRPC = "NOT_GRPC"
-# Words of gRPC's TLS library, and what to do about them.
-_TLS_CAUSES = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is of no known authority; give --ca FILE",
-    "certificate signature failure": "its certificate is of another authority; give the right one as --ca FILE",
-    "WRONG_VERSION_NUMBER": "it speaks none; leave --tls and --ca out",
-    "CERTIFICATE_REQUIRED": "it wants a certificate of yours; give --client-cert and --client-key",
-    "not in peer certificate": "its certificate is for another name; give --server-name",
-}
-_PING_MS, _PONG_MS = 30_000, 10_000
-_SERVICE = "penult.v1.PenultService"
+_HEADER = "authorization"
 
 
-def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, int | str]]:
-    """Return a channel's options; raise ValueError for a number of retries that gRPC does not do.
-
-    With `is_one_of_several`, servers are watched, and one that says it leaves is asked no more while it still answers.
-    """
-    if not 0 <= retries <= MOST_RETRIES:
-        raise ValueError(f"retries must be 0 to {MOST_RETRIES}; this is {retries}")
-    return [
-        ("grpc.max_receive_message_length", MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MESSAGE_BYTES),
-        # A request is kept for another attempt only if it fits here; the default is 256 KiB, less than one photo.
-        ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES),
-        # Also without retries: a request that never reached the server's code, as when a connection ends of old age in
-        # that instant, is sent again by gRPC itself.
-        ("grpc.enable_retries", 1),
-        # Finds out that a server is gone, or that a proxy has forgotten the connection. Ours allow pings every 10 s.
-        ("grpc.keepalive_time_ms", _PING_MS),
-        ("grpc.keepalive_timeout_ms", _PONG_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.service_config_disable_resolution", 1),
-        ("grpc.service_config", service_config(retries, is_one_of_several)),
-    ]
+def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
+    """Open a channel for plain code; raise TargetError, SecurityError."""
+    return channel_with(target, options(retries, are_several(target)), security)
 
 
-def service_config(retries: int, is_one_of_several: bool = False) -> str:
-    """Return gRPC's service config: round robin over all addresses, and the retries. For clients in any language."""
-    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    if is_one_of_several:  # of one server alone, a late answer is better than none
-        config["healthCheckConfig"] = {"serviceName": ""}
-    if retries:
-        policy = {
-            "maxAttempts": retries + 1,
-            "initialBackoff": "0.1s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            # A server that is flooded drops calls with CANCELLED, before any code of its has seen them.
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-        }
-        config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]
-    return json.dumps(config)
+def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.Channel:
+    """Open a channel for plain code with options of one's own."""
+    where, all_options, security, token = _plan(target, chosen, security)
+    if security.is_tls:
+        return grpc.secure_channel(where, _credentials(security), options=all_options)
+    opened = grpc.insecure_channel(where, options=all_options)
+    return grpc.intercept_channel(opened, _Bearer(token)) if token else opened
 
 
-def are_several(target: str | Sequence[str]) -> bool:
-    """Tell whether a target names several servers, or a DNS name that is followed as it stands."""
+def aio_channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.aio.Channel:
+    """Open a channel for asyncio, as channel() does."""
+    return aio_channel_with(target, options(retries, are_several(target)), security)
+
+
+def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
+    """Open a channel for asyncio with options of one's own."""
+    where, all_options, security, token = _plan(target, chosen, security)
+    if security.is_tls:
+        return grpc.aio.secure_channel(where, _credentials(security), options=all_options)
+    bearers = [_AioUnary(token), _AioStream(token)] if token else None
+    return grpc.aio.insecure_channel(where, options=all_options, interceptors=bearers)
+
+
+def _plan(
+    target: str | Sequence[str], chosen: Sequence[Any], security: Security
+) -> tuple[str, list[Any], Security, str]:
+    """Return gRPC's name for a target, all options, how it is secured, and the token to send in clear ("" for none)."""
     targets = read_targets(target)
-    return len(targets) > 1 or targets[0].name.startswith("dns:")
+    if targets[0].is_tls:  # https://
+        security = replace(security, tls=True)
+    token = "" if security.is_tls else security.own_token()
+    if token and not all(one.is_here for one in targets):
+        raise SecurityError("a token is sent in clear to this machine only; add --tls, or --ca FILE")
+    where, on_the_way = way(targets)
+    name = _name(targets, security) if security.is_tls else []
+    return where, [*chosen, *on_the_way, *name], security, token
 
 
-def address(target: str | Sequence[str]) -> str:
-    """Return gRPC's name for one address, or for several ("a:1,b:2" or a sequence); raise TargetError.
-
-    A single name is left to gRPC, which follows its DNS records; of several, each is resolved here, once.
-    """
-    return way(read_targets(target))[0]
+def _name(targets: Sequence[Target], security: Security) -> list[tuple[str, str]]:
+    """Return the option for a certificate's name: of several servers, each has the same, by the first one's name."""
+    name = security.server_name or (targets[0].host if len(targets) > 1 else "")
+    return [("grpc.ssl_target_name_override", name)] if name else []
 
 
-def way(targets: Sequence[Target]) -> tuple[str, list[tuple[str, int | str]]]:
-    """Return gRPC's name for targets as address() does, and the options for the way to them; raise TargetError."""
-    if len(targets) == 1:
-        return targets[0].name, proxy_options(targets)
-    found = [_resolve(one) for one in targets]
-    for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
-        if all(family in one for one in found):
-            hosts = [one[family] for one in found]
-            listed = ",".join(_joined(host, one.port) for host, one in zip(hosts, targets, strict=True))
-            return f"{scheme}:{listed}", proxy_options(targets, hosts)
-    names = ", ".join(one.name for one in targets)
-    raise TargetError(f"{names}: some have IPv4 addresses only, some IPv6 only; name either kind")
-
-
-def _resolve(target: Target) -> dict[int, str]:
-    """Return an IP address by family."""
-    if not target.host or not target.port:
-        raise TargetError(f"{target.name!r} is not HOST:PORT")
-    try:
-        entries = socket.getaddrinfo(target.host, int(target.port), type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise TargetError(f"{target.host} is not known here ({error.strerror}); check the name") from error
-    return {family: str(where[0]) for family, *_, where in reversed(entries)}
-
-
-def _joined(host: str, port: str) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _unreachable(details: str, target: str | Sequence[str]) -> str:
-    """Return why nobody answers, as far as gRPC's words tell."""
-    if _is_another_protocol(details):
-        return f"what answers at {target} is no gRPC server"
-    if "handshak" in details.lower() or "CERTIFICATE" in details:
-        cause = next((word for word in _TLS_CAUSES if word in details), "")
-        return f"no TLS with {target}: {_TLS_CAUSES.get(cause, 'the handshake failed')}; {details[-200:]}"
-    if "closed" in details.lower() or "reset" in details.lower():
-        return f"{target} hung up; a server with TLS does that to clients without: add --tls or --ca FILE"
-    ports = [one.port or "" for one in read_targets(target) if one.host]
-    if not all(ports):
-        return f"no server answers at {target}; without a port gRPC asks at 443: write HOST:PORT, say {target}:50051"
-    return f"no server answers at {target}; start one with penult serve, or name another with --target"
-
-
-def _is_another_protocol(details: str) -> bool:
-    return "http1.x server" in details or "Expected SETTINGS frame as the first frame" in details
-
-
-def failure(error: Any, target: str | Sequence[str]) -> RequestFailed:
-    """Return what a gRPC error means to the caller."""
-    trailing = dict(error.trailing_metadata() or ())
-    if error.code() is grpc.StatusCode.UNAVAILABLE and "penult-reason" not in trailing:
-        details = str(error.details())
-        return RequestFailed(
-            "UNAVAILABLE", NOT_GRPC if _is_another_protocol(details) else "", _unreachable(details, target)
-        )
-    return RequestFailed(
-        error.code().name,
-        str(trailing.get("penult-reason", "")),
-        str(error.details()),
-        str(trailing.get("penult-request-id", "")),
+def _credentials(security: Security) -> grpc.ChannelCredentials:
+    if bool(security.certificate) != bool(security.key):
+        raise SecurityError("a client's certificate and its key belong together; give both")
+    ca, key, chain = (read_file(path) if path else None for path in (security.ca, security.key, security.certificate))
+    over_tls = grpc.ssl_channel_credentials(ca, key, chain)
+    token = security.own_token()
+    return (
+        grpc.composite_channel_credentials(over_tls, grpc.access_token_call_credentials(token)) if token else over_tls
     )
+
+
+def _with(details: Any, token: str) -> Any:
+    """Return a call's details with the token among the metadata."""
+    return details._replace(metadata=grpc.aio.Metadata(*(details.metadata or ()), (_HEADER, f"Bearer {token}")))
+
+
+class _Details(grpc.ClientCallDetails):
+    """A call's details with other metadata; grpc's own are no type that can be copied."""
+
+    def __init__(self, of: Any, metadata: tuple[Any, ...]) -> None:
+        self.method, self.timeout, self.credentials = of.method, of.timeout, of.credentials
+        self.wait_for_ready, self.compression, self.metadata = of.wait_for_ready, of.compression, metadata
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor):
+    """Sends the token over a connection that cannot have call credentials, since it has no TLS."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = (_HEADER, f"Bearer {token}")
+
+    def intercept_unary_unary(self, proceed: Callable[..., Any], details: Any, request: Any) -> Any:
+        return proceed(_Details(details, (*(details.metadata or ()), self._entry)), request)
+
+
+class _AioUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(self, proceed: Callable[..., Any], details: Any, request: Any) -> Any:
+        return await proceed(_with(details, self._token), request)
+
+
+class _AioStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_stream_stream(self, proceed: Callable[..., Any], details: Any, requests: Any) -> Any:
+        return await proceed(_with(details, self._token), requests)

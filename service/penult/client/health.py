@@ -14,8 +14,8 @@ from pathlib import Path
 
 import grpc
 
-from penult.client.opening import channel_with
-from penult.client.security import NONE, Security, read_file
+from penult.client.channel import channel_with
+from penult.client.credentials import NONE, Security, read_file
 
 _CHECK = "/grpc.health.v1.Health/Check"
 _STATUSES = {b"": "UNKNOWN", b"\x08\x00": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}

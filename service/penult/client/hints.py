@@ -7,10 +7,10 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from penult.client.channel import NOT_GRPC
+from penult.client.channel_options import NOT_GRPC
+from penult.client.credentials import Security, from_arguments
 from penult.client.health import status
-from penult.client.plain import Client
-from penult.client.security import Security, from_arguments
+from penult.client.sync_client import Client
 from penult.client.targets import TargetError, read_targets
 from penult.client.types import DEFAULT_TARGET, RequestFailed
 from penult.metrics_port import serves_metrics

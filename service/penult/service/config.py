@@ -13,24 +13,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from penult.bundle.errors import PenultError
 from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
 from penult.bundle.naming import parent
 from penult.bundle.signature import Trust, split_paths, trust
 from penult.lookup.opening import has_collections
 from penult.proxies import is_loopback
-from penult.service.cores import cores
-from penult.service.cpu_plan import AUTO, CPU_MODES
-from penult.service.gpu_options import GPU_MODES, MOST_IMAGES, GpuOptions
+from penult.service.errors import ConfigError
+from penult.service.runtime.cpu_count import cores
+from penult.service.runtime.cpu_threads import AUTO, CPU_MODES
+from penult.service.runtime.cuda_options import GPU_MODES, MOST_IMAGES, GpuOptions
 
 _ENVIRONMENT_PREFIX = "PENULT_"
 # The folder of collections.
 LOOKUP = "lookup"
-
-
-class ConfigError(PenultError):
-    """A setting cannot work."""
 
 
 def _setting(default: Any, help_: str, choices: tuple[str, ...] | None = None) -> Any:

@@ -8,6 +8,7 @@ PenultError (penult.bundle.errors)
 │   ├── CollectionExists   there is another of that name            ALREADY_EXISTS
 │   ├── OtherDescriptors   descriptors of another model             FAILED_PRECONDITION
 │   └── StoreUnavailable   locked, unreachable or damaged           UNAVAILABLE
+├── ConfigError          a setting cannot work                      (the server does not start)
 └── ServiceError
     ├── InvalidRequest   the request cannot be right                INVALID_ARGUMENT
     ├── NotFound         no such model or version                   NOT_FOUND
@@ -28,8 +29,6 @@ Anything else that is raised is a bug: INTERNAL with an id, details in the log o
 
 import logging
 
-import grpc
-
 from penult.bundle.errors import ImageError, PenultError
 from penult.lookup.errors import (
     CollectionExists,
@@ -40,6 +39,10 @@ from penult.lookup.errors import (
 )
 
 log = logging.getLogger("penult.rpc")
+
+
+class ConfigError(PenultError):
+    """A setting cannot work."""
 
 
 class ServiceError(PenultError):
@@ -120,32 +123,33 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-CODES: dict[type[PenultError], grpc.StatusCode] = {
-    ImageError: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    LacksScorer: grpc.StatusCode.FAILED_PRECONDITION,
-    OtherModel: grpc.StatusCode.FAILED_PRECONDITION,
-    ModelRefused: grpc.StatusCode.FAILED_PRECONDITION,
-    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
-    Unsupported: grpc.StatusCode.UNIMPLEMENTED,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    NotReady: grpc.StatusCode.UNAVAILABLE,
-    LookupOff: grpc.StatusCode.FAILED_PRECONDITION,
-    NoNeighbours: grpc.StatusCode.NOT_FOUND,
-    LookupRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    CollectionUnknown: grpc.StatusCode.NOT_FOUND,
-    CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
-    OtherDescriptors: grpc.StatusCode.FAILED_PRECONDITION,
-    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
-    BadOutput: grpc.StatusCode.INTERNAL,
+# Names of gRPC codes: nothing here needs gRPC itself.
+CODES: dict[type[PenultError], str] = {
+    ImageError: "INVALID_ARGUMENT",
+    InvalidRequest: "INVALID_ARGUMENT",
+    NotFound: "NOT_FOUND",
+    LacksScorer: "FAILED_PRECONDITION",
+    OtherModel: "FAILED_PRECONDITION",
+    ModelRefused: "FAILED_PRECONDITION",
+    Unauthenticated: "UNAUTHENTICATED",
+    NotAllowed: "PERMISSION_DENIED",
+    Unsupported: "UNIMPLEMENTED",
+    Overloaded: "RESOURCE_EXHAUSTED",
+    NotReady: "UNAVAILABLE",
+    LookupOff: "FAILED_PRECONDITION",
+    NoNeighbours: "NOT_FOUND",
+    LookupRefused: "INVALID_ARGUMENT",
+    CollectionUnknown: "NOT_FOUND",
+    CollectionExists: "ALREADY_EXISTS",
+    OtherDescriptors: "FAILED_PRECONDITION",
+    StoreUnavailable: "UNAVAILABLE",
+    BadOutput: "INTERNAL",
 }
 
 
-def code_of(error: PenultError) -> grpc.StatusCode:
-    """Return the gRPC code of an error."""
-    return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+def code_of(error: PenultError) -> str:
+    """Return the name of the gRPC code of an error."""
+    return CODES.get(type(error), "INTERNAL")
 
 
 def presentable(error: BaseException, request_id: str, method: str) -> PenultError:

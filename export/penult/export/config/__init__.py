@@ -1,0 +1,1 @@
+"""Options of the commands that learn. Light to import: no PyTorch, no scikit-learn."""

@@ -1,0 +1,116 @@
+"""Options of `penult train` that change nothing beside other ones: a table, and what is said of them.
+
+An option that promises what will not happen is refused. One that only has nothing to do is noted, and the run goes on:
+scripts give the same options to runs that freeze more or less.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from penult.export.errors import SettingsError
+
+if TYPE_CHECKING:
+    from penult.export.config.train import TrainSettings
+
+# With so many stages frozen, no two conv stages learn; with one more, none does.
+_ONE_LEARNS, _NONE_LEARNS = 4, 5
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Options that change nothing when `beside` holds. `why` follows "no effect"."""
+
+    options: tuple[str, ...]
+    beside: Callable[["TrainSettings"], bool]
+    why: str
+
+
+def _freezes_all(settings: "TrainSettings") -> bool:
+    """Whether only the head learns. A sweep learns in other ways too."""
+    return settings.freezes_all and settings.sweep == "no"
+
+
+def _only_head_learns(settings: "TrainSettings") -> bool:
+    """Whether all conv stages are frozen, and the network has no hidden dense layers."""
+    from penult.export.config.known_networks import NETWORKS  # which imports the settings
+
+    network = NETWORKS.get(settings.arch)
+    return settings.freeze == _NONE_LEARNS and network is not None and not network.dense
+
+
+def _sweeps(*kinds: str) -> Callable[["TrainSettings"], bool]:
+    return lambda settings: settings.sweep in kinds
+
+
+_REFUSED = (
+    Idle(("repeats",), _sweeps("no"), "without --sweep, whose seeds it counts: add --sweep freeze or labels"),
+    Idle(("int8", "whiten"), _sweeps("freeze", "labels"), "with --sweep, which publishes nothing"),
+    Idle(("save_weights",), _sweeps("freeze", "labels"), "with --sweep, which keeps no network"),
+    Idle(("tensorboard",), _sweeps("freeze", "labels"), "with --sweep, which writes no event files"),
+    Idle(("max_loss",), lambda s: not s.int8, "without --int8, whose loss it limits: add --int8"),
+    Idle(
+        ("lr_factor", "lr_patience", "stop_patience"), lambda s: s.schedule == "onecycle",
+        "with --schedule onecycle, whose rates and end are fixed beforehand; --schedule plateau has them",
+    ),
+)  # fmt: skip
+_NOTED = (
+    Idle(
+        ("epochs", "lr_backbone", "lr_stage_decay", "augment", "train_crop", "schedule"), _freezes_all,
+        "with --freeze all, where only the head learns, on photos as they are served; --head-epochs limits it",
+    ),
+    Idle(
+        ("head_epochs",), lambda s: s.starts_fresh and s.sweep == "no",
+        "with --weights none or --reinit, where the head learns together with the layers that start at random",
+    ),
+    Idle(
+        ("lr_backbone", "lr_stage_decay"), lambda s: s.starts_fresh and s.sweep == "no",
+        "with --weights none or --reinit, where all layers that learn have the rate of --lr-head",
+    ),
+    Idle(
+        ("lr_stage_decay",),
+        lambda s: s.freeze >= _ONE_LEARNS and not (s.freezes_all or s.starts_fresh) and s.sweep == "no",
+        "with --freeze 4 or 5, where no second conv stage learns",
+    ),
+    Idle(
+        ("lr_backbone", "reinit"), lambda s: _only_head_learns(s) and s.sweep == "no",
+        "with --freeze 5 and a network without hidden dense layers, where only the head learns",
+    ),
+    Idle(("reinit",), lambda s: s.weights == "none", "with --weights none, where all layers start at random"),
+    Idle(("freeze", "reinit"), _sweeps("freeze"), "with --sweep freeze, which tries every depth and both starts"),
+    Idle(("report_photos",), _sweeps("freeze", "labels"), "with --sweep, which writes no report"),
+    Idle(("resume",), lambda s: s.dry_run, "with --dry-run, which learns nothing"),
+)  # fmt: skip
+
+
+def refuse(settings: "TrainSettings") -> None:
+    """Raise SettingsError, in one line, for all options that promise what will not happen."""
+    if found := _found(settings, _REFUSED):
+        out = "leave it out" if len(found) == 1 and " and " not in found[0][0] else "leave them out"
+        said = "; ".join(f"{names} no effect {why}" for names, why in found)
+        raise SettingsError("NO_EFFECT", f"{said}; or {out}" if ": add" in said else f"{said}; {out}")
+
+
+def notes(settings: "TrainSettings") -> tuple[str, ...]:
+    """Return a line for each reason why options that were given have nothing to do in this run."""
+    return tuple(f"{names} no effect {why}" for names, why in _found(settings, _NOTED))
+
+
+def _found(settings: "TrainSettings", table: tuple[Idle, ...]) -> list[tuple[str, str]]:
+    """Return the options that are given and idle, as "--a and --b have", with the reason; each option once."""
+    found, told = [], set()
+    for idle in table:
+        given = [
+            name
+            for name in idle.options
+            if name not in told and getattr(settings, name) != getattr(type(settings), name)
+        ]
+        if given and idle.beside(settings):
+            told |= {*given}
+            found.append((f"{_listed(given)} {'has' if len(given) == 1 else 'have'}", idle.why))
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    flags = ["--no-report-photos" if name == "report_photos" else f"--{name.replace('_', '-')}" for name in names]
+    return " and ".join([", ".join(flags[:-1]), flags[-1]] if len(flags) > 1 else flags)

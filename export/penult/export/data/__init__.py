@@ -1,0 +1,1 @@
+"""Labelled images: find, split, index, load and augment them."""

@@ -1,0 +1,1 @@
+"""SVM, metrics, calibration, whitening, drift baseline and diagnosis."""

@@ -1,0 +1,201 @@
+"""How good a scorer is, and which of two is better: accuracy with its interval, figures per class, calibration."""
+
+import math
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest, fisher_exact
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from penult.bundle.scores import Floats, best_of, pieces, probability_of, softmax, wilson
+from penult.export.evaluation.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated
+
+_LOG_TEMPERATURES = (-5.0, 5.0)
+# Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
+_MOST_BINS = 10
+_PHOTOS_PER_BIN = 20
+# More classes have no confusion matrix: of 10,000 it is a hundred million numbers, nearly all of them 0.
+MOST_CONFUSED = 300
+_MOST_PAIRS = 100
+# A temperature is one number; it is found on no more scores than this.
+_MOST_FITTED = 20_000_000
+# The least that a probability in float32 counts as in log loss, as in scikit-learn's.
+_LEAST = float(np.finfo(np.float32).eps)
+# A difference (of scorers, of test and validation photos) that chance gives less often than this is significant.
+SIGNIFICANCE = 0.05
+# McNemar's exact test cannot find a difference on fewer photos than this that only one scorer names right: 2 / 2**5.
+_FEWEST_APART = 6
+
+
+def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
+    """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json.
+
+    A class without photos has no recall, one that was never answered no precision (None). Macro-F1 is the mean over
+    classes that occur as either, as scikit-learn has it: the others would count as failures. Of more than MOST_CONFUSED
+    classes, "confusion" is None; "confused" names the pairs of classes that are mistaken most often, true one first.
+    """
+    predicted, confidence = best_of(scores, temperature)
+    every = list(range(len(classes)))
+    answers = np.bincount(predicted, minlength=len(classes))
+    accuracy = float((labels == predicted).mean())
+    with warnings.catch_warnings():
+        # Few photos per class: scikit-learn takes the classes' numbers for measurements.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        precision, recall, f1, photos = precision_recall_fscore_support(
+            labels, predicted, labels=every, average=None, zero_division=0
+        )
+        confusion = confusion_matrix(labels, predicted, labels=every) if len(classes) <= MOST_CONFUSED else None
+    of_true = np.maximum(probability_of(scores, labels, temperature).astype(np.float64), _LEAST)
+    return {
+        "photos": len(labels),
+        "accuracy": accuracy,
+        "accuracy_95": list(wilson(accuracy, len(labels))),
+        "few_photos": is_rough(*wilson(accuracy, len(labels))),
+        "macro_f1": float(np.mean(f1[photos + answers > 0])),
+        "log_loss": float(-np.log(of_true).mean()),
+        "recall": _by_class(classes, recall, photos),
+        "precision": _by_class(classes, precision, answers),
+        "photos_by_class": {name: int(count) for name, count in zip(classes, photos, strict=True)},
+        "confusion": None if confusion is None else confusion.tolist(),
+        "confused": _confused(labels, predicted, classes),
+    } | _calibration(confidence, predicted == labels)
+
+
+def _confused(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> list[list[Any]]:
+    """Return the pairs of classes that are mistaken most often: the true one, the one answered, and the photos."""
+    wrong = labels != predicted
+    pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    by_count = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MOST_PAIRS]
+    return [[classes[true], classes[answered], count] for (true, answered), count in by_count]
+
+
+def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return how far confidence and accuracy are apart: the bins of a reliability diagram and their mean distance.
+
+    `probabilities` is [N, classes]; a photo's confidence is its largest. The bins hold equally many photos (Nixon et
+    al. 2019): bins of equal width would leave most of them empty, as most answers of a good network are confident.
+    `ece` is the expected calibration error (Naeini et al. 2015), the distance averaged over photos. With few photos
+    it is too high by chance: a perfectly calibrated scorer does not reach 0.
+    """
+    return _calibration(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return what calibration() does, of confidence [N] and whether each answer was right [N]."""
+    count = min(_MOST_BINS, max(1, len(right) // _PHOTOS_PER_BIN))
+    groups = np.array_split(np.argsort(confidence, kind="stable"), count)
+    bins = [
+        {"confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean()), "photos": len(rows)}
+        for rows in groups
+    ]
+    distance = sum(part["photos"] * abs(part["confidence"] - part["accuracy"]) for part in bins)
+    return {"mean_confidence": float(confidence.mean()), "ece": distance / len(right), "reliability": bins}
+
+
+def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return McNemar's exact test of two scorers on the same photos (McNemar 1947; binomial form).
+
+    Scores are [N, classes], `labels` [N]. Photos that both name right, or both wrong, say nothing of which is better:
+    the test asks whether the others divide more unevenly than a fair coin would.
+    """
+    dense, svm = dense_scores.argmax(axis=1) == labels, svm_scores.argmax(axis=1) == labels
+    only_dense, only_svm = int((dense & ~svm).sum()), int((svm & ~dense).sum())
+    apart = only_dense + only_svm
+    p_value = float(binomtest(only_svm, apart).pvalue) if apart else 1.0
+    return {
+        "both_right": int((dense & svm).sum()),
+        "only_dense": only_dense,
+        "only_svm": only_svm,
+        "neither": int((~dense & ~svm).sum()),
+        "p_value": p_value,
+        "sentence": _sentence(only_dense, only_svm, p_value, len(labels)),
+    }
+
+
+def _sentence(only_dense: int, only_svm: int, p_value: float, photos: int) -> str:
+    if not only_dense + only_svm:
+        most = wilson(0.0, photos)[1]
+        open_still = f"; {photos} photos cannot show a difference of less than {100 * most:.0f} points"
+        same = "The SVM and the dense head name exactly the same photos right"
+        return same + (open_still if most > HALF_WIDTH else "") + "."
+    better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
+    outcome = better if p_value < SIGNIFICANCE else "no significant difference"
+    if only_dense + only_svm < _FEWEST_APART:
+        outcome = "too few photos to say which is better"
+    return (
+        f"The SVM names {only_svm} {'photo' if only_svm == 1 else 'photos'} right that the dense head gets wrong, and "
+        f"the other way round {only_dense}: "
+        f"{outcome} (McNemar's exact test, {_p(p_value)})."
+    )
+
+
+def against_validation(test: dict[str, Any], val: dict[str, Any]) -> dict[str, Any]:
+    """Return Fisher's exact test of whether one scorer's accuracies on test and validation photos differ by chance.
+
+    Both are figures of evaluate(). `sentence` is empty where chance explains the difference (two-sided p of 0.05 or
+    more). Validation photos have chosen the epoch and the scorer, so a little above the test photos is what to expect.
+    """
+    rows = [(right_of(figures), figures["photos"] - right_of(figures)) for figures in (test, val)]
+    p_value = float(fisher_exact(rows).pvalue)
+    return {
+        "test_right": rows[0][0],
+        "test_photos": test["photos"],
+        "val_right": rows[1][0],
+        "val_photos": val["photos"],
+        "p_value": p_value,
+        "sentence": _disagreement(test, val, p_value) if p_value < SIGNIFICANCE else "",
+    }
+
+
+def _disagreement(test: dict[str, Any], val: dict[str, Any], p_value: float) -> str:
+    seen = (
+        f"Test and validation photos disagree by more than chance explains: {counted(test)} test photos are named "
+        f"right ({stated(test)}), {counted(val)} validation photos ({stated(val)}; Fisher's exact test, {_p(p_value)})."
+    )
+    if val["accuracy"] < test["accuracy"]:
+        return (
+            f"{seen} Validation photos chose the epoch and the scorer, so they should look better, not worse: the test "
+            "photos are easier than the others. Count on the lower figure, and test on more photos."
+        )
+    return (
+        f"{seen} Validation photos chose the epoch and the scorer, which makes their figure too good; so large a gap "
+        "also means that they are easier, or copies of photos learnt from. Count on the test photos."
+    )
+
+
+def _p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def _by_class(
+    classes: tuple[str, ...], shares: NDArray[np.floating], counts: NDArray[np.integer]
+) -> dict[str, float | None]:
+    """Return the share of every class; None where it is one of no photos."""
+    return {name: float(share) if n else None for name, share, n in zip(classes, shares, counts, strict=True)}
+
+
+def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
+    """Return the temperature with the lowest log loss on held-out scores (Guo et al. 2017).
+
+    The true class counts as (n + 1) / (n + 2), not as 1 (Platt 1999): where every held-out photo is right, the
+    temperature would fall without end and every answer claim certainty. Of very many scores every second, third, …
+    photo is taken.
+    """
+    step = -(-scores.size // _MOST_FITTED)
+    scores, labels = scores[::step], labels[::step]
+    doubt = 1 / (len(labels) + 2)
+    other = doubt / max(scores.shape[1] - 1, 1)
+
+    def loss(log_temperature: float) -> float:
+        total = 0.0
+        for rows in pieces(*scores.shape):
+            logs = np.log(np.maximum(softmax(scores[rows], math.exp(log_temperature)), 1e-12))
+            own = logs[np.arange(len(logs)), labels[rows]]
+            total += other * logs.sum(dtype=np.float64) + (1 - doubt - other) * own.sum(dtype=np.float64)
+        return float(-total / len(labels))
+
+    return float(math.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))

@@ -1,0 +1,156 @@
+"""How large and how long a run would be: one batch measured, everything else worked out from counts and shapes."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from penult.bundle.errors import ImageError
+from penult.bundle.preprocess import STRETCH, Preprocess, open_image
+from penult.export.config.train import FREEZE_ALL, TrainSettings
+from penult.export.data import transforms
+from penult.export.data.dataset import Photo, Splits
+from penult.export.data.file_index import OWN_LIMITS
+from penult.export.data.loader import LearningBatch, PhotoReader
+from penult.export.errors import DiskError
+from penult.export.networks.architectures import Architecture
+from penult.export.networks.network import PenultNet, parameter_groups
+from penult.export.training.distributed import ALONE, Workers
+from penult.export.training.trainer import Learner
+
+# As the run measures the training loss: on as many photos as there are for validation, but not on fewer than this.
+_FEWEST_MEASURED = 200
+_SIZES_SAMPLED = 100
+_GOLDENS = 8
+_REPORT_BYTES = 600_000
+# A step that takes longer than this is not worth repeating to leave out what only the first one does.
+_LONG_S = 15.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Measured on one batch: reading it anew, cutting it from memory, learning from it, describing it."""
+
+    read_s: float
+    cut_s: float
+    learn_s: float
+    describe_s: float
+
+
+def batches(photos: int, batch_size: int) -> int:
+    """Return how many batches that many photos make."""
+    return -(-photos // batch_size)
+
+
+def file_bytes(net: PenultNet, classes: int, spec: Preprocess) -> tuple[int, int]:
+    """Estimate the sizes of the checkpoint (the network twice, AdamW's two moments) and of the bundle."""
+    state = sum(value.nbytes for value in net.state_dict().values())
+    learning = sum(p.nbytes for p in net.parameters() if p.requires_grad)
+    network = sum(p.nbytes for p in net.parameters())
+    svm = 8 * (1 if classes == 2 else classes) * (net.descriptor_length + 1)
+    goldens = _GOLDENS * (3 * spec.crop**2 + 4 * net.descriptor_length)
+    return 2 * (state + learning), network + svm + goldens + _REPORT_BYTES
+
+
+def cache_bytes(splits: Splits, spec: Preprocess, learns_whole: bool) -> int:
+    """Estimate the memory of all decoded photos: a crop of each, and whole ones if training crops are cut from them."""
+    crops = sum(splits.counts().values()) * 3 * spec.crop**2
+    return crops + (round(len(splits.train) * _mean_shrunk_bytes(splits.train, spec)) if learns_whole else 0)
+
+
+def _mean_shrunk_bytes(photos: Sequence[Photo], spec: Preprocess) -> float:
+    """Return the mean size of photos as augmentation gets them, from the headers of some of them."""
+    sizes = []
+    for photo in photos[:: max(1, len(photos) // _SIZES_SAMPLED)]:
+        try:
+            size = open_image(photo.read(), OWN_LIMITS).size
+        except (ImageError, DiskError):  # gone since it was checked: the run itself will say so
+            continue
+        shrunk = math.prod(spec.resized_size(*size))
+        sizes.append(3 * (shrunk if spec.fit == STRETCH else min(shrunk, math.prod(size))))
+    return sum(sizes) / max(len(sizes), 1)
+
+
+def durations(
+    splits: Splits, settings: TrainSettings, batch: Seconds, needed_bytes: int, shares_cores: bool
+) -> tuple[float, float]:
+    """Extrapolate to seconds for an epoch, and for a run that nothing stops early; the export is left out.
+
+    A device learns while photos are read; a CPU has to do both. Every photo is read once, and those that memory has no
+    room for again in each pass. All are described after the last epoch, and all but the test's before the first if the
+    head learns alone first.
+    """
+    missing = max(0.0, 1 - (settings.cache_mb << 20) / max(needed_bytes, 1))
+    count = splits.counts()
+
+    def pass_s(photos: int, compute_s: float, ready_s: float, unread: float) -> float:
+        fetch_s = ready_s + unread * max(batch.read_s - ready_s, 0.0)
+        times = batches(photos, settings.batch_size)
+        return times * (compute_s + fetch_s if shares_cores else max(compute_s, fetch_s))
+
+    measured = count["val"] + min(count["train"], max(count["val"], _FEWEST_MEASURED))
+    around = pass_s(sum(count.values()), batch.describe_s, 0, 1)
+    if not (settings.starts_fresh):
+        around += pass_s(count["train"] + count["val"], batch.describe_s, 0, missing)
+    if settings.freeze == FREEZE_ALL:
+        return 0.0, around
+    epoch = pass_s(count["train"], batch.learn_s, batch.cut_s, missing) + pass_s(measured, batch.describe_s, 0, missing)
+    return epoch, around + pass_s(count["train"], 0, 0, 1) + settings.epochs * epoch
+
+
+def measure(
+    net: PenultNet,
+    architecture: Architecture,
+    settings: TrainSettings,
+    splits: Splits,
+    reader: PhotoReader,
+    device: torch.device,
+) -> Seconds:
+    """Read, learn and describe one batch of training photos on the device; the network's weights move."""
+    learner = Learner(net, settings, splits.train, reader, Workers(device))
+    photos = splits.train[:: max(1, len(splits.train) // settings.batch_size)][: settings.batch_size]
+    augmentation = transforms.BY_NAME[settings.augment]
+
+    def cut() -> list[LearningBatch]:
+        batches = reader.augmented(photos, augmentation, "plan", "trying a batch", ALONE.bounds, settings.train_crop)
+        return list(batches)
+
+    read_s, _ = _timed(cut, device)
+    cut_s, batches = _timed(cut, device)
+    optimizer = torch.optim.AdamW(parameter_groups(net, architecture, settings))
+    crops = torch.from_numpy(reader.stack(photos)).to(device)
+
+    def describe() -> None:
+        with torch.inference_mode():
+            net.eval().describe(learner.normalise(crops))
+
+    learn_s = 0.0
+    if settings.freeze < FREEZE_ALL:
+        learn_s = _settled_s(lambda: learner.epoch(batches, optimizer, _Still(), net), device)
+    return Seconds(read_s, cut_s, learn_s, _settled_s(describe, device))
+
+
+class _Still:
+    """Rates that stay as they are."""
+
+    def before_step(self) -> None:
+        pass
+
+
+def _settled_s(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of the second time, since the first one also prepares; of the first if that is long."""
+    first_s, _ = _timed(work, device)
+    return first_s if first_s > _LONG_S else _timed(work, device)[0]
+
+
+def _timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result

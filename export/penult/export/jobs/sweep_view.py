@@ -1,0 +1,183 @@
+"""What a person sees of a sweep: a table, a sentence of advice, CSV, and a picture."""
+
+import csv
+import io
+import math
+from collections import Counter
+from dataclasses import asdict, fields
+
+import numpy as np
+
+from penult.bundle.scores import wilson
+from penult.export.config.train import freeze_text
+from penult.export.evaluation.accuracy import between, is_rough, share
+from penult.export.jobs.sweep import REINIT, Outcome, Sweep, way
+
+_WORTH_LABELLING = 0.01
+# What the mean of equal accuracies may differ by.
+_ROUNDING = 1e-9
+AXES = {"freeze": "stages frozen", "labels": "labels per class"}
+
+
+def table(sweep: Sweep) -> list[list[str]]:
+    """Return rows for a person: mode, place, validation and test accuracy (means over repeats), the scorer chosen."""
+    found = []
+    for mode in sweep.modes():
+        for at, repeats in sweep.points(mode).items():
+            val, test = (mean(repeats, name) for name in ("val_accuracy", "test_accuracy"))
+            scorer = Counter(outcome.scorer for outcome in repeats).most_common(1)[0][0]
+            chosen_on = _stated(val, wilson(val, sweep.val_photos)) if _knows_validation(sweep) else f"{val:.1%}"
+            tested = _stated(test, interval(repeats, sweep.test_photos))
+            found.append([mode, place(sweep.kind, at), chosen_on, tested, scorer])
+    return found
+
+
+def _stated(accuracy: float, bounds: tuple[float, float]) -> str:
+    """Write a mean accuracy, or its interval where photos are few."""
+    return between(*bounds) if is_rough(*bounds) else f"{accuracy:.1%}"
+
+
+def _knows_validation(sweep: Sweep) -> bool:
+    """Say whether all trials had the same validation photos: with fewer labels there are fewer."""
+    return sweep.kind == "freeze" and sweep.val_photos > 0
+
+
+def to_csv(sweep: Sweep) -> str:
+    """Return the text of table.csv: a row per trial."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(sweep))
+    return text.getvalue()
+
+
+def rows(sweep: Sweep) -> list[dict[str, object]]:
+    """Return a row of plain values per trial; a place that is no number of stages is "all", as --freeze takes it."""
+    return [
+        asdict(outcome) | ({"at": freeze_text(outcome.at)} if sweep.kind == "freeze" else {})
+        for outcome in sweep.outcomes
+    ]
+
+
+def told(sweep: Sweep, outcome: Outcome) -> str:
+    """Return the line of one trial that has ended."""
+    val, test = outcome.val_accuracy, share(round(outcome.test_accuracy * sweep.test_photos), sweep.test_photos)
+    val_share = share(round(val * sweep.val_photos), sweep.val_photos) if _knows_validation(sweep) else f"{val:.1%}"
+    return (
+        f"{way(sweep.kind, outcome)}: validation photos right: {val_share}, test photos: {test}, "
+        f"by the {outcome.scorer} scorer"
+    )
+
+
+def mean(outcomes: list[Outcome], name: str) -> float:
+    """Return the mean of one figure over repeats."""
+    return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
+
+
+def place(kind: str, at: int) -> str:
+    """Name a place on the axis of a kind of sweep."""
+    return str(freeze_text(at)) if kind == "freeze" else str(at)
+
+
+def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean test accuracy, widened where the repeats differ by more than that.
+
+    Repeats have other seeds and the same test photos, so they do not narrow it.
+    """
+    accuracies = [outcome.test_accuracy for outcome in found]
+    low, high = wilson(float(np.mean(accuracies)), test_photos)
+    return min(low, *accuracies), max(high, *accuracies)
+
+
+def step(first: list[Outcome], last: list[Outcome], test_photos: int) -> tuple[float, float]:
+    """Return the 95 % interval of what the step from `first` to `last` brought (Newcombe 1998, method 10).
+
+    It takes both accuracies for independent. They are of the same photos, so it errs on the wide side.
+    """
+    low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
+    (low_from, low_to), (high_from, high_to) = interval(first, test_photos), interval(last, test_photos)
+    least = high - low - math.hypot(high - high_from, low_to - low)
+    return least, high - low + math.hypot(high_to - high, low - low_from)
+
+
+def advice(sweep: Sweep) -> str:
+    """Return one sentence on what to do. Validation photos choose; what labels brought is read off the test photos."""
+    return _freeze_advice(sweep) if sweep.kind == "freeze" else _label_advice(sweep)
+
+
+def best_freeze(sweep: Sweep) -> tuple[str, int]:
+    """Return mode and place to choose: the most frozen of those that tie with the best on validation photos.
+
+    Of the same depth it is the one that continues. The more is frozen, the faster a run is.
+    """
+    return max(_ties(sweep)[0], key=lambda key: (key[1], key[0] != REINIT))
+
+
+def _ties(sweep: Sweep) -> tuple[dict[tuple[str, int], float], float]:
+    """Return mode and place of all that tie with the best on validation photos, best first, and the least of a tie.
+
+    They tie within one standard error of the best, as its Wilson interval has it; where its repeats differ by more,
+    within that. (The one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".)
+    """
+    found = {(mode, at): o for mode in sweep.modes() for at, o in sweep.points(mode).items()}
+    accuracy = {key: mean(outcomes, "val_accuracy") for key, outcomes in found.items()}
+    ranked = sorted(accuracy, key=lambda key: (-accuracy[key], -key[1], key[0] == REINIT))
+    best = accuracy[ranked[0]]
+    by_chance = best - wilson(best, sweep.val_photos, z=1)[0] if sweep.val_photos else 0.0
+    by_seed = float(np.std([outcome.val_accuracy for outcome in found[ranked[0]]]))
+    least = best - max(by_chance, by_seed)
+    return {key: accuracy[key] for key in ranked if accuracy[key] >= least - _ROUNDING}, least
+
+
+def _freeze_advice(sweep: Sweep) -> str:
+    (ties, least), chosen = _ties(sweep), best_freeze(sweep)
+    best, most = next(iter(ties.items()))
+    said = f"best on validation photos: {_options(best)} ({most:.1%})"
+    if len(ties) == 1:
+        return said
+    rule = f"tie within one standard error ({least:.1%} or more of {sweep.val_photos} photos)"
+    if chosen == best:
+        return f"{said}, the most frozen of {len(ties)} ways that {rule}"
+    return (
+        f"{said}, but {len(ties)} ways {rule}: take {_options(chosen)} ({ties[chosen]:.1%}), the most frozen of them, "
+        "which learns fastest"
+    )
+
+
+def _options(key: tuple[str, int]) -> str:
+    mode, at = key
+    return f"--freeze {freeze_text(at)}" + (" --reinit" if mode == REINIT else "")
+
+
+def _label_advice(sweep: Sweep) -> str:
+    """Say what the last step in labels brought, and what a doubling may: errors fall as a power of the count.
+
+    Source: Hestness et al. 2017, "Deep learning scaling is predictable, empirically".
+    """
+    best = max(sweep.modes(), key=lambda mode: mean(list(sweep.points(mode).values())[-1], "val_accuracy"))
+    if len(sweep.points(best)) < 2:
+        return "too few photos per class to tell what more labels would bring"
+    (before, first), (now, last) = list(sweep.points(best).items())[-2:]
+    low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
+    seen = f"{best}: from {before} to {now} photos per class {low:.1%} became {high:.1%}"
+    gain = _doubling(before, 1 - low, now, 1 - high)
+    least, most = step(first, last, sweep.test_photos)
+    # The errors of the last place may be as many as its interval allows, and the step as large as its own does.
+    errors = 1 - interval(last, sweep.test_photos)[0]
+    gain_at_most = _doubling(before, errors + most, now, errors)
+    if gain_at_most >= _WORTH_LABELLING and (least <= 0 or gain < _WORTH_LABELLING):
+        return (
+            f"{seen}; as far as {sweep.test_photos} test photos tell, twice as many may bring nothing or "
+            f"{100 * gain_at_most:.1f} points: too few to say whether to label more; test on more (--test, or "
+            "DATA/test) and sweep again"
+        )
+    verdict = "label more" if gain >= _WORTH_LABELLING else "more labels of the same kind will bring little"
+    return f"{seen}; twice as many may bring {100 * gain:+.1f} points: {verdict}"
+
+
+def _doubling(before: int, error_before: float, now: int, error_now: float) -> float:
+    """Return how much error a doubling would take away, by the power law through two points."""
+    if not 0 < error_now < error_before:
+        return 0.0
+    slope = math.log(error_now / error_before) / math.log(now / before)
+    return error_now * (1 - 2**slope)

@@ -1,0 +1,1 @@
+"""The CNNs that penult can fine-tune, and the weights that they start from."""

@@ -1,0 +1,130 @@
+"""What `--weights` names, checked without PyTorch: whether it is there, and whether its first bytes can be right.
+
+Each refusal says what the file is and what to do, in one line.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from penult.bundle.refusals import why
+from penult.export.config.known_networks import IMAGENET, IMAGENET_V2, Network
+from penult.export.errors import SettingsError
+from penult.nearest import did_you_mean
+
+SAVE = "torch.save(model.state_dict(), 'weights.pth')"
+DOWNLOADS = (IMAGENET, IMAGENET_V2)
+_HEAD_BYTES = 512
+_SAFETENSORS_LENGTH_BYTES = 8
+# What follows the version of the format in an ONNX file: one of a model's next fields, in a byte.
+_ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"
+_ONNX_VERSIONS = range(1, 32)
+
+
+def check(weights: str, network: Network) -> None:
+    """Raise SettingsError if these weights cannot be a network's: no such file, another kind of file, no download."""
+    if weights == "none":
+        return
+    if weights in DOWNLOADS:
+        if weights not in network.downloads:
+            there = f"it has {network.downloads[0]}; " if network.downloads else ""
+            raise _refusal(f"torchvision has no {weights} weights for {network.name}; {there}give a file, or none")
+        return
+    path = Path(weights)
+    if path.is_dir():
+        raise _refusal(f"--weights {weights} is a folder; give the state-dict file itself{_one_inside(path)}")
+    if not path.is_file():
+        raise _refusal(
+            f"--weights {weights}: no such file; give a state-dict file, imagenet or none{_meant(weights, path)}"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise _refusal(f"--weights {weights} cannot be read: {why(error)}") from error
+    for looks_so, kind in _KINDS:
+        if looks_so(head, path):
+            raise _refusal(f"--weights {weights} {kind}")
+
+
+def _refusal(message: str) -> SettingsError:
+    return SettingsError("WEIGHTS", message)
+
+
+def _meant(weights: str, path: Path) -> str:
+    """Guess at one of the words, or at a file in the same folder."""
+    beside = [str(path.with_name(each.name)) for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(weights, [*DOWNLOADS, "none"]) or did_you_mean(weights, beside)
+
+
+def _one_inside(folder: Path) -> str:
+    found = sorted(each for each in folder.iterdir() if each.suffix in (".pt", ".pth", ".bin"))
+    return f", such as {found[0]}" if found else ""
+
+
+def _is_page(head: bytes, _: Path) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml"))
+
+
+def _is_onnx(head: bytes, path: Path) -> bool:
+    begins_so = len(head) > 2 and head[0] == 0x08 and head[1] in _ONNX_VERSIONS and head[2] in _ONNX_FIELDS
+    return path.suffix.lower() == ".onnx" or begins_so
+
+
+def _is_safetensors(head: bytes, path: Path) -> bool:
+    length = int.from_bytes(head[:_SAFETENSORS_LENGTH_BYTES], "little")
+    begins_so = head[_SAFETENSORS_LENGTH_BYTES:][:1] == b"{" and length < path.stat().st_size
+    return path.suffix.lower() == ".safetensors" or begins_so
+
+
+def _is_pickle(head: bytes, _: Path) -> bool:
+    """Return whether this is a pickle of its own, not one inside torch's files, whose protocol is 2."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\x03", b"\x04", b"\x05")
+
+
+def _is_cut_short(head: bytes, path: Path) -> bool:
+    return head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
+
+
+def _members(path: Path) -> list[str]:
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _is_torchscript(_: bytes, path: Path) -> bool:
+    return any(name.endswith("/constants.pkl") for name in _members(path))
+
+
+def _is_other_archive(head: bytes, path: Path) -> bool:
+    return head.startswith(b"PK") and not any(name.endswith("/data.pkl") for name in _members(path))
+
+
+def _starts(*beginnings: bytes) -> Callable[[bytes, Path], bool]:
+    return lambda head, _: head.startswith(beginnings)
+
+
+# The first that a file looks like is named.
+_KINDS: tuple[tuple[Callable[[bytes, Path], bool], str], ...] = (
+    (lambda head, _: not head, "is an empty file: copy or download it again"),
+    (_is_page, "is a web page and no weights: the download led to a page about the file; download the file itself"),
+    (
+        lambda head, _: head.startswith(b"version ") and b"git-lfs" in head,
+        "is a pointer of Git LFS and no weights: run git lfs pull where it came from",
+    ),
+    (_is_onnx, f"is an ONNX model, which holds no state dict: from the PyTorch model, {SAVE}"),
+    (
+        _is_safetensors,
+        "is a safetensors file: convert it with torch.save(safetensors.torch.load_file(FILE), 'weights.pth')",
+    ),
+    (
+        _starts(b"\x89HDF"),
+        f"is an HDF5 file, as Keras writes; penult takes PyTorch's state dicts: {SAVE}",
+    ),
+    (_starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"), "is compressed: unpack it, and give the file inside"),
+    (_is_pickle, f"holds pickled objects, which penult never unpickles; where it was made, save {SAVE}"),
+    (_is_cut_short, "is cut short or damaged: copy or download it again"),
+    (_is_torchscript, "is TorchScript: save torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"),
+    (_is_other_archive, f"is a zip archive and no file of torch.save(): unpack it, or save {SAVE}"),
+)

@@ -1,0 +1,1 @@
+"""Convert the trained network to ONNX, verify it and lower its precision."""

@@ -1,0 +1,83 @@
+"""From the trained network to one ONNX file: uint8 NHWC in; logits and descriptor out; any batch size."""
+
+import copy
+import logging
+import warnings
+from typing import cast
+
+import onnx
+import torch
+from torch import nn
+
+from penult.bundle.manifest import Manifest
+from penult.export.errors import ParityError
+from penult.export.networks.network import Normalise, PenultNet
+
+# Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
+OPSET = 20
+_EXAMPLE_BATCH = 2
+_TRAINING_ONLY = {"Dropout", "BatchNormalization", "Bernoulli", "RandomUniform", "RandomUniformLike"}
+
+
+class _Served(nn.Module):
+    """Normalisation, body and head as one graph."""
+
+    def __init__(self, net: PenultNet, normalise: Normalise) -> None:
+        super().__init__()
+        self.net, self.normalise = net, normalise
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return cast("tuple[torch.Tensor, torch.Tensor]", self.net(self.normalise(pixels)))
+
+
+class _SpatialMean(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.mean((2, 3), keepdim=True)
+
+
+def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
+    """Export a network in eval mode; raise ParityError if the graph still holds a training-time node."""
+    spec = manifest.preprocess
+    # A copy: parity is checked against the network as it was trained.
+    net = copy.deepcopy(net).to("cpu").to(memory_format=torch.contiguous_format).eval()
+    _simplify_pooling(net)
+    pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
+    served = _Served(net, Normalise(spec)).eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            served,
+            (pixels,),
+            input_names=[manifest.input_name],
+            output_names=[manifest.logits_name, manifest.descriptor_name],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    data: bytes = cast("torch.onnx.ONNXProgram", program).model_proto.SerializeToString()
+    _check(data)
+    return data
+
+
+def _simplify_pooling(net: nn.Module) -> None:
+    """Replace global average pooling by a plain mean: otherwise index arithmetic on the batch size stays in the graph.
+
+    Pooling to 6 x 6 or 7 x 7 (AlexNet, VGG) is the identity at their training size, and is replaced by that.
+    """
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                is_global = child.output_size in (1, (1, 1))
+                setattr(parent, name, _SpatialMean() if is_global else nn.Identity())
+
+
+def _check(data: bytes) -> None:
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model)
+    left = {node.op_type for node in model.graph.node} & _TRAINING_ONLY
+    if left:
+        raise ParityError(
+            "EXPORT_TRAINING_NODE", f"the exported graph still holds {', '.join(left)}; nothing is published"
+        )

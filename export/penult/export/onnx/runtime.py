@@ -1,0 +1,50 @@
+"""The exported model, run the way it will be served: the only place in this stage that knows onnxruntime."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnxruntime as ort
+
+from penult.bundle.manifest import Manifest
+from penult.bundle.preprocess import Pixels
+from penult.bundle.scores import Floats
+from penult.export.data.loader import Batch
+
+VERSION = ort.__version__
+
+
+class ExportedModel:
+    """An ONNX model on the CPU provider, the reference that goldens and metrics are made with."""
+
+    def __init__(self, onnx: bytes, manifest: Manifest) -> None:
+        """Load the model; onnxruntime's exceptions pass through."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        self._input = manifest.input_name
+        self._outputs = [manifest.logits_name, manifest.descriptor_name]
+
+    def run(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """Map uint8 [N, crop, crop, 3] to (logits float32 [N, classes], descriptor float32 [N, length])."""
+        logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
+        return logits, descriptor
+
+    def run_all(self, batches: Iterable[Batch]) -> tuple[Floats, Floats, np.ndarray]:
+        """Run every batch; return logits, descriptors and labels, each with N rows."""
+        rows = [(*self.run(pixels), labels) for pixels, labels in batches]
+        logits, descriptors, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return logits, descriptors, labels
+
+
+class ExportedHead:
+    """A model's dense head alone (penult.export.onnx.head)."""
+
+    def __init__(self, onnx: bytes, manifest: Manifest) -> None:
+        """Load it; onnxruntime's exceptions pass through."""
+        self._session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        self._names = manifest.descriptor_name, manifest.logits_name
+
+    def run(self, descriptors: Floats) -> Floats:
+        """Map descriptors float32 [N, length] to logits float32 [N, classes]."""
+        logits: Floats = self._session.run([self._names[1]], {self._names[0]: descriptors})[0]
+        return logits

@@ -1,0 +1,105 @@
+"""The photos that a report shows: those most surely named wrong, and where none was, right answers of every class."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from penult.bundle.scores import Floats, best_of
+from penult.export.data.dataset import Photo
+from penult.export.report.report_data import Evidence
+
+_MOST = 12
+# Twice the width at which the page shows them, so that they are sharp on phones.
+_SIDE_PIXELS, _QUALITY = 240, 80
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One photo: a data URI, the true class, the answer, its confidence from 0 to 1."""
+
+    uri: str
+    true: str
+    answer: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Errors on the test photos; where there are none, errors on the validation photos, and right answers on test."""
+
+    test_errors: tuple[Shown, ...] = ()
+    val_errors: tuple[Shown, ...] = ()
+    right: tuple[Shown, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no photo is shown."""
+        return not (self.test_errors or self.val_errors or self.right)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The default scorer's answers [N] on `photos`, and how sure it was of them."""
+
+    photos: Sequence[Photo]
+    labels: NDArray[np.int64]
+    answers: NDArray[np.int64]
+    confidence: Floats
+
+    def surest_errors(self) -> NDArray[np.int64]:
+        """Return the rows that were named wrong, the surest first."""
+        wrong = np.flatnonzero(self.answers != self.labels)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:_MOST]
+
+    def doubtful(self, classes: int) -> list[int]:
+        """Return the rows that were named right, the least sure of every class, class by class."""
+        right = np.flatnonzero(self.answers == self.labels)
+        right = right[np.argsort(self.confidence[right], kind="stable")]
+        if classes > _MOST:
+            return [int(row) for row in right[:_MOST]]
+        each = _MOST // classes
+        return [int(row) for label in range(classes) for row in right[self.labels[right] == label][:each]]
+
+
+def gallery(evidence: Evidence) -> Gallery:
+    """Return the photos to show, by the default scorer's answers; none where photos may not be shown."""
+    if evidence.crops is None:
+        return Gallery()
+    scorer = evidence.manifest.default_scorer
+    test = _answers(evidence, evidence.splits.test, evidence.scores[scorer], evidence.labels)
+    if len(rows := test.surest_errors()):
+        return Gallery(test_errors=_show(evidence, test, rows))
+    right = _show(evidence, test, test.doubtful(len(evidence.splits.classes)))
+    if evidence.validation is None:
+        return Gallery(right=right)
+    held = evidence.validation
+    val = _answers(evidence, evidence.splits.val, held.scores[scorer], held.labels)
+    return Gallery(val_errors=_show(evidence, val, val.surest_errors()), right=right)
+
+
+def _answers(evidence: Evidence, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]) -> _Answers:
+    answers, confidence = best_of(scores, evidence.manifest.temperatures[evidence.manifest.default_scorer])
+    return _Answers(photos, labels, answers, confidence)
+
+
+def _show(evidence: Evidence, found: _Answers, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Shown, ...]:
+    if evidence.crops is None or not len(rows):
+        return ()
+    classes, crops = evidence.splits.classes, evidence.crops([found.photos[row] for row in rows])
+    return tuple(
+        Shown(_data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row]))
+        for row, crop in zip(rows, crops, strict=True)
+    )
+
+
+def _data_uri(crop: NDArray[np.uint8]) -> str:
+    """Return a crop, uint8 [size, size, 3], as a JPEG of at most _SIDE_PIXELS."""
+    image, buffer = Image.fromarray(crop), io.BytesIO()
+    image.thumbnail((_SIDE_PIXELS, _SIDE_PIXELS))
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,202 @@
+"""What a person reads about a bundle: report/index.html, its pictures and tables beside it, and MODEL_CARD.md.
+
+The page is one file of bounded size, whatever the number of classes: it shows the weakest of them, classes.csv has all.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import jinja2
+
+from penult.bundle.scores import Floats, best_of
+from penult.drawing import inline
+from penult.export.config.train import TrainSettings
+from penult.export.data.dataset import Splits
+from penult.export.evaluation import accuracy
+from penult.export.evaluation.confusions import Confusions, class_rows, classes_csv
+from penult.export.evaluation.diagnosis import RULE
+from penult.export.evaluation.metrics import SIGNIFICANCE
+from penult.export.networks.weight_changes import StageChange, stage_changes
+from penult.export.report.figures import illustrate
+from penult.export.report.gallery import gallery
+from penult.export.report.plot_scorers import MOST_NAMED, confusion_inches
+from penult.export.report.plot_style import SCORER_NAMES, WIDTH
+from penult.export.report.report_data import Evidence, Learning
+
+# With more classes than this the page shows the weakest, and folds the others away; beyond the other, leaves them out.
+_MOST_OPEN, _MOST_FOLDED, _WEAKEST = 12, 200, 5
+_MOST_MISTAKES, _MOST_IN_CARD = 10, 50
+# At this width text of 9 points is 11 CSS pixels high.
+_REM_PER_INCH = 5.5
+_STATUS_PAGE = "http://127.0.0.1:9095/"
+_OF_THIS_MACHINE = {
+    "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats",
+    "int8", "max_loss",
+}  # fmt: skip
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("penult.export.report"),
+    autoescape=jinja2.select_autoescape(["html"]),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_TEMPLATES.filters |= {
+    "percent": lambda share: f"{100 * share:.1f} %",
+    "sure": lambda share: "over 99 %" if share > 0.99 else f"{100 * share:.0f} %",
+    "near": lambda share, figures: f"{100 * share:.{0 if accuracy.is_few(figures) else 1}f} %",
+    "loss": lambda loss, figures: f"{loss:.2g}" if accuracy.is_few(figures) else f"{loss:.3f}",
+    "of": lambda share, photos: accuracy.share(round(share * photos), photos),
+    "between": lambda interval: accuracy.between(*interval),
+    "stated": accuracy.stated,
+    "counted": accuracy.counted,
+    "whole": accuracy.whole,
+    "decimal": accuracy.decimal,
+    "scorer": lambda name: SCORER_NAMES.get(name, name),
+    "cell": lambda text: str(text).replace("|", "\\|"),
+}
+
+
+def report_files(evidence: Evidence) -> dict[str, bytes]:
+    """Return the files of the report by their path in the bundle.
+
+    index.html holds its pictures, so that it opens anywhere as one file; they also lie beside it, with the numbers
+    behind them as CSV.
+    """
+    by_scorer = _confusions(evidence)
+    pictures, tables = illustrate(evidence, by_scorer)
+    tables["classes.csv"] = classes_csv(by_scorer, _counts(evidence.splits))
+
+    def drawn(file: str, description: str) -> str:
+        return inline(pictures[file], file.removesuffix(".svg"), description)
+
+    values = _values(evidence, by_scorer) | {"pictures": pictures, "drawn": drawn}
+    page = _TEMPLATES.get_template("report.html").render(values)
+    card = _TEMPLATES.get_template("MODEL_CARD.md").render(values)
+    beside = {f"report/{name}": data for name, data in (pictures | tables).items()}
+    return beside | {"report/index.html": page.encode(), "MODEL_CARD.md": card.encode()}
+
+
+def predictions_csv(
+    splits: Splits, root: Path, scores: Mapping[str, Floats], temperatures: Mapping[str, float]
+) -> bytes:
+    """Return a CSV of every test photo with its true class, and each scorer's class and probability.
+
+    `scores` maps a scorer to [N, classes] in the order of the test photos; paths are relative to `root` where below it.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "class", *(column for name in scores for column in (name, f"{name}_probability"))])
+    best = [best_of(values, temperatures[name]) for name, values in scores.items()]
+    for row, photo in enumerate(splits.test):
+        answers = [(splits.classes[named[row]], f"{sure[row]:.6f}") for named, sure in best]
+        path = photo.path.relative_to(root) if photo.path.is_relative_to(root) else photo.path.name
+        shown = str(path).encode(errors="backslashreplace").decode()
+        writer.writerow([shown, splits.classes[photo.label], *(cell for answer in answers for cell in answer)])
+    return text.getvalue().encode()
+
+
+def command(settings: TrainSettings, name: str) -> str:
+    """Return the command line that repeats a run: no path of this machine, and only what is not the default."""
+    words = ["penult", "train", "PHOTOS", "--out", f"models/{name}"]
+    shown = settings.as_json()
+    for field in fields(TrainSettings):
+        value = shown.get(field.name, getattr(settings, field.name))
+        if field.name in _OF_THIS_MACHINE or value == field.default or value is None:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", quote(str(value))]
+    return " ".join(words)
+
+
+def _values(evidence: Evidence, by_scorer: Mapping[str, Confusions]) -> dict[str, Any]:
+    """Return what both templates know."""
+    test, scorer, classes = evidence.metrics["test"], evidence.manifest.default_scorer, evidence.splits.classes
+    settings, default = evidence.settings, by_scorer[evidence.manifest.default_scorer]
+    many = len(classes) > _MOST_OPEN
+    rows = class_rows(by_scorer, _counts(evidence.splits), scorer)
+    disagreements = {
+        name: found["sentence"] for name, found in evidence.metrics.get("test_against_validation", {}).items()
+    }
+    return {
+        "name": evidence.name,
+        "status_page": _STATUS_PAGE,
+        "manifest": evidence.manifest,
+        "why_silent": evidence.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
+        "splits": evidence.splits,
+        "tested_anew": evidence.splits.sha256 == evidence.manifest.training.get("data_sha256"),
+        "metrics": evidence.metrics,
+        "default": test[scorer],
+        "validated": evidence.metrics.get("val", {}).get(scorer),
+        "caution": accuracy.caution(test[scorer]),
+        "disagreement": disagreements.get(scorer, ""),
+        "other_disagreements": [text for name, text in disagreements.items() if text and name != scorer],
+        "outcome": _outcome(evidence.metrics.get("comparison", {}).get("test")),
+        "few_rule": accuracy.RULE,
+        "many": many,
+        "unnamed": len(classes) > MOST_NAMED,
+        "matrix_rem": _matrix_rem(len(classes)),
+        "rows": rows[:_MOST_FOLDED] if many else sorted(rows, key=lambda row: row.number),
+        "weakest": _WEAKEST,
+        "mistakes": default.worst(_MOST_MISTAKES),
+        "most_in_card": _MOST_IN_CARD,
+        "right_are_ringed": bool((default.labels != default.answers).any()),
+        "gallery": gallery(evidence),
+        "training": evidence.manifest.training.get("settings", {}),
+        "command": command(settings, evidence.name) if settings else None,
+        "dropout": evidence.learning.dropout if evidence.learning else None,
+        "rule": RULE,
+        "verdict": evidence.learning.verdict if evidence.learning else None,
+        "stages": _stages(evidence.learning) if evidence.learning else [],
+        "shows_photos": evidence.crops is not None,
+    }
+
+
+def _confusions(evidence: Evidence) -> dict[str, Confusions]:
+    classes, labels = evidence.splits.classes, evidence.labels
+    return {name: Confusions(classes, labels, scores.argmax(axis=1)) for name, scores in evidence.scores.items()}
+
+
+def _counts(splits: Splits) -> list[tuple[int, int, int]]:
+    """Return the photos of every class: to learn from, to validate, to test."""
+    found = [Counter(photo.label for photo in part) for part in (splits.train, splits.val, splits.test)]
+    return [(found[0][at], found[1][at], found[2][at]) for at in range(len(splits.classes))]
+
+
+def _outcome(comparison: dict[str, Any] | None) -> str:
+    """Say which scorer was better on these test photos, as far as they show it."""
+    if comparison is None:
+        return ""
+    if comparison["p_value"] >= SIGNIFICANCE:
+        return "On these test photos neither is clearly better."
+    better = "SVM" if comparison["only_svm"] > comparison["only_dense"] else "dense head"
+    return f"On these test photos the {better} is better."
+
+
+def _matrix_rem(classes: int) -> float:
+    """Return how wide a matrix with names must be for its text to be read, in rem; 0 where it fits a phone."""
+    inches = confusion_inches(classes)
+    return 0 if inches <= WIDTH else round(_REM_PER_INCH * inches, 1)
+
+
+def _stages(learning: Learning) -> list[tuple[StageChange, str]]:
+    """Return every stage with what happened to it, in words."""
+    return [
+        (stage, _fate(stage, learning.rates.get(stage.name)))
+        for stage in stage_changes(learning.architecture, learning.given, learning.final)
+    ]
+
+
+def _fate(stage: StageChange, rate: float | None) -> str:
+    if rate is None:
+        return "frozen: identical, bit for bit" if stage.identical else "frozen, yet it changed"
+    return f"learnt at {rate:.2g}" + (", but its first weights were kept" if stage.identical else "")

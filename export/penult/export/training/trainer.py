@@ -1,0 +1,171 @@
+"""One network on this process's device: an epoch of learning, and measuring in eval mode on what serving would see."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from penult.export.config.train import BALANCED, TrainSettings
+from penult.export.data.dataset import Photo
+from penult.export.data.loader import LearningBatch, PhotoReader
+from penult.export.networks.network import Normalise, PenultNet
+from penult.export.training.distributed import Workers
+
+
+class Rates(Protocol):
+    """Whatever sets the rates of an optimizer's next step."""
+
+    def before_step(self) -> None:
+        """Set them."""
+
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss, the standard error of that mean, and accuracy, over the photos of all processes."""
+
+    loss: float
+    error: float
+    accuracy: float
+
+
+class Learner:
+    """A network with what it needs to learn: device, precision, class weights, its part of every batch."""
+
+    def __init__(
+        self, net: PenultNet, settings: TrainSettings, photos: Sequence[Photo], reader: PhotoReader, workers: Workers
+    ) -> None:
+        """Move the network to the device; `photos` are those learnt from, whose counts balance the classes."""
+        self.net = net.to(workers.device).to(memory_format=torch.channels_last)
+        self.normalise = Normalise(reader.spec).to(workers.device)
+        self.reader, self.workers, self.device = reader, workers, workers.device
+        self.weights = class_weights(settings.class_weights, photos, net.classes).to(self.device)
+        precision = _precision(settings.precision, self.device)
+        self._dtype = precision
+        # fp16's smallest gradients vanish unless the loss is scaled up; the other precisions need nothing.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
+
+    def epoch(
+        self,
+        batches: Iterable[LearningBatch],
+        optimizer: torch.optim.Optimizer,
+        rates: Rates,
+        forward: nn.Module,
+        most_steps: float = math.inf,
+    ) -> list[float]:
+        """Take a step per batch, `most_steps` at most; return the loss of each step.
+
+        `forward` is the network, or its wrapped form with shared gradients.
+        """
+        sums: list[tuple[torch.Tensor, float]] = []
+        forward.train()
+        for batch in batches:
+            if len(batch.whole) == 1 and sums and self.reader.batch_size > 1:
+                continue  # batch norm cannot learn from a single photo left over
+            pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
+            labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
+            total = float(self.weights[torch.from_numpy(batch.whole).to(self.device)].sum())
+            self.net.rows.first, self.net.rows.total = batch.first, len(batch.whole)
+            rates.before_step()
+            logits = partial(self._logits, forward, pixels)
+            loss = self.step(optimizer, logits, labels, self.workers.size / total)
+            sums.append((loss, total))
+            if len(sums) >= most_steps:
+                break
+        self.net.rows.first, self.net.rows.total = 0, 0
+        losses = self.workers.sums([float(loss) for loss, _ in sums])
+        return [loss / total for loss, (_, total) in zip(losses, sums, strict=True)]
+
+    def _logits(self, forward: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = forward(self.normalise(pixels))[0]
+        return logits
+
+    def step(
+        self, optimizer: torch.optim.Optimizer, logits: Callable[[], torch.Tensor], labels: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Take one optimizer step on the summed loss times `scale`; return the sum.
+
+        DDP takes the mean over processes where a batch's loss is the sum of their parts: `scale` makes up for it.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = F.cross_entropy(logits().float(), labels, weight=self.weights, reduction="sum")
+        self.scaler.scale(loss * scale).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def describe(self, photos: Sequence[Photo], what: str) -> Tensors:
+        """Run the body in eval mode on this process's part; return descriptors [n, length] and labels [n]."""
+        self.net.eval()
+        descriptors = [torch.empty(0, self.net.descriptor_length, device=self.device)]
+        labels = [torch.empty(0, dtype=torch.int64, device=self.device)]
+        with torch.inference_mode():
+            for pixels, truth in self.reader.crops(self.workers.part(photos), what):
+                descriptors.append(self.net.describe(self.normalise(torch.from_numpy(pixels).to(self.device))))
+                labels.append(torch.from_numpy(truth).to(self.device))
+        return torch.cat(descriptors).clone(), torch.cat(labels).clone()
+
+    def describe_all(self, photos: Sequence[Photo], what: str) -> Tensors:
+        """Return descriptors [N, length] and labels [N] of all photos, in every process."""
+        descriptors, labels = self.describe(photos, what)
+        return self.workers.rows(descriptors), self.workers.rows(labels)
+
+    def measure(self, photos: Sequence[Photo], what: str) -> Measured:
+        """Return loss and accuracy in eval mode, over the parts of all processes."""
+        return self.judge(*self.describe(photos, what), self.workers)
+
+    @torch.no_grad()
+    def judge(self, descriptors: torch.Tensor, labels: torch.Tensor, workers: Workers) -> Measured:
+        """Return loss and accuracy of the head on descriptors [n, length] with labels [n], summed over `workers`."""
+        logits = self.net.head.eval()(descriptors).float()
+        losses = F.cross_entropy(logits, labels, weight=self.weights, reduction="none").double()
+        weights = self.weights[labels].double()
+        hits = (logits.argmax(1) == labels).sum()
+        values = (losses.sum(), losses.square().sum(), weights.sum(), (losses * weights).sum(), weights.square().sum())
+        return _measured(*workers.sums([*(float(value) for value in values), float(hits), len(labels)]))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+
+def _measured(
+    loss: float, squares: float, weight: float, crossed: float, weight_squares: float, hits: float, count: float
+) -> Measured:
+    """Return the weighted mean, its standard error (of a ratio of sums, linearised) and the share of hits."""
+    mean = loss / weight
+    spread = max(squares - 2 * mean * crossed + mean**2 * weight_squares, 0.0)
+    return Measured(mean, math.sqrt(spread) / weight, hits / count)
+
+
+def steps_of(photos: int, batch_size: int) -> int:
+    """Return how many steps an epoch has: a single photo left over is no batch, see Learner.epoch()."""
+    whole, left_over = divmod(photos, batch_size)
+    return max(1, whole + (left_over > 1))
+
+
+def class_weights(kind: str, photos: Sequence[Photo], classes: int) -> torch.Tensor:
+    """Return a weight per class, float [classes]: ones, or N / (classes x count), scikit-learn's "balanced"."""
+    if kind != BALANCED:
+        return torch.ones(classes)
+    count = Counter(photo.label for photo in photos)
+    return torch.tensor([len(photos) / (classes * max(count[label], 1)) for label in range(classes)])
+
+
+def _precision(wanted: str, device: torch.device) -> torch.dtype:
+    """Return what convolutions compute in: "auto" is bf16 on GPUs that have it, fp16 on others, fp32 on the CPU."""
+    if wanted == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        # PyTorch emulates bf16 where it is missing, more slowly than fp32.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]

@@ -1,0 +1,213 @@
+"""`penult describe … --out FILE`: any number of photos into one Parquet file, again where it was cut off.
+
+Files are read and requests sent on a few threads; rows are taken in the order of the photos, so that what is whole is
+always the first so many of them. Memory holds the photos of a few requests and the rows of a part, however many come.
+"""
+
+import argparse
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any
+
+from penult.cli.classify import has_bar
+from penult.client.batch_calls import Bar, none_in, note_left_out
+from penult.client.credentials import from_arguments
+from penult.client.sync_client import Client
+from penult.client.tools.parquet import Described, Row
+from penult.client.tools.parquet_parts import Parts, PartsError, described_by
+from penult.client.tools.photo_sources import Column, Folder, ListFile, Source, Wanted
+from penult.client.types import DescribeAnswer, ItemFailure, RequestFailed
+
+# Enough on their way that the server never waits, and small enough that one answer soon follows another.
+_BATCH_IMAGES, _IN_FLIGHT = 16, 6
+# A server that is started anew is back within this time; gRPC's own retries end after some seconds.
+_PATIENCE_S, _MOST_PAUSE_S = 60.0, 4.0
+_PASSING = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
+
+
+def describe_all(arguments: argparse.Namespace) -> int:
+    """Describe all photos into a file; return 1 if any has an error. Raises RequestFailed, PartsError."""
+    with _told_in_a_line():
+        source = _source(arguments)
+        if next(iter(source.ids()), None) is None:
+            raise PartsError(_nothing(source))
+        with (
+            Parts.open(arguments.out, arguments.restart) as parts,
+            Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,
+        ):
+            described = parts.described = _pin(arguments, client, parts.described)
+            _check_same(source, parts)
+            with _kept(parts), Bar(source.count() if has_bar() else 0, has_bar()) as bar:
+                bar.add(parts.rows)
+                with closing(_rows(source.items(parts.rows), client, described)) as found:
+                    for rows in found:
+                        parts.add(rows)
+                        bar.add(len(rows))
+                parts.flush()
+            if not parts.rows:
+                raise PartsError(_nothing(source))
+            failed = parts.finish()
+        if isinstance(source, Folder):
+            note_left_out(source.root, source.left_out)
+    return _tell(arguments, described, parts.rows, failed)
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    """Return where the photos are. Raises OSError, RequestFailed, PartsError."""
+    if len(arguments.images) > 1 or (arguments.list and arguments.source):
+        raise PartsError("--out takes one FOLDER, or --list, or --from")
+    root = Path(arguments.images[0] if arguments.images else "")
+    if arguments.list:
+        return ListFile(arguments.list, root)
+    if arguments.source:
+        return Column(arguments.source, arguments.column, arguments.id_column, root)
+    if not arguments.images:
+        raise PartsError("name a FOLDER of photos, or --list FILE, or --from FILE.parquet")
+    return Folder(root)
+
+
+def _nothing(source: Source) -> str:
+    """Return one line that a source has no photos."""
+    return none_in(source.root, source.left_out) if isinstance(source, Folder) else "no photo is named there"
+
+
+def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None) -> Described:
+    """Return the one model and version for all of a run: that of the parts where there are any, else the server's."""
+    name = arguments.model or (so_far.model if so_far else "")
+    version = arguments.version or (so_far.version if so_far else 0)
+    try:
+        told = client.get_model(name, version)
+    except RequestFailed as error:
+        if so_far and error.reason in ("VERSION_UNKNOWN", "MODEL_UNKNOWN"):
+            raise PartsError(_gone(so_far, error)) from error
+        raise
+    found = Described(told.version.name, told.version.version, told.version.fingerprint, told.descriptor_length)
+    if so_far and so_far != found:
+        raise PartsError(
+            f"{arguments.out} was begun with {described_by(so_far)}, and this is {described_by(found)}; --restart "
+            "begins anew, another --out keeps both"
+        )
+    return found
+
+
+def _gone(described: Described, error: RequestFailed) -> str:
+    pin = f"--pin {described.model}={described.version}"
+    return (
+        f"{described_by(described)} is served no more ({error.message}); serve it again (penult serve {pin}) to go on, "
+        "or begin anew with --restart"
+    )
+
+
+def _check_same(source: Source, parts: Parts) -> None:
+    """See that the rows that are whole are the first photos still: only then can their number say where to go on."""
+    for number, (stored, wanted) in enumerate(zip(parts.ids(), chain(source.ids(), repeat(None)), strict=False)):
+        if stored != wanted:
+            raise PartsError(
+                f"the photos have changed: number {number} was {stored[:80]!r}, now it is {str(wanted)[:80]!r}; "
+                "--restart begins anew"
+            )
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(items: Iterator[Wanted], client: Client, described: Described) -> Generator[list[Row], None, None]:
+    """Yield the rows of all photos, batch by batch, in order. Raises RequestFailed, PartsError."""
+    is_over = threading.Event()
+
+    def ask(batch: Sequence[Wanted]) -> list[Row]:
+        photos = [wanted.photo for wanted in batch]
+        answer = _patiently(lambda: _ask(client, photos, described), is_over)
+        return [_row(wanted, result) for wanted, result in zip(batch, answer.results, strict=True)]
+
+    pool = ThreadPoolExecutor(_IN_FLIGHT, "penult-client")
+    pending: deque[Future[list[Row]]] = deque()
+    try:
+        while batch := list(islice(items, _BATCH_IMAGES)):
+            pending.append(pool.submit(ask, batch))
+            # Some wait for a thread, so that none is idle while the oldest answer is still to come.
+            if len(pending) > 2 * _IN_FLIGHT:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ask(client: Client, photos: Sequence[Any], described: Described) -> DescribeAnswer:
+    answer = client.describe(photos, model=described.model, version=described.version)
+    # Where no photo could be read, nobody was asked.
+    if answer.fingerprint not in ("", described.fingerprint):
+        raise PartsError(f"the server has another {described.model} version {described.version} now; --restart anew")
+    return answer
+
+
+def _patiently(ask: Callable[[], DescribeAnswer], is_over: threading.Event) -> DescribeAnswer:
+    """Ask again while what fails may pass."""
+    until_s, pause_s = time.monotonic() + _PATIENCE_S, 0.5
+    while True:
+        try:
+            return ask()
+        except RequestFailed as error:
+            if error.code not in _PASSING or time.monotonic() > until_s or is_over.wait(pause_s):
+                raise
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+
+
+def _row(wanted: Wanted, result: object) -> Row:
+    if isinstance(result, ItemFailure):
+        return Row(wanted.id, wanted.label, None, f"{result.code}: {result.message}")
+    return Row(wanted.id, wanted.label, result, None)
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _kept(parts: Parts) -> Iterator[None]:
+    """Keep what has come when a run ends early, and say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        parts.flush()
+        raise PartsError(f"interrupted; {_go_on(parts)}") from stopped
+    except (OSError, PartsError):
+        parts.flush()
+        raise
+    except RequestFailed as error:
+        parts.flush()
+        if error.reason in ("VERSION_UNKNOWN", "MODEL_UNKNOWN") and parts.described:
+            raise PartsError(_gone(parts.described, error)) from error
+        raise PartsError(f"{error.message}; {_go_on(parts)}") from error
+
+
+def _go_on(parts: Parts) -> str:
+    return f"{parts.rows} photos are kept, and the same command goes on from there"
+
+
+@contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise PartsError(what) from error
+
+
+def _tell(arguments: argparse.Namespace, described: Described, rows: int, failed: int) -> int:
+    if arguments.json:
+        told = {"out": str(arguments.out), "photos": rows, "failed": failed}
+        print(json.dumps(told | {k: v for k, v in vars(described).items() if k != "length"}))
+    else:
+        print(f"{rows} photos are in {arguments.out}, described by {described_by(described)}")
+        if failed:
+            print(f"{failed} of them could not be described; column error says why")
+    return 1 if failed else 0

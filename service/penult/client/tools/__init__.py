@@ -1,0 +1,1 @@
+"""Bulk work on images and collections, on top of the client."""

@@ -1,0 +1,37 @@
+"""A collection as a whole: what it is, and all that it holds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from penult.client.sync_client import Client
+from penult.client.types import CollectionInfo, RequestFailed, StoredItem
+
+_PAGE = 500
+
+
+def told_of(client: Client, name: str) -> CollectionInfo:
+    """Return what a collection is; raise RequestFailed."""
+    for each in client.list_collections():
+        if each.name == name:
+            return each
+    raise RequestFailed("NOT_FOUND", "COLLECTION_UNKNOWN", f"there is no collection {name}; penult index add makes one")
+
+
+def pages(client: Client, name: str, descriptors: bool = False, thumbnails: bool = False) -> Iterator[list[StoredItem]]:
+    """Yield all items of a collection, page by page. Raises RequestFailed."""
+    after = ""
+    while page := client.get_items(name, after=after, limit=_PAGE, descriptors=descriptors, thumbnails=thumbnails):
+        yield page
+        after = page[-1].id
+
+
+def batches(items: Iterator[Any], size: int = _PAGE) -> Iterator[list[Any]]:
+    """Yield items in lists of a size, the last one shorter."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

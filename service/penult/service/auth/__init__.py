@@ -1,0 +1,1 @@
+"""TLS, tokens and the identity of callers."""

@@ -1,0 +1,121 @@
+"""Bearer tokens: who may ask, and for what. A file of lines, `NAME RIGHT SHA-256 of the token`; # begins a comment.
+
+The file holds digests only, so whoever reads it can ask nothing. `admin` includes `write`, which includes `read`.
+"""
+
+import argparse
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from penult.bundle.errors import PenultError
+from penult.service.auth.file_watcher import Followed
+from penult.service.errors import ConfigError, NotAllowed, Unauthenticated
+
+READ, WRITE, ADMIN = RIGHTS = ("read", "write", "admin")
+# By method name; all others, and whatever else is served beside them, are for reading.
+_RIGHT_OF = {
+    "PutItems": WRITE, "DeleteItems": WRITE,
+    "DropCollection": ADMIN, "ReplaceCollection": ADMIN, "RepositoryModelLoad": ADMIN, "RepositoryModelUnload": ADMIN,
+}  # fmt: skip
+_SCHEME = "bearer "
+# What tools that look for leaked secrets can find.
+_PREFIX = "penult_"
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class _Token:
+    name: str
+    right: str
+    digest: bytes
+
+
+def right_of(method: str) -> str:
+    """Return the right that a method needs, by its name without the service's."""
+    return _RIGHT_OF.get(method, READ)
+
+
+class Tokens:
+    """The tokens of a file that may change."""
+
+    def __init__(self, path: Path, tell: Callable[[str], object] = lambda outcome: None) -> None:
+        """Read the file; raise ConfigError. `tell` hears how reading it again went."""
+        self.followed = Followed("tokens", [path], lambda: _read(path), tell)
+
+    def check(self, authorization: str, right: str) -> str:
+        """Return who asks, by an Authorization header's value; raise Unauthenticated, NotAllowed."""
+        if not authorization:
+            raise Unauthenticated("TOKEN_MISSING", "send a token: Authorization: Bearer TOKEN (penult … --token-file)")
+        # Whatever it is, it is digested and held against every line, so that time tells nothing.
+        given = hashlib.sha256(_without_scheme(authorization).encode()).digest()
+        found = None
+        for token in self.followed.value:
+            if hmac.compare_digest(token.digest, given):
+                found = token
+        if found is None:
+            raise Unauthenticated("TOKEN_UNKNOWN", "the token is not known here; ask the operator for one")
+        if RIGHTS.index(found.right) < RIGHTS.index(right):
+            raise NotAllowed("TOKEN_RIGHT", f"this needs a token with the right to {right}; yours is for {found.right}")
+        return found.name
+
+
+def _without_scheme(authorization: str) -> str:
+    is_bearer = authorization[: len(_SCHEME)].lower() == _SCHEME
+    return authorization[len(_SCHEME) :].strip() if is_bearer else ""
+
+
+def _read(path: Path) -> tuple[_Token, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("TOKENS_UNREADABLE", f"{path} cannot be read; make it with penult token NAME") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if (
+            len(words) != 3
+            or words[1] not in RIGHTS
+            or not _NAME.fullmatch(words[0])
+            or not _DIGEST.fullmatch(words[2])
+        ):
+            raise ConfigError(
+                "TOKENS_INVALID",
+                f"{path}, line {number} is not NAME {'|'.join(RIGHTS)} SHA-256; penult token NAME writes such lines",
+            )
+        found.append(_Token(words[0], words[1], bytes.fromhex(words[2])))
+    return tuple(found)
+
+
+def add_token_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `penult token`."""
+    parser.add_argument("name", metavar="NAME", help="who will use it; logs and fair shares go by it")
+    parser.add_argument("--right", choices=RIGHTS, default=READ, help="what it is good for (%(default)s)")
+    parser.add_argument("--file", type=Path, default=Path("tokens"), help="the file of --tokens (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def make_token(arguments: argparse.Namespace) -> int:
+    """Make a token, add its digest to the file, and print the token, once; raise PenultError."""
+    if not _NAME.fullmatch(arguments.name):
+        raise PenultError("TOKEN_NAME", "a name is 1 to 64 letters, digits and _.@-")
+    token = _PREFIX + secrets.token_urlsafe(32)
+    line = f"{arguments.name} {arguments.right} {hashlib.sha256(token.encode()).hexdigest()}\n"
+    try:
+        # One write of one line: a server that reads meanwhile sees all of it or none.
+        with os.fdopen(os.open(arguments.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+            file.write(line)
+    except OSError as error:
+        raise PenultError("TOKENS_UNWRITABLE", f"{arguments.file} cannot be written ({error.strerror})") from error
+    told = {"name": arguments.name, "right": arguments.right, "token": token, "file": str(arguments.file)}
+    print(json.dumps(told) if arguments.json else token)
+    return 0

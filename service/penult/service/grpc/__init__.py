@@ -1,0 +1,1 @@
+"""penult.v1 over gRPC: servicers, converters and the interceptor."""

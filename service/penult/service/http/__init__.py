@@ -1,0 +1,1 @@
+"""The metrics port: metrics, probes, the status page and its routes."""

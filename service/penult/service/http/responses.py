@@ -1,0 +1,58 @@
+"""What routes over HTTP have in common: a body within bounds, and errors as statuses with a hint when to come back."""
+
+import asyncio
+import math
+
+from starlette.requests import Request
+
+from penult.bundle.errors import PenultError
+from penult.proxies import host_and_port, is_loopback
+from penult.service.errors import InvalidRequest, ServiceError, Unauthenticated, code_of
+
+# What nginx calls it when the client has gone.
+CLIENT_GONE = 499
+# How long a body may take to arrive: longer than any honest sender of the largest one.
+_ARRIVAL_S = 60.0
+_STATUS = {
+    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
+}  # fmt: skip
+_STATUS_OF_REASON = {"BODY_LATE": 408, "BODY_SIZE": 413, "CONTENT_ENCODING": 415, "CONTENT_TYPE": 415}
+
+
+async def read_body(request: Request, most_bytes: int, advice: str) -> bytes:
+    """Return the body; raise InvalidRequest where it is compressed, too large (then with `advice`) or too slow."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise InvalidRequest("CONTENT_ENCODING", "send the body as it is; photos do not shrink by compression")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_ARRIVAL_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > most_bytes:
+                    raise InvalidRequest("BODY_SIZE", f"the body exceeds {most_bytes} bytes; {advice}")
+                parts.append(part)
+    except TimeoutError:
+        raise InvalidRequest("BODY_LATE", f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
+    return b"".join(parts)
+
+
+def status_of(error: PenultError) -> int:
+    """Return the HTTP status of an error."""
+    return _STATUS_OF_REASON.get(error.reason) or _STATUS.get(code_of(error), 500)
+
+
+def hints(error: PenultError) -> dict[str, str]:
+    """Return headers: the stable reason, and when asking again makes sense."""
+    headers = {"penult-reason": error.reason}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, ServiceError) and error.retry_after_ms is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
+        headers["retry-after-ms"] = str(error.retry_after_ms)
+    return headers
+
+
+def names_loopback(header: str) -> bool:
+    """Return whether a Host header names this machine and no other: a loopback address, or localhost."""
+    return is_loopback(host_and_port(header)[0])

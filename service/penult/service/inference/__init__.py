@@ -1,0 +1,1 @@
+"""From images to results: admission, decoding, batching, scoring, drift."""

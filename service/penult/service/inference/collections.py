@@ -1,0 +1,241 @@
+"""Collections as the service asks them: opened when first needed, checked, on threads of their own, timed and bounded.
+
+The checks come before the engine, so that all engines refuse the same (penult.lookup.checks).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from penult.bundle.scores import Floats
+from penult.lookup import checks
+from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
+from penult.lookup.opening import OFF, has_collections, is_shared, open_store
+from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
+from penult.service.auth import identity
+from penult.service.errors import LookupOff, Overloaded
+from penult.service.inference.fair_queue import FairPool, Shares
+from penult.service.observability import tracing
+from penult.service.observability.metrics import Metrics
+
+log = logging.getLogger("penult.lookups")
+
+T = TypeVar("T")
+DEFAULT_K = 10
+_RETRY_MS = 200
+# After a store could not be opened.
+_REST_S = 2.0
+# Requests that wait for a thread, for each thread there is.
+_WAITING_EACH = 64
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which stored items count as neighbours; `max_distance` is 1 - cosine, 0 for no limit."""
+
+    collection: str
+    k: int = DEFAULT_K
+    where: Filter = ()
+    max_distance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A collection, and how much is in it."""
+
+    spec: CollectionSpec
+    stats: Stats
+
+
+class Lookups:
+    """Asks the store that --lookup names. Its methods run on the event loop, the store on threads."""
+
+    def __init__(self, where: str, threads: int, metrics: Metrics, is_one_of_several: bool = False) -> None:
+        """Open nothing yet; with `is_one_of_several`, other processes of this server are there, too."""
+        self._where, self._metrics = where, metrics
+        self._is_off = where == OFF
+        self._why_off = "this server keeps no collections; start it with --lookup DIR"
+        if is_one_of_several and not is_shared(where) and not self._is_off:
+            self._is_off = True
+            self._why_off = "several fronts cannot share a folder; use --lookup postgresql://… or --fronts 1"
+        self._threads = FairPool(ThreadPoolExecutor(threads, "lookup"))
+        self._shares = Shares(threads * _WAITING_EACH)
+        self._opening = asyncio.Lock()
+        self._store: Store | None = None
+        self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
+        # As they were when last asked for; who looks at this waits for nothing.
+        self.listed: list[Listed] = []
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this server keeps collections."""
+        return not self._is_off
+
+    def is_there(self) -> bool:
+        """Tell whether collections are kept here already, so that opening them early saves the first caller's time."""
+        return not self._is_off and (is_shared(self._where) or has_collections(Path(self._where)))
+
+    async def open(self) -> None:
+        """Open the store and make every index. Raises PenultError."""
+        store = await self._opened()
+        for spec in await self._on_thread(store.specs):
+            await self._on_thread(partial(store.open, spec.name))
+
+    async def find(self, query: Query, vectors: Sequence[Floats], fingerprint: str) -> list[list[Hit]]:
+        """Return the neighbours of descriptors, float32 [dimension]; "" stands for a fingerprint that is not known.
+
+        Raises PenultError.
+        """
+        collection = await self._collection(query.collection)
+        if fingerprint:
+            checks.check_fingerprint(collection.spec, fingerprint)
+        checks.check_query(collection.spec, vectors, query.k, query.where)
+        search = partial(collection.search, np.stack(vectors), query.k, query.where)
+        started = time.perf_counter()
+        found = await self._on_thread(search, "search")
+        ended = time.perf_counter()
+        self._metrics.phase_seconds.labels("lookup").observe(ended - started)
+        if trace := tracing.current():
+            trace.phase("lookup", started, ended, **{"penult.collection": query.collection})
+        least = 1 - query.max_distance if query.max_distance else -2.0
+        near = [[hit for hit in hits if hit.similarity >= least] for hits in found]
+        for hits in near:
+            self._metrics.lookup_results.observe(len(hits))
+        return near
+
+    async def spec(self, name: str) -> CollectionSpec | None:
+        """Return what a collection is; None where it is not there."""
+        try:
+            return (await self._collection(name)).spec
+        except CollectionUnknown:
+            return None
+
+    async def put(
+        self, name: str, fingerprint: str, model: str, items: Sequence[Item], fields: dict[str, FieldType]
+    ) -> None:
+        """Store items of a model's descriptors, in a new collection where there is none. Raises PenultError."""
+        wanted = CollectionSpec(name, items[0].vector.size, fingerprint, model, fields)
+        spec = await self.spec(name) or wanted
+        checks.check_spec(spec)
+        checks.check_fingerprint(spec, fingerprint)
+        checks.check_items(spec, items)
+        await self._on_thread(partial((await self._made(spec)).upsert, items), "put")
+
+    async def delete(self, name: str, ids: Sequence[str]) -> int:
+        """Remove items, and return how many were there. Raises PenultError."""
+        checks.check_ids(ids)
+        return await self._on_thread(partial((await self._collection(name)).delete, ids), "delete")
+
+    async def get(self, name: str, ids: Sequence[str]) -> list[Item]:
+        """Return items by id. Raises PenultError."""
+        checks.check_ids(ids)
+        return await self._on_thread(partial((await self._collection(name)).get, ids), "get")
+
+    async def scan(self, name: str, after: str, limit: int) -> list[Item]:
+        """Return a page of items. Raises PenultError."""
+        limit = min(limit, checks.MOST_ITEMS)
+        return await self._on_thread(partial((await self._collection(name)).scan, after, limit), "get")
+
+    async def all(self) -> list[Listed]:
+        """Return all collections, by name. Raises PenultError."""
+        store = await self._opened()
+
+        def stats(spec: CollectionSpec) -> Listed | None:
+            try:
+                collection = store.open(spec.name)
+                return Listed(collection.spec, collection.stats())
+            except CollectionUnknown:  # dropped since
+                return None
+
+        specs = await self._on_thread(store.specs)
+        found = [listed for spec in specs if (listed := await self._on_thread(partial(stats, spec)))]
+        self._metrics.lookup_collections.set(len(found))
+        self._metrics.lookup_items.set(sum(listed.stats.items for listed in found))
+        self.listed = found
+        return found
+
+    async def count(self, every_s: float) -> None:
+        """Count collections and items for the metrics now and then, for ever; a store that nobody opened is let be."""
+        while True:
+            await asyncio.sleep(every_s)
+            if self._store:
+                try:
+                    await self.all()
+                except Exception as error:  # its callers hear of it too, and a store that fails may come back
+                    log.debug("collections cannot be counted: %s", error)
+
+    async def drop(self, name: str) -> None:
+        """Remove a collection. Raises PenultError."""
+        checks.check_name(name)
+        await self._on_thread(partial((await self._opened()).drop, name))
+
+    async def replace(self, name: str, by: str) -> None:
+        """Give one collection the name of another, which is dropped. Raises PenultError."""
+        checks.check_name(name)
+        checks.check_name(by)
+        if name == by:
+            raise CollectionExists("COLLECTION_EXISTS", "a collection cannot take its own place")
+        await self._on_thread(partial((await self._opened()).replace, name, by))
+
+    async def _collection(self, name: str) -> Collection:
+        checks.check_name(name)
+        return await self._on_thread(partial((await self._opened()).open, name))
+
+    async def _made(self, spec: CollectionSpec) -> Collection:
+        store = await self._opened()
+
+        def make() -> Collection:
+            try:
+                return store.open(spec.name)
+            except CollectionUnknown:
+                try:
+                    return store.create(spec)
+                except CollectionExists:  # somebody was quicker
+                    return store.open(spec.name)
+
+        made = await self._on_thread(make)
+        # Whoever was quicker may have meant another.
+        checks.check_fingerprint(made.spec, spec.fingerprint)
+        return made
+
+    async def _opened(self) -> Store:
+        if self._is_off:
+            raise LookupOff("LOOKUP_OFF", self._why_off)
+        async with self._opening:
+            if self._store is None:
+                self._store = await self._on_thread(self._open)
+            return self._store
+
+    def _open(self) -> Store:
+        """Open the store; where that has just failed, fail at once: else requests would wait for it one by one."""
+        failed, until = self._failed
+        if failed and time.monotonic() < until:
+            raise StoreUnavailable(failed.reason, failed.message)
+        try:
+            return open_store(self._where)
+        except StoreUnavailable as error:
+            self._failed = error, time.monotonic() + _REST_S
+            raise
+
+    async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
+        """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
+        client = identity.current()
+        if not self._shares.fits(client, 1):
+            raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)
+        self._shares.add(client, 1)
+        work = partial(self._timed, act, operation) if operation else act
+        future: asyncio.Future[T] = asyncio.wrap_future(self._threads.submit(client, work))
+        future.add_done_callback(lambda _: self._shares.remove(client, 1))
+        return await future
+
+    def _timed(self, act: Callable[[], T], operation: str) -> T:
+        with self._metrics.lookup_seconds.labels(operation).time():
+            return act()

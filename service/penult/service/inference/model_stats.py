@@ -1,0 +1,44 @@
+"""What a model has answered since it was loaded, as Triton's statistics extension tells it."""
+
+import time
+from dataclasses import dataclass, field
+
+from penult.service.inference.results import Timings
+
+PHASES = ("queue", "decode", "inference", "score")
+
+
+@dataclass
+class Duration:
+    """How often something happened, and the seconds it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count once more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass
+class Statistics:
+    """Counts of requests, changed on the event loop only; `images` were answered, the last at `last_ms` (Unix time)."""
+
+    images: int = 0
+    last_ms: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    phases: dict[str, Duration] = field(default_factory=lambda: {phase: Duration() for phase in PHASES})
+
+    def succeeded(self, images: int, timings: Timings) -> None:
+        """Count a request that was answered."""
+        self.images += images
+        self.last_ms = time.time_ns() // 1_000_000
+        self.success.add(timings.total)
+        for phase, duration in self.phases.items():
+            duration.add(getattr(timings, phase))
+
+    def failed(self, seconds: float) -> None:
+        """Count a request that was not."""
+        self.fail.add(seconds)

@@ -1,0 +1,1 @@
+"""Load, replace, recover and unload models while the server runs."""

@@ -1,0 +1,315 @@
+"""Keeps what is served the same as what the model folder holds: new versions taken up, removed ones drained.
+
+Every `every_s` seconds the folder is looked at. Of each model the newest version that passes every check is wanted, or
+the versions that are pinned. A candidate is loaded, checked and warmed beside what is served, on one thread of its own;
+then requests find it, and the old one ends with its last request. A candidate that fails leaves everything as it was,
+and is tried again only when one of its files changes. One that was not there in the same form at the look before may
+still be being copied, and waits for the next look.
+
+Loading and freeing happen on that one thread and so never side by side, which CUDA graphs need (device_session.py).
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penult.bundle.errors import BundleError, PenultError
+from penult.bundle.naming import meant_repository
+from penult.bundle.reader import Bundle, read_bundle, read_signed_manifest
+from penult.bundle.signature import ANYBODY, Trust
+from penult.process_limits import give_back
+from penult.service.errors import ConfigError, ModelRefused, NotFound
+from penult.service.lifecycle.deployer import Stage
+from penult.service.models.loader import ServedModel
+from penult.service.models.registry import LOADING, UNAVAILABLE
+from penult.service.models.scanner import Look, Stamp, look, stamp
+
+log = logging.getLogger("penult.reloading")
+
+# A disk that failed may work again without any file having changed.
+_DISK_RETRY_S = 15.0
+_UNLOADED = "UNLOADED"
+
+Load = Callable[[Bundle, ServedModel | None], ServedModel]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    stamp: Stamp
+    reason: str
+    until: float
+
+
+class Reloader:
+    """Loads models when they come, and lets go of them when they leave."""
+
+    def __init__(
+        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: Stage, trust: Trust = ANYBODY
+    ) -> None:
+        """Look at nothing yet; `load` blocks, is told what was served so far, and raises BundleError or ConfigError."""
+        self._root, self._pins, self._load, self._stage, self._trust = root, pins, load, stage, trust
+        self._repository = stage.repository
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._turn = asyncio.Lock()
+        self._served: dict[ServedModel, Stamp] = {}
+        self._seen: dict[tuple[str, int], Stamp] = {}
+        self._refused: dict[tuple[str, int], _Refusal] = {}
+        self._unsettled: set[tuple[str, int]] = set()
+        self._unloaded: set[str] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._said: set[str] = set()
+
+    async def start(self) -> None:
+        """Load what is there, and let requests find it all at once; raise BundleError if that is nothing at all."""
+        if not self._root.is_dir():
+            raise BundleError(
+                "MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models"
+            )
+        async with self._turn:
+            found = await self._on_loader(look, self._root)
+            if not found.models:
+                meant = await self._on_loader(meant_repository, self._root)
+                empty = f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
+                raise BundleError("MODELS_EMPTY", meant or empty)
+            self._complain(found)
+            chosen = [model for name in found.models for model in await self._choose(name, found.models[name], True)]
+            if not chosen:
+                raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
+            for model in chosen:
+                self._stage.take_up(model)
+            self._repository.is_started = True
+
+    async def run(self, every_s: float) -> None:
+        """Follow the folder for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at the folder once, unless nothing is served yet."""
+        if not self._repository.is_started:
+            return
+        try:
+            await self._follow()
+        except Exception:  # a bug must not end it: today's models are served on, and the log tells
+            log.exception("looking for new versions failed")
+
+    async def load(self, name: str) -> None:
+        """Look at a model now, whatever was refused or unloaded before; raise NotFound, ModelRefused."""
+        async with self._turn:
+            found = await self._on_loader(look, self._root)
+            if name not in found.models:
+                raise NotFound("MODEL_UNKNOWN", "the repository has no such model; train or copy it first")
+            self._unloaded.discard(name)
+            self._refused = {key: refusal for key, refusal in self._refused.items() if key[0] != name}
+            await self._update(name, found.models[name], is_eager=True)
+        for version in [versions[0] for versions in self._wanted(name, found.models[name]) if versions]:
+            if refusal := self._refused.get((name, version)):
+                raise ModelRefused(refusal.reason, f"version {version} was refused ({refusal.reason}); see the log")
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer, until load() is called; return when its last request has ended. Raises NotFound."""
+        async with self._turn:
+            models = self._repository.versions(name)
+            if not models:
+                raise NotFound("MODEL_UNKNOWN", "no such model is served")
+            self._unloaded.add(name)
+            retiring = [self._retire(model) for model in models]
+            for model in models:
+                self._repository.note(name, model.version, UNAVAILABLE, _UNLOADED)
+        del models, model
+        await asyncio.wait(retiring)
+
+    async def rebuild(self, model: ServedModel) -> bool:
+        """Load a model again from its folder, in its own place; return whether that worked, or nobody needs it."""
+        async with self._turn:
+            if model not in self._served:
+                return True
+            marks = await self._on_loader(stamp, self._root / model.name / str(model.version))
+            anew = await self._try(model.name, model.version, marks)
+            if not anew:
+                return False
+            self._stage.take_up(anew)
+            self._retire(model)
+            return True
+
+    async def close(self) -> None:
+        """Wait for the models that are on their way out; what is being loaded is left to the end of the process."""
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    async def _follow(self) -> None:
+        async with self._turn:
+            try:
+                found: Look = await self._on_loader(look, self._root)
+            except OSError as error:
+                self._say([f"{self._root} cannot be read ({error.strerror}); what is loaded is served on"])
+                return
+            self._complain(found)
+            known = {*found.models, *(model.name for model in self._served), *(name for name, _ in self._refused)}
+            for name in sorted(known - self._unloaded - set(found.unreadable)):
+                await self._update(name, found.models.get(name, []), is_eager=False)
+
+    def _complain(self, found: Look) -> None:
+        lines = [f"{name} cannot be read; what is loaded of it is served on" for name in found.unreadable]
+        lines += [f"{name} is a link to nowhere, so it is not served; mend or remove it" for name in found.dangling]
+        lines += [
+            f"{name!r} is not served: a model name is 1 to 64 letters, digits, '_' and '-'; rename the folder"
+            for name in found.misnamed
+        ]
+        for name, pinned in self._pins.items():
+            missing = sorted(set(pinned).difference(found.models.get(name, [])))
+            lines += [f"{name} version {version} is pinned, and not there" for version in missing]
+        self._say(lines)
+
+    def _say(self, lines: list[str]) -> None:
+        """Log what is wrong when it begins, not at every look."""
+        for line in lines:
+            if line not in self._said:
+                log.warning(line)
+        self._said = set(lines)
+
+    async def _update(self, name: str, present: list[int], is_eager: bool) -> None:
+        """Bring a model up to date: first the new is there, then the old goes."""
+        before = {model for model in self._served if model.name == name}
+        chosen = await self._choose(name, present, is_eager)
+        if not chosen and any((name, version) in self._unsettled for version in present):
+            return  # the next look tries what is there; until then a version without a folder is better than none
+        for model in chosen:
+            if model not in before:
+                self._stage.take_up(model)
+        for model in before.difference(chosen):
+            self._retire(model)
+        self._tidy(name, present)
+
+    def _tidy(self, name: str, present: list[int]) -> None:
+        """Forget versions whose folders are gone."""
+        self._repository.keep_notes(name, set(present))
+        for key in [key for key in self._seen if key[0] == name and key[1] not in present]:
+            del self._seen[key]
+            self._refused.pop(key, None)
+            self._unsettled.discard(key)
+
+    async def _choose(self, name: str, present: list[int], is_eager: bool) -> list[ServedModel]:
+        """Return the versions to serve, loaded; `is_eager`: also what may still be being copied."""
+        chosen = [await self._best(name, versions, is_eager) for versions in self._wanted(name, present)]
+        return [model for model in chosen if model]
+
+    def _wanted(self, name: str, present: list[int]) -> list[list[int]]:
+        """Return, for each version to serve, the candidates, best first."""
+        if name not in self._pins:
+            return [present[::-1]]
+        return [[version] if version in present else [] for version in self._pins[name]]
+
+    async def _best(self, name: str, candidates: list[int], is_eager: bool) -> ServedModel | None:
+        """Return the first candidate that is served already, or passes every check now."""
+        for version in candidates:
+            served = next((m for m in self._served if (m.name, m.version) == (name, version)), None)
+            marks = await self._on_loader(stamp, self._root / name / str(version))
+            if served and await self._is_same(served, marks):
+                return served
+            if self._is_worth_trying(name, version, marks, is_eager):
+                served = await self._try(name, version, marks) or served
+            if served:
+                return served
+        return None
+
+    async def _is_same(self, served: ServedModel, marks: Stamp) -> bool:
+        """Tell whether a folder holds what is served, signed by the same; files that were only touched do."""
+        if self._served[served] != marks:
+            folder = self._root / served.name / str(served.version)
+            try:
+                found = await self._on_loader(read_signed_manifest, folder, self._trust)
+            except (BundleError, OSError):
+                return False
+            if (found.manifest, found.signer) != (served.manifest, served.signer):
+                return False
+            self._served[served] = marks
+        return True
+
+    def _is_worth_trying(self, name: str, version: int, marks: Stamp, is_eager: bool) -> bool:
+        is_settled = is_eager or self._seen.get((name, version)) == marks
+        self._seen[name, version] = marks
+        (self._unsettled.discard if is_settled else self._unsettled.add)((name, version))
+        refusal = self._refused.get((name, version))
+        if refusal and refusal.stamp == marks and time.monotonic() < refusal.until:
+            return False
+        return is_settled
+
+    async def _try(self, name: str, version: int, marks: Stamp) -> ServedModel | None:
+        """Load a candidate; where it is refused, say why and remember it."""
+        self._repository.note(name, version, LOADING)
+        before = next(iter(self._repository.versions(name)[::-1]), None)
+        try:
+            started = time.perf_counter()
+            model: ServedModel = await self._on_loader(self._read_and_load, name, version, before)
+        except Exception as error:
+            if isinstance(error, ConfigError) and not self._repository.is_started:
+                raise  # the device does not work: no fault of this model
+            self._refuse(name, version, marks, error)
+            return None
+        self._announce(model, time.perf_counter() - started)
+        self._refused.pop((name, version), None)
+        self._served[model] = marks
+        return model
+
+    def _read_and_load(self, name: str, version: int, before: ServedModel | None) -> ServedModel:
+        return self._load(read_bundle(self._root / name, version, self._trust), before)
+
+    def _refuse(self, name: str, version: int, marks: Stamp, error: Exception) -> None:
+        reason, message, until = "INTERNAL", "a bug of penult's own; please report the lines above", float("inf")
+        if isinstance(error, PenultError):
+            reason, message = error.reason, error.message
+        elif isinstance(error, OSError):
+            reason, message = "FILE_UNREADABLE", f"{error.filename or 'a file'} cannot be read ({error.strerror})"
+            until = time.monotonic() + _DISK_RETRY_S
+        else:
+            log.error("loading %s version %d failed", name, version, exc_info=error)
+        before = self._refused.get((name, version))
+        self._refused[name, version] = _Refusal(marks, reason, until)
+        self._repository.note(name, version, UNAVAILABLE, reason)
+        if before and (before.stamp, before.reason) == (marks, reason):
+            return  # said and counted already
+        log.error("refused %s version %d: %s (%s)", name, version, message, reason)
+        # The log is the operator's; the status page may have other readers, who need not know where folders lie.
+        self._stage.refused(name, version, f"{message.replace(f'{self._root}{os.sep}', '')} ({reason})")
+
+    def _retire(self, model: ServedModel) -> "asyncio.Task[None]":
+        """Begin to let go of a model; nothing here holds it any more."""
+        del self._served[model]
+        task = asyncio.create_task(self._let_go(self._stage.retire(model), model.name, model.version))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return task
+
+    async def _let_go(self, drained: Awaitable[None], name: str, version: int) -> None:
+        started = time.perf_counter()
+        await drained
+        del drained
+        log.info("%s version %d is no longer served; drained in %.1f s", name, version, time.perf_counter() - started)
+        await self._on_loader(give_back)
+
+    async def _on_loader(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, act, *arguments)
+
+    def _announce(self, model: ServedModel, seconds: float) -> None:
+        plan = f" ({model.plan.threads} threads a run, {model.plan.callers} runs at a time)" if model.plan else ""
+        signed = f"; signed by key {model.signer}" if model.signer else ""
+        log.info(
+            "loaded %s version %d in %.1f s: %s on %s%s, %d classes, golden answers within %.0e%s",
+            model.name, model.version, seconds, model.manifest.architecture, model.session.provider, plan,
+            len(model.manifest.classes), model.golden_difference, signed,
+        )  # fmt: skip
+        # Without any trusted key, nothing that is served is signed by one: the server says that once, for all.
+        if self._trust.keys and not model.signer:
+            log.warning(
+                "%s version %d is not signed by a trusted key; it is served because of --allow-unsigned",
+                model.name, model.version,
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Models in memory: loaded from bundles and looked up by name and version."""

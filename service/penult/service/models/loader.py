@@ -1,0 +1,171 @@
+"""From a bundle on disk to a model that may serve: loaded on its device, goldens replayed there, batches warmed."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from penult.bundle import goldens
+from penult.bundle.baseline import Baseline
+from penult.bundle.errors import BundleError
+from penult.bundle.manifest import INT8, SVM, Manifest
+from penult.bundle.preprocess import Pixels
+from penult.bundle.reader import Bundle
+from penult.bundle.scores import Floats
+from penult.service.models.svm.scorer import Score, load_scorer
+from penult.service.runtime import cpu_threads, cuda_layout, cuda_options
+from penult.service.runtime.cpu_threads import THROUGHPUT, CpuPlan, Speed
+from penult.service.runtime.cuda_layout import DEVICE_TOLERANCE
+from penult.service.runtime.cuda_options import GpuOptions
+from penult.service.runtime.cuda_session import DeviceSession, provider_options, sizes
+from penult.service.runtime.session import CPU, ModelSession, Session
+
+log = logging.getLogger("penult.loading")
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A bundle that passed every check, loaded on its device. `plan` is how it shares the cores, None on a device.
+
+    `signer` is the id of the trusted key that vouches for it, "" where none does.
+    Two are the same only if they are one object: a version may be replaced by another under its own number.
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    manifest: Manifest
+    session: ModelSession
+    svm: Score | None
+    golden_difference: float
+    plan: CpuPlan | None = None
+    baseline: Baseline | None = None
+    signer: str = ""
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers that can be asked for."""
+        return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where models run: on CPUs, `cpu_mode` says how they share the `cores`; on a GPU, `gpu` how they use that.
+
+    `allow_skew`: SVMs that another scikit-learn made are taken, with a warning.
+    """
+
+    device: str
+    cpu_mode: str = THROUGHPUT
+    cores: int = 1
+    gpu: GpuOptions = cuda_options.DEFAULT
+    allow_skew: bool = False
+
+
+def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) -> ServedModel:
+    """Load a bundle and replay its goldens on the device; raise BundleError, or ConfigError for the device.
+
+    `before` is the version that it takes over from: with the same architecture, its way of sharing the cores is kept,
+    for measuring while requests are served would tell little and disturb them. An int8 bundle goes to the CPU where
+    the device is "auto", and is refused on "cuda".
+    """
+    manifest = bundle.manifest
+    if manifest.precision == INT8:
+        where = _for_integers(bundle, where)
+    session, plan = _fastest(bundle, where, _known_plan(manifest, before))
+    with _ended_on_error(session):
+        svm = None
+        if bundle.svm is not None:
+            svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes), where.allow_skew)
+        tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
+        difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
+    return ServedModel(
+        bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline,
+        bundle.signer,
+    )  # fmt: skip
+
+
+@contextmanager
+def _ended_on_error(session: ModelSession) -> Iterator[None]:
+    """End a session's own thread where its model is refused; nobody else would."""
+    try:
+        yield
+    except BaseException:
+        if session.driver:
+            session.driver.shutdown()
+        raise
+
+
+def _known_plan(manifest: Manifest, before: ServedModel | None) -> CpuPlan | None:
+    if before and (before.manifest.architecture, before.manifest.precision) == (
+        manifest.architecture,
+        manifest.precision,
+    ):
+        return before.plan
+    return None
+
+
+def _fastest(bundle: Bundle, where: Placement, known: CpuPlan | None) -> tuple[ModelSession, CpuPlan | None]:
+    """Return the session whose threads, or whose layout on a device, suit best; and its plan on CPUs."""
+    crop = bundle.manifest.preprocess.crop
+    image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
+    sessions: dict[CpuPlan, Session] = {}
+    speeds: dict[CpuPlan, Speed] = {}
+    for plan in [known] if known else cpu_threads.plans(where.cpu_mode, where.cores):
+        session = Session(bundle.onnx, bundle.manifest, where.device, plan, where.gpu.memory_mb)
+        run = partial(_checked(session), image)
+        if session.provider != CPU:  # a device takes one run at a time, whatever the cores
+            build = _builder(bundle, where.gpu)
+            return cuda_layout.choose(bundle.name, session, build, bundle.goldens.crops, where.gpu), None
+        if known:
+            return session, known
+        sessions[plan], speeds[plan] = session, cpu_threads.measure(run, plan)
+    chosen = cpu_threads.choose(where.cpu_mode, speeds)
+    for plan, speed in speeds.items():
+        log.debug(
+            "%s: %d threads a run, %d runs at a time: %.0f images/s, %.1f ms a call%s", bundle.name, plan.threads,
+            plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
+        )  # fmt: skip
+    return sessions[chosen], chosen
+
+
+def _builder(bundle: Bundle, gpu: GpuOptions) -> cuda_layout.Build:
+    def build(layout: str) -> DeviceSession:
+        options = provider_options(layout == cuda_options.NHWC, gpu.memory_mb)
+        return DeviceSession(bundle.onnx, bundle.manifest, gpu.most_images, options)
+
+    return build
+
+
+def _for_integers(bundle: Bundle, where: Placement) -> Placement:
+    """Return where an int8 bundle runs: CUDA has no kernels for it, and would imitate the integers in float."""
+    if where.device == "cuda":
+        raise BundleError(
+            "INT8_DEVICE",
+            f"{bundle.name} version {bundle.version} is int8, which is for CPUs; use --device cpu, or on CUDA serve "
+            "the float version that it was made from",
+        )
+    return replace(where, device="cpu")
+
+
+def warm(model: ServedModel, most_images: int) -> None:
+    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory should show now."""
+    crop = model.manifest.preprocess.crop
+    with _ended_on_error(model.session):
+        for size in sizes(most_images):
+            _checked(model.session)(np.zeros((size, crop, crop, 3), dtype=np.uint8))
+
+
+def _checked(session: ModelSession) -> goldens.RunModel:
+    """Return session.run, with whatever the runtime raises as a fault of the bundle."""
+
+    def run(pixels: Pixels) -> tuple[Floats, Floats]:
+        try:
+            return session.run(pixels)
+        except Exception as error:  # onnxruntime has a dozen of its own
+            raise BundleError("MODEL_FAILED", f"the model cannot run a batch of {len(pixels)} images") from error
+
+    return run

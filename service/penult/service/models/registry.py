@@ -1,0 +1,86 @@
+"""What is served now: models by name and version, and why others are not. Changed and asked on the event loop only."""
+
+from dataclasses import dataclass
+
+from penult.bundle.manifest import is_model_name
+from penult.service.errors import InvalidRequest, NotFound, NotReady
+from penult.service.models.loader import ServedModel
+
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+_RETRY_MS = 1000
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One version that the repository knows of: its state, and a stable word for why it is not served."""
+
+    name: str
+    version: int
+    state: str
+    reason: str = ""
+
+
+class Repository:
+    """The models that requests can find."""
+
+    def __init__(self) -> None:
+        """Serve nothing yet."""
+        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._others: dict[tuple[str, int], IndexEntry] = {}
+        self.is_started = False
+
+    def serve(self, model: ServedModel) -> None:
+        """Let requests find a model, from now on; one of the same name and version is no longer found."""
+        versions = self._models.get(model.name, {})
+        self._models[model.name] = dict(sorted({**versions, model.version: model}.items()))
+        self._others.pop((model.name, model.version), None)
+
+    def forget(self, model: ServedModel) -> None:
+        """Let requests no longer find a model; another one under its number stays."""
+        versions = self._models.get(model.name, {})
+        if versions.get(model.version) is model:
+            del versions[model.version]
+        if not versions:
+            self._models.pop(model.name, None)
+
+    def note(self, name: str, version: int, state: str, reason: str = "") -> None:
+        """Remember for the index why a version is not served; of one that is, under its number, there is no why."""
+        if version not in self._models.get(name, {}):
+            self._others[name, version] = IndexEntry(name, version, state, reason)
+
+    def keep_notes(self, name: str, versions: set[int]) -> None:
+        """Drop what was noted of a model's other versions: their folders are gone."""
+        self._others = {key: entry for key, entry in self._others.items() if key[0] != name or key[1] in versions}
+
+    def get(self, name: str, version: int) -> ServedModel:
+        """Return a model; "" stands for the only one, 0 for the newest version. Raises NotFound, NotReady."""
+        if name and not is_model_name(name):
+            raise InvalidRequest("MODEL_NAME", "a model name is 1 to 64 letters, digits, '_' and '-'")
+        if not self.is_started:
+            raise NotReady("LOADING", "the models are still loading; try again soon", _RETRY_MS)
+        if not self._models:
+            raise NotReady("NO_MODELS", "no model is served at the moment; try again later", _RETRY_MS)
+        served = ", ".join(sorted(self._models))
+        if not name and len(self._models) > 1:
+            raise NotFound("MODEL_UNNAMED", f"several models are served; name one of {served}")
+        versions = self._models.get(name) if name else next(iter(self._models.values()))
+        if versions is None:
+            raise NotFound("MODEL_UNKNOWN", f"no such model is served; there is {served}")
+        if version and version not in versions:
+            name = next(iter(versions.values())).name
+            numbers = ", ".join(map(str, versions))
+            raise NotFound("VERSION_UNKNOWN", f"of {name}, version {numbers} is served and no other")
+        return versions[version or max(versions)]
+
+    def versions(self, name: str) -> list[ServedModel]:
+        """Return the versions of a model, oldest first; none where it is not served."""
+        return list(self._models.get(name, {}).values())
+
+    def all(self) -> list[ServedModel]:
+        """Return every model, by name, then version."""
+        return [model for _, versions in sorted(self._models.items()) for model in versions.values()]
+
+    def index(self) -> list[IndexEntry]:
+        """Return what is served, and what else is known of, by name, then version."""
+        served = [IndexEntry(model.name, model.version, READY) for model in self.all()]
+        return sorted([*served, *self._others.values()], key=lambda entry: (entry.name, entry.version))

@@ -1,0 +1,1 @@
+"""Score descriptors with a pickled scikit-learn SVM, without unpickling it."""

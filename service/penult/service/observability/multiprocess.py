@@ -1,0 +1,92 @@
+"""The metrics of several fronts as those of one server.
+
+Fronts count into files of one folder, which outlive a front that died; their supervisor adds the files up.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from penult.service.observability.gpu_metrics import gpus
+from penult.service.observability.metrics import FILES, Exposition
+
+_PROCESS_SUMS = ("cpu_seconds", "resident_memory_bytes", "virtual_memory_bytes", "open_fds")
+
+
+class FrontsMetrics(Exposition):
+    """The metrics of several fronts as those of one server; what fronts that have ended counted stays in."""
+
+    def __init__(self, folder: Path, pids: Callable[[], Iterable[int]], ready: Callable[[], int]) -> None:
+        """Add up the files in `folder`, and the processes that `pids` names now; `ready` counts fronts that serve."""
+        self.registry = CollectorRegistry()
+        self._folder, self.deaths = folder, 0
+        self.registry.register(PLATFORM_COLLECTOR)
+        self.registry.register(_Fronts(folder))
+        self.registry.register(_Processes(pids))
+        self.registry.register(_Counts(lambda: (ready(), self.deaths)))
+        for collector in gpus():
+            self.registry.register(collector)
+
+    @property
+    def front_environment(self) -> dict[str, str]:
+        """The variables that make a process count into the folder."""
+        return {FILES: str(self._folder)}
+
+    def forget(self, pid: int) -> None:
+        """Leave out the gauges of a front that has ended; its counters stay."""
+        mark_process_dead(pid, str(self._folder))
+
+
+class _Fronts(Collector):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        # A file is empty for a moment when a front has just made it, which the merge would stumble over.
+        return MultiProcessCollector.merge([str(path) for path in self._folder.glob("*.db") if path.stat().st_size])
+
+
+class _Processes(Collector):
+    """process_* of the supervisor and its fronts together; memory that they share counts once for each."""
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self._pids, self._cpu_seconds = pids, 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        ended = os.times()  # before the others: a front that ends meanwhile is then missed once, not counted twice
+        own = {metric.name: metric for metric in ProcessCollector(registry=None).collect()}
+        sums = {name: own[name].samples[0].value for name in self._summed(own)}
+        for pid in self._pids():
+            for metric in ProcessCollector(pid=_constant(pid), registry=None).collect():
+                if metric.name in sums:
+                    sums[metric.name] += metric.samples[0].value
+        for name, metric in own.items():
+            value = sums.get(name, metric.samples[0].value)
+            if name == "process_cpu_seconds":
+                self._cpu_seconds = max(self._cpu_seconds, value + ended.children_user + ended.children_system)
+                yield CounterMetricFamily(name, metric.documentation, self._cpu_seconds)
+            else:
+                yield GaugeMetricFamily(name, metric.documentation, value)
+
+    @staticmethod
+    def _summed(own: dict[str, Metric]) -> list[str]:
+        return [name for kind in _PROCESS_SUMS if (name := f"process_{kind}") in own]
+
+
+class _Counts(Collector):
+    def __init__(self, read: Callable[[], tuple[int, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        ready, deaths = self._read()
+        yield GaugeMetricFamily("penult_fronts_ready", "Front processes that serve.", ready)
+        yield CounterMetricFamily("penult_front_deaths", "Front processes that ended unasked.", deaths)
+
+
+def _constant(pid: int) -> Callable[[], int]:
+    return lambda: pid

@@ -1,0 +1,280 @@
+"""What the Open Inference Protocol v2 means here, in plain values: the same whether it comes over gRPC or HTTP.
+
+Encoded images or cropped pixels go in; logits, probabilities, descriptors, SVM scores and labels come out of one
+forward pass, through the same pipeline as penult.v1's requests.
+"""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from penult.bundle.manifest import DENSE, SCORERS, SVM, parse_version
+from penult.bundle.scores import Floats, softmax
+from penult.service.config import ServeConfig
+from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
+from penult.service.inference.drift import Signals
+from penult.service.inference.model_stats import Statistics
+from penult.service.inference.pipeline import Pipeline, check_has
+from penult.service.models.loader import ServedModel
+from penult.service.models.registry import IndexEntry, Repository
+from penult.service.oip.tensors import (
+    BYTES,
+    FP32,
+    IMAGE,
+    PIXELS,
+    UINT8,
+    Tensor,
+    as_strings,
+    classification,
+    has_text,
+    read_photos,
+)
+
+NAME, PLATFORM = "penult", "onnxruntime_onnx"
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+# Our phases, by Triton's names.
+TRITON_PHASES = {
+    "queue": "queue", "decode": "compute_input", "inference": "compute_infer", "score": "compute_output",
+}  # fmt: skip
+LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS = "logits", "probabilities", "descriptor", "svm_scores", "labels"
+
+
+class ModelControl(Protocol):
+    """Loads and unloads models by name."""
+
+    async def load(self, name: str) -> None:
+        """Bring a model up to date with its folder; raise ServiceError."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; raise ServiceError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An output that is asked for; with `classes`, as that many best "value:index:label" (Triton's extension)."""
+
+    name: str
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """One request; `version` "" stands for the newest, no `outputs` for all, `scorer` "" for the model's default."""
+
+    model: str
+    version: str
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Wanted] = ()
+    scorer: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor that goes out: float32 [N, …], or texts [N] or [N, k]."""
+
+    name: str
+    values: Floats | list[bytes] | list[list[bytes]]
+
+    @property
+    def datatype(self) -> str:
+        """The protocol's name of the element type."""
+        return FP32 if isinstance(self.values, np.ndarray) else BYTES
+
+    @property
+    def shape(self) -> list[int]:
+        """The sides of the tensor."""
+        return list(np.shape(self.values)) if isinstance(self.values, np.ndarray) else _sides(self.values)
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The elements of a tensor of texts, row by row."""
+        assert not isinstance(self.values, np.ndarray)
+        return [text for row in self.values for text in (row if isinstance(row, list) else [row])]
+
+    @property
+    def raw(self) -> bytes:
+        """The elements in the protocol's raw form."""
+        if isinstance(self.values, np.ndarray):
+            return self.values.astype("<f4", copy=False).tobytes()
+        return as_strings(self.texts)
+
+
+@dataclass(frozen=True)
+class InferAnswer:
+    """What answered, and the outputs in the order asked for."""
+
+    model: ServedModel
+    scorer: str
+    outputs: list[Output]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor of a model is; -1 stands for the number of images."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Inference:
+    """Answers the protocol's questions. Runs on the event loop."""
+
+    def __init__(
+        self, repository: Repository, pipeline: Pipeline, config: ServeConfig, control: ModelControl | None,
+        is_ready: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Answer from these; `control` None stands for: not switched on."""
+        self._repository, self._pipeline, self._config = repository, pipeline, config
+        self._control, self.is_ready = control, is_ready
+
+    async def infer(self, request: InferRequest, expires: float) -> InferAnswer:
+        """Run a request's photos; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
+        model = self.model(request.model, request.version)
+        read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._config.request_max_images)
+        photos = await asyncio.to_thread(read) if has_text(request.inputs, self._config.request_max_images) else read()
+        scorer = _scorer(model, request.scorer)
+        wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
+        for output in wanted:
+            _check_output(model, output)
+
+        signals = self._pipeline.signals(model)
+
+        def make(logits: Floats, descriptors: Floats) -> list[Output]:
+            return _make(model, scorer, wanted, logits, descriptors, signals)
+
+        return InferAnswer(model, scorer, await self._pipeline.infer(model, photos, make, expires))
+
+    def model(self, name: str, version: str) -> ServedModel:
+        """Return a served model; raise ServiceError."""
+        number = parse_version(version) if version else 0
+        if number is None:
+            raise InvalidRequest("MODEL_VERSION", "a version is a whole number above 0, or left out for the newest")
+        return self._repository.get(name, number)
+
+    def is_model_ready(self, name: str, version: str) -> bool:
+        """Tell whether a model can be asked now."""
+        try:
+            self.model(name, version)
+        except ServiceError:
+            return False
+        return self.is_ready()
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a model that are served."""
+        return [str(model.version) for model in self._repository.versions(name)]
+
+    def statistics(self, name: str, version: str) -> list[tuple[ServedModel, Statistics, int]]:
+        """Return what models have answered and how often they ran: of one, or, without a name, of all."""
+        if name and version:
+            models = [self.model(name, version)]
+        elif name:
+            models = self._repository.versions(self.model(name, "").name)
+        else:
+            models = self._repository.all()
+        return [(model, *self._pipeline.statistics(model)) for model in models]
+
+    def index(self, only_ready: bool) -> list[IndexEntry]:
+        """Return the versions that the repository knows of."""
+        return [entry for entry in self._repository.index() if entry.state == "READY" or not only_ready]
+
+    async def load(self, name: str, has_parameters: bool) -> None:
+        """Load a model's newest good version from the repository. Raises ServiceError."""
+        if has_parameters:
+            raise InvalidRequest("LOAD_PARAMETERS", "models come from the repository folder only; leave out parameters")
+        await self._allowed().load(name)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer. Raises ServiceError."""
+        await self._allowed().unload(name)
+
+    def _allowed(self) -> ModelControl:
+        if self._control is None:
+            raise NotAllowed("MODEL_CONTROL", "loading and unloading are switched off; --model-control on allows them")
+        return self._control
+
+
+def server_version() -> str:
+    """Return the version of the package."""
+    return importlib.metadata.version("penult")
+
+
+def config_type(spec: TensorSpec) -> str:
+    """Return the element type as Triton's configuration has it, which calls BYTES a string."""
+    return "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
+
+
+def inputs(model: ServedModel) -> list[TensorSpec]:
+    """Return what a request gives one of."""
+    crop = model.manifest.preprocess.crop
+    return [TensorSpec(IMAGE, BYTES, (-1,)), TensorSpec(PIXELS, UINT8, (-1, crop, crop, 3))]
+
+
+def outputs(model: ServedModel) -> list[TensorSpec]:
+    """Return what a request can ask for."""
+    manifest, classes = model.manifest, len(model.manifest.classes)
+    found = [
+        TensorSpec(LOGITS, FP32, (-1, manifest.logits_length)),
+        TensorSpec(PROBABILITIES, FP32, (-1, classes)),
+        TensorSpec(DESCRIPTOR, FP32, (-1, manifest.descriptor_length)),
+    ]
+    if SVM in model.scorers:
+        found.append(TensorSpec(SVM_SCORES, FP32, (-1, classes)))
+    return [*found, TensorSpec(LABELS, BYTES, (-1,))]
+
+
+def _scorer(model: ServedModel, asked: str) -> str:
+    if asked and asked not in SCORERS:
+        raise InvalidRequest("SCORER_UNKNOWN", f"the parameter scorer is {' or '.join(SCORERS)}, or left out")
+    scorer = asked or model.manifest.default_scorer
+    check_has(model, scorer)
+    return scorer
+
+
+def _check_output(model: ServedModel, output: Wanted) -> None:
+    known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS]
+    if output.name not in known:
+        raise InvalidRequest("OUTPUT_UNKNOWN", f"there is no output {output.name[:64]!r}; there is {', '.join(known)}")
+    if output.name == SVM_SCORES:
+        check_has(model, SVM)
+    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS)):
+        raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
+
+
+def _make(
+    model: ServedModel, scorer: str, wanted: Sequence[Wanted], logits: Floats, descriptors: Floats, signals: Signals
+) -> list[Output]:
+    """Return the outputs asked for, from one forward pass; the SVM scores only where something needs them."""
+    made: dict[str, Floats] = {LOGITS: logits, DESCRIPTOR: descriptors}
+    needs_svm = scorer == SVM and any(output.name in (PROBABILITIES, LABELS) for output in wanted)
+    if needs_svm or any(output.name == SVM_SCORES for output in wanted):
+        assert model.svm is not None  # the outputs and the scorer were checked against the model
+        made[SVM_SCORES] = model.svm(descriptors)
+    if not wanted or any(output.name in (PROBABILITIES, LABELS) for output in wanted):
+        scores = logits if scorer == DENSE else made[SVM_SCORES]
+        made[PROBABILITIES] = softmax(scores, model.manifest.temperatures[scorer])
+        # argmax takes the first of equals, as penult.v1 does.
+        named = [model.manifest.classes[c] for c in scores.argmax(axis=1)]
+        signals.named(scorer, zip(named, made[PROBABILITIES].max(axis=1).tolist(), strict=True))
+        labels = [name.encode() for name in named]
+    return [
+        Output(output.name, labels)
+        if output.name == LABELS
+        else Output(output.name, _best(made[output.name], model, output.classes))
+        for output in wanted
+    ]
+
+
+def _best(values: Floats, model: ServedModel, count: int) -> Floats | list[list[bytes]]:
+    return classification(values, model.manifest.classes, count) if count else values
+
+
+def _sides(texts: list[bytes] | list[list[bytes]]) -> list[int]:
+    return [len(texts), len(texts[0])] if texts and isinstance(texts[0], list) else [len(texts)]

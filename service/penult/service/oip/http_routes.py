@@ -1,0 +1,270 @@
+"""/v2: the Open Inference Protocol v2 over HTTP, with Triton's extensions that clients use.
+
+The same core, gate and metrics as over gRPC; JSON is read and written on a thread of its own, one body at a time, so
+that neither the event loop nor memory suffers from a large one.
+"""
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from penult.service.auth import identity
+from penult.service.auth.tokens import Tokens, right_of
+from penult.service.errors import InvalidRequest, code_of, presentable
+from penult.service.http.responses import CLIENT_GONE, hints, read_body, status_of
+from penult.service.inference.drain import Gate
+from penult.service.inference.model_stats import Duration, Statistics
+from penult.service.models.loader import ServedModel
+from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
+from penult.service.observability.metrics import Metrics
+from penult.service.observability.tracing import Tracing
+from penult.service.oip import dataplane
+from penult.service.oip.dataplane import Inference, TensorSpec
+from penult.service.oip.json_codec import get, read_object, read_request, write_answer
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+# Answers that a load balancer takes for no: the protocol says 4xx, not 503.
+_NOT_READY = 400
+_LENGTH = "inference-header-content-length"
+
+
+class OipRoutes:
+    """The routes, and what they answer with."""
+
+    def __init__(
+        self,
+        core: Inference,
+        gate: Gate,
+        metrics: Metrics,
+        body_max_bytes: int,
+        access: AccessLog = NO_ACCESS_LOG,
+        tracing: Tracing | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """Answer with this; to callers with a token, where there are `tokens`."""
+        self._access, self._tracing, self._tokens = access, tracing, tokens
+        self._core, self._gate, self._metrics, self._body_max_bytes = core, gate, metrics, body_max_bytes
+        self._codec = ThreadPoolExecutor(1, "json")
+
+    def routes(self) -> list[Route]:
+        """Return the routes, below /v2."""
+        found = [
+            self._get("", "ServerMetadata", self._server),
+            self._get("/health/live", "ServerLive", self._live, is_probe=True),
+            self._get("/health/ready", "ServerReady", self._ready, is_probe=True),
+            self._post("/repository/index", "RepositoryIndex", self._index),
+            self._post("/repository/models/{name}/load", "RepositoryModelLoad", self._load),
+            self._post("/repository/models/{name}/unload", "RepositoryModelUnload", self._unload),
+            self._get("/models/stats", "ModelStatistics", self._stats),
+        ]
+        for model in ("/models/{name}", "/models/{name}/versions/{version}"):
+            found += [
+                self._get(model, "ModelMetadata", self._metadata),
+                self._get(f"{model}/ready", "ModelReady", self._model_ready, is_probe=True),
+                self._get(f"{model}/config", "ModelConfig", self._config),
+                self._get(f"{model}/stats", "ModelStatistics", self._stats),
+                self._post(f"{model}/infer", "ModelInfer", self._infer),
+            ]
+        return found
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    async def _server(self, request: Request) -> Response:
+        extensions = list(dataplane.EXTENSIONS)
+        return JSONResponse({"name": dataplane.NAME, "version": dataplane.server_version(), "extensions": extensions})
+
+    async def _live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        is_ready = self._core.is_ready()
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else _NOT_READY)
+
+    async def _model_ready(self, request: Request) -> Response:
+        name, version = _named(request)
+        is_ready = self._core.is_model_ready(name, version)
+        return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else _NOT_READY)
+
+    async def _metadata(self, request: Request) -> Response:
+        model = self._core.model(*_named(request))
+        return JSONResponse(
+            {
+                "name": model.name,
+                "versions": self._core.versions(model.name),
+                "platform": dataplane.PLATFORM,
+                "inputs": [_described(spec) for spec in dataplane.inputs(model)],
+                "outputs": [_described(spec) for spec in dataplane.outputs(model)],
+            }
+        )
+
+    async def _config(self, request: Request) -> Response:
+        model = self._core.model(*_named(request))
+        return JSONResponse(
+            {
+                "name": model.name,
+                "platform": dataplane.PLATFORM,
+                "backend": "onnxruntime",
+                "max_batch_size": 0,
+                "input": [_configured(spec) | {"optional": True} for spec in dataplane.inputs(model)],
+                "output": [_configured(spec) for spec in dataplane.outputs(model)],
+            }
+        )
+
+    async def _stats(self, request: Request) -> Response:
+        return JSONResponse({"model_stats": [_told(*each) for each in self._core.statistics(*_named(request))]})
+
+    async def _index(self, request: Request) -> Response:
+        entries = self._core.index(get(read_object(await self._body(request)), "ready", False))
+        return JSONResponse(
+            [{"name": e.name, "version": str(e.version), "state": e.state, "reason": e.reason} for e in entries]
+        )
+
+    # -- what is done ------------------------------------------------------------------------------------------------
+
+    async def _load(self, request: Request) -> Response:
+        fields = read_object(await self._body(request))
+        await self._core.load(_named(request)[0], bool(get(fields, "parameters", {})))
+        return JSONResponse({})
+
+    async def _unload(self, request: Request) -> Response:
+        await self._core.unload(_named(request)[0])
+        return JSONResponse({})
+
+    async def _infer(self, request: Request) -> Response:
+        name, version = _named(request)
+        body, length = await self._body(request), _json_bytes(request)
+        asked = await self._aside(lambda: read_request(body, length, name, version))
+        until = time.perf_counter() + asked.timeout_s if math.isfinite(asked.timeout_s) else math.inf
+        async with asyncio.timeout(asked.timeout_s if math.isfinite(asked.timeout_s) else None):
+            answer = await _unless_gone(request, self._core.infer(asked.infer, until))
+        content, json_bytes = await self._aside(lambda: write_answer(answer, asked))
+        request.state.answered_by = (answer.model.name, str(answer.model.version))
+        if json_bytes is None:
+            return Response(content, media_type="application/json")
+        return Response(content, media_type="application/octet-stream", headers={_LENGTH: str(json_bytes)})
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._codec, work)
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._body_max_bytes, "send fewer images at a time")
+
+    # -- around every request ------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, method: str, endpoint: Endpoint, is_probe: bool = False) -> Route:
+        return Route(f"/v2{path}", self._answering(endpoint, method, is_probe), methods=["GET"])
+
+    def _post(self, path: str, method: str, endpoint: Endpoint) -> Route:
+        return Route(f"/v2{path}", self._answering(endpoint, method, is_probe=False), methods=["POST"])
+
+    def _identify(self, request: Request, method: str) -> None:
+        """Note who asks; raise ServiceError where a token lacks, or is not good for it."""
+        who = request.client.host if request.client else ""
+        if self._tokens:
+            who = self._tokens.check(request.headers.get("authorization", ""), right_of(method))
+        identity.note(who)
+
+    def _answering(self, endpoint: Endpoint, method: str, is_probe: bool) -> Endpoint:
+        """Wrap an endpoint: the gate, errors as JSON, a request id, and the metrics that gRPC's calls have too."""
+
+        async def answer(request: Request) -> Response:
+            id_, started, code, reason = uuid.uuid4().hex[:16], time.perf_counter(), "OK", ""
+            request_id.set(id_)
+            trace = self._tracing.begin(f"http/{method}", request.headers, id_) if self._tracing else None
+            door: AbstractContextManager[None] = nullcontext() if is_probe else self._gate.accepted()
+            try:
+                if not is_probe:
+                    self._identify(request, method)
+                with door:
+                    response = await endpoint(request)
+            except ClientDisconnect:
+                code, response = "CANCELLED", Response(status_code=CLIENT_GONE)
+            except TimeoutError:
+                code, response = "DEADLINE_EXCEEDED", JSONResponse({"error": "no answer within the timeout"}, 504)
+            except Exception as raised:
+                error = presentable(raised, id_, method)
+                code, reason, response = (
+                    code_of(error),
+                    error.reason,
+                    JSONResponse({"error": error.message}, status_of(error), hints(error)),
+                )
+            response.headers["penult-request-id"] = id_
+            if not self._core.is_ready():
+                response.headers["connection"] = "close"  # the next request should find another server
+            seconds, model = time.perf_counter() - started, getattr(request.state, "answered_by", ("", ""))
+            self._metrics.requests.labels(*model, f"http.{method}", code).inc()
+            self._metrics.request_seconds.labels(f"http.{method}").observe(seconds)
+            peer = request.client.host if request.client else ""
+            if trace:
+                trace.end(code, *model)
+            self._access.note(f"http.{method}", code, seconds, model[0], model[1], reason, lambda: peer)
+            return response
+
+        return answer
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Wait for an answer; raise ClientDisconnect, and let the work go, where nobody waits for it any more."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        watch.cancel()
+        task.cancel()
+
+
+def _named(request: Request) -> tuple[str, str]:
+    return request.path_params.get("name", ""), request.path_params.get("version", "")
+
+
+def _json_bytes(request: Request) -> int | None:
+    text = request.headers.get(_LENGTH)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise InvalidRequest("JSON_SIZE", "Inference-Header-Content-Length is not the size of the JSON part")
+    return int(text)
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _configured(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "data_type": dataplane.config_type(spec), "dims": list(spec.shape)}
+
+
+def _told(model: ServedModel, told: Statistics, runs: int) -> dict[str, Any]:
+    phases = {dataplane.TRITON_PHASES[phase]: duration for phase, duration in told.phases.items()}
+    durations = {"success": told.success, "fail": told.fail, **phases}
+    return {
+        "name": model.name,
+        "version": str(model.version),
+        "last_inference": told.last_ms,
+        "inference_count": told.images,
+        "execution_count": runs,
+        "inference_stats": {name: _duration(duration) for name, duration in durations.items()},
+    }
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": int(1e9 * duration.seconds)}

@@ -1,0 +1,347 @@
+"""`penult serve` from start to drain: wiring only."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from penult.bundle.errors import PenultError
+from penult.bundle.reader import Bundle
+from penult.oip import grpc_service_pb2_grpc
+from penult.process_limits import allow_open_files, keep_freed_blocks
+from penult.service.auth.listeners import Doors, follow
+from penult.service.config import ServeConfig
+from penult.service.grpc.interceptor import Interceptor
+from penult.service.grpc.servicer import SERVICE_NAME, PenultServicer
+from penult.service.http.port_conflicts import address, port_refused, reachable
+from penult.service.http.reports import Reports
+from penult.service.http.server import HttpServer
+from penult.service.http.status import Status
+from penult.service.http.status_page import page_routes
+from penult.service.http.try_photo import Try
+from penult.service.inference.collections import Lookups
+from penult.service.inference.drain import Gate
+from penult.service.inference.pipeline import Pipeline, batch_limit
+from penult.service.lifecycle.deployer import Stage
+from penult.service.lifecycle.events import Events
+from penult.service.lifecycle.poller import Reloader
+from penult.service.lifecycle.recovery import Recovery
+from penult.service.models.loader import Placement, ServedModel, load, warm
+from penult.service.models.registry import Repository
+from penult.service.observability.logs import AccessLog, without_password
+from penult.service.observability.metrics import Metrics
+from penult.service.observability.tracing import Tracing
+from penult.service.oip.dataplane import Inference
+from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
+from penult.service.oip.grpc_servicer import OipServicer
+from penult.service.oip.http_routes import OipRoutes
+from penult.service.process.worker import beat, follow_supervisor, is_first, is_front, start_log_of
+from penult.service.runtime.session import CPU
+from penult.v1 import penult_pb2_grpc
+
+log = logging.getLogger("penult.server")
+
+# A name of its own, so that liveness survives draining (research/serving.md, section 3, trap 2).
+LIVE_NAME = "live"
+_READINESS_NAMES = ("", SERVICE_NAME, OIP_NAME)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_CONNECTION_GRACE_MS = 30_000
+_CLIENT_PING_MS = 10_000
+_SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
+# Of one connection at a time; further ones wait in the client.
+_STREAMS = 1024
+_HANDSHAKE_MS = 10_000
+_LAST_SPANS_S = 2.0
+# Between counts of collections and items, for the metrics.
+_COUNT_S = 15.0
+# For answers that are already on their way out.
+_LAST_BYTES_S = 0.2
+
+
+def serve(config: ServeConfig) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, and end the process with code 0. Raises PenultError where it cannot start."""
+    start_log_of(config)
+    allow_open_files()
+    keep_freed_blocks(config.cpu_threads)
+    asyncio.run(_serve_and_leave(config))
+    raise AssertionError("unreachable: the process has ended")
+
+
+async def _serve_and_leave(config: ServeConfig) -> None:
+    """End the process where a server would be stopped.
+
+    grpc.aio's stop() answers calls that reached the socket and no handler had seen with CANCELLED, which clients take
+    for their own doing and do not try again: measured, most of a dozen busy clients met one. A socket that closes is
+    UNAVAILABLE to them, which every retry policy knows. Nothing is left to be waited for: a model that is still being
+    loaded, threads with photos that nobody wants any more.
+    """
+    server = Server(config, is_front())
+    await server.run()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(server.exit_code)
+
+
+class Server:
+    """One gRPC port, one HTTP port, and what answers behind them. A front leaves the HTTP port to its supervisor."""
+
+    def __init__(self, config: ServeConfig, is_front: bool = False) -> None:
+        """Build the parts; nothing listens yet."""
+        self._config, self._is_front = config, is_front
+        self.metrics = Metrics(max_classes=config.metrics_max_classes)
+        self._doors = Doors(config, self.metrics)
+        self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
+        self._pipeline = Pipeline(config, self.metrics, self._recovery.hear)
+        self._repository = Repository()
+        events = Events()
+        stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
+        self._placement = Placement(
+            config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
+        )
+        self._reloader = Reloader(config.models, config.pins, self._load_model, stage, config.trust)
+        self._lookups = Lookups(config.lookup_place, config.cpu_threads, self.metrics, self._is_front)
+        self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
+        self._gate, self._access = Gate(), AccessLog(config.access_log)
+        self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
+        control = self._reloader if config.model_control == "on" else None
+        self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
+        self._health = health_aio.HealthServicer()
+        self._has_started = self._has_signal = False
+        self.exit_code = 0
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Listen, load, serve, drain; then what was accepted is answered, or out of time, and the process may end."""
+        config, loop = self._config, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        await self._set_health()
+        server, port, http = self._build(), 0, None
+        if self._is_front:
+            follow_supervisor(self._stop.set)
+        else:
+            http = self._http_server()
+            port = await self._listen(server)
+            await http.start()
+            self._keep(self._status.run())
+        self._keep(follow(self._doors))
+        try:
+            if await self._load():
+                # Other fronts serve already: this one takes connections from them when it can answer, not before.
+                port = port or await self._listen(server)
+                await self._become_ready(port, http.port if http else config.metrics_port)
+                if config.watch_s:
+                    self._keep(self._reloader.run(config.watch_s))
+                await self._stop.wait()
+                await self._drain()
+            await self._gate.close(config.grace)
+            await asyncio.sleep(_LAST_BYTES_S)
+            if self._tracing:
+                await asyncio.wait(
+                    [asyncio.ensure_future(asyncio.to_thread(self._tracing.close))], timeout=_LAST_SPANS_S
+                )
+        except BaseException:
+            await server.stop(None)
+            await self._pipeline.close()
+            await self._reloader.close()
+            raise
+        finally:
+            if http:
+                await http.stop()
+        log.info("stopped")
+
+    def _signalled(self) -> None:
+        # A supervisor asks by other means, and may do so before or after a signal: that is no second one.
+        if self._has_signal:
+            log.warning("second signal: leaving at once")
+            os._exit(1)
+        self._has_signal = True
+        self._stop.set()
+
+    def _look_again(self) -> None:
+        """SIGHUP: what is followed anyway, certificates, tokens and the repository, is looked at now."""
+        log.info("SIGHUP: looking at certificates, tokens and the repository now")
+        self._doors.look()
+        self._keep(self._reloader.look())
+
+    def _build(self) -> grpc.aio.Server:
+        config = self._config
+        interceptor = Interceptor(
+            (SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access, self._tracing, self._doors.tokens
+        )
+        server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
+        servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
+        penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.has_reflection:
+            names = (SERVICE_NAME, OIP_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        return server
+
+    def _http_server(self) -> HttpServer:
+        """Bind the HTTP port; raise ConfigError if that fails."""
+        config = self._config
+        oip = OipRoutes(
+            self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
+            self._doors.tokens,
+        ).routes()  # fmt: skip
+        tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate, self.metrics)
+        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, Reports(config, self._repository))]
+        context = self._doors.http_context
+        return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
+
+    def _state(self) -> str:
+        if self._stop.is_set():
+            return "draining"
+        return "failing" if not self._recovery.is_well else "ready" if self.is_ready else "loading"
+
+    async def _listen(self, server: grpc.aio.Server) -> int:
+        """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
+        try:
+            port = self._doors.bind(server, address(self._config.host, self._config.port))
+        except RuntimeError as error:
+            raise port_refused(self._config.host, self._config.port, "--port") from error
+        await server.start()
+        return port
+
+    async def _load(self) -> bool:
+        """Load all models, while health answers; return False if asked to stop first."""
+        loading = asyncio.create_task(self._reloader.start())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return False
+        stopping.cancel()
+        await loading
+        return True
+
+    def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
+        config = self._config
+        where = self._placement
+        if before and before.session.provider != CPU and before.version == bundle.version and where.device == "auto":
+            where = replace(where, device="cuda")  # built anew after a failure: never on the CPU without a word
+        model = load(bundle, where, before)
+        warm(model, batch_limit(config, model))
+        return model
+
+    async def _rebuild(self, model: ServedModel) -> bool:
+        return await self._reloader.rebuild(model)
+
+    def _leave_broken(self) -> None:
+        """Drain, and end with code 1: whoever runs the server should start it anew."""
+        self.exit_code = 1
+        self._stop.set()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside everything else, until it ends or the process does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _become_ready(self, port: int, http_port: int) -> None:
+        self._has_started = True
+        await self._set_health()
+        host, models = self._config.host, self._repository.all()
+        served = ",".join(f"{model.name}/{model.version}" for model in models)
+        provider = ",".join(sorted({model.session.provider for model in models}))
+        scheme = "https" if self._doors.http_context else "http"
+        page = f"{scheme}://{address(reachable(host), http_port)}/"
+        if is_first():
+            self._greet(port, page)
+            self._doors.warn()
+        print(
+            f"ready grpc={address(host, port)} metrics={scheme}://{address(host, http_port)}/metrics models={served} "
+            f"provider={provider} page={page}",
+            flush=True,
+        )
+        if self._lookups.is_there():
+            self._keep(self._open_lookups())
+        self._keep(self._lookups.count(_COUNT_S))
+        self._keep(self._recovery.pulse(self._repository.all, self._pipeline.pulse))
+        if self._is_front:
+            self._keep(beat())
+
+    def _greet(self, port: int, page: str) -> None:
+        """Log what a first start needs: addresses, where collections are, who may bring models."""
+        config = self._config
+        log.info("gRPC on %s; page to try a photo, metrics and probes at %s", address(config.host, port), page)
+        if config.old_lookup:
+            log.warning(
+                "collections are in ./%s, the folder of before; move it to %s, beside the models, or give --lookup %s",
+                config.old_lookup, config.lookup_beside, config.old_lookup,
+            )  # fmt: skip
+        elif self._lookups.is_on:
+            log.info("collections are kept in %s", without_password(config.lookup_place))
+        if not config.trusted_key:
+            log.info(
+                "hint: no --trusted-key is set, so every model in %s is served, without a check of its origin; that is "
+                "fine if only you can write there (docs/security.md)", config.models,
+            )  # fmt: skip
+
+    async def _open_lookups(self) -> None:
+        """Make every index before somebody waits for it; what is wrong with the store, its callers hear too."""
+        try:
+            await self._lookups.open()
+        except PenultError as error:
+            log.warning("collections: %s (%s)", error.message, error.reason)
+
+    async def _drain(self) -> None:
+        """Turn readiness off, and serve on until load balancers have noticed."""
+        log.info("draining: not ready from now on, serving %.0f s more", self._config.drain_lead)
+        await self._set_health()
+        await asyncio.sleep(self._config.drain_lead)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here: models are loaded and left, the device works, nobody asked to stop."""
+        return self._has_started and not self._stop.is_set() and self._recovery.is_well and bool(self._repository.all())
+
+    def _tell_readiness(self) -> None:
+        self._keep(self._set_health())
+
+    async def _set_health(self) -> None:
+        status = _SERVING if self.is_ready else _NOT_SERVING
+        await self._health.set(LIVE_NAME, _SERVING)
+        for name in _READINESS_NAMES:
+            await self._health.set(name, status)
+
+
+def _oip(core: Inference) -> OipServicer:
+    # What it leaves out is left to the generated base, which types call abstract and which answers UNIMPLEMENTED.
+    return OipServicer(core)  # type: ignore[abstract]
+
+
+def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
+    age_ms = int(1000 * config.connection_age_s)
+    age = [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS)]
+    return [
+        *(age if age_ms else ()),
+        ("grpc.max_receive_message_length", config.message_max_bytes),
+        ("grpc.max_send_message_length", config.message_max_bytes),
+        # Two servers on one port by mistake would share its connections silently; fronts do so on purpose.
+        ("grpc.so_reuseport", int(is_front)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.
+        ("grpc.keepalive_time_ms", _SERVER_PING_MS),
+        ("grpc.keepalive_timeout_ms", _SERVER_PONG_MS),
+        # Above some thousands that wait to be handed out, gRPC drops calls at random, anybody's, with CANCELLED.
+        ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # No compression: photos do not shrink, and 60 KB can unfold to 60 MB (64 of them: 1.6 GB and 17 s).
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+    ]

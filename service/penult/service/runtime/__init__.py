@@ -1,0 +1,1 @@
+"""Run ONNX models with onnxruntime, and tune threads and memory layout."""

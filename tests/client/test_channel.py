@@ -1,0 +1,243 @@
+"""Clients through bad times: a server that refuses, leaves, comes back or is one of several; a version that goes."""
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penult.client import AsyncClient, Client, Crop, RequestFailed
+from penult.client.channel_options import address, service_config
+
+DARK, BRIGHT = (Crop(np.full((8, 8, 3), level, dtype=np.uint8)) for level in (10, 230))
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "two"])
+def test_requests_are_spread_over_all_addresses(quick, start_server, samples, several):
+    """Given two servers in one string or as a list, each answers half of the requests."""
+    servers = [start_server(quick), start_server(quick)]
+    targets = [server.target for server in servers]
+    key = (
+        "penult_requests_total", ("code", "OK"), ("method", "Classify"), ("model", "light"), ("version", "1"),
+    )  # fmt: skip
+
+    def counts() -> list[float]:
+        return [samples(server.http).get(key, 0) for server in servers]
+
+    with Client(targets if several else ",".join(targets)) as client:
+        while not all(counts()):  # until there is a connection to the second, the first has everything
+            client.classify([DARK])
+        before = counts()
+        for _ in range(40):
+            client.classify([DARK])
+    rose = [now - then for now, then in zip(counts(), before, strict=True)]
+    assert sum(rose) == 40
+    assert min(rose) >= 19
+
+
+def test_a_server_that_dies_is_passed_over_and_taken_up_again(quick, start_server, samples):
+    """Of two servers one is killed under load and started again on its port: no request fails, and both serve then."""
+    stays, dies = start_server(quick), start_server(quick)
+    port = dies.target.rpartition(":")[2]
+    stop, failures, answers = threading.Event(), [], Counter()
+
+    def ask() -> None:
+        with Client([stays.target, dies.target], timeout_s=10) as client:
+            while not stop.is_set():
+                try:
+                    answers[client.classify([BRIGHT]).results[0].label] += 1
+                except RequestFailed as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    dies.process.kill()
+    dies.process.wait()
+    time.sleep(1)
+    again = start_server(quick, "--port", port)
+    end = time.monotonic() + 20
+    while not any(name[0] == "penult_batch_size_count" and value > 20 for name, value in samples(again.http).items()):
+        assert time.monotonic() < end, "the server that came back gets no requests"
+        time.sleep(0.1)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert failures == []
+    assert set(answers) == {"bright"}
+
+
+@pytest.mark.parametrize("retries", [0, 4])
+@pytest.mark.parametrize("kind", ["plain", "asyncio"])
+def test_a_server_that_leaves_costs_no_request(quick, start_server, kind, retries):
+    """SIGTERM under load, with a second server behind the same client: every request is answered, in both clients, and
+    without retries too, since clients of several servers watch their health.
+    """  # fmt: skip
+    leaves, stays = start_server(quick, "--drain-lead", "2"), start_server(quick)
+    targets, stop, failures, count = [leaves.target, stays.target], threading.Event(), [], Counter()
+
+    def ask() -> None:
+        with Client(targets, timeout_s=10, retries=retries) as client:
+            while not stop.is_set():
+                try:
+                    count[client.classify([BRIGHT, DARK]).results[1].label] += 1
+                except RequestFailed as error:
+                    failures.append(error)
+
+    async def ask_async() -> None:
+        async with AsyncClient(targets, timeout_s=10, retries=retries) as client:
+            while not stop.is_set():
+                try:
+                    count[(await client.classify([BRIGHT, DARK])).results[1].label] += 1
+                except RequestFailed as error:
+                    failures.append(error)
+
+    act = ask if kind == "plain" else lambda: asyncio.run(ask_async())
+    threads = [threading.Thread(target=act) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.7)
+    leaves.process.send_signal(signal.SIGTERM)
+    assert leaves.process.wait(15) == 0
+    time.sleep(0.7)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert failures == []
+    assert set(count) == {"dark"}
+
+
+def test_a_full_server_is_asked_again_after_its_hint(publish_brightness, tmp_path, start_server, samples):
+    """Refused for a full queue, a client waits as told and is answered in the end; without retries it is refused."""
+    publish_brightness(tmp_path, work=1)
+    server = start_server(tmp_path, "--queue-max-images", "2", "--threads", "1")
+    outcomes = Counter()
+
+    def ask(retries: int) -> None:
+        with Client(server.target, timeout_s=30, retries=retries) as client:
+            try:
+                client.classify([DARK])
+                outcomes["OK"] += 1
+            except RequestFailed as error:
+                outcomes[error.code] += 1
+
+    def ask_all(retries: int, count: int) -> Counter:
+        outcomes.clear()
+        threads = [threading.Thread(target=ask, args=(retries,)) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return Counter(outcomes)
+
+    assert ask_all(0, 6)["RESOURCE_EXHAUSTED"] > 0
+    assert ask_all(4, 4) == {"OK": 4}
+    assert samples(server.http)["penult_dropped_total", ("reason", "queue_full")] > 0
+
+
+def test_the_deadline_bounds_all_attempts():
+    """With nobody there, a call ends within its deadline, and soon anyway where that is far off."""
+    for timeout_s in (0.3, 30):
+        started = time.monotonic()
+        with Client("127.0.0.1:1", timeout_s=timeout_s) as client, pytest.raises(RequestFailed) as caught:
+            client.classify([DARK])
+        assert time.monotonic() - started < min(timeout_s, 4) + 0.5
+        assert caught.value.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+
+
+def test_large_requests_are_tried_again_too(quick, start_server):
+    """A request of several megabytes, more than gRPC keeps by default, moves on to the server that is left."""
+    leaves, stays = start_server(quick), start_server(quick)
+    large = np.full((1200, 1000, 3), 230, dtype=np.uint8)
+    stop, failures = threading.Event(), []
+
+    def ask() -> None:
+        with Client([leaves.target, stays.target], timeout_s=20) as client:
+            while not stop.is_set():
+                try:
+                    client.classify([large])
+                except RequestFailed as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    leaves.process.send_signal(signal.SIGTERM)
+    assert leaves.process.wait(10) == 0
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_a_version_that_goes_in_mid_call(publish_brightness, tmp_path, start_server, wanted):
+    """A call of several chunks whose version is replaced begins anew, one answer from one version; unless it was asked
+    for by number."""
+    publish_brightness(tmp_path)
+    server = start_server(tmp_path, "--watch-s", "0.1")
+
+    class Swapped(list):
+        """Photos that let a version be published, and the old one be gone, before the second chunk is read."""
+
+        swaps = 1
+
+        def __iter__(self):
+            for place, photo in enumerate(super().__iter__()):
+                if place == 70 and self.swaps:
+                    Swapped.swaps -= 1
+                    publish_brightness(tmp_path)
+                    shutil.rmtree(tmp_path / "light" / "1")
+                    with Client(server.target) as other:
+                        while other.get_model().version.version != 2:
+                            time.sleep(0.05)
+                yield photo
+
+    photos = Swapped([DARK] * 100)
+    with Client(server.target) as client:
+        if wanted:
+            with pytest.raises(RequestFailed) as caught:
+                client.classify(photos, model="light", version=wanted)
+            assert caught.value.reason == "VERSION_UNKNOWN"
+        else:
+            answer = client.classify(photos, model="light")
+            assert (answer.version, len(answer.results)) == (2, 100)
+            assert {result.label for result in answer.results} == {"dark"}
+
+
+def test_addresses_are_told_to_grpc_as_it_wants_them():
+    """One name stays as it is; several are resolved, to one family; what is no address says so."""
+    assert address("somewhere:1") == "somewhere:1"
+    assert address("127.0.0.1:1, 127.0.0.2:2") == "ipv4:127.0.0.1:1,127.0.0.2:2"
+    assert address(["[::1]:1", "[::1]:2"]) == "ipv6:[::1]:1,[::1]:2"
+    assert address(["localhost:1", "127.0.0.2:2"]) == "ipv4:127.0.0.1:1,127.0.0.2:2"
+    for wrong in ("", ",", "a,b", ["127.0.0.1:1", "[::1]:1"], ["127.0.0.1:1", "no.such.host.invalid:1"]):
+        with pytest.raises(ValueError, match=r"HOST:PORT|IPv4|not known"):
+            address(wrong)
+
+
+def test_retries_are_what_grpc_can_do():
+    """Zero retries leave no policy; more than gRPC's four are refused instead of being cut in silence."""
+    assert "methodConfig" not in json.loads(service_config(0))
+    assert "healthCheckConfig" not in json.loads(service_config(0))
+    assert json.loads(service_config(0, is_one_of_several=True))["healthCheckConfig"] == {"serviceName": ""}
+    assert json.loads(service_config(4))["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 5
+    with pytest.raises(ValueError, match="0 to 4"):
+        Client("127.0.0.1:1", retries=5)
+
+
+def test_the_service_config_that_other_languages_are_told_is_ours():
+    """docs/client.md holds what our clients send, word for word as JSON."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "client.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert json.loads(block) == json.loads(service_config(4))

@@ -1,0 +1,140 @@
+"""Fairness between clients: turns, shares, and a server that one of them floods."""
+
+import contextlib
+import hashlib
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from penult.service.inference.fair_queue import FairPool, Shares, Turns
+from penult.v1 import penult_pb2_grpc
+
+
+def test_clients_take_turns_each_in_order():
+    """Whoever comes late with one entry waits for one of each other client's, not for all of them."""
+    turns: Turns[str] = Turns()
+    turns.add("a", ["a1", "a2", "a3"])
+    turns.add("b", ["b1"])
+    assert turns.next() == "a1"
+    assert turns.take() == "a1"
+    turns.add("c", ["c1", "c2"])
+    turns.add("a", ["a4"])
+    assert len(turns) == 6
+    assert [turns.take() for _ in range(6)] == ["b1", "a2", "c1", "a3", "c2", "a4"]
+    assert len(turns) == 0
+
+
+def test_nothing_is_lost_and_nobody_overtakes_himself():
+    """Whatever is added and taken in whatever order, each client's entries come out once and in order."""
+    chance, turns, added, taken = random.Random(1), Turns(), Counter(), {}
+    for _ in range(5000):
+        if len(turns) == 0 or chance.random() < 0.5:
+            client, amount = chance.choice("abcd"), chance.randrange(4)
+            turns.add(client, [(client, added[client] + n) for n in range(amount)])
+            added[client] += amount
+        else:
+            client, number = turns.take()
+            taken.setdefault(client, []).append(number)
+    while len(turns):
+        client, number = turns.take()
+        taken[client].append(number)
+    assert taken == {client: list(range(count)) for client, count in added.items()}
+
+
+def test_a_pool_runs_clients_in_turn_and_passes_over_what_was_cancelled():
+    """On one thread, a client's first task runs after one of each other's; a cancelled one never does."""
+    hold, order = threading.Event(), []
+    with ThreadPoolExecutor(1) as threads:
+        pool = FairPool(threads)
+        pool.submit("x", hold.wait)
+        flood = [pool.submit("flood", order.append, n) for n in range(5)]
+        failing = pool.submit("late", lambda: 1 / 0)
+        late = pool.submit("late", order.append, "late")
+        flood[1].cancel()
+        hold.set()
+        late.result(10)
+    assert order == [0, "late", 2, 3, 4] or order == [0, 2, "late", 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        failing.result()
+
+
+def test_one_client_leaves_room_for_others():
+    """A client alone may have eight ninths of the places; several share nearly all; a newcomer still gets in."""
+    shares = Shares(100)
+    while shares.fits("flood", 1):
+        shares.add("flood", 1)
+    assert shares.total == 88
+    for name in ("b", "c"):
+        while shares.fits(name, 1):
+            shares.add(name, 1)
+    assert 95 < shares.total < 100
+    assert shares.fits("newcomer", 1)
+    shares.remove("flood", 88)
+    assert shares.fits("b", 5)
+
+
+def test_whoever_is_nobody_in_particular_may_have_it_all():
+    """Calls without a client, as from within, are bounded by the whole only."""
+    shares = Shares(10)
+    shares.add("", 9)
+    assert shares.fits("", 1)
+    assert not shares.fits("", 2)
+
+
+def test_what_is_ahead_counts_turns():
+    """A newcomer waits for one turn of each, a flood for itself."""
+    shares = Shares(1000)
+    shares.add("flood", 500)
+    assert shares.ahead("newcomer") == 1
+    shares.add("newcomer", 1)
+    assert shares.ahead("newcomer") == 4
+    assert shares.ahead("flood") == 501
+    assert shares.ahead("") == 501
+
+
+def test_a_flood_does_not_starve_others(publish_brightness, tmp_path, start_server, connect, request_of, encode):
+    """While one caller floods a server that takes 0.1 s a photo, another's photos are all answered within seconds."""
+    publish_brightness(tmp_path / "models", work=1)
+    tokens = tmp_path / "tokens"
+    names = ("flood", "other")
+    tokens.write_text("".join(f"{name} read {hashlib.sha256(name.encode()).hexdigest()}\n" for name in names))
+    server = start_server(tmp_path / "models", "--tokens", str(tokens), "--threads", "1", "--queue-max-images", "200")
+    photo = encode(230)
+
+    def stub(name: str):
+        return penult_pb2_grpc.PenultServiceStub(connect(server.target)), (("authorization", f"Bearer {name}"),)
+
+    flooding, stopped, codes = threading.Event(), threading.Event(), Counter()
+
+    def flood() -> None:
+        methods, metadata = stub("flood")
+        while not stopped.is_set():
+            calls = [methods.Classify.future(request_of(*[photo] * 16), metadata=metadata) for _ in range(14)]
+            flooding.set()
+            for call in calls:
+                codes[call.code()] += 1  # waits for it
+                if stopped.is_set():
+                    with contextlib.suppress(grpc.RpcError):
+                        call.cancel()
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    flooding.wait(10)
+    time.sleep(1)
+    methods, metadata = stub("other")
+    started = time.monotonic()
+    for _ in range(6):
+        answer = methods.Classify(request_of(photo), metadata=metadata, timeout=8)
+        assert answer.results[0].classification.label == "bright"
+    seconds = time.monotonic() - started
+    stopped.set()
+    # In the order of arrival, each of the six would have waited for 160 photos: 16 s on a machine with nothing else to do.
+    assert seconds < 30
+    server.process.kill()
+    thread.join(30)
+    assert codes[grpc.StatusCode.RESOURCE_EXHAUSTED] > 0
