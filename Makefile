@@ -1,6 +1,6 @@
 # penult: `make demo` and `make test` set everything up first. A machine needs python3 (>= 3.11) and make.
 #
-#   make demo    train, check, serve and ask, on scikit-learn's digits     make check   formatting, lint, types, stale stubs
+#   make demo    train, check, serve and ask, on scikit-learn's digits     make check   formatting, lint, types, spelling, words
 #   make serve   serve ./models until Ctrl-C                               make fmt     format the code
 #   make test    the test suite                                            make proto   regenerate the gRPC stubs
 #   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
@@ -80,6 +80,8 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive service export proto
+	@$(BIN)/codespell
+	@$(BIN)/python docs/lint.py
 
 # What the images install, by pip-audit, in an environment of its own.
 AUDIT_BIN = $(TOOLS)/audit/bin
