@@ -27,7 +27,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test soak fuzz audit check fmt proto lock image bench bench-learning clean
+.PHONY: help setup demo serve test soak fuzz audit check fmt proto lock image bench bench-learning architecture clean
 
 help:
 	@sed -n '3,9s/^# *//p' Makefile
@@ -102,6 +102,10 @@ proto: setup
 
 bench: setup
 	@$(BIN)/python bench/serving.py
+
+# The pictures of docs/architecture.md, and the numbers of the rooms.
+architecture: setup
+	@$(BIN)/python docs/architecture.py
 
 bench-learning: setup
 	@$(BIN)/python bench/training.py
