@@ -31,7 +31,7 @@ from penult.export.jobs.train import train
 from penult.export.onnx.head import cut_head
 from penult.export.onnx.runtime import ExportedHead, ExportedModel
 
-_VIEWS, _PAGES, _PATTERNS, _MOST_STRANGE = 60, 30, 60, 250
+_VIEWS, _PAGES, _PATTERNS, _MAX_STRANGE = 60, 30, 60, 250
 # Photos of each class of `trashnet-few`; a first try with a handful of photos.
 _FEW = {"train": 12, "val": 3}
 _BATCH = 32
@@ -165,7 +165,7 @@ def photos(out: Path) -> None:
     ):  # fmt: skip
         for part, folder in (("val", val), ("test", test)):
             found = sorted(path for path in (base / folder).rglob("*.*") if path.is_file())
-            _link(found[:: max(1, len(found) // _MOST_STRANGE)], strange / name / part)
+            _link(found[:: max(1, len(found) // _MAX_STRANGE)], strange / name / part)
     generator = np.random.default_rng(0)
     for name, make, count in (("views", _view, _VIEWS), ("pages", _page, _PAGES), ("patterns", _pattern, _PATTERNS)):
         for part in ("val", "test"):

@@ -23,7 +23,7 @@ def share(count, block_bytes):
     pages = 2 * count * block_bytes / resource.getpagesize()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / pages)
 """
-_MOST_KEPT, _LEAST_ELSE = 0.039, 0.39
+_MAX_KEPT, _MIN_ELSE = 0.039, 0.39
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ share({count}, {block_bytes})
 """
     result = run_python("-c", code, env={"GLIBC_TUNABLES": "" if told else "glibc.malloc.mmap_threshold=131072"})
     share = float(result.stdout)
-    assert share < _MOST_KEPT if told else share > _LEAST_ELSE, result.stderr
+    assert share < _MAX_KEPT if told else share > _MIN_ELSE, result.stderr
 
 
 def test_training_keeps_its_blocks(run_python: RunPython, digits: Path):
@@ -49,7 +49,7 @@ from penult import cli
 assert cli.main(["train", {str(digits)!r}, "--arch", "tiny5", "--weights", "none", "--dry-run"]) == 0
 share(20, {1 << 26})
 """
-    assert float(run_python("-c", code).stdout.splitlines()[-1]) < _MOST_KEPT
+    assert float(run_python("-c", code).stdout.splitlines()[-1]) < _MAX_KEPT
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ import ctypes
 import logging
 import resource
 
-log = logging.getLogger("penult.process_limits")
+log = logging.getLogger(__name__)
 
 # mallopt()'s numbers, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8

@@ -30,7 +30,7 @@ SEED = 20261126
 # Of a bad bundle, the server may know no more than these reasons; INTERNAL would be a crash of its own.
 REASONS = re.compile(r"(MANIFEST|FILE|SVM|MODEL|GOLDEN|BASELINE)_[A-Z]{2,20}")
 # Above what it was before; onnxruntime and Python keep some of what they had.
-MOST_GROWTH_BYTES = 500 << 20
+MAX_GROWTH_BYTES = 500 << 20
 
 
 class Attacked:
@@ -176,7 +176,7 @@ def test_no_mutant_is_served(attacked, asking, mutants, parts):
     assert len(asking) > len(mutants)
     assert set(asking) == {(1, asking[0][1])}
     assert attacked.reloads() == {"loaded": 1.0, "refused": float(len(mutants)), "retired": 0.0}
-    assert growth < MOST_GROWTH_BYTES
+    assert growth < MAX_GROWTH_BYTES
 
 
 def test_a_good_bundle_is_served_after_bad_ones(attacked, parts):

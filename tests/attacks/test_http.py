@@ -10,8 +10,8 @@ from bystander import Bystander, Prober, health, median, peak_rss_mib, percentil
 from crumbs import ASSAULTS, connected
 
 # The largest body that is taken is held whole, as bytes and as what was made of them.
-MOST_MORE_MIB = 300
-MOST_DESCRIPTORS = 4
+MAX_MORE_MIB = 300
+MAX_DESCRIPTORS = 4
 SECRETS = (
     "/../../etc/passwd", "/..%2f..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/v2/models/../../light",
     "/v2/models/%2e%2e%2flight", "/v2/models/light%00/ready", "/v2/models/light/versions/../../../1", "/metrics/../livez%0d%0aX-a:b",
@@ -50,8 +50,8 @@ def test_probes_and_metrics_answer_others(attacked, address, photo, assault):
     assert set(other.codes) == {"OK"}
     assert attacked.process.poll() is None
     assert health(attacked.target) == 1
-    wait_for(lambda: vitals(pid).descriptors <= before.descriptors + MOST_DESCRIPTORS)
-    assert peak[0] - before.rss_mib < MOST_MORE_MIB
+    wait_for(lambda: vitals(pid).descriptors <= before.descriptors + MAX_DESCRIPTORS)
+    assert peak[0] - before.rss_mib < MAX_MORE_MIB
 
 
 @pytest.mark.parametrize("path", SECRETS)

@@ -18,9 +18,9 @@ from penult.v1 import penult_pb2 as pb
 
 SERVING = 1
 # What an attack may take while it lasts; glibc is told to keep freed blocks, so it need not fall again.
-MOST_MORE_MIB = 400
+MAX_MORE_MIB = 400
 # gRPC and the event loop add a few of their own as they need them.
-MOST_THREADS, MOST_DESCRIPTORS = 6, 3
+MAX_THREADS, MAX_DESCRIPTORS = 6, 3
 # Where more than a thousand calls wait to be accepted, gRPC drops some at random, with CANCELLED: penult's clients, as this
 # one is, try those again.
 ENDS = {"OK"}
@@ -40,7 +40,7 @@ def message(photo) -> bytes:
 
 def is_back(now: Vitals, before: Vitals) -> bool:
     """Say whether threads and descriptors are what they were, give or take what the server itself uses."""
-    return now.threads <= before.threads + MOST_THREADS and now.descriptors <= before.descriptors + MOST_DESCRIPTORS
+    return now.threads <= before.threads + MAX_THREADS and now.descriptors <= before.descriptors + MAX_DESCRIPTORS
 
 
 @pytest.mark.parametrize("assault", ASSAULTS, ids=lambda assault: assault.__name__)
@@ -65,7 +65,7 @@ def test_others_are_served_and_nothing_stays(attacked, photo, message, assault):
     assert attacked.process.poll() is None
     assert health(target) == SERVING
     wait_for(lambda: is_back(vitals(pid), before))
-    assert peak[0] - before.rss_mib < MOST_MORE_MIB
+    assert peak[0] - before.rss_mib < MAX_MORE_MIB
 
 
 def test_compressed_messages_are_refused(attacked, message):

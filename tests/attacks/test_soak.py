@@ -20,7 +20,7 @@ IS_LONG = bool(MINUTES or REQUESTS)
 SECONDS = 60 * MINUTES or 10.0
 LOOKS = 60
 # The promise, for 100,000 requests. A short run's memory is still finding its level.
-MOST_MIB = 20 if IS_LONG else 60
+MAX_MIB = 20 if IS_LONG else 60
 WORKERS = 8
 
 
@@ -80,7 +80,7 @@ def test_nothing_grows(light, start_server, tmp_path):
     assert mix.wrong() == {}
     assert {name for name, _ in mix.counts} == set(mix.kinds) or not IS_LONG
     assert 0.15 < bad < 0.25
-    assert growth_mib(looks) <= MOST_MIB
+    assert growth_mib(looks) <= MAX_MIB
     wait_for(lambda: vitals(pid).descriptors <= middle.descriptors + 3)
     assert vitals(pid).threads <= middle.threads + 3
     assert health(server.target) == 1

@@ -20,7 +20,7 @@ from penult.export.evaluation.diagnosis import diagnose
 from penult.export.evaluation.metrics import against_validation, compare, evaluate
 from penult.export.networks.architectures import get
 from penult.export.networks.network import PenultNet, build, copy_weights
-from penult.export.report.report_data import Evidence, Learning, Validation
+from penult.export.report.report_data import ReportData, TrainingSummary, Validation
 from penult.export.training.history import Epoch, History
 
 
@@ -87,13 +87,13 @@ def made_up_history() -> Callable[..., History]:
 
 
 @pytest.fixture
-def evidence(
+def report_data(
     tiny_net: PenultNet, settings: Callable[..., TrainSettings], made_up_history: Callable[..., History]
-) -> Callable[..., Evidence]:
+) -> Callable[..., ReportData]:
     """evidence(classes, scorers=…, **parts): a made-up run of tiny5 on 20 photos, of which the fourth is named wrong."""
 
     def make(classes: tuple[str, ...], scorers: tuple[str, ...] = ("dense", "svm"), history: History | None = None,
-             notes: tuple[str, ...] = (), **parts: Any) -> Evidence:  # fmt: skip
+             notes: tuple[str, ...] = (), **parts: Any) -> ReportData:  # fmt: skip
         labels = np.arange(20) % len(classes)
         scores = np.eye(len(classes), dtype=np.float32)[(labels + (np.arange(20) == 3)) % len(classes)]
         photos = tuple(Photo(Path(f"{row}.png"), int(label), "0" * 64) for row, label in enumerate(labels))
@@ -129,11 +129,11 @@ def evidence(
             "labels": labels,
             "descriptors": np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32),
             "settings": settings(),
-            "learning": Learning(get("tiny5"), history, verdict, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
+            "learning": TrainingSummary(get("tiny5"), history, verdict, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
             "validation": Validation(dict.fromkeys(scorers, scores), labels),
             "crops": lambda chosen: np.full((len(chosen), 32, 32, 3), 90, np.uint8),
         }  # fmt: skip
-        return Evidence(**(values | parts))
+        return ReportData(**(values | parts))
 
     return make
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 CRASHES = Path(__file__).parent / "crashes"
 INSTRUMENTED = ["penult.bundle", "penult.service", "PIL"]
-_MOST_BYTES = 6000
-_MOST_SECONDS_PER_INPUT = 20
-_MOST_MIB = 2048
+_MAX_BYTES = 6000
+_MAX_SECONDS_PER_INPUT = 20
+_MAX_MIB = 2048
 
 
 def fuzz(name: str, check: Callable[[bytes], None], seeds: Iterable[bytes]) -> None:
@@ -28,7 +28,7 @@ def fuzz(name: str, check: Callable[[bytes], None], seeds: Iterable[bytes]) -> N
         (folder / f"seed-{place:03d}").write_bytes(seed)
     arguments = [
         *(sys.argv[0], str(folder), f"-artifact_prefix={crashes}/", f"-max_total_time={seconds}"),
-        *(f"-max_len={_MOST_BYTES}", f"-timeout={_MOST_SECONDS_PER_INPUT}", f"-rss_limit_mb={_MOST_MIB}"),
+        *(f"-max_len={_MAX_BYTES}", f"-timeout={_MAX_SECONDS_PER_INPUT}", f"-rss_limit_mb={_MAX_MIB}"),
         "-print_final_stats=1",
     ]
     atheris.Setup(arguments, check)

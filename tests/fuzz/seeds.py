@@ -8,12 +8,12 @@ from tests.attacks.corpus import corpus
 from penult.oip import grpc_service_pb2 as oip
 from penult.v1 import penult_pb2 as pb
 
-_MOST_BYTES = 6000
+_MAX_BYTES = 6000
 
 
 def images() -> Iterator[bytes]:
     """Every image of the corpus that is small."""
-    return (case.data for case in corpus().values() if len(case.data) <= _MOST_BYTES)
+    return (case.data for case in corpus().values() if len(case.data) <= _MAX_BYTES)
 
 
 def messages() -> Iterator[bytes]:

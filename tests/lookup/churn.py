@@ -1,6 +1,6 @@
 """Adds and deletes in a folder of collections until it is killed, and says what was acknowledged, line by line.
 
-python churn.py FOLDER FIRST_BATCH [MOST_BATCHES]
+python churn.py FOLDER FIRST_BATCH [MAX_BATCHES]
 """
 
 import sys

@@ -27,8 +27,8 @@ from penult.client import AsyncClient
 from penult.client.channel import aio_channel_with
 
 # An open loop that the server cannot follow must end before this machine's memory does.
-_MOST_OUTSTANDING = 4096
-_MOST_OUTSTANDING_BYTES = 512 << 20
+_MAX_OUTSTANDING = 4096
+_MAX_OUTSTANDING_BYTES = 512 << 20
 # After a failure a worker waits as long as the server asks for, else this long: a client that comes back at once
 # would measure how fast a server can refuse.
 _PAUSE_S = 0.05
@@ -227,7 +227,7 @@ class _Sender:
 
     async def _open_loop(self, rate: float) -> None:
         """Send on schedule, whatever is still unanswered."""
-        most = min(_MOST_OUTSTANDING, max(1, int(_MOST_OUTSTANDING_BYTES / self._requests.mean_bytes)))
+        most = min(_MAX_OUTSTANDING, max(1, int(_MAX_OUTSTANDING_BYTES / self._requests.mean_bytes)))
         due_s = self.window.begun_s
         async with asyncio.TaskGroup() as waiting:
             for gap_s in gaps(self.settings, rate):

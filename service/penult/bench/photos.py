@@ -13,7 +13,7 @@ from penult.folders.names import PHOTOS
 from penult.folders.walk import LeftOut, walk
 
 # Everything sent stays in memory.
-_MOST_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 _MADE_UP = 16
 _HEIGHT, _WIDTH = 375, 500
 # Rows and amplitudes of the octaves: a spectrum that falls as photos' do. With quality 90 a file has about 46 KB, so
@@ -28,7 +28,7 @@ def read_folder(folder: Path, seed: int) -> list[bytes]:
     # A folder sorted by class would be sent class by class.
     random.Random(seed).shuffle(paths)
     files: list[bytes] = []
-    left = _MOST_BYTES
+    left = _MAX_BYTES
     for path in paths:
         try:
             files.append(path.read_bytes())

@@ -20,8 +20,8 @@ from penult.bundle.npz import read_npz
 from penult.bundle.scores import Floats, wilson
 
 BASELINE_NAME = "baseline.npz"
-_MOST_REFERENCES, _MOST_BYTES = 100_000, 128 << 20
-_MOST_PHOTOS = 10**9
+_MAX_REFERENCES, _MAX_BYTES = 100_000, 128 << 20
+_MAX_PHOTOS = 10**9
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Baseline:
     def from_bytes(cls, data: bytes, manifest: Manifest) -> "Baseline":
         """Read the file's bytes; raise BundleError where they do not belong to the manifest."""
         try:
-            found = _read(read_npz(data, _MOST_BYTES))
+            found = _read(read_npz(data, _MAX_BYTES))
             _check(found, manifest)
         except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("BASELINE_INVALID", f"{BASELINE_NAME} cannot be right; restore the bundle") from error
@@ -167,13 +167,13 @@ def _check(found: Baseline, manifest: Manifest) -> None:
     is_right = (
         references.dtype == shares.dtype == np.float32
         and references.ndim == 2
-        and 1 <= len(references) <= _MOST_REFERENCES
+        and 1 <= len(references) <= _MAX_REFERENCES
         and references.shape[1] == length
         and bool(np.isfinite(references).all() and np.abs(np.linalg.norm(references, axis=1) - 1).max() < 1e-3)
         and shares.shape == (len(manifest.classes),)
         and bool((shares >= 0).all() and (shares <= 1).all())
         and 0 <= found.distance <= 2
-        and 0 <= found.photos <= _MOST_PHOTOS
+        and 0 <= found.photos <= _MAX_PHOTOS
         and all(_is_right_limit(limit) for limit in (found.nearest, found.limit))
         and all(name in manifest.scorers for name in found.confidence)
         and all(0 <= value <= 1 for value in found.confidence.values())
@@ -188,7 +188,7 @@ def _is_right_limit(limit: Limit) -> bool:
         0 < limit.threshold <= 2
         and 0 <= limit.share <= 1
         and 0 <= limit.usual <= 2
-        and 0 <= limit.photos <= _MOST_PHOTOS
+        and 0 <= limit.photos <= _MAX_PHOTOS
     )
 
 

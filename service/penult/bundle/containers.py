@@ -18,9 +18,9 @@ from penult.bundle.errors import ImageError
 from penult.bundle.orientation import UPRIGHT, exif_orientation
 
 # More parts than any camera or editor writes; each costs a fraction of a microsecond of Python.
-_MOST_PARTS = 1 << 18
+_MAX_PARTS = 1 << 18
 # What stands before the pixels and decides them: tables, a palette. Real files have less than 10 KB of it.
-_MOST_HEADER_BYTES = 1 << 18
+_MAX_HEADER_BYTES = 1 << 18
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _NO_MARKER = (0x00, 0xFF)
@@ -127,7 +127,7 @@ def walk_jpeg(data: bytes) -> Stored:
     """
     stored, kept, run, at, last = Stored([data]), [], 0, 0, len(data) - 4
     has_exif = False
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if at > last or data[at] != 0xFF or data[at + 1] in _NO_MARKER:
             found = _MARKER.search(data, at)
             if not found:
@@ -151,7 +151,7 @@ def walk_jpeg(data: bytes) -> Stored:
         at = end
     else:
         raise _too_much("JPEG")
-    if sum(end - start for start, end in kept) + (stored.first_scan or len(data)) - run > _MOST_HEADER_BYTES:
+    if sum(end - start for start, end in kept) + (stored.first_scan or len(data)) - run > _MAX_HEADER_BYTES:
         raise _too_much("JPEG")
     if kept:
         stored.parts = [b"".join([data[start:end] for start, end in kept]), memoryview(data)[run:]]
@@ -192,7 +192,7 @@ def walk_png(data: bytes) -> Stored:
             is_damaged = True
         elif not kind[0] & _ANCILLARY:
             are_over = True
-    if sum(map(len, before)) > _MOST_HEADER_BYTES:
+    if sum(map(len, before)) > _MAX_HEADER_BYTES:
         raise _too_much("PNG")
     stored.parts = [b"".join(before), *_one_idat(stored.pixels), _PNG_END]
     return stored
@@ -201,7 +201,7 @@ def walk_png(data: bytes) -> Stored:
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield each chunk's name, and where its body begins and should end; raise ImageError for too many."""
     at = len(_PNG_SIGNATURE)
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if at + 8 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -239,7 +239,7 @@ def walk_webp(data: bytes) -> Stored:
     file_end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     kept: list[View] = []
     flags, has_begun, has_frame, has_exif = 0, False, False, False
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if at + 8 > file_end:
             break
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")

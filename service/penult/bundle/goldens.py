@@ -28,7 +28,7 @@ TIE = 1e-6
 # Decoders may round differently between library versions; more than one grey level is another picture.
 PIXEL_TOLERANCE = 1
 # Eight photos of 8 MiB, and their crops, have room; a bomb has not.
-_MOST_BYTES, _MOST_PHOTOS = 128 << 20, 64
+_MAX_BYTES, _MAX_PHOTOS = 128 << 20, 64
 
 # What turned a picture, or whitened other pixels of it, when bundles were made by earlier versions (CHANGELOG.md).
 _READ_OTHERWISE_BEFORE = (
@@ -71,7 +71,7 @@ class Goldens:
     def from_bytes(cls, data: bytes) -> "Goldens":
         """Read the file's bytes; raise BundleError."""
         try:
-            arrays = read_npz(data, _MOST_BYTES)
+            arrays = read_npz(data, _MAX_BYTES)
             images = _split(arrays["image_bytes"], arrays["image_lengths"])
             fields = {name: arrays[name] for name in ("crops", "logits", "descriptor", "svm_scores")}
         except Exception as error:  # the file is input: a name may lack, a kind be another
@@ -87,7 +87,7 @@ def _split(joined: NDArray[Any], lengths: NDArray[Any]) -> tuple[bytes, ...]:
     """Return the photos that stand end to end; raise ValueError where the lengths do not add up."""
     if joined.dtype != np.uint8 or joined.ndim != 1 or lengths.dtype.kind != "i" or lengths.ndim != 1:
         raise ValueError("image_bytes or image_lengths is of another kind")
-    if len(lengths) > _MOST_PHOTOS or (lengths < 0).any() or lengths.sum() != len(joined):
+    if len(lengths) > _MAX_PHOTOS or (lengths < 0).any() or lengths.sum() != len(joined):
         raise ValueError("image_lengths do not add up")
     data, ends = joined.tobytes(), np.cumsum(lengths).tolist()
     return tuple(data[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True))

@@ -24,7 +24,7 @@ _DEFLATED_STEP_BYTES, _INFLATE_STEP_BYTES = 1 << 16, 1 << 20
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", 0xD9
 # Between scans. An encoder writes a table or two for each scan.
-_MOST_SEGMENTS = 1 << 16
+_MAX_SEGMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _inflated(pieces: Iterable[View]) -> Iterator[int]:
 def _count_scans(data: bytes, at: int) -> int:
     """Count a JPEG's scans, segment by segment, up to its end: a phone may append a film, and metadata a thumbnail."""
     scans = 0
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, at)
         if not found:
             return scans
@@ -192,7 +192,7 @@ def _count_scans(data: bytes, at: int) -> int:
             return scans
         scans += marker == _START_OF_SCAN[1]
         at += int.from_bytes(data[at : at + 2], "big")
-    return _MOST_SEGMENTS
+    return _MAX_SEGMENTS
 
 
 def _png_raw_length(header: bytes) -> int:

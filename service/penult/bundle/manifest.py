@@ -45,7 +45,7 @@ _TYPES = {
 _FILE_MOST_BYTES, _BUNDLE_MOST_BYTES = 2 << 30, 4 << 30
 # Optional in the file, under the names of what they decide.
 _STATED = {"stated_scorers": "scorers", "stated_logits_length": "logits_length"}
-_MOST_SAID = 200
+_MAX_SAID = 200
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -241,4 +241,4 @@ def _check_scorers(manifest: Manifest) -> None:
 def _one_line(error: Exception) -> str:
     """Return what an error says; the file may have put anything of any length into it."""
     said = f"missing field {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(said.encode("ascii", "backslashreplace").decode().split())[:_MOST_SAID]
+    return " ".join(said.encode("ascii", "backslashreplace").decode().split())[:_MAX_SAID]

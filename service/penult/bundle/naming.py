@@ -12,7 +12,7 @@ from penult.bundle.errors import BundleError
 from penult.bundle.manifest import MANIFEST_NAME, check_model_name, is_model_name, parse_version
 from penult.nearest import nearest
 
-_MOST_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 def model_name(folder: Path) -> str:
@@ -97,5 +97,5 @@ def _is_model(folder: Path) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_MOST_SHOWN])
-    return shown if len(names) <= _MOST_SHOWN else f"{shown} and {len(names) - _MOST_SHOWN:,} more"
+    shown = ", ".join(names[:_MAX_SHOWN])
+    return shown if len(names) <= _MAX_SHOWN else f"{shown} and {len(names) - _MAX_SHOWN:,} more"

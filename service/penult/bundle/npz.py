@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_ARRAYS = 16
+_MAX_ARRAYS = 16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
 _KINDS = "biufU"
@@ -35,7 +35,7 @@ def read_npz(data: bytes, most_bytes: int) -> dict[str, NDArray[Any]]:
 
 
 def _check(entries: list[zipfile.ZipInfo], most_bytes: int) -> None:
-    if len(entries) > _MOST_ARRAYS or len({entry.filename for entry in entries}) != len(entries):
+    if len(entries) > _MAX_ARRAYS or len({entry.filename for entry in entries}) != len(entries):
         raise ValueError("too many arrays")
     if any(entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED for entry in entries):
         raise ValueError("packed in a way that numpy.savez does not know")

@@ -13,7 +13,7 @@ _MAGIC = (b"*\0", b"\0*")
 # TIFF's whole numbers: SHORT, LONG, SSHORT, SLONG.
 _WHOLE = {3: "H", 4: "I", 8: "h", 9: "i"}
 # Cameras write less than a hundred.
-_MOST_ENTRIES = 4096
+_MAX_ENTRIES = 4096
 
 
 def exif_orientation(block: bytes | memoryview) -> int:
@@ -35,7 +35,7 @@ def exif_orientation(block: bytes | memoryview) -> int:
 def _first_directory(view: memoryview, order: str) -> int:
     (start,) = struct.unpack_from(f"{order}I", view, 4)
     (entries,) = struct.unpack_from(f"{order}H", view, start)
-    for at in range(start + 2, start + 2 + 12 * min(entries, _MOST_ENTRIES), 12):
+    for at in range(start + 2, start + 2 + 12 * min(entries, _MAX_ENTRIES), 12):
         tag, kind, count = struct.unpack_from(f"{order}HHI", view, at)
         if tag == _TAG:
             return _value(view, order, kind, count, at + 8)

@@ -28,7 +28,7 @@ from penult.client.types import DescribeAnswer, ItemFailure, RequestFailed
 # Enough on their way that the server never waits, and small enough that one answer soon follows another.
 _BATCH_IMAGES, _IN_FLIGHT = 16, 6
 # A server that is started anew is back within this time; gRPC's own retries end after some seconds.
-_PATIENCE_S, _MOST_PAUSE_S = 60.0, 4.0
+_PATIENCE_S, _MAX_PAUSE_S = 60.0, 4.0
 _PASSING = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 
@@ -159,7 +159,7 @@ def _patiently(ask: Callable[[], DescribeAnswer], is_over: threading.Event) -> D
         except RequestFailed as error:
             if error.code not in _PASSING or time.monotonic() > until_s or is_over.wait(pause_s):
                 raise
-            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
 
 def _row(wanted: Wanted, result: object) -> Row:

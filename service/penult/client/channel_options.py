@@ -16,7 +16,7 @@ from penult.client.converters import MESSAGE_BYTES
 from penult.client.targets import Target, TargetError, proxy_options, read_targets
 from penult.client.types import RequestFailed
 
-MOST_RETRIES = 4
+MAX_RETRIES = 4
 # The reason of a failure, in the place of a server's: what answers there is no gRPC server.
 NOT_GRPC = "NOT_GRPC"
 # Words of gRPC's TLS library, and what to do about them.
@@ -36,8 +36,8 @@ def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, in
 
     With `is_one_of_several`, servers are watched, and one that says it leaves is asked no more while it still answers.
     """
-    if not 0 <= retries <= MOST_RETRIES:
-        raise ValueError(f"retries must be 0 to {MOST_RETRIES}; this is {retries}")
+    if not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries must be 0 to {MAX_RETRIES}; this is {retries}")
     return [
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ("grpc.max_send_message_length", MESSAGE_BYTES),

@@ -31,7 +31,7 @@ _TYPES = {
     "string": pb.FIELD_TYPE_STRING, "number": pb.FIELD_TYPE_NUMBER, "boolean": pb.FIELD_TYPE_BOOLEAN,
 }  # fmt: skip
 _TYPE_NAMES = {number: name for name, number in _TYPES.items()}
-_MOST_DESCRIPTORS = 256
+_MAX_DESCRIPTORS = 256
 
 LookupFlow = Generator[pb.LookupRequest, pb.LookupResponse, LookupAnswer]
 PutFlow = Generator[pb.PutItemsRequest, pb.PutItemsResponse, tuple[ItemFailure | None, ...]]
@@ -125,7 +125,7 @@ def _item(item: NewItem) -> pb.Item | ItemFailure:
 
 
 def _descriptor_chunks(rows: Any) -> Any:
-    for at in range(0, len(rows), _MOST_DESCRIPTORS):
-        part = rows[at : at + _MOST_DESCRIPTORS]
+    for at in range(0, len(rows), _MAX_DESCRIPTORS):
+        part = rows[at : at + _MAX_DESCRIPTORS]
         chunk = [pb.Descriptor(values=row.tolist()) for row in np.asarray(part, dtype=np.float32)]
         yield range(at, at + len(part)), chunk

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penult.client.batch_calls import IN_FLIGHT, ask_many
 from penult.client.channel import channel
-from penult.client.channel_options import MOST_RETRIES
+from penult.client.channel_options import MAX_RETRIES
 from penult.client.converters import classifying, describing, score_request, scored
 from penult.client.credentials import NONE, Security
 from penult.client.sync_collections import PlainLookup
@@ -37,7 +37,7 @@ class Client(PlainLookup):
         self,
         target: str | Sequence[str] = DEFAULT_TARGET,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = MOST_RETRIES,
+        retries: int = MAX_RETRIES,
         security: Security = NONE,
     ) -> None:
         """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""

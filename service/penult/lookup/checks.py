@@ -10,15 +10,15 @@ import numpy as np
 from penult.lookup.errors import LookupRefused, OtherDescriptors
 from penult.lookup.types import COSINE, FIELD_TYPES, LABEL, CollectionSpec, Filter, Floats, Item, Value
 
-MOST_ITEMS = 1000  # of a batch
-MOST_K = 1000
-MOST_QUERIES = 256
-MOST_FIELDS = 32
+MAX_ITEMS = 1000  # of a batch
+MAX_K = 1000
+MAX_QUERIES = 256
+MAX_FIELDS = 32
 _ID_BYTES, _LABEL_BYTES, _METADATA_BYTES, _SOURCE_BYTES, _THUMBNAIL_BYTES = 512, 512, 16 << 10, 4096, 45 << 10
-_MOST_VALUES = 256
+_MAX_VALUES = 256
 # A descriptor above this is no network's; below that length its direction is noise.
 _LARGEST, _SHORTEST = 1e4, 1e-6
-_MOST_NUMBERS = 16_384
+_MAX_NUMBERS = 16_384
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _KINDS = {"string": str, "number": float, "boolean": bool}
@@ -33,12 +33,12 @@ def check_name(name: str) -> None:
 def check_spec(spec: CollectionSpec) -> None:
     """Raise LookupRefused for a collection that cannot be."""
     check_name(spec.name)
-    if not 1 <= spec.dimension <= _MOST_NUMBERS:
-        raise LookupRefused("COLLECTION_DIMENSION", f"descriptors have 1 to {_MOST_NUMBERS} numbers")
+    if not 1 <= spec.dimension <= _MAX_NUMBERS:
+        raise LookupRefused("COLLECTION_DIMENSION", f"descriptors have 1 to {_MAX_NUMBERS} numbers")
     if spec.metric != COSINE:
         raise LookupRefused("COLLECTION_METRIC", f"the metric is {COSINE}; there is no {spec.metric[:32]!r}")
-    if len(spec.fields) > MOST_FIELDS:
-        raise LookupRefused("COLLECTION_FIELDS", f"a collection declares {MOST_FIELDS} metadata fields at most")
+    if len(spec.fields) > MAX_FIELDS:
+        raise LookupRefused("COLLECTION_FIELDS", f"a collection declares {MAX_FIELDS} metadata fields at most")
     for name, kind in spec.fields.items():
         if name == LABEL or not _FIELD.fullmatch(name) or kind not in FIELD_TYPES:
             raise LookupRefused(
@@ -59,8 +59,8 @@ def check_fingerprint(spec: CollectionSpec, fingerprint: str) -> None:
 
 def check_items(spec: CollectionSpec, items: Sequence[Item]) -> None:
     """Raise LookupRefused for a batch that cannot be stored; it names the first item that is wrong."""
-    if not 1 <= len(items) <= MOST_ITEMS:
-        raise LookupRefused("ITEM_COUNT", f"a batch has 1 to {MOST_ITEMS} items; this one {len(items)}")
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise LookupRefused("ITEM_COUNT", f"a batch has 1 to {MAX_ITEMS} items; this one {len(items)}")
     check_ids([item.id for item in items])
     if len({item.id for item in items}) != len(items):
         raise LookupRefused("ID_TWICE", "a batch names each id once")
@@ -75,8 +75,8 @@ def check_items(spec: CollectionSpec, items: Sequence[Item]) -> None:
 
 def check_ids(ids: Sequence[str]) -> None:
     """Raise LookupRefused for ids that cannot be, or too many."""
-    if not 1 <= len(ids) <= MOST_ITEMS:
-        raise LookupRefused("ITEM_COUNT", f"a request names 1 to {MOST_ITEMS} ids; this one {len(ids)}")
+    if not 1 <= len(ids) <= MAX_ITEMS:
+        raise LookupRefused("ITEM_COUNT", f"a request names 1 to {MAX_ITEMS} ids; this one {len(ids)}")
     for place, id_ in enumerate(ids):
         if not id_:
             raise LookupRefused("ID", f"item {place}: an id must not be empty")
@@ -100,10 +100,10 @@ def check_vectors(spec: CollectionSpec, vectors: Sequence[Floats], what: str) ->
 
 def check_query(spec: CollectionSpec, queries: Sequence[Floats], k: int, where: Filter) -> None:
     """Raise LookupRefused for a search that cannot be."""
-    if not 1 <= len(queries) <= MOST_QUERIES:
-        raise LookupRefused("QUERY_COUNT", f"a request looks up 1 to {MOST_QUERIES} descriptors")
-    if not 1 <= k <= MOST_K:
-        raise LookupRefused("K", f"k is 1 to {MOST_K}; this is {k}")
+    if not 1 <= len(queries) <= MAX_QUERIES:
+        raise LookupRefused("QUERY_COUNT", f"a request looks up 1 to {MAX_QUERIES} descriptors")
+    if not 1 <= k <= MAX_K:
+        raise LookupRefused("K", f"k is 1 to {MAX_K}; this is {k}")
     check_vectors(spec, queries, "query")
     for condition in where:
         kind = "string" if condition.field == LABEL else spec.fields.get(condition.field)
@@ -119,8 +119,8 @@ def _check_condition(name: str, kind: str, values: Sequence[Value], bounds: tupl
         raise LookupRefused("FILTER", f"the filter on {name} gives either values or a range")
     if is_range and kind != "number":
         raise LookupRefused("FILTER", f"{name} is a {kind}, and has no range")
-    if len(values) > _MOST_VALUES:
-        raise LookupRefused("FILTER", f"the filter on {name} gives more than {_MOST_VALUES} values")
+    if len(values) > _MAX_VALUES:
+        raise LookupRefused("FILTER", f"the filter on {name} gives more than {_MAX_VALUES} values")
     for value in [*values, *(bound for bound in bounds if bound is not None)]:
         _check_value(name, kind, value)
 

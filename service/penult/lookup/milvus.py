@@ -24,7 +24,7 @@ from penult.proxies import channel_options
 
 _PREFIX, _ALIAS = "penult_", "penult_a_"
 _CONNECT_S, _TIMEOUT_S = 10.0, 60.0
-_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 128, 32_768
+_LINKS, _EF_BUILD, _EF_SEARCH, _MAX_EF = 16, 100, 128, 32_768
 _TEXT_BYTES, _ID_BYTES, _SOURCE_BYTES = 65_535, 512, 4096
 _STRONG = "Strong"
 # Up to so many matching rows a filter is answered by looking at each; more are never fetched at a time.
@@ -155,7 +155,7 @@ class MilvusCollection:
             if any(len(hits) < k for hits in found):
                 wanted = min(k, matching if where else self._count(""))
                 if any(len(hits) < wanted for hits in found):
-                    found = self._nearest(queries, k, terms, _MOST_EF)
+                    found = self._nearest(queries, k, terms, _MAX_EF)
                 if any(len(hits) < wanted for hits in found):
                     return self._exactly(queries, k, terms)
             return found

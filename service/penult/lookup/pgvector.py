@@ -23,9 +23,9 @@ from penult.lookup.types import LABEL, CollectionSpec, Filter, Floats, Hit, Item
 
 EXACT_NUMBERS = 50_000_000
 _CONNECTIONS, _WAIT_S = 8, 10.0
-_LINKS, _EF_BUILD, _EF_SEARCH, _MOST_EF = 16, 100, 128, 1000
+_LINKS, _EF_BUILD, _EF_SEARCH, _MAX_EF = 16, 100, 128, 1000
 # pgvector's HNSW takes vectors up to 2000 numbers, and up to 4000 in half precision.
-_MOST_FULL, _MOST_HALF = 2000, 4000
+_MAX_FULL, _MAX_HALF = 2000, 4000
 # Up to so many matching rows a filter is answered by looking at each of them.
 _FEW_ROWS = 20_000
 # Several servers starting at once must not make the schema, or an index, side by side.
@@ -184,11 +184,11 @@ class PgvectorCollection:
     ) -> list[Hit]:
         db.execute(_text(f"SET LOCAL enable_indexscan = {'off' if exact else 'on'}"))
         db.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-        db.execute(_text(f"SET LOCAL hnsw.ef_search = {min(_MOST_EF, max(_EF_SEARCH, 2 * k))}"))
+        db.execute(_text(f"SET LOCAL hnsw.ef_search = {min(_MAX_EF, max(_EF_SEARCH, 2 * k))}"))
         distance, limit, columns = "vector <=> %s", k, ", ".join(self._columns)
         statement = f"SELECT {columns}, 1 - ({distance}) FROM {self._table} WHERE {terms} ORDER BY {distance} LIMIT %s"
         vector = Vector(query)
-        if self.spec.dimension > _MOST_FULL and not exact:  # found in half precision, ranked in full
+        if self.spec.dimension > _MAX_FULL and not exact:  # found in half precision, ranked in full
             statement = (
                 f"SELECT {columns}, 1 - ({distance}) AS similarity FROM (SELECT * FROM {self._table} WHERE {terms} "
                 f"ORDER BY {self._half('vector')} <=> {self._half('%s')} LIMIT %s) AS near ORDER BY similarity DESC"
@@ -208,7 +208,7 @@ class PgvectorCollection:
 
     def _index_if_large(self, in_background: bool = True) -> None:
         """Make the HNSW index once a collection is too large to be looked through."""
-        if self.spec.dimension > _MOST_HALF:
+        if self.spec.dimension > _MAX_HALF:
             return
         with self._store.connected() as db:
             # PostgreSQL's own estimate, which its autovacuum keeps: counting would cost as much as a search.
@@ -221,7 +221,7 @@ class PgvectorCollection:
             self._make_index()
 
     def _make_index(self) -> None:
-        is_full = self.spec.dimension <= _MOST_FULL
+        is_full = self.spec.dimension <= _MAX_FULL
         what = "vector vector_cosine_ops" if is_full else f"{self._half('vector')} halfvec_cosine_ops"
         with self._store.connected() as db:
             db.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK + self._number,))

@@ -22,7 +22,7 @@ from penult.proxies import is_loopback
 from penult.service.errors import ConfigError
 from penult.service.runtime.cpu_count import cores
 from penult.service.runtime.cpu_threads import AUTO, CPU_MODES
-from penult.service.runtime.cuda_options import GPU_MODES, MOST_IMAGES, GpuOptions
+from penult.service.runtime.cuda_options import GPU_MODES, MAX_IMAGES, GpuOptions
 
 _ENVIRONMENT_PREFIX = "PENULT_"
 # The folder of collections.
@@ -210,7 +210,7 @@ class ServeConfig:
     @property
     def gpu_options(self) -> GpuOptions:
         """How models use a GPU."""
-        return GpuOptions(self.batch_max_images or MOST_IMAGES, self.gpu_memory_mb, self.gpu_mode)
+        return GpuOptions(self.batch_max_images or MAX_IMAGES, self.gpu_memory_mb, self.gpu_mode)
 
     @property
     def has_reflection(self) -> bool:

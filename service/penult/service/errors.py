@@ -38,7 +38,7 @@ from penult.lookup.errors import (
     StoreUnavailable,
 )
 
-log = logging.getLogger("penult.rpc")
+log = logging.getLogger(__name__)
 
 
 class ConfigError(PenultError):

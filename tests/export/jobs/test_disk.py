@@ -25,7 +25,7 @@ from penult.export.jobs.packaging import Result
 from penult.export.jobs.train import compare, save_weights, train
 from penult.export.networks.network import PenultNet
 from penult.export.training.history import History
-from penult.export.training.tensorboard import Board
+from penult.export.training.tensorboard import TensorBoardWriter
 
 _PATIENCE_S = 240
 _FULL = "No space left on device; free some space"
@@ -209,7 +209,7 @@ def test_tensorboard_on_a_full_disk_is_one_line(made_up_history: Callable[..., H
     threads = threading.active_count()
     with (
         pytest.raises(DiskError, match=f"cannot write {tmp_path}/runs: File too large"),
-        Board(tmp_path / "runs") as board,
+        TensorBoardWriter(tmp_path / "runs") as board,
     ):
         with _files_of(0):
             board.add(epoch)

@@ -7,7 +7,7 @@ from sklearn.base import clone
 from penult.bundle.scores import as_columns
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import learn_all, score, steady_rows
+from penult.export.jobs.packaging import refit_on_all, score, steady_rows
 
 
 def _overlapping(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def test_where_no_photo_is_steady_all_may_be_goldens(kernel: str, monkeypatch: p
     fitted = svm.fit(*_overlapping(240, 0), seed=0, kernel=kernel)
     descriptors, _ = _overlapping(60, 1)
     if kernel == "rbf":
-        monkeypatch.setattr("penult.export.jobs.packaging._MOST_MOVED", -1.0)
+        monkeypatch.setattr("penult.export.jobs.packaging._MAX_MOVED", -1.0)
     assert steady_rows(descriptors, fitted).tolist() == list(range(60))
 
 
@@ -51,7 +51,7 @@ def test_the_svm_learns_from_validation_photos_once_they_have_decided(kernel: st
     train, val, test = (measured[part].descriptors for part in parts)
     chosen = svm.fit(train, measured["train"].labels, 3, kernel, weight)
     before = chosen.scores(test)
-    final = learn_all(chosen, measured)
+    final = refit_on_all(chosen, measured)
     both = np.concatenate([train, val]), np.concatenate([measured[part].labels for part in ("train", "val")])
     assert (final.kernel, final.c, final.gamma, final.photos) == (kernel, chosen.c, chosen.gamma, 180)
     assert np.array_equal(final.scores(test), as_columns(clone(chosen.pipeline).fit(*both).decision_function(test)))

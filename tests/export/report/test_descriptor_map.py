@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from penult.export.report.descriptor_map import MOST_PHOTOS, descriptor_map, map_csv
+from penult.export.report.descriptor_map import MAX_PHOTOS, descriptor_map, map_csv
 
 
 def _groups(count: int, length: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -42,11 +42,11 @@ def test_length_does_not_matter():
 
 def test_large_sets_are_sampled():
     """Of many photos a seeded sample is shown, without repetition and in order."""
-    descriptors = _groups(MOST_PHOTOS + 500)[0]
+    descriptors = _groups(MAX_PHOTOS + 500)[0]
     rows = descriptor_map(descriptors, 1).rows
-    assert len(rows) == MOST_PHOTOS
+    assert len(rows) == MAX_PHOTOS
     assert (np.diff(rows) > 0).all()
-    assert rows.max() >= MOST_PHOTOS
+    assert rows.max() >= MAX_PHOTOS
 
 
 @pytest.mark.parametrize("count", [2, 5, 9, 10, 31])

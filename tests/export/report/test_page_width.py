@@ -66,14 +66,14 @@ def _in_browser(
     ],
     ids=["two", "thirty", "endless names"],
 )
-def test_nothing_sticks_out(evidence: Callable, tmp_path: Path, classes: tuple[str, ...]):
+def test_nothing_sticks_out(report_data: Callable, tmp_path: Path, classes: tuple[str, ...]):
     """At phone and desktop width the page is as wide as the window, whatever classes are called; all pictures show."""
-    files = report_files(evidence(classes, notes=("photos cannot be read: " + "long_name_" * 30,)))
+    files = report_files(report_data(classes, notes=("photos cannot be read: " + "long_name_" * 30,)))
     pictures = sum(name.endswith(".svg") for name in files) + 1  # and the photo that was named wrong
     assert _measured(files["report/index.html"].decode(), tmp_path) == [[width, width, pictures] for width in _WIDTHS]
 
 
-def test_a_hundred_classes_are_four_screens(evidence: Callable, made_up_history: Callable, tmp_path: Path):
+def test_a_hundred_classes_are_four_screens(report_data: Callable, made_up_history: Callable, tmp_path: Path):
     """Folded as it opens, the report of a hundred classes is at most four screens of 1280 x 800 high.
 
     It is a page with all that there can be: two phases of learning, twelve errors, both scorers.
@@ -81,7 +81,7 @@ def test_a_hundred_classes_are_four_screens(evidence: Callable, made_up_history:
     labels = np.arange(200) % 100
     answers = np.where(np.arange(200) % 5, labels, (labels + 1) % 100)
     scores = dict.fromkeys(("dense", "svm"), np.eye(100, dtype=np.float32)[answers])
-    made = evidence(tuple(f"class {n}" for n in range(100)), history=made_up_history(12, ("head", "all")))
+    made = report_data(tuple(f"class {n}" for n in range(100)), history=made_up_history(12, ("head", "all")))
     figures = evaluate(scores["svm"], labels, made.splits.classes, 1.0)
     photos = tuple(replace(made.splits.test[0], label=int(label)) for label in labels)
     made = replace(

@@ -20,7 +20,7 @@ from penult.export.report.plot_network import first_filters, relative_changes
 from penult.export.report.plot_photos import descriptor_map
 from penult.export.report.plot_scorers import accuracies, confusion, reliability, searched, svm_search
 from penult.export.report.plot_style import label, short
-from penult.export.report.report_data import Evidence
+from penult.export.report.report_data import ReportData
 
 _SVG = "{http://www.w3.org/2000/svg}"
 
@@ -41,23 +41,23 @@ def _answers(classes: Sequence[str], wrong: int = 3) -> Confusions:
     return Confusions(tuple(classes), labels, (labels + (np.arange(20) == wrong)) % len(classes))
 
 
-def _illustrate(made: Evidence) -> dict[str, bytes]:
+def _illustrate(made: ReportData) -> dict[str, bytes]:
     return illustrate(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[0]
 
 
-def test_text_can_be_read_on_a_phone(evidence: Callable):
+def test_text_can_be_read_on_a_phone(report_data: Callable):
     """No text of any picture is smaller than 11 CSS pixels in 346, which a phone of 390 leaves; matrices may scroll."""
-    for name, drawn in _illustrate(evidence(("cat", "dog"))).items():
+    for name, drawn in _illustrate(report_data(("cat", "dog"))).items():
         width = float(ElementTree.fromstring(drawn).attrib["viewBox"].split()[2])
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", drawn.decode())]
         assert sizes, name
         assert min(sizes) * 346 / width >= 11, name
 
 
-def test_pictures_follow_light_and_dark(evidence: Callable):
+def test_pictures_follow_light_and_dark(report_data: Callable):
     """No picture has ink, lines or a background of its own: what is grey or black is a variable, alone and in a page."""
     fixed = re.compile(r"(?:fill|stroke): #(?:000000|ffffff|2f2f2f|767676|e6e6e6)")
-    for name, drawn in _illustrate(evidence(("cat", "dog"))).items():
+    for name, drawn in _illustrate(report_data(("cat", "dog"))).items():
         assert not fixed.search(drawn.decode()), name
         assert b"var(--ink, #2f2f2f)" in drawn
         assert b"prefers-color-scheme:dark" in drawn
@@ -82,9 +82,9 @@ def test_pictures_follow_light_and_dark(evidence: Callable):
         "x" * 200,
     ],
 )
-def test_any_class_name_can_be_drawn(evidence: Callable, name: str):
+def test_any_class_name_can_be_drawn(report_data: Callable, name: str):
     """Dollar signs, other scripts, emoji and endless names are text in the picture, for the reader's fonts to draw."""
-    made = evidence((name, "other"))
+    made = report_data((name, "other"))
     points = DescriptorMap(np.arange(20), made.descriptors[:, :2], 0.5, None)
     right = np.arange(20) != 3
     matrix = confusion(_answers((name, "other")), "svm")
@@ -107,9 +107,9 @@ def test_any_history_can_be_drawn(made_up_history: Callable, phases: tuple[str, 
         assert _has(learning_curves(history.phase(phase), diagnose(history, 2)), "#d55e00") or epochs == 1
 
 
-def test_the_last_phase_has_the_fixed_name(evidence: Callable, made_up_history: Callable):
+def test_the_last_phase_has_the_fixed_name(report_data: Callable, made_up_history: Callable):
     """Two phases have two pictures; the one named learning_curves.svg is the last phase's."""
-    made = evidence(("cat", "dog"), history=made_up_history(4, ("head", "all")))
+    made = report_data(("cat", "dog"), history=made_up_history(4, ("head", "all")))
     pictures = _illustrate(made)
     for name, phase in (("learning_curves.svg", "all"), ("learning_curves_head.svg", "head")):
         assert pictures[name] == learning_curves(made.learning.history.phase(phase), made.learning.verdict)
@@ -186,9 +186,9 @@ def test_the_search_for_c_is_found_wherever_it_stands():
     assert svm_search({}) is None
 
 
-def test_scorers_are_compared_in_their_colours(evidence: Callable):
+def test_scorers_are_compared_in_their_colours(report_data: Callable):
     """Bars of both scorers are there, one scorer alone has only its own."""
-    both, dense = evidence(("cat", "dog")), evidence(("cat", "dog"), scorers=("dense",))
+    both, dense = report_data(("cat", "dog")), report_data(("cat", "dog"), scorers=("dense",))
     assert [_has(accuracies(made.metrics), "#aa4499") for made in (both, dense)] == [True, False]
     assert all(_has(accuracies(made.metrics), "#009e73") for made in (both, dense))
 
@@ -216,9 +216,9 @@ def test_names_of_wide_letters_keep_their_room():
     assert len(label("猫" * 5)) > 9
 
 
-def test_tables_hold_what_is_drawn(evidence: Callable):
+def test_tables_hold_what_is_drawn(report_data: Callable):
     """reliability.csv and svm_c.csv have a row per point of their pictures."""
-    made: Any = evidence(("cat", "dog"))
+    made: Any = report_data(("cat", "dog"))
     tables = illustrate(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[1]
     bins = sum(len(figures["reliability"]) for figures in made.metrics["test"].values())
     assert len(tables["reliability.csv"].splitlines()) == 1 + bins

@@ -51,19 +51,19 @@ class _Page(HTMLParser):
         self.alternatives += [values.get("aria-label") or ""] if tag == "svg" else []
 
 
-def test_the_report_has_its_files(evidence: Callable):
+def test_the_report_has_its_files(report_data: Callable):
     """A page, a model card, every picture and the tables behind them."""
-    files = report_files(evidence(("cat", "dog")))
+    files = report_files(report_data(("cat", "dog")))
     assert set(files) == {f"report/{name}" for name in _PICTURES | _TABLES | {"index.html"}} | {"MODEL_CARD.md"}
 
 
-def test_the_page_opens_alone(evidence: Callable):
+def test_the_page_opens_alone(report_data: Callable):
     """Pictures and photos are inside the page, with a text for those who cannot see them; nothing is loaded.
 
     All ids are different, as those of one picture must not be found in another. Besides its own parts the page links
     the status page alone.
     """
-    files = report_files(evidence(("cat", "dog")))
+    files = report_files(report_data(("cat", "dog")))
     page = _Page(files["report/index.html"])
     assert files["report/index.html"].count(b"<svg") == len(_PICTURES)
     assert len(page.sources) == 1
@@ -77,9 +77,9 @@ def test_the_page_opens_alone(evidence: Callable):
     assert not re.search(rb"url\((?!#)|@import|<script|<link", files["report/index.html"])
 
 
-def test_the_report_states_the_figures(evidence: Callable):
+def test_the_report_states_the_figures(report_data: Callable):
     """Accuracy, interval, default scorer, verdict and comparison stand in page and card; nothing is left unfilled."""
-    made = evidence(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
+    made = report_data(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
     files = report_files(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = files[name].decode()
@@ -105,7 +105,7 @@ def test_the_report_states_the_figures(evidence: Callable):
     ],
 )
 def test_the_page_says_what_set_the_rates(
-    evidence: Callable,
+    report_data: Callable,
     settings: Callable,
     made_up_history: Callable,
     schedule: str,
@@ -113,7 +113,7 @@ def test_the_page_says_what_set_the_rates(
     words: str,
 ):
     """Under one-cycle, validation loss neither lowers the rate nor stops; the head alone always learns by plateau."""
-    made = evidence(("cat", "dog"), history=made_up_history(3, phases))
+    made = report_data(("cat", "dog"), history=made_up_history(3, phases))
     manifest = replace(made.manifest, training={"settings": settings(schedule=schedule).as_json()})
     files = report_files(replace(made, manifest=manifest))
     page = files["report/index.html"].decode()
@@ -124,9 +124,9 @@ def test_the_page_says_what_set_the_rates(
     assert ("up and down once over all epochs" in card) == (words != "stops the run")
 
 
-def test_names_are_escaped(evidence: Callable):
+def test_names_are_escaped(report_data: Callable):
     """A class called like a script is shown, not run; template marks in a name are text."""
-    page = report_files(evidence(_NASTY, notes=("<img src=x onerror=alert(1)>",)))["report/index.html"].decode()
+    page = report_files(report_data(_NASTY, notes=("<img src=x onerror=alert(1)>",)))["report/index.html"].decode()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "a &amp; b" in page
@@ -134,9 +134,9 @@ def test_names_are_escaped(evidence: Callable):
     assert "<img src=x" not in page
 
 
-def test_tables_of_the_card_are_whole(evidence: Callable):
+def test_tables_of_the_card_are_whole(report_data: Callable):
     """Every row of a table in the card has as many cells as its head, whatever classes are called."""
-    card = report_files(evidence(_NASTY))["MODEL_CARD.md"].decode()
+    card = report_files(report_data(_NASTY))["MODEL_CARD.md"].decode()
     tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
     assert len(tables) == 2
     for table in tables:
@@ -145,17 +145,17 @@ def test_tables_of_the_card_are_whole(evidence: Callable):
 
 
 @pytest.mark.parametrize("scorer", ["dense", "svm"])
-def test_one_scorer_is_enough(evidence: Callable, scorer: str):
+def test_one_scorer_is_enough(report_data: Callable, scorer: str):
     """A bundle with the dense head alone, or the SVM alone, has a report that compares nothing."""
-    files = report_files(evidence(("cat", "dog"), scorers=(scorer,)))
+    files = report_files(report_data(("cat", "dog"), scorers=(scorer,)))
     assert f"report/confusion_{scorer}.svg" in files
     assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
 
 
 @pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"views": 2}}])
-def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
+def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
     """A new SVM on a bundle whose record lacks options that came later has a card; what it has is told."""
-    made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
+    made = report_data(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
     preprocess = Preprocess(32, 32, fit="stretch") if training else Preprocess(48, 32)
     made = replace(made, manifest=replace(made.manifest, training=training, preprocess=preprocess))
     card = report_files(made)["MODEL_CARD.md"].decode()
@@ -164,17 +164,17 @@ def test_a_network_of_before_has_a_card(evidence: Callable, training: dict):
 
 
 @pytest.mark.parametrize("views", [1, 4])
-def test_curves_of_one_view_say_so(evidence: Callable, views: int):
+def test_curves_of_one_view_say_so(report_data: Callable, views: int):
     """Where photos are served in several views, the curves are of one, and the page tells."""
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     training = {"settings": made.manifest.training["settings"] | {"views": views}}
     page = report_files(replace(made, manifest=replace(made.manifest, training=training)))["report/index.html"].decode()
     assert ("everything else here on 4 views" in page) == (views == 4)
 
 
-def test_a_new_svm_alone_has_a_report(evidence: Callable):
+def test_a_new_svm_alone_has_a_report(report_data: Callable):
     """Where no network learnt, there are no curves, filters or verdict, and nothing else is missing."""
-    made = evidence(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
+    made = report_data(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
     made.metrics.pop("verdict")
     made.metrics.pop("train")
     files = report_files(made)
@@ -185,17 +185,17 @@ def test_a_new_svm_alone_has_a_report(evidence: Callable):
     assert "learning curves" not in files["report/index.html"].decode()
 
 
-def test_photos_can_be_kept_out(evidence: Callable):
+def test_photos_can_be_kept_out(report_data: Callable):
     """Without leave to show photos there is no picture of them, and page and card say so."""
-    files = report_files(evidence(("cat", "dog"), crops=None))
+    files = report_files(report_data(("cat", "dog"), crops=None))
     assert b"<img" not in files["report/index.html"]
     assert "--no-report-photos" in files["report/index.html"].decode()
     assert "The report shows no photos." in files["MODEL_CARD.md"].decode()
-    shown = report_files(evidence(("cat", "dog")))["MODEL_CARD.md"].decode()
+    shown = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
     assert "`report/index.html` shows photos" in shown
 
 
-def test_the_photos_shown_are_the_worst_errors(evidence: Callable):
+def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
     """Only wrongly named photos are asked for, the surest first, twelve at most, by the default scorer."""
     asked: list[Photo] = []
 
@@ -203,16 +203,16 @@ def test_the_photos_shown_are_the_worst_errors(evidence: Callable):
         asked.extend(chosen)
         return np.zeros((len(chosen), 32, 32, 3), np.uint8)
 
-    made = evidence(("cat", "dog"), crops=crops)
+    made = report_data(("cat", "dog"), crops=crops)
     report_files(made)
     assert asked == [made.splits.test[3]]
     asked.clear()
     wrong = np.eye(2, dtype=np.float32)[1 - made.labels] * (0.1 + np.arange(20, dtype=np.float32) / 10)[:, None]
-    report_files(evidence(("cat", "dog"), crops=crops, scores={"dense": made.scores["dense"], "svm": wrong}))
+    report_files(report_data(("cat", "dog"), crops=crops, scores={"dense": made.scores["dense"], "svm": wrong}))
     assert asked == [made.splits.test[row] for row in range(19, 7, -1)]
 
 
-def test_without_test_errors_other_photos_are_shown(evidence: Callable):
+def test_without_test_errors_other_photos_are_shown(report_data: Callable):
     """With no test photo named wrong, the page shows validation errors, and right answers of every class, least sure."""
     asked: list[Photo] = []
 
@@ -220,9 +220,9 @@ def test_without_test_errors_other_photos_are_shown(evidence: Callable):
         asked.extend(chosen)
         return np.zeros((len(chosen), 32, 32, 3), np.uint8)
 
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     right = np.eye(2, dtype=np.float32)[made.labels] * (1 + np.arange(20, dtype=np.float32) / 10)[:, None]
-    page = report_files(evidence(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
+    page = report_files(report_data(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
     text = page["report/index.html"].decode()
     assert "No test photo was named wrong" in text
     assert "Errors on the validation photos" in text
@@ -231,10 +231,10 @@ def test_without_test_errors_other_photos_are_shown(evidence: Callable):
     assert asked == [*least, made.splits.val[3]]
 
 
-def test_few_photos_have_no_bare_percentage(evidence: Callable):
+def test_few_photos_have_no_bare_percentage(report_data: Callable):
     """Eighteen of eighteen, three of three: page and card give counts and intervals, "100" stands as an end alone."""
     right = np.eye(2, dtype=np.float32)[np.arange(18) % 2]
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     figures = evaluate(right, made.labels[:18], made.splits.classes, 1.0)
     metrics = made.metrics | {part: dict.fromkeys(("dense", "svm"), figures) for part in ("test", "val")}
     splits = replace(made.splits, test=made.splits.test[:18])
@@ -255,9 +255,9 @@ def test_few_photos_have_no_bare_percentage(evidence: Callable):
     [((18, 18), (20, 33), "Count on the lower figure"), ((60, 100), (85, 100), "Count on the test photos"),
      ((18, 18), (30, 33), "")],
 )  # fmt: skip
-def test_a_disagreement_is_said(evidence: Callable, test: tuple[int, int], val: tuple[int, int], words: str):
+def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], val: tuple[int, int], words: str):
     """Page and card say when test and validation photos disagree by more than chance explains, whichever is better."""
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     told = {part: {"accuracy": right / of, "photos": of, "accuracy_95": list(wilson(right / of, of))}
             for part, (right, of) in (("test", test), ("val", val))}  # fmt: skip
     made.metrics["test_against_validation"] = {"svm": against_validation(told["test"], told["val"])}
@@ -273,9 +273,9 @@ def test_a_disagreement_is_said(evidence: Callable, test: tuple[int, int], val: 
     ("only_dense", "only_svm", "words"),
     [(0, 8, "the SVM is better"), (8, 0, "the dense head is better"), (2, 1, "neither is clearly better")],
 )
-def test_the_better_scorer_is_named_by_the_outcome(evidence: Callable, only_dense: int, only_svm: int, words: str):
+def test_the_better_scorer_is_named_by_the_outcome(report_data: Callable, only_dense: int, only_svm: int, words: str):
     """What the page says of the SVM depends on which of the two named more of these photos right."""
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     labels = np.zeros(20, int)
     dense, svm = (np.eye(2)[(np.arange(20) < wrong).astype(int)] for wrong in (only_svm, 0))
     svm[12 : 12 + only_dense] = [0.0, 1.0]
@@ -283,24 +283,24 @@ def test_the_better_scorer_is_named_by_the_outcome(evidence: Callable, only_dens
     assert f"On these test photos {words}." in report_files(made)["report/index.html"].decode()
 
 
-def test_photos_of_all_parts_are_counted_by_class(evidence: Callable):
+def test_photos_of_all_parts_are_counted_by_class(report_data: Callable):
     """The card's table has the photos of every split, and recall in counts where ten photos are behind it."""
-    card = report_files(evidence(("cat", "dog")))["MODEL_CARD.md"].decode()
+    card = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
     assert "| cat | 10 | 10 | 10 | 10 of 10 | 10 of 10 |" in card
     assert "| dog | 10 | 10 | 10 | 9 of 10 | 9 of 10 |" in card
 
 
-def test_a_class_without_test_photos_has_a_dash(evidence: Callable):
+def test_a_class_without_test_photos_has_a_dash(report_data: Callable):
     """Where the test photos lack a class, its figures are left open in page and card."""
-    files = report_files(evidence(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
+    files = report_files(report_data(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
     assert "| x | 0 | 0 | 0 | – | – |" in files["MODEL_CARD.md"].decode()
 
 
 @pytest.mark.parametrize("classes", [1000, 10_000])
-def test_many_classes_make_a_page_of_bounded_size(evidence: Callable, classes: int):
+def test_many_classes_make_a_page_of_bounded_size(report_data: Callable, classes: int):
     """The page shows the weakest classes, the card fewer, classes.csv all; neither page nor card grows any more."""
     names = tuple(f"class number {n}" for n in range(classes))
-    made = evidence(names[:20])
+    made = report_data(names[:20])
     scores = {name: np.pad(values, ((0, 0), (0, classes - 20))) for name, values in made.scores.items()}
     files = report_files(replace(made, splits=replace(made.splits, classes=names), scores=scores))
     assert len(files["report/index.html"]) < 500_000
@@ -313,9 +313,9 @@ def test_many_classes_make_a_page_of_bounded_size(evidence: Callable, classes: i
 
 
 @pytest.mark.parametrize("has_learnt", [True, False], ids=["training", "refit"])
-def test_test_photos_that_may_have_been_learnt_from_are_told(evidence: Callable, has_learnt: bool):
+def test_test_photos_that_may_have_been_learnt_from_are_told(report_data: Callable, has_learnt: bool):
     """That the test photos decided nothing is said where the network's own split was used, and only there."""
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     learnt_from = made.splits.sha256 if has_learnt else "0" * 64
     training = made.manifest.training | {"data_sha256": learnt_from}
     files = report_files(replace(made, manifest=replace(made.manifest, training=training)))
@@ -351,11 +351,11 @@ def test_the_trained_bundle_has_a_report(trained: Any):
     assert trained.metrics["test_against_validation"]["svm"]["test_photos"] == figures["photos"]
 
 
-def test_the_report_reads_what_the_manifest_lists(evidence: Callable):
+def test_the_report_reads_what_the_manifest_lists(report_data: Callable):
     """A manifest that lists files, as publishing hands it over, changes nothing."""
-    made = evidence(("cat", "dog"))
+    made = report_data(("cat", "dog"))
     entries = {name: FileEntry.of(b"x") for name in (MODEL_NAME, SVM_NAME)}
-    listed = evidence(("cat", "dog"), manifest=replace(made.manifest, files=entries))
+    listed = report_data(("cat", "dog"), manifest=replace(made.manifest, files=entries))
     assert report_files(listed)["report/index.html"] == report_files(made)["report/index.html"]
 
 

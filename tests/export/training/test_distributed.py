@@ -13,7 +13,7 @@ from torch import nn
 
 from penult.export.data.dataset import Photo
 from penult.export.networks.network import BatchDropout, Rows
-from penult.export.training.distributed import ALONE, SharedBatchNorm, Workers
+from penult.export.training.distributed import ALONE, ProcessGroup, SharedBatchNorm
 from penult.export.training.trainer import class_weights
 
 _LOSSES = ("running_loss", "train_loss", "val_loss", "val_loss_error")
@@ -109,7 +109,7 @@ def test_class_weights_and_batches_smaller_than_the_processes(torchrun):
 def test_parts_are_even_and_whole(count: int, size: int):
     """The parts of all processes, in order, are the items; their sizes differ by one at most."""
     items = list(range(count))
-    parts = [Workers(rank=rank, size=size).part(items) for rank in range(size)]
+    parts = [ProcessGroup(rank=rank, size=size).part(items) for rank in range(size)]
     assert [item for part in parts for item in part] == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -69,7 +69,7 @@ def _val_loss(net: PenultNet, tuner: FineTuner) -> float:
     ((pixels, labels),) = PhotoReader(tuner.reader.spec, Cache(0), 10_000).crops(tuner.splits.val, "test")
     with torch.no_grad():
         return F.cross_entropy(
-            net.eval()(tuner.learner.normalise(torch.from_numpy(pixels)))[0], torch.from_numpy(labels)
+            net.eval()(tuner.trainer.normalise(torch.from_numpy(pixels)))[0], torch.from_numpy(labels)
         ).item()
 
 

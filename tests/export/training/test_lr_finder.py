@@ -34,7 +34,7 @@ def _tuner(folder: Path, weights: Path, **changes) -> FineTuner:
 
 def _find(tuner: FineTuner) -> float:
     return lr_finder.find_factor(
-        tuner.learner, tuner._optimizer(1.0), tuner.splits.train, transforms.gentle, tuner.settings
+        tuner.trainer, tuner._optimizer(1.0), tuner.splits.train, transforms.gentle, tuner.settings
     )
 
 
@@ -59,8 +59,8 @@ def test_the_scale_of_the_loss_is_left_as_it_was(few_digits: Path, tiny_weights:
     """Rates far too high overflow fp16 and lower the scale; the run begins with the scale of before."""
     tuner = _tuner(few_digits, tiny_weights, precision="fp16", lr_head=1e3, lr_backbone=1e3)
     seen = []
-    tuner.learner.scaler.update = lambda update=tuner.learner.scaler.update: (update(), seen.append(scale()))
-    scale = tuner.learner.scaler.get_scale
+    tuner.trainer.scaler.update = lambda update=tuner.trainer.scaler.update: (update(), seen.append(scale()))
+    scale = tuner.trainer.scaler.get_scale
     before = scale()
     _find(tuner)
     assert min(seen) < before

@@ -6,7 +6,7 @@ from pathlib import Path
 from tensorboardX.proto.event_pb2 import Event
 
 from penult.export.training.history import Epoch
-from penult.export.training.tensorboard import Board
+from penult.export.training.tensorboard import TensorBoardWriter
 
 
 def _events(folder: Path) -> list[Event]:
@@ -22,7 +22,7 @@ def _events(folder: Path) -> list[Event]:
 
 def test_every_epoch_is_in_the_event_file(tmp_path: Path):
     """Losses, accuracies and the rate of every epoch are scalars, by phase, at the epoch's number."""
-    with Board(tmp_path / "runs") as board:
+    with TensorBoardWriter(tmp_path / "runs") as board:
         for number in (1, 2):
             board.add(Epoch("all", number, 1e-3, 0.9, 0.8, 0.7 / number, 0.6, 0.5, 4.0, 0.1))
     found = {
@@ -40,6 +40,6 @@ def test_every_epoch_is_in_the_event_file(tmp_path: Path):
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path):
     """The board is silent unless asked for."""
-    with Board(None) as board:
+    with TensorBoardWriter(None) as board:
         board.add(Epoch("all", 1, 1e-3, 0.9, 0.8, 0.7, 0.6, 0.5, 4.0))
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from penult.bundle.errors import PenultError
-from penult.service.auth.file_watcher import REFUSED, TAKEN, Followed
+from penult.service.auth.file_watcher import REFUSED, TAKEN, WatchedFile
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def followed(files, told) -> Followed[str]:
+def followed(files, told) -> WatchedFile[str]:
     """Both texts in a row; equal or nothing."""
 
     def read() -> str:
@@ -35,43 +35,43 @@ def followed(files, told) -> Followed[str]:
             raise PenultError("UNEQUAL", "they differ")
         return one + two
 
-    return Followed("both", files, read, told.append)
+    return WatchedFile("both", files, read, told.append)
 
 
 def test_two_files_are_read_once_both_are_there(followed, files, told):
     """Between the first and the second of two files, nothing is read; then both are."""
     files[0].write_text("22")
-    followed.look()
+    followed.check()
     files[1].write_text("22")
-    followed.look()
+    followed.check()
     assert (followed.value, told) == ("11", [])
-    followed.look()
+    followed.check()
     assert (followed.value, told) == ("2222", [TAKEN])
-    followed.look()
+    followed.check()
     assert told == [TAKEN]
 
 
 def test_whoever_cannot_wait_reads_at_once(followed, files, told):
     """An eager look takes what is there, and says once what is wrong with it."""
     files[0].write_text("333")
-    followed.look(is_eager=True)
-    followed.look(is_eager=True)
+    followed.check(force=True)
+    followed.check(force=True)
     assert (followed.value, told) == ("11", [REFUSED])
     files[1].write_text("333")
-    followed.look(is_eager=True)
+    followed.check(force=True)
     assert (followed.value, told) == ("333333", [REFUSED, TAKEN])
 
 
 def test_nothing_ends_it(followed, files, told):
     """A file that is gone, and a bug in reading, change nothing; the next good one is taken."""
     files[0].unlink()
-    followed.look(is_eager=True)
+    followed.check(force=True)
     files[0].write_text("bug")
-    followed.look(is_eager=True)
+    followed.check(force=True)
     assert (followed.value, told) == ("11", [REFUSED, REFUSED])
     for path in files:
         path.write_text("4444")
-    followed.look(is_eager=True)
+    followed.check(force=True)
     assert followed.value == "44444444"
 
 
@@ -87,10 +87,10 @@ def test_links_are_followed(followed, files, told, tmp_path):
     for path in files:
         path.unlink()
         path.symlink_to(link / path.name)
-    followed.look(is_eager=True)
+    followed.check(force=True)
     swapped = tmp_path / "swapped"
     swapped.symlink_to(new)
     swapped.rename(link)
-    followed.look()
-    followed.look()
+    followed.check()
+    followed.check()
     assert followed.value == "6666"

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from penult.client import Client, ItemFailure, Neighbours, NewItem, RequestFailed
 from penult.lookup.errors import StoreUnavailable
-from penult.service.inference.collections import Lookups
+from penult.service.inference.collections import Collections
 from penult.service.observability.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -317,12 +317,12 @@ def test_a_store_that_cannot_be_reached_is_not_tried_by_each(monkeypatch):
         time.sleep(0.2)
         raise StoreUnavailable("STORE_UNREACHABLE", "no answer")
 
-    async def ask(lookups: Lookups) -> list[BaseException]:
+    async def ask(lookups: Collections) -> list[BaseException]:
         return await asyncio.gather(*(lookups.get("c", ["a"]) for _ in range(20)), return_exceptions=True)
 
     monkeypatch.setattr("penult.service.inference.collections.open_store", fail)
     monkeypatch.setattr("penult.service.inference.collections._REST_S", 0.5)
-    lookups = Lookups("milvus://nowhere:1", 4, Metrics(CollectorRegistry()))
+    lookups = Collections("milvus://nowhere:1", 4, Metrics(CollectorRegistry()))
     failed = asyncio.run(ask(lookups))
     assert {(type(e), e.reason, e.message) for e in failed} == {(StoreUnavailable, "STORE_UNREACHABLE", "no answer")}
     assert len(tried) == 1

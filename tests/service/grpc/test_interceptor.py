@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from penult.bundle.errors import ImageError
 from penult.service import errors
 from penult.service.grpc.interceptor import Interceptor
-from penult.service.inference.drain import Gate
+from penult.service.inference.drain import DrainGate
 from penult.service.observability.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -55,7 +55,7 @@ def served(metrics):
 
     def start(act, scenario):
         async def whole():
-            server = grpc.aio.server(interceptors=[Interceptor(("penult.v1.PenultService",), metrics, Gate())])
+            server = grpc.aio.server(interceptors=[Interceptor(("penult.v1.PenultService",), metrics, DrainGate())])
             penult_pb2_grpc.add_PenultServiceServicer_to_server(Servicer(act), server)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
@@ -116,7 +116,7 @@ def test_a_bug_is_internal_and_tells_only_an_id(served, caplog, metrics, samples
         await answers.read()
         return await failed(answers.read())
 
-    with caplog.at_level(logging.ERROR, "penult.rpc"):
+    with caplog.at_level(logging.ERROR, "penult.service.errors"):
         error = served(raising(bug), scenario)
     trailing = dict(error.trailing_metadata())
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -126,7 +126,7 @@ def test_a_bug_is_internal_and_tells_only_an_id(served, caplog, metrics, samples
     for told in (error.details(), str(trailing)):
         assert "secret" not in told
         assert type(bug).__name__ not in told
-    (record,) = [r for r in caplog.records if r.name == "penult.rpc"]
+    (record,) = [r for r in caplog.records if r.name == "penult.service.errors"]
     assert trailing["penult-request-id"] in record.getMessage()
     assert method in record.getMessage()
     assert SECRET in str(record.exc_info[1])

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from penult.bundle.preprocess import DEFAULT_LIMITS
 from penult.client import Client, NewItem, RequestFailed
 from penult.service.http.status import Status
-from penult.service.observability.metric_window import Gained, take
+from penult.service.observability.metric_window import MetricDelta, take
 from penult.service.observability.metrics import Metrics
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -371,7 +371,7 @@ def test_probes_and_streams_are_no_latency():
 def test_looking_costs_little_whatever_a_model_has():
     """With a thousand classes and ten minutes behind it, a look is quick, and it transfers the first hundred only."""
     metrics = Metrics(CollectorRegistry())
-    metrics.took_up("many", "1", "f" * 64, "tiny5", "CPU", "no")
+    metrics.loaded("many", "1", "f" * 64, "tiny5", "CPU", "no")
     status = Status(metrics, lambda: "ready")
     for _ in range(125):
         for n in range(1000):
@@ -397,5 +397,5 @@ def test_quantiles_are_those_of_prometheus():
     for _ in range(10):
         metrics.request_seconds.labels("Classify").observe(0.07)
     after = take(metrics.samples(["penult_request_seconds"]))
-    assert Gained(before, after).quantiles_ms(0.5, 1) == [pytest.approx(75), pytest.approx(100)]
-    assert Gained(after, after).quantiles_ms(0.5) == [None]
+    assert MetricDelta(before, after).quantiles_ms(0.5, 1) == [pytest.approx(75), pytest.approx(100)]
+    assert MetricDelta(after, after).quantiles_ms(0.5) == [None]

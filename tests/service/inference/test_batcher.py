@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penult.service.inference.batcher import Batcher, Item
-from penult.service.inference.request import Output, Work
+from penult.service.inference.request import Output, PendingRequest
 from penult.service.observability.metrics import Metrics
 
 
@@ -84,19 +84,19 @@ async def until(condition, seconds: float = 10.0) -> None:
             await asyncio.sleep(0.001)
 
 
-def request(to: Batcher, *values: int, expires: float = math.inf) -> Work[list[Output]]:
+def request(to: Batcher, *values: int, expires: float = math.inf) -> PendingRequest[list[Output]]:
     """Submit one request's photos without waiting for its answer, which is their outputs."""
-    work = Work(len(values), lambda _, outputs: outputs, expires)
+    work = PendingRequest(len(values), lambda _, outputs: outputs, expires)
     to.put([Item(image(value), work, place, time.perf_counter()) for place, value in enumerate(values)])
     return work
 
 
-async def values(*works: Work[list[Output]]) -> list[float]:
+async def values(*works: PendingRequest[list[Output]]) -> list[float]:
     """Wait for requests; return their photos' values, as the model saw them."""
     return [float(output.logits[0]) for work in works for output in await asyncio.wait_for(work.answer, 20)]
 
 
-async def busy(to: Batcher, model: Model, value: int = 255) -> Work[list[Output]]:
+async def busy(to: Batcher, model: Model, value: int = 255) -> PendingRequest[list[Output]]:
     """Keep the model busy with one photo until model.go is set."""
     model.go.clear()
     before = len(model.batches)
@@ -301,7 +301,7 @@ def test_the_thread_that_brings_a_photo_runs_it(batcher, model):
 
     async def scenario():
         b = batcher()
-        work = Work(1, lambda _, outputs: outputs, math.inf)
+        work = PendingRequest(1, lambda _, outputs: outputs, math.inf)
         item = Item(image(9), work, 0, time.perf_counter())
         thread = threading.Thread(target=b.put, args=([item],), kwargs={"run_here": True}, name="bringer")
         thread.start()

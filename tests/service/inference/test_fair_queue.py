@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from penult.service.inference.fair_queue import FairPool, Shares, Turns
+from penult.service.inference.admission import AdmissionControl
+from penult.service.inference.fair_queue import FairExecutor, FairQueue
 from penult.v1 import penult_pb2_grpc
 
 
 def test_clients_take_turns_each_in_order():
     """Whoever comes late with one entry waits for one of each other client's, not for all of them."""
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     turns.add("a", ["a1", "a2", "a3"])
     turns.add("b", ["b1"])
     assert turns.next() == "a1"
@@ -31,7 +32,7 @@ def test_clients_take_turns_each_in_order():
 
 def test_nothing_is_lost_and_nobody_overtakes_himself():
     """Whatever is added and taken in whatever order, each client's entries come out once and in order."""
-    chance, turns, added, taken = random.Random(1), Turns(), Counter(), {}
+    chance, turns, added, taken = random.Random(1), FairQueue(), Counter(), {}
     for _ in range(5000):
         if len(turns) == 0 or chance.random() < 0.5:
             client, amount = chance.choice("abcd"), chance.randrange(4)
@@ -50,7 +51,7 @@ def test_a_pool_runs_clients_in_turn_and_passes_over_what_was_cancelled():
     """On one thread, a client's first task runs after one of each other's; a cancelled one never does."""
     hold, order = threading.Event(), []
     with ThreadPoolExecutor(1) as threads:
-        pool = FairPool(threads)
+        pool = FairExecutor(threads)
         pool.submit("x", hold.wait)
         flood = [pool.submit("flood", order.append, n) for n in range(5)]
         failing = pool.submit("late", lambda: 1 / 0)
@@ -65,7 +66,7 @@ def test_a_pool_runs_clients_in_turn_and_passes_over_what_was_cancelled():
 
 def test_one_client_leaves_room_for_others():
     """A client alone may have eight ninths of the places; several share nearly all; a newcomer still gets in."""
-    shares = Shares(100)
+    shares = AdmissionControl(100)
     while shares.fits("flood", 1):
         shares.add("flood", 1)
     assert shares.total == 88
@@ -80,7 +81,7 @@ def test_one_client_leaves_room_for_others():
 
 def test_whoever_is_nobody_in_particular_may_have_it_all():
     """Calls without a client, as from within, are bounded by the whole only."""
-    shares = Shares(10)
+    shares = AdmissionControl(10)
     shares.add("", 9)
     assert shares.fits("", 1)
     assert not shares.fits("", 2)
@@ -88,7 +89,7 @@ def test_whoever_is_nobody_in_particular_may_have_it_all():
 
 def test_what_is_ahead_counts_turns():
     """A newcomer waits for one turn of each, a flood for itself."""
-    shares = Shares(1000)
+    shares = AdmissionControl(1000)
     shares.add("flood", 500)
     assert shares.ahead("newcomer") == 1
     shares.add("newcomer", 1)

@@ -13,11 +13,11 @@ from penult.bundle.reader import read_bundle
 from penult.service.config import ServeConfig
 from penult.service.errors import ConfigError, NotFound, NotReady
 from penult.service.inference.pipeline import Pipeline
-from penult.service.lifecycle.deployer import Stage
-from penult.service.lifecycle.poller import Reloader
+from penult.service.lifecycle.deployer import ModelDeployer
+from penult.service.lifecycle.poller import RepositoryPoller
 from penult.service.models import loader as module
 from penult.service.models.loader import Placement
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.service.observability.metrics import Metrics
 from penult.service.runtime.cuda_options import GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession
@@ -30,9 +30,9 @@ def start(tmp_path):
 
     def begin(
         device: str = "cpu", most_images: int = 2, root=tmp_path, looks: int = 0, before_looks=lambda: None
-    ) -> Repository:
+    ) -> ModelRegistry:
         async def whole():
-            metrics, repository = Metrics(CollectorRegistry()), Repository()
+            metrics, repository = Metrics(CollectorRegistry()), ModelRegistry()
             pipeline = Pipeline(ServeConfig(), metrics)
 
             def load_model(bundle, before):
@@ -40,12 +40,14 @@ def start(tmp_path):
                 module.warm(model, most_images)
                 return model
 
-            reloader = Reloader(root, {}, load_model, Stage(repository, pipeline, metrics, lambda: None))
+            reloader = RepositoryPoller(
+                root, {}, load_model, ModelDeployer(repository, pipeline, metrics, lambda: None)
+            )
             try:
                 await reloader.start()
                 before_looks()
                 for _ in range(looks):
-                    await reloader.look()
+                    await reloader.poll()
             finally:
                 begin.refused, begin.loaded, begin.retired = (
                     int(metrics.registry.get_sample_value("penult_reloads_total", {"outcome": outcome}))
@@ -64,7 +66,7 @@ def start(tmp_path):
 def loaded(start):
     """Load all of tmp_path: {name: version}, and the repository; loaded.refused counts candidates."""
 
-    def load(most_images: int = 2) -> tuple[dict[str, int], Repository]:
+    def load(most_images: int = 2) -> tuple[dict[str, int], ModelRegistry]:
         repository = start(most_images=most_images)
         load.refused = start.refused
         return {model.name: model.version for model in repository.all()}, repository
@@ -169,7 +171,7 @@ def test_a_damaged_newest_version_leaves_the_older_serving(
     """A damaged version is refused with one clear line, counted, and the version before it is served."""
     publish_brightness(tmp_path)
     damage(publish_brightness(tmp_path))
-    with caplog.at_level(logging.INFO, "penult.reloading"):
+    with caplog.at_level(logging.INFO, "penult.service.lifecycle.poller"):
         served, _ = loaded()
     assert served == {"light": 1}
     assert loaded.refused == 1
@@ -353,7 +355,7 @@ def test_models_are_found_by_name_and_version(publish_brightness, tmp_path, load
 def test_before_loading_nothing_is_ready():
     """Until the first models are there, asking for any model is NotReady with a hint, not NotFound."""
     with pytest.raises(NotReady) as caught:
-        Repository().get("light", 0)
+        ModelRegistry().get("light", 0)
     assert caught.value.retry_after_ms
 
 

@@ -246,7 +246,7 @@ def test_a_gpu_that_is_lost_while_idle_is_noticed(broken, monkeypatch):
     async def scenario(pipeline):
         nonlocal stand
         stand = _Stand([False])
-        task = asyncio.create_task(stand.recovery.pulse(lambda: [broken], pipeline.pulse))
+        task = asyncio.create_task(stand.recovery.probe(lambda: [broken], pipeline.probe))
         await asyncio.sleep(0.2)
         assert stand.recovery.is_well
         assert set(broken.session.sizes) == {1}

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penult.bundle.baseline import Baseline, Limit
-from penult.service.inference.drift import Signals
+from penult.service.inference.drift import DriftMonitor
 from penult.service.observability.metrics import OTHERS, Metrics
 from penult.service.observability.multiprocess import FrontsMetrics
 
@@ -67,7 +67,7 @@ def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
         name="m", version=1, manifest=SimpleNamespace(classes=tuple(shares)), baseline=baseline, scorers=("svm",)
     )
     metrics = Metrics(max_classes=most)
-    signals = Signals(metrics, model)
+    signals = DriftMonitor(metrics, model)
     signals.named("svm", [(name, 0.5) for name in shares for _ in range(3)])
     labels = ["most", "some", "few", "rare"][:own] + [OTHERS] * (own < 4)
 

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from penult.service.config import ServeConfig
 from penult.service.http import responses
 from penult.service.http.server import HttpServer
-from penult.service.inference.drain import Gate
+from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import Pipeline
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.service.observability.metrics import Metrics
-from penult.service.oip.dataplane import Inference
+from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.http_routes import OipRoutes
 from penult.service.oip.tensors import as_strings
 
@@ -342,8 +342,10 @@ def empty_routes():
         async def whole():
             metrics, config = Metrics(CollectorRegistry()), ServeConfig()
             pipeline = Pipeline(config, metrics)
-            core = Inference(Repository(), pipeline, config, None, lambda: True)
-            http = HttpServer("127.0.0.1", 0, metrics, lambda: True, OipRoutes(core, Gate(), metrics, 1 << 20).routes())
+            core = DataPlane(ModelRegistry(), pipeline, config, None, lambda: True)
+            http = HttpServer(
+                "127.0.0.1", 0, metrics, lambda: True, OipRoutes(core, DrainGate(), metrics, 1 << 20).routes()
+            )
             await http.start()
             try:
                 return await asyncio.to_thread(act, http.port)

@@ -22,9 +22,9 @@ from penult.folders.names import PHOTOS, printable
 from penult.folders.walk import LeftOut, some, walk
 
 # Fewer different photos than this leave nothing to learn from once some are set aside.
-FEWEST_PER_CLASS = 4
+MIN_PER_CLASS = 4
 # The SVM's cross-validation needs two of each class.
-_FEWEST_LEARNT_FROM = 2
+_MIN_LEARNT_FROM = 2
 # Of a folder that is wrong, so many photos are read all the same, to name the broken ones too: within a second.
 _SOON_READ = 500
 _SEVERAL = -1
@@ -111,7 +111,7 @@ def _load(layout: Layout, seed: int) -> Splits:
     refuse(problems and problems + _hints(layout, listings["train"].left_out))
     for later, part in zip(reversed(range(len(layout.fractions))), layout.fractions, strict=True):
         parts["train"], parts[part] = hold_out(
-            parts["train"], layout.fractions[part], f"{seed} {part}", _FEWEST_LEARNT_FROM + later
+            parts["train"], layout.fractions[part], f"{seed} {part}", _MIN_LEARNT_FROM + later
         )
         notes.append(f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}); no folder has them")
     _note_absent(layout.classes, parts, notes)
@@ -128,7 +128,7 @@ def _told_without_reading(layout: Layout) -> bool:
         if not sum(counts):
             problems.append(_empty(folder))
         elif part == "train":
-            few = {label: f"{n} photos" for label, n in enumerate(counts) if n < FEWEST_PER_CLASS}
+            few = {label: f"{n} photos" for label, n in enumerate(counts) if n < MIN_PER_CLASS}
             problems += _class_problems(layout, few)
     files = (
         entry for part, folder in layout.folders.items() for name in layout.labels[part] for entry in walk(folder, name)
@@ -139,10 +139,10 @@ def _told_without_reading(layout: Layout) -> bool:
 
 
 def _quick_counts(folder: Path, labels: Mapping[str, int], classes: int, met: LeftOut) -> list[int]:
-    """Return how many files of each class may be photos, counted up to FEWEST_PER_CLASS in each of its folders."""
+    """Return how many files of each class may be photos, counted up to MIN_PER_CLASS in each of its folders."""
     counts = [0] * classes
     for name, label in labels.items():
-        counts[label] += sum(1 for _ in islice(walk(folder, name, met), FEWEST_PER_CLASS))
+        counts[label] += sum(1 for _ in islice(walk(folder, name, met), MIN_PER_CLASS))
     return counts
 
 
@@ -159,7 +159,7 @@ def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
         line = f"only one class ({layout.classes[0]!r}) was found; two or more are needed, each a folder of photos"
         problems.append(Problem("DATA_ONE_CLASS", line))
     named = [f"{layout.classes[label]!r} has {text}" for label, text in few.items()]
-    needed = f"at least {FEWEST_PER_CLASS} are needed, and some tens are better"
+    needed = f"at least {MIN_PER_CLASS} are needed, and some tens are better"
     if len(named) == 1:
         problems.append(Problem("DATA_FEW", f"class {named[0]}; {needed}"))
     elif named:
@@ -217,7 +217,7 @@ def _too_few(layout: Layout, photos: Sequence[Photo], listing: file_index.Listin
         unread[layout.labels["train"][path.partition("/")[0]]].append((_name(layout.data, listing.root / path), why))
     few = {}
     for label in range(len(layout.classes)):
-        if own[label] < FEWEST_PER_CLASS:
+        if own[label] < MIN_PER_CLASS:
             different = f", only {own[label]} different ones of its own" if own[label] < readable[label] else ""
             broken = f" and {len(unread[label])} that cannot be read, {_some(unread[label])}" if unread[label] else ""
             few[label] = f"{readable[label]} readable photos{different}{broken}"

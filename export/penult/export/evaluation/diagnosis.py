@@ -30,7 +30,7 @@ DIFFERENCE = math.sqrt(2)
 # jumps at least this share of that, the weights jump, and the validation photos are not to blame.
 JUMP_ERRORS, JUMP_SHARE = 2.0, 0.5
 # Fewer epochs show no jumps; fewer than the other show nothing at all.
-FEWEST_FOR_JUMPS, FEWEST_EPOCHS = 8, 3
+MIN_FOR_JUMPS, MIN_EPOCHS = 8, 3
 # Losses are still falling if they fell over so many last epochs.
 LAST_EPOCHS = 5
 # A training loss above this share of an even guess's means that nothing was learnt.
@@ -168,7 +168,7 @@ def _calm(epochs: list[Epoch]) -> list[Epoch]:
 
 
 def _jumping(epochs: list[Epoch]) -> list[Finding]:
-    if len(epochs) < FEWEST_FOR_JUMPS or not (error := float(np.median([_error(epoch) for epoch in epochs]))):
+    if len(epochs) < MIN_FOR_JUMPS or not (error := float(np.median([_error(epoch) for epoch in epochs]))):
         return []
     train, val = (_jump([getattr(epoch, name) for epoch in epochs]) for name in ("train_loss", "val_loss"))
     if val <= JUMP_ERRORS * error:
@@ -226,7 +226,7 @@ def _over_fit(last: list[Epoch], zones: tuple[str, ...], kept: Epoch) -> list[Fi
 
 
 def _nothing_wrong(last: list[Epoch], kept: Epoch, val_photos: int | None) -> Finding:
-    if len(last) < FEWEST_EPOCHS:
+    if len(last) < MIN_EPOCHS:
         epochs = "1 epoch" if len(last) == 1 else f"{len(last)} epochs"
         return Finding(TOO_SHORT, f"Too short to say: the last phase had only {epochs}. Raise --epochs.")
     kept_at = f"epoch {kept.epoch}" if kept.phase == last[0].phase else f"epoch {kept.epoch} of the head alone"

@@ -21,14 +21,14 @@ from penult.export.evaluation.outputs import SplitOutputs
 REFERENCES = 256
 # Directions of the subspace: a matrix of 64 by 1,280 costs a quarter of 256 references. Descriptors are expected to be
 # several times as long, else nothing would be left over; and to come from more photos than there are directions.
-_MOST_DIRECTIONS, _LENGTH_PER_DIRECTION, _PHOTOS_PER_DIRECTION = 64, 8, 2
+_MAX_DIRECTIONS, _LENGTH_PER_DIRECTION, _PHOTOS_PER_DIRECTION = 64, 8, 2
 # More photos do not change a subspace of 64 directions, and cost time.
-_MOST_PHOTOS = 10_000
+_MAX_PHOTOS = 10_000
 _FOLDS = 5
 # The share of held-out photos that are no more novel than the threshold.
 ORDINARY = 0.975
 # Where held-out photos all lie at distance 0, as copies would, any other photo is still not novel for a rounding.
-_LEAST_THRESHOLD = 1e-3
+_MIN_THRESHOLD = 1e-3
 _STANDARD_ERRORS = 2.0
 
 Distance = Callable[[Floats], Floats]
@@ -39,7 +39,7 @@ def learn(
 ) -> Baseline:
     """Return the baseline of a model; `scores` are those of the validation photos, [N, classes] by scorer."""
     train, val = measured["train"], measured["val"]
-    rows = _spread(train.labels, seed, _MOST_PHOTOS)
+    rows = _spread(train.labels, seed, _MAX_PHOTOS)
     units, labels = _unit(train.descriptors[rows]), train.labels[rows]
 
     def residual_of(chosen: NDArray[np.intp]) -> Distance:
@@ -71,7 +71,7 @@ def learn(
 def learn_residual(units: Floats, seed: int) -> Residual:
     """Return the mean and the main directions of descriptors of unit length, float32 [N, length]."""
     count, length = units.shape
-    wanted = min(_MOST_DIRECTIONS, length // _LENGTH_PER_DIRECTION, count // _PHOTOS_PER_DIRECTION)
+    wanted = min(_MAX_DIRECTIONS, length // _LENGTH_PER_DIRECTION, count // _PHOTOS_PER_DIRECTION)
     mean = units.mean(axis=0, dtype=np.float64)
     if not wanted or not np.ptp(units, axis=0).any():  # descriptors that are all alike differ in no direction
         return Residual(mean.astype(np.float32), np.empty((length, 0), dtype=np.float32))
@@ -116,7 +116,7 @@ def _limit(held_out: Floats, val: Floats) -> Limit:
     error = np.sqrt(val.var() / len(val) + held_out.var() / len(held_out))
     is_further = means[0] - means[1] > _STANDARD_ERRORS * error and means[1] > 0
     distances = np.concatenate([held_out * (means[0] / means[1] if is_further else 1.0), val])
-    threshold = max(float(np.quantile(distances, ORDINARY)), _LEAST_THRESHOLD)
+    threshold = max(float(np.quantile(distances, ORDINARY)), _MIN_THRESHOLD)
     share = float((distances > threshold).mean())
     return Limit(threshold, share, float(np.median(distances)), len(distances))
 

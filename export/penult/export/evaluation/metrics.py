@@ -16,26 +16,26 @@ from penult.export.evaluation.accuracy import HALF_WIDTH, counted, is_rough, rig
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
 # Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
-_MOST_BINS = 10
+_MAX_BINS = 10
 _PHOTOS_PER_BIN = 20
 # More classes have no confusion matrix: of 10,000 it is a hundred million numbers, nearly all of them 0.
-MOST_CONFUSED = 300
-_MOST_PAIRS = 100
+MAX_CONFUSED = 300
+_MAX_PAIRS = 100
 # A temperature is one number; it is found on no more scores than this.
-_MOST_FITTED = 20_000_000
+_MAX_FITTED = 20_000_000
 # The least that a probability in float32 counts as in log loss, as in scikit-learn's.
 _LEAST = float(np.finfo(np.float32).eps)
 # A difference (of scorers, of test and validation photos) that chance gives less often than this is significant.
 SIGNIFICANCE = 0.05
 # McNemar's exact test cannot find a difference on fewer photos than this that only one scorer names right: 2 / 2**5.
-_FEWEST_APART = 6
+_MIN_APART = 6
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
     """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json.
 
     A class without photos has no recall, one that was never answered no precision (None). Macro-F1 is the mean over
-    classes that occur as either, as scikit-learn has it: the others would count as failures. Of more than MOST_CONFUSED
+    classes that occur as either, as scikit-learn has it: the others would count as failures. Of more than MAX_CONFUSED
     classes, "confusion" is None; "confused" names the pairs of classes that are mistaken most often, true one first.
     """
     predicted, confidence = best_of(scores, temperature)
@@ -48,7 +48,7 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
         precision, recall, f1, photos = precision_recall_fscore_support(
             labels, predicted, labels=every, average=None, zero_division=0
         )
-        confusion = confusion_matrix(labels, predicted, labels=every) if len(classes) <= MOST_CONFUSED else None
+        confusion = confusion_matrix(labels, predicted, labels=every) if len(classes) <= MAX_CONFUSED else None
     of_true = np.maximum(probability_of(scores, labels, temperature).astype(np.float64), _LEAST)
     return {
         "photos": len(labels),
@@ -69,7 +69,7 @@ def _confused(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: 
     """Return the pairs of classes that are mistaken most often: the true one, the one answered, and the photos."""
     wrong = labels != predicted
     pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
-    by_count = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MOST_PAIRS]
+    by_count = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MAX_PAIRS]
     return [[classes[true], classes[answered], count] for (true, answered), count in by_count]
 
 
@@ -86,7 +86,7 @@ def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, A
 
 def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:
     """Return what calibration() does, of confidence [N] and whether each answer was right [N]."""
-    count = min(_MOST_BINS, max(1, len(right) // _PHOTOS_PER_BIN))
+    count = min(_MAX_BINS, max(1, len(right) // _PHOTOS_PER_BIN))
     groups = np.array_split(np.argsort(confidence, kind="stable"), count)
     bins = [
         {"confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean()), "photos": len(rows)}
@@ -124,7 +124,7 @@ def _sentence(only_dense: int, only_svm: int, p_value: float, photos: int) -> st
         return same + (open_still if most > HALF_WIDTH else "") + "."
     better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
     outcome = better if p_value < SIGNIFICANCE else "no significant difference"
-    if only_dense + only_svm < _FEWEST_APART:
+    if only_dense + only_svm < _MIN_APART:
         outcome = "too few photos to say which is better"
     return (
         f"The SVM names {only_svm} {'photo' if only_svm == 1 else 'photos'} right that the dense head gets wrong, and "
@@ -185,7 +185,7 @@ def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
     temperature would fall without end and every answer claim certainty. Of very many scores every second, third, …
     photo is taken.
     """
-    step = -(-scores.size // _MOST_FITTED)
+    step = -(-scores.size // _MAX_FITTED)
     scores, labels = scores[::step], labels[::step]
     doubt = 1 / (len(labels) + 2)
     other = doubt / max(scores.shape[1] - 1, 1)

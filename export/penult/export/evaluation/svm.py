@@ -43,7 +43,7 @@ LIBLINEAR, LIBSVM, LEAST_SQUARES = "LIBLINEAR", "LIBSVM", "least squares"
 _PATIENCE = 2
 _TIE = 1e-6
 _FOLDS = 5
-_MOST_ITERATIONS = 20_000
+_MAX_ITERATIONS = 20_000
 # LIBLINEAR's own default: half the time of scikit-learn's 1e-4, with the same choices. The SVM is fitted to the latter.
 _SEARCH_TOLERANCE = 1e-2
 # A longer fit is announced with its time; a shorter one is over before the line is read.
@@ -366,7 +366,7 @@ def _estimator(kernel: str, c: float, gamma: float, class_weight: str | None, se
         # break_ties: the class is the one of the largest decision value, as the service reads it.
         return SVC(C=c, gamma=gamma, class_weight=class_weight, decision_function_shape="ovr", break_ties=True)
     # The primal solver: at large C it is the quicker one, and it draws no random numbers (threads share those).
-    return LinearSVC(C=c, dual=False, class_weight=class_weight, max_iter=_MOST_ITERATIONS, random_state=seed)
+    return LinearSVC(C=c, dual=False, class_weight=class_weight, max_iter=_MAX_ITERATIONS, random_state=seed)
 
 
 def _count_folds(labels: Labels) -> int:

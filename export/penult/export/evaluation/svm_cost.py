@@ -24,7 +24,7 @@ RBF_MOST_SEARCHED = 4000
 # With fewer photos per class than this, each pair of classes has too few for a curved border between them.
 RBF_FEWEST_PER_CLASS = 5.0
 # C is not searched on fewer photos per class than this, if there are more.
-_FEWEST_SEARCHED = 20
+_MIN_SEARCHED = 20
 # CPU seconds of a search with its final fits: RBF chosen by `auto`, RBF asked for by --svm rbf, linear.
 RBF_MOST_S, RBF_MOST_ASKED_S, LINEAR_MOST_S = 600.0, 7200.0, 100.0
 # The C's that are tried upwards, and for RBF times the gammas; most searches end earlier.
@@ -33,7 +33,7 @@ LINEAR_TRIES, RBF_TRIES = 11, 25
 _LINEAR_NS = 25.0
 # LIBLINEAR's own copy of the photos, beside one in float64: bytes per number, in each thread.
 _LINEAR_BYTES = 24
-_MOST_BYTES = 2 << 30
+_MAX_BYTES = 2 << 30
 # LIBSVM on a given kernel, for each pair of photos and each pair of classes in a fit; for each photo and pair of
 # classes in an answer.
 _RBF_PHOTO_PAIR_NS, _RBF_CLASS_PAIR_NS, _RBF_ANSWER_NS = 120.0, 50_000.0, 500.0
@@ -117,15 +117,15 @@ def how(kernel: str, counts: Counts) -> str:
 def linear_share(counts: Counts) -> float:
     """Return the share of the photos on which LIBLINEAR searches C: 1 for all; 0 where even one fit is too much."""
     left_s = LINEAR_MOST_S - 2 * linear_fit_s(counts)
-    if left_s <= 0 or _LINEAR_BYTES * counts.photos * counts.length > _MOST_BYTES:
+    if left_s <= 0 or _LINEAR_BYTES * counts.photos * counts.length > _MAX_BYTES:
         return 0.0
     share = min(1.0, left_s / linear_search_s(counts))
-    return share if share == 1 or share * counts.photos >= _FEWEST_SEARCHED * counts.classes else 0.0
+    return share if share == 1 or share * counts.photos >= _MIN_SEARCHED * counts.classes else 0.0
 
 
 def linear_threads(counts: Counts) -> int:
     """Return how many folds may be fitted at a time, by cores and memory."""
-    by_memory = _MOST_BYTES // max(1, _LINEAR_BYTES * counts.photos * counts.length)
+    by_memory = _MAX_BYTES // max(1, _LINEAR_BYTES * counts.photos * counts.length)
     return max(1, min(os.cpu_count() or 1, by_memory))
 
 

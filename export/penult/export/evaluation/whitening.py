@@ -31,7 +31,7 @@ SHRINKAGE = 1.0
 
 
 @dataclass(frozen=True)
-class Learnt:
+class WhiteningResult:
     """What whitening did: lengths before and after, and what it kept and won.
 
     `variance_kept` is a share of 1. The votes are the shares of validation photos whose ten nearest training photos
@@ -60,7 +60,9 @@ def check(wanted: int, length: int, photos: int) -> None:
         )
 
 
-def whiten(net: PenultNet, normalise: Normalise, wanted: int, train: Iterator[Batch], val: Iterator[Batch]) -> Learnt:
+def whiten(
+    net: PenultNet, normalise: Normalise, wanted: int, train: Iterator[Batch], val: Iterator[Batch]
+) -> WhiteningResult:
     """Learn whitening on the photos of `train`, put it into the network, and return what it does to those of `val`."""
     (learnt_on, labels), (asked, truth) = _describe(net, normalise, train), _describe(net, normalise, val)
     weight, bias, kept = directions(learnt_on, wanted)
@@ -72,7 +74,7 @@ def whiten(net: PenultNet, normalise: Normalise, wanted: int, train: Iterator[Ba
         f"whitening: descriptors of {learnt_on.shape[1]:,} numbers become {wanted:,}; the {NEIGHBOURS} nearest "
         f"training photos name {whitened:.1%} of the validation photos right, without it {raw:.1%}"
     )
-    return Learnt(learnt_on.shape[1], wanted, len(learnt_on), kept, raw, whitened)
+    return WhiteningResult(learnt_on.shape[1], wanted, len(learnt_on), kept, raw, whitened)
 
 
 def directions(descriptors: Floats, wanted: int, shrinkage: float = SHRINKAGE) -> tuple[Floats, Floats, float]:

@@ -31,7 +31,7 @@ from penult.export.networks.stages import stages_of
 from penult.export.progress import duration
 from penult.export.training.distributed import device_for
 
-_MOST_EVEN = 4
+_MAX_EVEN = 4
 _MANY = 20
 _SHOWN_CLASSES = 40
 
@@ -173,7 +173,7 @@ def advice(splits: Splits, settings: TrainSettings, needed_bytes: int) -> tuple[
     count = per_class(splits.train, len(splits.classes))
     most, least = (splits.classes[count.index(pick(count))] for pick in (max, min))
     said = []
-    if max(count) > _MOST_EVEN * min(count):
+    if max(count) > _MAX_EVEN * min(count):
         ratio = max(count) / max(min(count), 1)
         said.append(f"{most!r} has {ratio:.1f} times the photos of {least!r}: consider --class-weights balanced")
     tries_frozen = settings.sweep != "no" or settings.freeze == FREEZE_ALL

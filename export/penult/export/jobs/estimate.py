@@ -18,11 +18,11 @@ from penult.export.data.loader import LearningBatch, PhotoReader
 from penult.export.errors import DiskError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, parameter_groups
-from penult.export.training.distributed import ALONE, Workers
-from penult.export.training.trainer import Learner
+from penult.export.training.distributed import ALONE, ProcessGroup
+from penult.export.training.trainer import Trainer
 
 # As the run measures the training loss: on as many photos as there are for validation, but not on fewer than this.
-_FEWEST_MEASURED = 200
+_MIN_MEASURED = 200
 _SIZES_SAMPLED = 100
 _GOLDENS = 8
 _REPORT_BYTES = 600_000
@@ -93,7 +93,7 @@ def durations(
         times = batches(photos, settings.batch_size)
         return times * (compute_s + fetch_s if shares_cores else max(compute_s, fetch_s))
 
-    measured = count["val"] + min(count["train"], max(count["val"], _FEWEST_MEASURED))
+    measured = count["val"] + min(count["train"], max(count["val"], _MIN_MEASURED))
     around = pass_s(sum(count.values()), batch.describe_s, 0, 1)
     if not (settings.starts_fresh):
         around += pass_s(count["train"] + count["val"], batch.describe_s, 0, missing)
@@ -112,7 +112,7 @@ def measure(
     device: torch.device,
 ) -> Seconds:
     """Read, learn and describe one batch of training photos on the device; the network's weights move."""
-    learner = Learner(net, settings, splits.train, reader, Workers(device))
+    trainer = Trainer(net, settings, splits.train, reader, ProcessGroup(device))
     photos = splits.train[:: max(1, len(splits.train) // settings.batch_size)][: settings.batch_size]
     augmentation = transforms.BY_NAME[settings.augment]
 
@@ -127,11 +127,11 @@ def measure(
 
     def describe() -> None:
         with torch.inference_mode():
-            net.eval().describe(learner.normalise(crops))
+            net.eval().describe(trainer.normalise(crops))
 
     learn_s = 0.0
     if settings.freeze < FREEZE_ALL:
-        learn_s = _settled_s(lambda: learner.epoch(batches, optimizer, _Still(), net), device)
+        learn_s = _settled_s(lambda: trainer.epoch(batches, optimizer, _Still(), net), device)
     return Seconds(read_s, cut_s, learn_s, _settled_s(describe, device))
 
 

@@ -24,16 +24,16 @@ from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import predictions_csv, report_files
-from penult.export.report.report_data import Evidence
+from penult.export.report.report_data import ReportData
 
 _GOLDENS = 8
 # Relative to the largest value. TF32 on a GPU keeps ten bits: the descriptor moves by about a thousandth.
 _DEVICE_NOISE = 1e-3
-_MOST_MOVED = 0.05
+_MAX_MOVED = 0.05
 _SHAKES = 4
 # Of the training photos, as many are judged as have this many scores (400 MB); validation and test photos all are.
-_MOST_JUDGED = 100_000_000
-_MOST_CHOSEN_FROM = 10_000_000
+_MAX_JUDGED = 100_000_000
+_MAX_CHOSEN_FROM = 10_000_000
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
 
@@ -45,7 +45,7 @@ class Result:
     metrics: dict[str, Any]
 
 
-def learn_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
+def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
     """Fit the chosen SVM once more, on training and validation photos: labels are too dear to leave a part unused.
 
     What validation decides (scorer, temperatures, gates) is decided before, by the SVM that has not seen it.
@@ -75,7 +75,7 @@ def score(
 
 def judged(part: str, photos: int, classes: int) -> slice:
     """Return which photos of a split are scored: every second, third, … of very many training photos, else all."""
-    return slice(None, None, -(-photos * classes // _MOST_JUDGED) if part == "train" else 1)
+    return slice(None, None, -(-photos * classes // _MAX_JUDGED) if part == "train" else 1)
 
 
 def measure(
@@ -119,21 +119,26 @@ def measure(
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 
 
-def seal(
-    folder: Path, data: Path, files: dict[str, bytes], evidence: Evidence, exported: ExportedModel, fitted: FittedSvm
+def publish_bundle(
+    folder: Path,
+    data: Path,
+    files: dict[str, bytes],
+    report_data: ReportData,
+    exported: ExportedModel,
+    fitted: FittedSvm,
 ) -> Result:
     """Add the report on the photos below `data`, replay the goldens, and publish below `folder`.
 
     Raises BundleError where a golden photo gets another answer, DiskError where the disk refuses; nothing is published
     then.
     """
-    manifest = evidence.manifest
-    predictions = predictions_csv(evidence.splits, data, evidence.scores, manifest.temperatures)
-    files = files | report_files(evidence) | {"report/predictions.csv": predictions}
+    manifest = report_data.manifest
+    predictions = predictions_csv(report_data.splits, data, report_data.scores, manifest.temperatures)
+    files = files | report_files(report_data) | {"report/predictions.csv": predictions}
     # From their bytes, as the service will read them, and before anything can be served.
     goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
     with writing(folder):
-        return Result(writer.publish(folder, manifest, files), evidence.metrics)
+        return Result(writer.publish(folder, manifest, files), report_data.metrics)
 
 
 def make_goldens(
@@ -141,7 +146,7 @@ def make_goldens(
 ) -> goldens.Goldens:
     """Choose validation photos that are clear cases, and record the answers of the exported model and the SVM."""
     # Of very many scores, those of every second, third, … photo are enough to choose from.
-    some = np.arange(0, len(photos), -(-len(photos) * len(manifest.classes) // _MOST_CHOSEN_FROM))
+    some = np.arange(0, len(photos), -(-len(photos) * len(manifest.classes) // _MAX_CHOSEN_FROM))
     clear = measured.logits[some] if DENSE in manifest.scorers else fitted.scores(measured.descriptors[some])
     steady = steady_rows(measured.descriptors[some], fitted)
     rows = some[steady[goldens.choose(clear[steady], measured.labels[some[steady]].tolist(), _GOLDENS)]]
@@ -166,7 +171,7 @@ def steady_rows(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
             noise = random.normal(size=still.shape) * _DEVICE_NOISE * np.abs(still).max(axis=1, keepdims=True)
             shaken = fitted.scores((still + noise).astype(np.float32))
             moved[rows] = np.maximum(moved[rows], np.abs(shaken - scores).max(axis=1))
-    steady = np.flatnonzero(moved <= _MOST_MOVED * largest)
+    steady = np.flatnonzero(moved <= _MAX_MOVED * largest)
     return steady if len(steady) else np.arange(len(descriptors))
 
 

@@ -13,14 +13,14 @@ from penult.export.data.loader import PhotoReader
 from penult.export.evaluation import drift_baseline, svm, whitening
 from penult.export.evaluation.diagnosis import Verdict, diagnose
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import Result, learn_all, libraries, make_goldens, measure, score, seal
+from penult.export.jobs.packaging import Result, libraries, make_goldens, measure, publish_bundle, refit_on_all, score
 from penult.export.networks import architectures
 from penult.export.networks.network import Normalise, PenultNet, Weights, parameter_groups
 from penult.export.onnx.convert import to_onnx
 from penult.export.onnx.parity import Parity, check_parity
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.progress import say
-from penult.export.report.report_data import Evidence, Learning, Validation
+from penult.export.report.report_data import ReportData, TrainingSummary, Validation
 from penult.export.training.history import History
 
 __all__ = ["Result", "publish"]
@@ -53,7 +53,7 @@ def publish(
     }
     train = measured["train"]
     chosen = svm.fit(train.descriptors, train.labels, settings.seed, settings.svm, settings.class_weight)
-    fitted = learn_all(chosen, measured)
+    fitted = refit_on_all(chosen, measured)
     scores = score(measured, (DENSE, SVM), chosen, fitted)
     labels = {part: m.labels for part, m in measured.items()}
     manifest, metrics = measure(draft, splits, scores, labels)
@@ -74,27 +74,29 @@ def publish(
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
     say("drawing the report")
     test = measured["test"]
-    evidence = Evidence(
+    report_data = ReportData(
         model_name(settings.out), listed, splits, metrics, scores["test"], test.labels, test.descriptors, settings,
         validation=Validation(scores["val"], labels["val"]),
         learning=_learning(settings, net, given, history, verdict),
         crops=photos.stack if settings.report_photos else None,
     )  # fmt: skip
-    return seal(settings.out, settings.data, files, evidence, exported, fitted)
+    return publish_bundle(settings.out, settings.data, files, report_data, exported, fitted)
 
 
-def _whiten(settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader) -> whitening.Learnt:
+def _whiten(settings: TrainSettings, splits: Splits, net: PenultNet, photos: PhotoReader) -> whitening.WhiteningResult:
     train, val = (photos.crops(getattr(splits, part), f"describing {part} photos, raw") for part in ("train", "val"))
     return whitening.whiten(net, Normalise(photos.spec), settings.whiten, train, val)
 
 
-def _learning(settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict) -> Learning:
+def _learning(
+    settings: TrainSettings, net: PenultNet, given: Weights, history: History, verdict: Verdict
+) -> TrainingSummary:
     """Gather what the report tells of the training itself."""
     architecture = architectures.get(settings.arch)
     groups = parameter_groups(net, architecture, settings)
     rates = {str(group["name"]): group["lr"] * history.rate_factor for group in groups}
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
-    return Learning(architecture, history, verdict, given, net.state_dict(), rates, dropout)
+    return TrainingSummary(architecture, history, verdict, given, net.state_dict(), rates, dropout)
 
 
 def _worst(parity: Parity) -> float:

@@ -23,10 +23,10 @@ from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.evaluation import drift_baseline, svm, svm_cost
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import Result, learn_all, libraries, make_goldens, measure, score, seal
+from penult.export.jobs.packaging import Result, libraries, make_goldens, measure, publish_bundle, refit_on_all, score
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.progress import say
-from penult.export.report.report_data import Evidence, Validation
+from penult.export.report.report_data import ReportData, Validation
 from penult.folders.names import normalised
 
 _BATCH = 32
@@ -96,7 +96,7 @@ def publish_next(
     metrics.json tells besides the figures; `renew` makes goldens that take the place of validation photos. Raises
     BundleError, with nothing published, where the goldens do not replay.
     """
-    fitted = learn_all(chosen, measured)
+    fitted = refit_on_all(chosen, measured)
     scores = score(measured, draft.stated_scorers or SCORERS, chosen, fitted)
     manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
     ordinary = drift_baseline.learn(manifest, measured, scores["val"], seed_of(settings, Trained.of(bundle.manifest)))
@@ -114,12 +114,12 @@ def publish_next(
     listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
     test = measured["test"]
     reader = PhotoReader(manifest.preprocess, Cache(0), _BATCH)
-    evidence = Evidence(
+    report_data = ReportData(
         bundle.name, listed, splits, metrics, scores["test"], test.labels, test.descriptors,
         validation=Validation(scores["val"], measured["val"].labels),
         crops=reader.stack if settings.report_photos else None,
     )  # fmt: skip
-    return seal(settings.model, settings.data, files, evidence, exported, fitted)
+    return publish_bundle(settings.model, settings.data, files, report_data, exported, fitted)
 
 
 def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained) -> Splits:

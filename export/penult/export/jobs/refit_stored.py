@@ -17,7 +17,7 @@ from penult.bundle.manifest import DENSE, GOLDEN_NAME
 from penult.bundle.reader import read_bundle, read_file
 from penult.bundle.scores import Floats
 from penult.export.config.refit import RefitSettings
-from penult.export.data.dataset import FEWEST_PER_CLASS, Photo, Splits, hold_out
+from penult.export.data.dataset import MIN_PER_CLASS, Photo, Splits, hold_out
 from penult.export.data.split_folders import PARTS
 from penult.export.errors import DataError
 from penult.export.evaluation import svm
@@ -92,10 +92,10 @@ def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
         raise DataError("DATA_ONE_CLASS", f"the items of {stored.collection} bear fewer than two labels; label more")
     counts, place = Counter(labels), {name: at for at, name in enumerate(classes)}
     for name, count in counts.items():
-        if count < FEWEST_PER_CLASS:
+        if count < MIN_PER_CLASS:
             raise DataError(
                 "DATA_FEW",
-                f"label {name!r} has {count} items in {stored.collection}; at least {FEWEST_PER_CLASS} are needed, and "
+                f"label {name!r} has {count} items in {stored.collection}; at least {MIN_PER_CLASS} are needed, and "
                 "some tens are better",
             )
     items = [

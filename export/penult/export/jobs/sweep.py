@@ -29,17 +29,17 @@ from penult.export.jobs.early import UNFINISHED
 from penult.export.networks.network import PenultNet
 from penult.export.progress import say
 from penult.export.training.checkpoint import NOTHING_TO_RESUME
-from penult.export.training.distributed import Workers
+from penult.export.training.distributed import ProcessGroup
 from penult.export.training.history import History
-from penult.export.training.trainer import Learner
+from penult.export.training.trainer import Trainer
 
 CONTINUE, REINIT, FROZEN = "continue", "re-initialise", "frozen + SVM"
 FINE_TUNED, SCRATCH = "fine-tuned", "from scratch"
 _LABELS = (5, 10, 20, 50, 100, 200, 500, 1000)
 # Few photos make few steps an epoch: epochs and patience grow as the photos shrink, up to this.
-_MOST_TIMES_EPOCHS = 8
+_MAX_TIMES_EPOCHS = 8
 
-Learn = Callable[[TrainSettings, Splits, Path], tuple[PenultNet, Learner, History]]
+Learn = Callable[[TrainSettings, Splits, Path], tuple[PenultNet, Trainer, History]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def trials(settings: TrainSettings, splits: Splits) -> list[Trial]:
 def run(
     settings: TrainSettings,
     splits: Splits,
-    workers: Workers,
+    workers: ProcessGroup,
     learn: Learn,
     folder: Path,
     on_outcome: Callable[[Sweep, Outcome | None], None],
@@ -147,10 +147,10 @@ def plan(settings: TrainSettings, splits: Splits, trial: Trial) -> tuple[TrainSe
 
 
 def _try(settings: TrainSettings, splits: Splits, trial: Trial, learn: Learn, checkpoint: Path) -> Outcome:
-    net, learner, history = learn(settings, splits, checkpoint)
+    net, trainer, history = learn(settings, splits, checkpoint)
     vectors, truth = {}, {}
     for part in ("train", "val", "test"):
-        found = learner.describe_all(getattr(splits, part), f"describing {part} photos")
+        found = trainer.describe_all(getattr(splits, part), f"describing {part} photos")
         vectors[part], truth[part] = (values.cpu() for values in found)
     labels = truth["train"].numpy()
     # Cross-validation of the SVM needs two photos of each class.
@@ -179,7 +179,7 @@ def _try(settings: TrainSettings, splits: Splits, trial: Trial, learn: Learn, ch
 class _Record:
     """The trials done, in a file of their own; those of other settings or photos are refused on --resume."""
 
-    def __init__(self, path: Path, settings: TrainSettings, splits: Splits, workers: Workers) -> None:
+    def __init__(self, path: Path, settings: TrainSettings, splits: Splits, workers: ProcessGroup) -> None:
         self._path, self._workers = path, workers
         self._identity = [settings.as_json(), splits.sha256]
         self.sweep = Sweep(settings.sweep, (), len(splits.test), len(splits.val))
@@ -232,7 +232,7 @@ def _subset(splits: Splits, per_class: int, seed: int) -> Splits:
 
 
 def _longer(settings: TrainSettings, times: float) -> TrainSettings:
-    factor = math.ceil(min(times, _MOST_TIMES_EPOCHS))
+    factor = math.ceil(min(times, _MAX_TIMES_EPOCHS))
     if settings.schedule != "plateau":
         return replace(settings, epochs=settings.epochs * factor)
     return replace(

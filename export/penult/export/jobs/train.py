@@ -25,11 +25,11 @@ from penult.export.networks import architectures
 from penult.export.networks.network import PenultNet, Weights, build, copy_weights
 from penult.export.progress import say, silence
 from penult.export.training.checkpoint import NOTHING_TO_RESUME, Checkpoint
-from penult.export.training.distributed import Workers, started
+from penult.export.training.distributed import ProcessGroup, started
 from penult.export.training.finetune import FineTuner, OnEpoch
 from penult.export.training.history import History
-from penult.export.training.tensorboard import Board
-from penult.export.training.trainer import Learner
+from penult.export.training.tensorboard import TensorBoardWriter
+from penult.export.training.trainer import Trainer
 
 
 def train(settings: TrainSettings) -> Result:
@@ -47,13 +47,13 @@ def train(settings: TrainSettings) -> Result:
             return _train(settings, workers)
 
 
-def _train(settings: TrainSettings, workers: Workers) -> Result:
+def _train(settings: TrainSettings, workers: ProcessGroup) -> Result:
     splits, photos = _prepare(settings, workers)
     checkpoint = settings.out / UNFINISHED / "checkpoint.pt"
     before = workers.same(_ended(settings, splits, checkpoint) if workers.is_first else None)
     if before:
         return before
-    with Board(settings.tensorboard if workers.is_first else None) as board:
+    with TensorBoardWriter(settings.tensorboard if workers.is_first else None) as board:
         tuner, given, history = learn(settings, splits, photos, workers, checkpoint, board.add)
     result = workers.same(_finish(settings, splits, tuner.net, given, photos, history) if workers.is_first else None)
     Checkpoint(checkpoint, settings, splits.sha256, workers).remove()
@@ -84,9 +84,9 @@ def compare(settings: TrainSettings) -> Sweep:
         else:
             try_places(settings)
 
-        def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Learner, History]:
+        def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Trainer, History]:
             tuner, _, history = learn(trial, part, photos, workers, checkpoint)
-            return tuner.net, tuner.learner, history
+            return tuner.net, tuner.trainer, history
 
         folder = sweep_folder(settings)
         with resumable():
@@ -106,7 +106,7 @@ def learn(
     settings: TrainSettings,
     splits: Splits,
     photos: PhotoReader,
-    workers: Workers,
+    workers: ProcessGroup,
     checkpoint: Path,
     on_epoch: OnEpoch = lambda epoch: None,
 ) -> tuple[FineTuner, Weights, History]:
@@ -128,7 +128,7 @@ def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_co
     return counts
 
 
-def _prepare(settings: TrainSettings, workers: Workers) -> tuple[Splits, PhotoReader]:
+def _prepare(settings: TrainSettings, workers: ProcessGroup) -> tuple[Splits, PhotoReader]:
     """Read the photos once, for all processes."""
     splits = workers.same(load_splits(settings) if workers.is_first else None)
     assert splits is not None  # the first process has read them
@@ -165,7 +165,7 @@ def save_weights(net: PenultNet, path: Path) -> None:
             torch.save(net.body.state_dict() | head, file)
 
 
-def _introduce(settings: TrainSettings, splits: Splits, workers: Workers) -> None:
+def _introduce(settings: TrainSettings, splits: Splits, workers: ProcessGroup) -> None:
     counts = splits.counts()
     say(
         f"{len(splits.classes)} classes; {counts['train']} photos to learn from, {counts['val']} to validate, "

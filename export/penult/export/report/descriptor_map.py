@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from penult.bundle.scores import Floats
 
-MOST_PHOTOS = 1000
+MAX_PHOTOS = 1000
 # t-SNE of fewer points shows nothing that PCA does not.
-_FEWEST_FOR_TSNE = 10
+_MIN_FOR_TSNE = 10
 _PERPLEXITY, _STEPS = 30.0, 500
 
 
@@ -32,18 +32,18 @@ class DescriptorMap:
 def descriptor_map(descriptors: Floats, seed: int) -> DescriptorMap | None:
     """Lay descriptors [N, length] out in the plane, at length 1 as the SVM sees them; None where they cannot be.
 
-    Of more than MOST_PHOTOS photos, that many are drawn by `seed`. Where all descriptors are the same, or of fewer
+    Of more than MAX_PHOTOS photos, that many are drawn by `seed`. Where all descriptors are the same, or of fewer
     than two numbers or photos, there is nothing to lay out. t-SNE: van der Maaten and Hinton 2008, started from PCA.
     """
     rows = np.arange(len(descriptors))
-    if len(rows) > MOST_PHOTOS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_PHOTOS, replace=False))
+    if len(rows) > MAX_PHOTOS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_PHOTOS, replace=False))
     points = normalize(descriptors[rows].astype(np.float64))
     if min(points.shape) < 2 or np.ptp(points, axis=0).max() < 1e-9:
         return None
     pca = PCA(2, svd_solver="full").fit(points)
     tsne = None
-    if len(rows) >= _FEWEST_FOR_TSNE:
+    if len(rows) >= _MIN_FOR_TSNE:
         tsne = _tsne(points, min(_PERPLEXITY, (len(rows) - 1) / 3), seed)
     return DescriptorMap(rows, pca.transform(points), float(pca.explained_variance_ratio_.sum()), tsne)
 

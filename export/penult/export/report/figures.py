@@ -9,20 +9,20 @@ from penult.export.evaluation.confusions import Confusions
 from penult.export.networks.weight_changes import changes_csv, first_filters, layer_changes
 from penult.export.report import plot_learning, plot_network, plot_photos, plot_scorers
 from penult.export.report.descriptor_map import descriptor_map, map_csv
-from penult.export.report.report_data import Evidence, Learning
+from penult.export.report.report_data import ReportData, TrainingSummary
 
 Files = dict[str, bytes]
 
 
-def illustrate(evidence: Evidence, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
+def illustrate(report_data: ReportData, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
     """Return pictures (SVG) and the tables behind them (CSV), by file name; `confusions` are of the test photos."""
-    found = [_scorers(evidence, confusions), _map(evidence)]
-    if evidence.learning:
-        found.append(_learning(evidence.learning))
+    found = [_scorers(report_data, confusions), _map(report_data)]
+    if report_data.learning:
+        found.append(_learning(report_data.learning))
     return {k: v for drawn, _ in found for k, v in drawn.items()}, {k: v for _, rows in found for k, v in rows.items()}
 
 
-def _learning(learning: Learning) -> tuple[Files, Files]:
+def _learning(learning: TrainingSummary) -> tuple[Files, Files]:
     history, key = learning.history, first_filters(learning.given)
     before, after = (state[key].detach().cpu().float().numpy() for state in (learning.given, learning.final))
     names = list(learning.verdict.zones)
@@ -42,8 +42,8 @@ def _learning(learning: Learning) -> tuple[Files, Files]:
     return pictures, {"changes.csv": changes_csv(changes)}
 
 
-def _scorers(evidence: Evidence, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
-    metrics, test = evidence.metrics, evidence.metrics["test"]
+def _scorers(report_data: ReportData, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
+    metrics, test = report_data.metrics, report_data.metrics["test"]
     pictures = {f"confusion_{name}.svg": plot_scorers.confusion(found, name) for name, found in confusions.items()}
     pictures["scorers.svg"] = plot_scorers.accuracies(metrics)
     if any(len(figures["reliability"]) > 1 for figures in test.values()):  # one point is no diagram
@@ -58,14 +58,14 @@ def _scorers(evidence: Evidence, confusions: Mapping[str, Confusions]) -> tuple[
     return pictures, tables
 
 
-def _map(evidence: Evidence) -> tuple[Files, Files]:
-    points = descriptor_map(evidence.descriptors, evidence.settings.seed if evidence.settings else 0)
+def _map(report_data: ReportData) -> tuple[Files, Files]:
+    points = descriptor_map(report_data.descriptors, report_data.settings.seed if report_data.settings else 0)
     if points is None:
         return {}, {}
-    right = evidence.scores[evidence.manifest.default_scorer].argmax(axis=1) == evidence.labels
-    classes, rows = evidence.splits.classes, points.rows
-    picture = plot_photos.descriptor_map(points, evidence.labels[rows], right[rows], classes)
-    return {"descriptors.svg": picture}, {"descriptors.csv": map_csv(points, evidence.labels, classes)}
+    right = report_data.scores[report_data.manifest.default_scorer].argmax(axis=1) == report_data.labels
+    classes, rows = report_data.splits.classes, points.rows
+    picture = plot_photos.descriptor_map(points, report_data.labels[rows], right[rows], classes)
+    return {"descriptors.svg": picture}, {"descriptors.csv": map_csv(points, report_data.labels, classes)}
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from penult.bundle.scores import Floats, best_of
 from penult.export.data.dataset import Photo
-from penult.export.report.report_data import Evidence
+from penult.export.report.report_data import ReportData
 
 _MOST = 12
 # Twice the width at which the page shows them, so that they are sharp on phones.
@@ -66,31 +66,31 @@ class _Answers:
         return [int(row) for label in range(classes) for row in right[self.labels[right] == label][:each]]
 
 
-def gallery(evidence: Evidence) -> Gallery:
+def gallery(report_data: ReportData) -> Gallery:
     """Return the photos to show, by the default scorer's answers; none where photos may not be shown."""
-    if evidence.crops is None:
+    if report_data.crops is None:
         return Gallery()
-    scorer = evidence.manifest.default_scorer
-    test = _answers(evidence, evidence.splits.test, evidence.scores[scorer], evidence.labels)
+    scorer = report_data.manifest.default_scorer
+    test = _answers(report_data, report_data.splits.test, report_data.scores[scorer], report_data.labels)
     if len(rows := test.surest_errors()):
-        return Gallery(test_errors=_show(evidence, test, rows))
-    right = _show(evidence, test, test.doubtful(len(evidence.splits.classes)))
-    if evidence.validation is None:
+        return Gallery(test_errors=_show(report_data, test, rows))
+    right = _show(report_data, test, test.doubtful(len(report_data.splits.classes)))
+    if report_data.validation is None:
         return Gallery(right=right)
-    held = evidence.validation
-    val = _answers(evidence, evidence.splits.val, held.scores[scorer], held.labels)
-    return Gallery(val_errors=_show(evidence, val, val.surest_errors()), right=right)
+    held = report_data.validation
+    val = _answers(report_data, report_data.splits.val, held.scores[scorer], held.labels)
+    return Gallery(val_errors=_show(report_data, val, val.surest_errors()), right=right)
 
 
-def _answers(evidence: Evidence, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]) -> _Answers:
-    answers, confidence = best_of(scores, evidence.manifest.temperatures[evidence.manifest.default_scorer])
+def _answers(report_data: ReportData, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]) -> _Answers:
+    answers, confidence = best_of(scores, report_data.manifest.temperatures[report_data.manifest.default_scorer])
     return _Answers(photos, labels, answers, confidence)
 
 
-def _show(evidence: Evidence, found: _Answers, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Shown, ...]:
-    if evidence.crops is None or not len(rows):
+def _show(report_data: ReportData, found: _Answers, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Shown, ...]:
+    if report_data.crops is None or not len(rows):
         return ()
-    classes, crops = evidence.splits.classes, evidence.crops([found.photos[row] for row in rows])
+    classes, crops = report_data.splits.classes, report_data.crops([found.photos[row] for row in rows])
     return tuple(
         Shown(_data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row]))
         for row, crop in zip(rows, crops, strict=True)

@@ -14,7 +14,7 @@ from penult.export.report.plot_style import new
 Filters = NDArray[np.float32]
 
 _STAGES = (SKY, BLUE, GREEN, ORANGE, VERMILION, PURPLE)
-_MOST_FILTERS = 64
+_MAX_FILTERS = 64
 
 
 def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
@@ -23,7 +23,7 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
     Each filter is stretched to its own range, the same before and after. Where they differ, their difference follows,
     on one scale for all filters; where they do not, they are drawn once.
     """
-    before, after = before[:_MOST_FILTERS], after[:_MOST_FILTERS]
+    before, after = before[:_MAX_FILTERS], after[:_MAX_FILTERS]
     both = np.concatenate([before, after], axis=1)
     low, high = (edge(axis=(1, 2, 3), keepdims=True) for edge in (both.min, both.max))
     stretched = [(filters - low) / np.maximum(high - low, 1e-12) for filters in (before, after)]

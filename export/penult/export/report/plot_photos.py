@@ -12,7 +12,7 @@ from penult.export.report.descriptor_map import DescriptorMap
 from penult.export.report.plot_style import label, new
 
 _LOOKS = tuple((colour, marker) for marker, colour in product("os^Dv", (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)))
-MOST_NAMED = 12
+MAX_NAMED = 12
 _LONGEST_NAME = 14
 
 
@@ -24,7 +24,7 @@ def descriptor_map(
     `labels` and `right` are [N], in the order of the points. More classes than there are looks are drawn alike.
     """
     with style():
-        has_names = len(classes) <= MOST_NAMED
+        has_names = len(classes) <= MAX_NAMED
         figure, axes = new(2.3 + (0.2 * len(classes) / 2 if has_names else 0), columns=2)
         _scatter(axes[0][0], points.pca, labels, right, classes)
         axes[0][0].set_title(f"PCA, {points.explained:.0%} of variance")

@@ -28,24 +28,24 @@ _PARTS = {"test": "test", "val": "validation"}
 LINEAR = "linear"
 _LINES, _DASHES = (PURPLE, BLUE, VERMILION, GREEN, ORANGE, SKY), ("-", "--", ":", "-.")
 # More classes than this have no names at their matrix, and more than the other no row of their own.
-MOST_NAMED, _MOST_ROWS = 30, 150
-_MOST_COUNTED = 25
+MAX_NAMED, _MAX_ROWS = 30, 150
+_MAX_COUNTED = 25
 # Squares of so few classes would be larger than what they say.
-_MOST_FLAT = 5
+_MAX_FLAT = 5
 _INCHES_PER_CLASS, _MARGIN = 0.26, 1.35
 _FAINTEST = 0.15
 
 
 def confusion(found: Confusions, scorer: str) -> bytes:
     """Draw one scorer's confusion on the test photos: rows are true classes, shading is the share of the row."""
-    counts = found.matrix(_MOST_ROWS)
+    counts = found.matrix(_MAX_ROWS)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # A colour that lets the page through, so that no share has the page's own colour, light or dark.
     shown = np.empty((*counts.shape, 4))
     shown[..., :3], shown[..., 3] = to_rgb(BLUE), np.where(counts > 0, np.maximum(shares, _FAINTEST), 0)
-    has_names, side = len(found.classes) <= MOST_NAMED, confusion_inches(len(found.classes))
+    has_names, side = len(found.classes) <= MAX_NAMED, confusion_inches(len(found.classes))
     with style():
-        is_square = len(counts) > _MOST_FLAT
+        is_square = len(counts) > _MAX_FLAT
         names = 0.07 * max(cells(short(name)) for name in found.classes)
         figure, axes = new(side if is_square else min(side, 0.8 + names + 0.42 * len(counts)), width=side)
         axis: Axes = axes[0][0]
@@ -67,7 +67,7 @@ def confusion(found: Confusions, scorer: str) -> bytes:
 
 def confusion_inches(classes: int) -> float:
     """Return how wide and high the picture of a matrix of so many classes is."""
-    return max(WIDTH, _INCHES_PER_CLASS * classes + _MARGIN) if classes <= MOST_NAMED else WIDTH
+    return max(WIDTH, _INCHES_PER_CLASS * classes + _MARGIN) if classes <= MAX_NAMED else WIDTH
 
 
 def _name_classes(axis: Axes, classes: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ def _name_classes(axis: Axes, classes: Sequence[str]) -> None:
 
 
 def _count(axis: Axes, counts: Any, shares: Any) -> None:
-    if len(counts) > _MOST_COUNTED:
+    if len(counts) > _MAX_COUNTED:
         return
     for row, column in zip(*counts.nonzero(), strict=True):
         colour = WHITE if shares[row, column] > 0.55 else INK

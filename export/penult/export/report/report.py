@@ -25,13 +25,13 @@ from penult.export.evaluation.metrics import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
 from penult.export.report.figures import illustrate
 from penult.export.report.gallery import gallery
-from penult.export.report.plot_scorers import MOST_NAMED, confusion_inches
+from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
 from penult.export.report.plot_style import SCORER_NAMES, WIDTH
-from penult.export.report.report_data import Evidence, Learning
+from penult.export.report.report_data import ReportData, TrainingSummary
 
 # With more classes than this the page shows the weakest, and folds the others away; beyond the other, leaves them out.
-_MOST_OPEN, _MOST_FOLDED, _WEAKEST = 12, 200, 5
-_MOST_MISTAKES, _MOST_IN_CARD = 10, 50
+_MAX_OPEN, _MAX_FOLDED, _WEAKEST = 12, 200, 5
+_MAX_MISTAKES, _MAX_IN_CARD = 10, 50
 # At this width text of 9 points is 11 CSS pixels high.
 _REM_PER_INCH = 5.5
 _STATUS_PAGE = "http://127.0.0.1:9095/"
@@ -63,20 +63,20 @@ _TEMPLATES.filters |= {
 }
 
 
-def report_files(evidence: Evidence) -> dict[str, bytes]:
+def report_files(report_data: ReportData) -> dict[str, bytes]:
     """Return the files of the report by their path in the bundle.
 
     index.html holds its pictures, so that it opens anywhere as one file; they also lie beside it, with the numbers
     behind them as CSV.
     """
-    by_scorer = _confusions(evidence)
-    pictures, tables = illustrate(evidence, by_scorer)
-    tables["classes.csv"] = classes_csv(by_scorer, _counts(evidence.splits))
+    by_scorer = _confusions(report_data)
+    pictures, tables = illustrate(report_data, by_scorer)
+    tables["classes.csv"] = classes_csv(by_scorer, _counts(report_data.splits))
 
     def drawn(file: str, description: str) -> str:
         return inline(pictures[file], file.removesuffix(".svg"), description)
 
-    values = _values(evidence, by_scorer) | {"pictures": pictures, "drawn": drawn}
+    values = _values(report_data, by_scorer) | {"pictures": pictures, "drawn": drawn}
     page = _TEMPLATES.get_template("report.html").render(values)
     card = _TEMPLATES.get_template("MODEL_CARD.md").render(values)
     beside = {f"report/{name}": data for name, data in (pictures | tables).items()}
@@ -118,52 +118,52 @@ def command(settings: TrainSettings, name: str) -> str:
     return " ".join(words)
 
 
-def _values(evidence: Evidence, by_scorer: Mapping[str, Confusions]) -> dict[str, Any]:
+def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dict[str, Any]:
     """Return what both templates know."""
-    test, scorer, classes = evidence.metrics["test"], evidence.manifest.default_scorer, evidence.splits.classes
-    settings, default = evidence.settings, by_scorer[evidence.manifest.default_scorer]
-    many = len(classes) > _MOST_OPEN
-    rows = class_rows(by_scorer, _counts(evidence.splits), scorer)
+    test, scorer, classes = report_data.metrics["test"], report_data.manifest.default_scorer, report_data.splits.classes
+    settings, default = report_data.settings, by_scorer[report_data.manifest.default_scorer]
+    many = len(classes) > _MAX_OPEN
+    rows = class_rows(by_scorer, _counts(report_data.splits), scorer)
     disagreements = {
-        name: found["sentence"] for name, found in evidence.metrics.get("test_against_validation", {}).items()
+        name: found["sentence"] for name, found in report_data.metrics.get("test_against_validation", {}).items()
     }
     return {
-        "name": evidence.name,
+        "name": report_data.name,
         "status_page": _STATUS_PAGE,
-        "manifest": evidence.manifest,
-        "why_silent": evidence.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
-        "splits": evidence.splits,
-        "tested_anew": evidence.splits.sha256 == evidence.manifest.training.get("data_sha256"),
-        "metrics": evidence.metrics,
+        "manifest": report_data.manifest,
+        "why_silent": report_data.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
+        "splits": report_data.splits,
+        "tested_anew": report_data.splits.sha256 == report_data.manifest.training.get("data_sha256"),
+        "metrics": report_data.metrics,
         "default": test[scorer],
-        "validated": evidence.metrics.get("val", {}).get(scorer),
+        "validated": report_data.metrics.get("val", {}).get(scorer),
         "caution": accuracy.caution(test[scorer]),
         "disagreement": disagreements.get(scorer, ""),
         "other_disagreements": [text for name, text in disagreements.items() if text and name != scorer],
-        "outcome": _outcome(evidence.metrics.get("comparison", {}).get("test")),
+        "outcome": _outcome(report_data.metrics.get("comparison", {}).get("test")),
         "few_rule": accuracy.RULE,
         "many": many,
-        "unnamed": len(classes) > MOST_NAMED,
+        "unnamed": len(classes) > MAX_NAMED,
         "matrix_rem": _matrix_rem(len(classes)),
-        "rows": rows[:_MOST_FOLDED] if many else sorted(rows, key=lambda row: row.number),
+        "rows": rows[:_MAX_FOLDED] if many else sorted(rows, key=lambda row: row.number),
         "weakest": _WEAKEST,
-        "mistakes": default.worst(_MOST_MISTAKES),
-        "most_in_card": _MOST_IN_CARD,
+        "mistakes": default.worst(_MAX_MISTAKES),
+        "most_in_card": _MAX_IN_CARD,
         "right_are_ringed": bool((default.labels != default.answers).any()),
-        "gallery": gallery(evidence),
-        "training": evidence.manifest.training.get("settings", {}),
-        "command": command(settings, evidence.name) if settings else None,
-        "dropout": evidence.learning.dropout if evidence.learning else None,
+        "gallery": gallery(report_data),
+        "training": report_data.manifest.training.get("settings", {}),
+        "command": command(settings, report_data.name) if settings else None,
+        "dropout": report_data.learning.dropout if report_data.learning else None,
         "rule": RULE,
-        "verdict": evidence.learning.verdict if evidence.learning else None,
-        "stages": _stages(evidence.learning) if evidence.learning else [],
-        "shows_photos": evidence.crops is not None,
+        "verdict": report_data.learning.verdict if report_data.learning else None,
+        "stages": _stages(report_data.learning) if report_data.learning else [],
+        "shows_photos": report_data.crops is not None,
     }
 
 
-def _confusions(evidence: Evidence) -> dict[str, Confusions]:
-    classes, labels = evidence.splits.classes, evidence.labels
-    return {name: Confusions(classes, labels, scores.argmax(axis=1)) for name, scores in evidence.scores.items()}
+def _confusions(report_data: ReportData) -> dict[str, Confusions]:
+    classes, labels = report_data.splits.classes, report_data.labels
+    return {name: Confusions(classes, labels, scores.argmax(axis=1)) for name, scores in report_data.scores.items()}
 
 
 def _counts(splits: Splits) -> list[tuple[int, int, int]]:
@@ -188,7 +188,7 @@ def _matrix_rem(classes: int) -> float:
     return 0 if inches <= WIDTH else round(_REM_PER_INCH * inches, 1)
 
 
-def _stages(learning: Learning) -> list[tuple[StageChange, str]]:
+def _stages(learning: TrainingSummary) -> list[tuple[StageChange, str]]:
     """Return every stage with what happened to it, in words."""
     return [
         (stage, _fate(stage, learning.rates.get(stage.name)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `penult svm` draws its report without PyTorch
 
 
 @dataclass(frozen=True)
-class Learning:
+class TrainingSummary:
     """What only a run knows that trained the network.
 
     `given` and `final` are state dicts of a PenultNet. `rates` holds the learning rate that each stage began with
@@ -46,7 +46,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportData:
     """What a report shows. Everything but `validation` is of the test photos, in the order of `splits.test`.
 
     `scores` holds [N, classes] by scorer (there may be only one), `labels` [N], `descriptors` [N, length].
@@ -62,6 +62,6 @@ class Evidence:
     labels: NDArray[np.int64]
     descriptors: Floats
     settings: TrainSettings | None = None
-    learning: Learning | None = None
+    learning: TrainingSummary | None = None
     validation: Validation | None = None
     crops: Callable[[Sequence[Photo]], Pixels] | None = None

@@ -13,7 +13,7 @@ from penult.export.config.train import TrainSettings
 from penult.export.disk import writing
 from penult.export.errors import SettingsError
 from penult.export.networks.network import Weights
-from penult.export.training.distributed import ALONE, Workers
+from penult.export.training.distributed import ALONE, ProcessGroup
 from penult.export.training.history import History
 from penult.export.training.schedule import Schedule
 
@@ -23,7 +23,7 @@ NOTHING_TO_RESUME = "--resume: nothing is left of a run that was cut off, so thi
 class Checkpoint:
     """The file behind `--resume`; without that option an old one is ignored and overwritten."""
 
-    def __init__(self, path: Path, settings: TrainSettings, data_sha256: str, workers: Workers = ALONE) -> None:
+    def __init__(self, path: Path, settings: TrainSettings, data_sha256: str, workers: ProcessGroup = ALONE) -> None:
         """Load the file if the run resumes; raise SettingsError if it belongs to another run.
 
         The first process reads and writes it; the others are told, for they may have other disks.

@@ -24,7 +24,7 @@ _TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Workers:
+class ProcessGroup:
     """One process (`rank`, from 0) among `size`, and the device that it works on.
 
     Where torchrun started it, it is joined to the others, also as the only one.
@@ -101,22 +101,22 @@ class Workers:
         return numbers
 
 
-ALONE = Workers()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def started(wanted: str) -> Iterator[Workers]:
+def started(wanted: str) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, or be alone; `wanted` is auto, cuda or cpu. Raises SettingsError."""
     device = device_for(wanted, int(os.environ.get("LOCAL_RANK", "0")))
     if "WORLD_SIZE" not in os.environ:
-        yield Workers(device)
+        yield ProcessGroup(device)
         return
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_TIMEOUT, device_id=device if on_cuda else None)
     try:
-        yield Workers(device, dist.get_rank(), dist.get_world_size(), are_joined=True)
+        yield ProcessGroup(device, dist.get_rank(), dist.get_world_size(), are_joined=True)
     finally:
         dist.destroy_process_group()
 
@@ -187,7 +187,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, share)
 
 
-def share_batch_norm(net: nn.Module, workers: Workers) -> None:
+def share_batch_norm(net: nn.Module, workers: ProcessGroup) -> None:
     """Let every batch norm of the network take its statistics over all processes."""
     for module in net.modules() if workers.are_joined else ():
         if type(module) is nn.BatchNorm2d:

@@ -24,12 +24,12 @@ from penult.export.networks.network import PenultNet, copy_weights, freeze_stage
 from penult.export.progress import say
 from penult.export.training import lr_finder, schedule
 from penult.export.training.checkpoint import Checkpoint
-from penult.export.training.distributed import Workers, share_batch_norm
+from penult.export.training.distributed import ProcessGroup, share_batch_norm
 from penult.export.training.history import Epoch, History
-from penult.export.training.trainer import Learner, Measured, steps_of
+from penult.export.training.trainer import EvalResult, Trainer, steps_of
 
 # The training loss is re-measured on this many photos at least, in eval mode: dropout would hide the gap otherwise.
-_FEWEST_MEASURED = 200
+_MIN_MEASURED = 200
 _HEAD_BATCH = 64
 # With Adam's usual 1e-8, gradients of rounding noise alone become full steps: runs of one and two processes would part.
 _EPSILON = 1e-6
@@ -50,7 +50,7 @@ class Phase:
     optimizer: torch.optim.Optimizer
     schedule: schedule.Schedule
     train: Callable[[int], float]
-    measure: Callable[[], tuple[Measured, Measured]]
+    measure: Callable[[], tuple[EvalResult, EvalResult]]
     is_long: bool
 
 
@@ -64,13 +64,13 @@ class FineTuner:
         settings: TrainSettings,
         splits: Splits,
         reader: PhotoReader,
-        workers: Workers,
+        workers: ProcessGroup,
         on_epoch: OnEpoch = lambda epoch: None,
     ) -> None:
         """Move the network to the device; nothing learns yet."""
         share_batch_norm(net, workers)
-        self.learner = Learner(net, settings, splits.train, reader, workers)
-        self.net, self.architecture, self.settings, self.splits = self.learner.net, architecture, settings, splits
+        self.trainer = Trainer(net, settings, splits.train, reader, workers)
+        self.net, self.architecture, self.settings, self.splits = self.trainer.net, architecture, settings, splits
         self.reader, self.workers, self.on_epoch = reader, workers, on_epoch
 
     def run(self, checkpoint_path: Path) -> History:
@@ -102,8 +102,8 @@ class FineTuner:
     def _run_head(self, number: int, history: History, checkpoint: Checkpoint) -> None:
         """Train the head alone. The body runs once per photo, shared out; what then remains is one process's work."""
         freeze_stages(self.net, self.architecture, FREEZE_ALL)
-        train = self.learner.describe_all(self.splits.train, "describing training photos")
-        val = self.learner.describe_all(self.splits.val, "describing validation photos")
+        train = self.trainer.describe_all(self.splits.train, "describing training photos")
+        val = self.trainer.describe_all(self.splits.val, "describing validation photos")
         if self.workers.is_first:
             self._run_phase(number, self._head_phase(train, val, history), history, checkpoint)
         self.workers.copy(self.net)
@@ -116,7 +116,7 @@ class FineTuner:
 
     def _run_phase(self, number: int, phase: Phase, history: History, checkpoint: Checkpoint) -> None:
         """Run one phase's epochs; at its end the network holds the phase's best weights."""
-        scaler = self.learner.scaler
+        scaler = self.trainer.scaler
         best = checkpoint.restore(number, phase.optimizer, phase.schedule, scaler) or copy_weights(self.net)
         stopping = phase.schedule.stopping
         while stopping.epoch < phase.epochs and not phase.schedule.is_over:
@@ -151,7 +151,7 @@ class FineTuner:
         self, train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tensor, torch.Tensor], history: History
     ) -> Phase:
         """Make the phase of the head alone on descriptors and labels: its epochs cost next to nothing."""
-        head, learner, alone = self.net.head, self.learner, Workers(self.workers.device)
+        head, trainer, alone = self.net.head, self.trainer, ProcessGroup(self.workers.device)
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=self.settings.lr_head, weight_decay=self.settings.weight_decay, eps=_EPSILON
         )
@@ -159,27 +159,27 @@ class FineTuner:
         def run_epoch(epoch: int) -> float:
             head.train()
             total = 0.0
-            for rows in torch.randperm(len(train[1]), device=learner.device).split(_HEAD_BATCH):
+            for rows in torch.randperm(len(train[1]), device=trainer.device).split(_HEAD_BATCH):
                 inputs, labels = train[0][rows], train[1][rows]
-                weight = float(learner.weights[labels].sum())
-                total += float(learner.step(optimizer, lambda: head(inputs), labels, 1 / weight))  # noqa: B023
-            return total / float(learner.weights[train[1]].sum())
+                weight = float(trainer.weights[labels].sum())
+                total += float(trainer.step(optimizer, lambda: head(inputs), labels, 1 / weight))  # noqa: B023
+            return total / float(trainer.weights[train[1]].sum())
 
-        def measure() -> tuple[Measured, Measured]:
-            return learner.judge(*train, alone), learner.judge(*val, alone)
+        def measure() -> tuple[EvalResult, EvalResult]:
+            return trainer.judge(*train, alone), trainer.judge(*val, alone)
 
         plan = schedule.Schedule(optimizer, self.settings, history.best_loss, warm_steps=0)
         return Phase("head", self.settings.head_epochs, optimizer, plan, run_epoch, measure, is_long=False)
 
     def _whole_phase(self, history: History, is_new: bool = True) -> Phase:
         """Make the phase of every layer that is not frozen, on augmented photos."""
-        settings, splits, learner = self.settings, self.splits, self.learner
+        settings, splits, trainer = self.settings, self.splits, self.trainer
         freeze_stages(self.net, self.architecture, settings.freeze)
         measured = _sample(splits, settings.seed)
         augmentation = transforms.BY_NAME[settings.augment]
         optimizer = self._optimizer(history.rate_factor)  # resumed: what was found before the run was cut off
         if settings.lr == "auto" and is_new:
-            factor = lr_finder.find_factor(learner, optimizer, splits.train, augmentation, settings)
+            factor = lr_finder.find_factor(trainer, optimizer, splits.train, augmentation, settings)
             optimizer, history.rate_factor = self._optimizer(factor), factor
             history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
             say(history.notes[-1])
@@ -191,11 +191,11 @@ class FineTuner:
             batches = self.reader.augmented(
                 splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds, settings.train_crop
             )
-            losses = learner.epoch(batches, optimizer, plan, forward)
+            losses = trainer.epoch(batches, optimizer, plan, forward)
             return sum(losses) / len(losses)
 
-        def measure() -> tuple[Measured, Measured]:
-            return learner.measure(measured, "measuring"), learner.measure(splits.val, "validating")
+        def measure() -> tuple[EvalResult, EvalResult]:
+            return trainer.measure(measured, "measuring"), trainer.measure(splits.val, "validating")
 
         return Phase("all", settings.epochs, optimizer, plan, run_epoch, measure, is_long=True)
 
@@ -207,6 +207,6 @@ class FineTuner:
 
 def _sample(splits: Splits, seed: int) -> tuple[Photo, ...]:
     """Draw the training photos on which the training loss is re-measured: as many as there are for validation."""
-    count = min(len(splits.train), max(len(splits.val), _FEWEST_MEASURED))
+    count = min(len(splits.train), max(len(splits.val), _MIN_MEASURED))
     rows = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))[:count]
     return tuple(splits.train[row] for row in sorted(rows.tolist()))

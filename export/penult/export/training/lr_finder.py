@@ -15,7 +15,7 @@ from penult.export.data.dataset import Photo
 from penult.export.data.transforms import Augmentation
 from penult.export.errors import SettingsError
 from penult.export.networks.network import copy_weights
-from penult.export.training.trainer import Learner
+from penult.export.training.trainer import Trainer
 
 _STEPS = 50
 _LOWEST, _HIGHEST = 1e-2, 1e3
@@ -39,26 +39,26 @@ class _Ramp:
 
 
 def find_factor(
-    learner: Learner,
+    trainer: Trainer,
     optimizer: torch.optim.Optimizer,
     photos: tuple[Photo, ...],
     augmentation: Augmentation,
     settings: TrainSettings,
 ) -> float:
     """Return what to multiply the optimizer's rates by; the network is left as it was, the optimizer is used up."""
-    before, scale = copy_weights(learner.net), learner.scaler.state_dict()
+    before, scale = copy_weights(trainer.net), trainer.scaler.state_dict()
     ramp = _Ramp(optimizer, [group["lr"] for group in optimizer.param_groups])
-    forward = learner.workers.wrap(learner.net)
+    forward = trainer.workers.wrap(trainer.net)
     losses: list[float] = []
     torch.manual_seed(settings.seed)
     for turn in count():
-        seed, bounds = f"{settings.seed} rates {turn}", learner.workers.bounds
-        batches = learner.reader.augmented(photos, augmentation, seed, "trying rates", bounds, settings.train_crop)
-        losses += learner.epoch(batches, optimizer, ramp, forward, most_steps=_STEPS - len(losses))
+        seed, bounds = f"{settings.seed} rates {turn}", trainer.workers.bounds
+        batches = trainer.reader.augmented(photos, augmentation, seed, "trying rates", bounds, settings.train_crop)
+        losses += trainer.epoch(batches, optimizer, ramp, forward, most_steps=_STEPS - len(losses))
         if len(losses) >= _STEPS:
             break
-    learner.net.load_state_dict(before)
-    learner.scaler.load_state_dict(scale)
+    trainer.net.load_state_dict(before)
+    trainer.scaler.load_state_dict(scale)
     return choose(losses)
 
 

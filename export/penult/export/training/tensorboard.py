@@ -14,7 +14,7 @@ from penult.export.disk import writing
 from penult.export.training.history import Epoch
 
 
-class Board:
+class TensorBoardWriter:
     """Writes each epoch's figures below a folder; without one it does nothing. Raises DiskError.
 
     tensorboardX's SummaryWriter would write on a thread, and again at exit: there a full disk ends in a traceback.

@@ -16,7 +16,7 @@ from penult.export.config.train import BALANCED, TrainSettings
 from penult.export.data.dataset import Photo
 from penult.export.data.loader import LearningBatch, PhotoReader
 from penult.export.networks.network import Normalise, PenultNet
-from penult.export.training.distributed import Workers
+from penult.export.training.distributed import ProcessGroup
 
 
 class Rates(Protocol):
@@ -30,7 +30,7 @@ Tensors = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvalResult:
     """Mean loss, the standard error of that mean, and accuracy, over the photos of all processes."""
 
     loss: float
@@ -38,11 +38,16 @@ class Measured:
     accuracy: float
 
 
-class Learner:
+class Trainer:
     """A network with what it needs to learn: device, precision, class weights, its part of every batch."""
 
     def __init__(
-        self, net: PenultNet, settings: TrainSettings, photos: Sequence[Photo], reader: PhotoReader, workers: Workers
+        self,
+        net: PenultNet,
+        settings: TrainSettings,
+        photos: Sequence[Photo],
+        reader: PhotoReader,
+        workers: ProcessGroup,
     ) -> None:
         """Move the network to the device; `photos` are those learnt from, whose counts balance the classes."""
         self.net = net.to(workers.device).to(memory_format=torch.channels_last)
@@ -120,12 +125,12 @@ class Learner:
         descriptors, labels = self.describe(photos, what)
         return self.workers.rows(descriptors), self.workers.rows(labels)
 
-    def measure(self, photos: Sequence[Photo], what: str) -> Measured:
+    def measure(self, photos: Sequence[Photo], what: str) -> EvalResult:
         """Return loss and accuracy in eval mode, over the parts of all processes."""
         return self.judge(*self.describe(photos, what), self.workers)
 
     @torch.no_grad()
-    def judge(self, descriptors: torch.Tensor, labels: torch.Tensor, workers: Workers) -> Measured:
+    def judge(self, descriptors: torch.Tensor, labels: torch.Tensor, workers: ProcessGroup) -> EvalResult:
         """Return loss and accuracy of the head on descriptors [n, length] with labels [n], summed over `workers`."""
         logits = self.net.head.eval()(descriptors).float()
         losses = F.cross_entropy(logits, labels, weight=self.weights, reduction="none").double()
@@ -140,11 +145,11 @@ class Learner:
 
 def _measured(
     loss: float, squares: float, weight: float, crossed: float, weight_squares: float, hits: float, count: float
-) -> Measured:
+) -> EvalResult:
     """Return the weighted mean, its standard error (of a ratio of sums, linearised) and the share of hits."""
     mean = loss / weight
     spread = max(squares - 2 * mean * crossed + mean**2 * weight_squares, 0.0)
-    return Measured(mean, math.sqrt(spread) / weight, hits / count)
+    return EvalResult(mean, math.sqrt(spread) / weight, hits / count)
 
 
 def steps_of(photos: int, batch_size: int) -> int:

@@ -11,7 +11,7 @@ from penult.nearest import did_you_mean
 
 _SIGNS = (">=", "<=", "=")
 # So many stored items are looked through for a name like the one that no item has.
-_MOST_LOOKED_THROUGH = 20_000
+_MAX_LOOKED_THROUGH = 20_000
 
 
 def add_filter_argument(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +104,6 @@ class Asked:
         for page in pages(self._client, self._name):
             found |= {str(item.label if field == "label" else item.metadata.get(field, "")) for item in page}
             seen += len(page)
-            if seen >= _MOST_LOOKED_THROUGH:
+            if seen >= _MAX_LOOKED_THROUGH:
                 break
         return found - {""}

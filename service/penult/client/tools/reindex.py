@@ -10,8 +10,8 @@ from penult.client.sync_client import Client
 from penult.client.types import CollectionInfo, ItemFailure, NewItem, Photo, RequestFailed, StoredItem
 
 # Each pass follows what came during the one before, and is shorter; whoever changes faster than that is cut off.
-_MOST_PASSES = 10
-_MOST_IDS = 1000
+_MAX_PASSES = 10
+_MAX_IDS = 1000
 
 
 def reindex(
@@ -30,7 +30,7 @@ def reindex(
     known: dict[str, bytes] = {}
     lost: set[str] = set()
     try:
-        for _ in range(_MOST_PASSES):
+        for _ in range(_MAX_PASSES):
             there: set[str] = set()
             is_changed = False
             for page in walk():
@@ -80,8 +80,8 @@ def _describe(
 def _follow_deletions(client: Client, scratch: str, known: dict[str, bytes], there: set[str], lost: set[str]) -> bool:
     """Remove what is no longer in the old collection, and tell whether there was any."""
     gone = sorted(set(known) - there)
-    for at in range(0, len(gone), _MOST_IDS):
-        client.delete_items(scratch, gone[at : at + _MOST_IDS])
+    for at in range(0, len(gone), _MAX_IDS):
+        client.delete_items(scratch, gone[at : at + _MAX_IDS])
     for id_ in gone:
         del known[id_]
         lost.discard(id_)

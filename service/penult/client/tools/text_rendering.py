@@ -18,7 +18,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Runs = list[tuple[str, Font]]
 
 _SUFFIXES = (".ttf", ".otf", ".ttc")
-_MOST_FONTS, _MOST_LETTERS = 400, 200
+_MAX_FONTS, _MAX_LETTERS = 400, 200
 # Plain faces first: these words name others.
 _STYLED = re.compile(r"bold|italic|oblique|condensed|mono|light|thin|black|heavy|medium|serif|emoji", re.IGNORECASE)
 # Letters whose forms depend on their neighbours: without a layout engine they come out wrong, not only ugly.
@@ -60,8 +60,8 @@ class Lettering:
     def fitted(self, draw: ImageDraw.ImageDraw, text: str, width: int, keeps_end: bool) -> Runs:
         """Return the runs of a line that is not wider than this many pixels."""
         parts = _clusters(unicodedata.normalize("NFC", text))
-        dots = len(parts) > _MOST_LETTERS
-        parts = parts[-_MOST_LETTERS:] if keeps_end else parts[:_MOST_LETTERS]
+        dots = len(parts) > _MAX_LETTERS
+        parts = parts[-_MAX_LETTERS:] if keeps_end else parts[:_MAX_LETTERS]
         while True:
             shown = ["…", *parts] if dots and keeps_end else [*parts, "…"] if dots else parts
             runs = self._runs(shown)
@@ -151,4 +151,4 @@ def font_files() -> Iterator[Path]:
     folders = [*(Path(each) / "fonts" for each in data), home / ".fonts", home / "Library/Fonts"]
     folders += [Path("/Library/Fonts"), Path("/System/Library/Fonts")]
     paths = [path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES]
-    yield from sorted(paths, key=lambda path: (len(_STYLED.findall(path.stem)), path.name))[:_MOST_FONTS]
+    yield from sorted(paths, key=lambda path: (len(_STYLED.findall(path.stem)), path.name))[:_MAX_FONTS]

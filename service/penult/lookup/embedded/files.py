@@ -19,7 +19,7 @@ from penult.lookup.embedded.pieces import Ints, Piece, over, read_graph, write_g
 from penult.lookup.embedded.record import Record
 from penult.lookup.errors import StoreUnavailable
 
-log = logging.getLogger("penult.lookup")
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 16 << 20
 

@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 LINKS, EF_BUILD, EF_SEARCH = 16, 100, 128
 # Where a filter leaves fewer rows than this part, looking at each is quicker than walking a graph past the others.
 _FEW = 0.2
-_LEAST_ROWS = 1024
+_MIN_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Piece:
         self.matrix, self.seqs, self.bits, self.rows, self.gone, self.graph = matrix, seqs, bits, rows, gone, graph
 
     @classmethod
-    def empty(cls, dimension: int, capacity: int = _LEAST_ROWS) -> "Piece":
+    def empty(cls, dimension: int, capacity: int = _MIN_ROWS) -> "Piece":
         """Return a piece without rows."""
         return cls(
             np.empty((capacity, dimension), dtype=np.float32),

@@ -26,7 +26,7 @@ _PAGE_BYTES = 16 << 10
 _CACHE_KIB = 16 << 10
 _CHUNK_ROWS = 4096
 # SQLite's own limit is higher; so many parameters at a time are plenty.
-_MOST_PARAMETERS = 500
+_MAX_PARAMETERS = 500
 
 
 Known = tuple[str, str, dict[str, Value]]
@@ -229,8 +229,8 @@ class Record:
 
     def _some(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []
-        for at in range(0, len(values), _MOST_PARAMETERS):
-            part = values[at : at + _MOST_PARAMETERS]
+        for at in range(0, len(values), _MAX_PARAMETERS):
+            part = values[at : at + _MAX_PARAMETERS]
             found += self._reader().execute(f"{query} ({', '.join('?' * len(part))})", part).fetchall()
         return found
 

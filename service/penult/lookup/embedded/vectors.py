@@ -13,7 +13,7 @@ from penult.lookup.types import Floats
 EXACT_NUMBERS = 50_000_000
 # A graph is built anew when this part of its rows has come behind it, or has gone.
 _STALE = 0.1
-_LEAST_GONE = 1000
+_MIN_GONE = 1000
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Vectors:
         for piece in self._snapshot.pieces:
             piece.remove(seqs)
         *others, tail = self._snapshot.pieces
-        if tail.gone > max(_LEAST_GONE, tail.rows // 2):
+        if tail.gone > max(_MIN_GONE, tail.rows // 2):
             there = tail.there
             kept = tail.seqs[: tail.rows][there], tail.matrix[: tail.rows][there]
             self._snapshot = Snapshot((*others, Piece.empty(self._dimension).appended(*kept)))

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from penult.bundle.errors import PenultError
 
-log = logging.getLogger("penult.followed")
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
@@ -17,8 +17,8 @@ TAKEN, REFUSED = "taken", "refused"
 EVERY_S = 1.0
 
 
-class Followed(Generic[Value]):
-    """The value that `read` makes of some files, read again once they have changed and held still for one look."""
+class WatchedFile(Generic[Value]):
+    """The value that `read` makes of some files, read again once they have changed and held still for one check."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class Followed(Generic[Value]):
         self._read_as = self._seen = _stamp(paths)
         self.value = read()
 
-    def look(self, is_eager: bool = False) -> None:
-        """Read the files again if they have changed; `is_eager`: also where they may still be being written."""
+    def check(self, force: bool = False) -> None:
+        """Read the files again if they have changed; `force`: even if they may still be being written."""
         now = _stamp(self._paths)
         if now == self._read_as:
             return
-        if not is_eager and now != self._seen:
+        if not force and now != self._seen:
             self._seen = now  # a certificate and its key are two files: the second may come in a moment
             return
         self._read_as = now
@@ -54,10 +54,10 @@ class Followed(Generic[Value]):
             self._tell(TAKEN)
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check for ever, every EVERY_S seconds."""
         while True:
             await asyncio.sleep(EVERY_S)
-            self.look()
+            self.check()
 
 
 def _stamp(paths: Sequence[Path]) -> _Stamp:

@@ -2,17 +2,17 @@
 
 from contextvars import ContextVar
 
-_current: ContextVar[str] = ContextVar("client", default="")
+_caller: ContextVar[str] = ContextVar("caller", default="")
 
 
-def current() -> str:
+def caller() -> str:
     """Return who asks, "" where nobody knows."""
-    return _current.get()
+    return _caller.get()
 
 
-def note(name: str) -> None:
+def set_caller(name: str) -> None:
     """Remember who asks, for the rest of this request."""
-    _current.set(name)
+    _caller.set(name)
 
 
 def host_of(peer: str) -> str:

@@ -15,10 +15,10 @@ from penult.service.auth.tokens import Tokens
 from penult.service.config import ServeConfig
 from penult.service.observability.metrics import Metrics
 
-log = logging.getLogger("penult.doors")
+log = logging.getLogger(__name__)
 
 
-class Doors:
+class SecureListeners:
     """What guards both ports, as set; it follows the files of certificates and tokens."""
 
     def __init__(self, config: ServeConfig, metrics: Metrics | None = None) -> None:
@@ -28,7 +28,7 @@ class Doors:
         self._tls = Tls(Path(config.tls_cert), Path(config.tls_key), ca, metrics) if config.tls_cert else None
         tell = _counting(metrics)
         self.tokens = Tokens(Path(config.tokens), tell) if config.tokens else None
-        self._followed = [each.followed for each in (self._tls, self.tokens) if each]
+        self._followed = [each.watched_file for each in (self._tls, self.tokens) if each]
         if metrics:  # at 0 before the first, so that a rise is seen
             for kind in [*(["certificate"] if self._tls else []), *(["tokens"] if self.tokens else [])]:
                 for outcome in (TAKEN, REFUSED):
@@ -45,14 +45,14 @@ class Doors:
         """The HTTP port's TLS, None for none."""
         return self._tls.http_context() if self._tls and self._config.http_tls else None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Take up what has changed, now."""
-        for followed in self._followed:
-            followed.look(is_eager=True)
+        for watched in self._followed:
+            watched.check(force=True)
 
     def following(self) -> list[Coroutine[Any, Any, None]]:
         """Return what has to run for as long as the ports are open."""
-        return [followed.run() for followed in self._followed]
+        return [watched.run() for watched in self._followed]
 
     def warn(self) -> None:
         """Say where strangers may listen, or ask."""
@@ -79,6 +79,6 @@ def _counting(metrics: Metrics | None) -> Callable[[str], object]:
     return tell
 
 
-async def follow(doors: Doors) -> None:
+async def follow(doors: SecureListeners) -> None:
     """Follow the files until cancelled."""
     await asyncio.gather(*doors.following())

@@ -17,7 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from penult.service.auth.file_watcher import Followed
+from penult.service.auth.file_watcher import WatchedFile
 from penult.service.errors import ConfigError
 from penult.service.observability.metrics import Metrics
 
@@ -69,16 +69,18 @@ class Tls:
         """Read the files; raise ConfigError."""
         paths = [chain, key, *([client_ca] if client_ca else [])]
         self._metrics = metrics
-        self.followed = Followed("certificate", paths, lambda: read_certificate(chain, key, client_ca), self._tell)
+        self.watched_file = WatchedFile(
+            "certificate", paths, lambda: read_certificate(chain, key, client_ca), self._tell
+        )
         self._handed_out: Certificate | None = None
-        self._http = self._swapped = http_context(self.followed.value)
+        self._http = self._swapped = http_context(self.watched_file.value)
         self._http.sni_callback = self._swap
-        self._http_of = self.followed.value
+        self._http_of = self.watched_file.value
         self._note_expiry()
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Return credentials that take up a renewed certificate; clients must show one where there is an authority."""
-        certificate = self._handed_out = self.followed.value
+        certificate = self._handed_out = self.watched_file.value
         return grpc.dynamic_ssl_server_credentials(
             _configuration(certificate), self._renewed, bool(certificate.client_ca)
         )
@@ -89,7 +91,7 @@ class Tls:
 
     def _renewed(self) -> Any:
         """Return the certificate if gRPC does not have it yet. Called by gRPC's own threads at every handshake."""
-        certificate = self.followed.value
+        certificate = self.watched_file.value
         if certificate is self._handed_out:
             return None
         self._handed_out = certificate
@@ -97,8 +99,8 @@ class Tls:
 
     def _swap(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         # A context of its own, not the old one loaded again: that would keep a former key of another kind.
-        if self._http_of is not self.followed.value:
-            self._http_of = self.followed.value
+        if self._http_of is not self.watched_file.value:
+            self._http_of = self.watched_file.value
             self._swapped = http_context(self._http_of)
         connection.context = self._swapped
 
@@ -109,7 +111,7 @@ class Tls:
 
     def _note_expiry(self) -> None:
         if self._metrics:
-            self._metrics.certificate_expiry.set(self.followed.value.expires.timestamp())
+            self._metrics.certificate_expiry.set(self.watched_file.value.expires.timestamp())
 
 
 def _configuration(certificate: Certificate) -> Any:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penult.bundle.errors import PenultError
-from penult.service.auth.file_watcher import Followed
+from penult.service.auth.file_watcher import WatchedFile
 from penult.service.errors import ConfigError, NotAllowed, Unauthenticated
 
 READ, WRITE, ADMIN = RIGHTS = ("read", "write", "admin")
@@ -48,7 +48,7 @@ class Tokens:
 
     def __init__(self, path: Path, tell: Callable[[str], object] = lambda outcome: None) -> None:
         """Read the file; raise ConfigError. `tell` hears how reading it again went."""
-        self.followed = Followed("tokens", [path], lambda: _read(path), tell)
+        self.watched_file = WatchedFile("tokens", [path], lambda: _read(path), tell)
 
     def check(self, authorization: str, right: str) -> str:
         """Return who asks, by an Authorization header's value; raise Unauthenticated, NotAllowed."""
@@ -57,7 +57,7 @@ class Tokens:
         # Whatever it is, it is digested and held against every line, so that time tells nothing.
         given = hashlib.sha256(_without_scheme(authorization).encode()).digest()
         found = None
-        for token in self.followed.value:
+        for token in self.watched_file.value:
             if hmac.compare_digest(token.digest, given):
                 found = token
         if found is None:

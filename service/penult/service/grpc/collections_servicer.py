@@ -6,17 +6,17 @@ import numpy as np
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
-from penult.lookup.checks import MOST_ITEMS, MOST_QUERIES
+from penult.lookup.checks import MAX_ITEMS, MAX_QUERIES
 from penult.lookup.types import CollectionSpec, Hit
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotFound, OtherModel
 from penult.service.grpc import converters
 from penult.service.grpc.streaming import Context, expires
-from penult.service.inference.collections import Lookups, Query
+from penult.service.inference.collections import Collections, Query
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.results import Answer, Outcome, Timings
 from penult.service.models.loader import ServedModel
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
@@ -28,7 +28,9 @@ _FILL = 0.9
 class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
     """Answers about collections. Errors are raised as PenultError; the interceptor maps them."""
 
-    def __init__(self, repository: Repository, pipeline: Pipeline, lookups: Lookups, config: ServeConfig) -> None:
+    def __init__(
+        self, repository: ModelRegistry, pipeline: Pipeline, lookups: Collections, config: ServeConfig
+    ) -> None:
         """Answer from these."""
         self._repository, self._pipeline, self._lookups, self._config = repository, pipeline, lookups, config
 
@@ -39,7 +41,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
             raise InvalidRequest("LOOKUP_QUERY", "give either images or descriptors")
         spec = await self._spec(query.collection)
         if request.descriptors:
-            converters.check_count(len(request.descriptors), MOST_QUERIES, "descriptors")
+            converters.check_count(len(request.descriptors), MAX_QUERIES, "descriptors")
             outcomes = [_vector(descriptor, spec.fingerprint) for descriptor in request.descriptors]
             found = await self._lookups.find(query, outcomes, spec.fingerprint)
             return pb.LookupResponse(results=[converters.neighbours(hits) for hits in found])
@@ -58,7 +60,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
 
     async def PutItems(self, request: pb.PutItemsRequest, context: Context) -> pb.PutItemsResponse:
         """Store items."""
-        converters.check_count(len(request.items), MOST_ITEMS, "items")
+        converters.check_count(len(request.items), MAX_ITEMS, "items")
         model = self._repository.get(request.model.name, request.model.version)
         fields = converters.field_types(request.fields)
         outcomes = await self._vectors(model, request.items, context)

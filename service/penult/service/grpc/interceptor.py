@@ -17,7 +17,7 @@ import grpc
 from penult.service.auth import identity
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import InvalidRequest, ServiceError, Unsupported, code_of, presentable
-from penult.service.inference.drain import Gate
+from penult.service.inference.drain import DrainGate
 from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.tracing import Tracing, current
@@ -49,7 +49,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self,
         services: tuple[str, ...],
         metrics: Metrics,
-        gate: Gate,
+        gate: DrainGate,
         access: AccessLog = NO_ACCESS_LOG,
         tracing: Tracing | None = None,
         tokens: Tokens | None = None,
@@ -85,7 +85,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return handler
         metadata = dict(details.invocation_metadata or ())
         try:
-            identity.note(tokens.check(str(metadata.get(_AUTHORIZATION, "")), right_of(name)))
+            identity.set_caller(tokens.check(str(metadata.get(_AUTHORIZATION, "")), right_of(name)))
         except ServiceError as error:
             return _refusing(error, self._methods.get(path))
         return handler
@@ -192,8 +192,8 @@ class _Rpc:
         self._method, self._context = method, context
         self._id = uuid.uuid4().hex[:16]
         request_id.set(self._id)
-        if not identity.current():
-            identity.note(identity.host_of(context.peer()))
+        if not identity.caller():
+            identity.set_caller(identity.host_of(context.peer()))
         self._started = time.perf_counter()
         tracing = method.watch.tracing
         self._trace = tracing.begin(method.path, _metadata(context), self._id) if tracing else None

@@ -15,7 +15,7 @@ from penult.service.models.loader import ServedModel
 from penult.v1 import penult_pb2 as pb
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["PenultService"].full_name
-_MOST_DESCRIPTORS = 4096
+_MAX_DESCRIPTORS = 4096
 
 
 class PenultServicer(LookupServicer):
@@ -77,7 +77,7 @@ class PenultServicer(LookupServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Score descriptors with the SVM."""
         model = self._repository.get(request.model.name, request.model.version)
-        converters.check_count(len(request.descriptors), _MOST_DESCRIPTORS, "descriptors")
+        converters.check_count(len(request.descriptors), _MAX_DESCRIPTORS, "descriptors")
         descriptors = [converters.values(descriptor, model) for descriptor in request.descriptors]
         outcomes, timings = await self._pipeline.score(model, descriptors, request.top_k or DEFAULT_TOP_K)
         return pb.ScoreResponse(

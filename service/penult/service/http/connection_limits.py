@@ -13,7 +13,7 @@ _HEADERS_S = 10.0
 # What one read brings is worked on before anybody else has a turn, and a crumb costs as much as a loaf.
 _READ_BYTES = 1 << 14
 # Beyond these, the one goes that has waited longest for a request, if that is long for a request on its way.
-_MOST_CONNECTIONS = 512
+_MAX_CONNECTIONS = 512
 _FRESH_S = 1.0
 
 
@@ -28,7 +28,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         transport.max_size = _READ_BYTES
         self._wait_or_not()
-        if len(self.connections) > _MOST_CONNECTIONS:
+        if len(self.connections) > _MAX_CONNECTIONS:
             self._end_longest()
 
     def _end_longest(self) -> None:

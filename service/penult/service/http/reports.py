@@ -17,7 +17,7 @@ from penult.bundle.reader import read_file
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, NotFound
 from penult.service.http.responses import names_loopback, status_of
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 
 REPORT_NAME = "report/index.html"
 # One file that holds its pictures and its style, and no script.
@@ -34,7 +34,7 @@ _HEADERS = {
 class Reports:
     """Hands out reports."""
 
-    def __init__(self, config: ServeConfig, repository: Repository) -> None:
+    def __init__(self, config: ServeConfig, repository: ModelRegistry) -> None:
         """Hand out those of the versions that the repository serves from the settings' folder."""
         self._folder, self._repository = Path(config.models), repository
         self.is_on = config.is_loopback and not (config.tokens or config.tls_client_ca)

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Any
 
 from penult.service.http.reports import has_report
-from penult.service.inference.collections import Listed, Lookups
+from penult.service.inference.collections import Collections, Listed
 from penult.service.lifecycle.events import Events
-from penult.service.models.registry import READY, Repository
-from penult.service.observability.metric_window import Amounts, Gained, Taken, steady_time, take
+from penult.service.models.registry import READY, ModelRegistry
+from penult.service.observability.metric_window import MetricDelta, MetricSnapshot, TimedSnapshot, steady_time, take
 from penult.service.observability.metrics import Exposition
 from penult.service.observability.significance import trend
 
-log = logging.getLogger("penult.status")
+log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 # The curves show ten minutes.
@@ -31,7 +31,7 @@ _RECENT = 12
 # What answers were like is told of the last ten minutes, give or take one.
 _MINUTES = 10
 # Classes of a model that the page is sent, those that are named most often: every look at it transfers them.
-_MOST_CLASSES = 100
+_MAX_CLASSES = 100
 
 # What is looked at every five seconds; what has a value per class, every minute; and what is asked for only now.
 _LOAD = (
@@ -54,8 +54,8 @@ class Status:
         metrics: Exposition,
         state: Callable[[], str],
         events: Events | None = None,
-        repository: Repository | None = None,
-        lookups: Lookups | None = None,
+        repository: ModelRegistry | None = None,
+        lookups: Collections | None = None,
     ) -> None:
         """Sample nothing yet; `state` returns ready, loading, failing or draining.
 
@@ -64,8 +64,8 @@ class Status:
         self._metrics, self._state, self._events = metrics, state, events
         self._repository, self._lookups = repository, lookups
         self._started = steady_time()
-        self._recent: deque[Taken] = deque(maxlen=_RECENT + 1)
-        self._minutes: deque[Taken] = deque(maxlen=_MINUTES + 1)
+        self._recent: deque[TimedSnapshot] = deque(maxlen=_RECENT + 1)
+        self._minutes: deque[TimedSnapshot] = deque(maxlen=_MINUTES + 1)
         self._points: deque[_Point] = deque(maxlen=_POINTS)
         self._count = 0
 
@@ -91,26 +91,26 @@ class Status:
     def told(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain values; rates are per second."""
         now = self._take((*_LOAD, *_ANSWERS, *_NOW))
-        recent = Gained(self._recent[0] if self._recent else now, now)
-        lately = Gained(self._minutes[0] if self._minutes else now, now)
-        fronts = now.amounts.sum("penult_fronts_ready") if "penult_fronts_ready" in now.amounts.values else None
+        recent = MetricDelta(self._recent[0] if self._recent else now, now)
+        lately = MetricDelta(self._minutes[0] if self._minutes else now, now)
+        fronts = now.metrics.sum("penult_fronts_ready") if "penult_fronts_ready" in now.metrics.values else None
         return {
             "penult": importlib.metadata.version("penult"),
             "state": self._state(),
             "time": now.time,
             "uptime_s": round(now.time - self._started),
             "fronts": None if fronts is None else {"ready": fronts, **_deaths(now)},
-            "models": [_model(labels, now.amounts, lately) | self._details(labels) for labels in _served(now)],
+            "models": [_model(labels, now.metrics, lately) | self._details(labels) for labels in _served(now)],
             "not_served": self._not_served(),
-            "load": _load(now.amounts, recent),
-            "total": _total(now.amounts),
+            "load": _load(now.metrics, recent),
+            "total": _total(now.metrics),
             "history": {"every_s": EVERY_S, "points": _POINTS} | _history([*self._points]),
             "events": None if self._events is None else self._events.told(),
-            "lookup": {name: now.amounts.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
+            "lookup": {name: now.metrics.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
             "collections": [_collection(each) for each in self._lookups.listed] if self._lookups else [],
         }
 
-    def _take(self, families: Sequence[str]) -> Taken:
+    def _take(self, families: Sequence[str]) -> TimedSnapshot:
         return take(self._metrics.samples(families))
 
     def _details(self, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -141,36 +141,36 @@ class _Point:
     queue_depth: float
 
 
-def _point(before: Taken, after: Taken) -> _Point:
-    gained = Gained(before, after, "penult_requests_total", "penult_request_seconds_bucket")
+def _point(before: TimedSnapshot, after: TimedSnapshot) -> _Point:
+    gained = MetricDelta(before, after, "penult_requests_total", "penult_request_seconds_bucket")
     (p99,) = gained.quantiles_ms(0.99)
-    return _Point(gained.rate(sum(gained.requests().values())), p99, after.amounts.sum("penult_queue_depth"))
+    return _Point(gained.rate(sum(gained.requests().values())), p99, after.metrics.sum("penult_queue_depth"))
 
 
 def _history(points: list[_Point]) -> dict[str, Any]:
     return {name: [getattr(point, name) for point in points] for name in ("requests_per_s", "p99_ms", "queue_depth")}
 
 
-def _deaths(now: Taken) -> dict[str, float]:
-    return {"deaths": now.amounts.sum("penult_front_deaths_total")}
+def _deaths(now: TimedSnapshot) -> dict[str, float]:
+    return {"deaths": now.metrics.sum("penult_front_deaths_total")}
 
 
-def _served(now: Taken) -> list[dict[str, str]]:
-    served = [dict(key) for key, value in now.amounts.of("penult_model_info").items() if value]
+def _served(now: TimedSnapshot) -> list[dict[str, str]]:
+    served = [dict(key) for key, value in now.metrics.of("penult_model_info").items() if value]
     return sorted(served, key=lambda labels: (labels["model"], int(labels["version"])))
 
 
-def _total(amounts: Amounts) -> dict[str, Any]:
+def _total(metrics: MetricSnapshot) -> dict[str, Any]:
     """Return counts since the start."""
-    by_code = amounts.requests()
+    by_code = metrics.requests()
     return {
         "requests": sum(by_code.values()),
         "errors": {code: count for code, count in by_code.items() if code != "OK" and count},
-        "images": amounts.sum("penult_images_total"),
+        "images": metrics.sum("penult_images_total"),
     }
 
 
-def _load(now: Amounts, recent: Gained) -> dict[str, Any]:
+def _load(now: MetricSnapshot, recent: MetricDelta) -> dict[str, Any]:
     by_code = recent.requests()
     spent = recent.by("penult_phase_seconds_sum", "phase")
     counts = recent.by("penult_phase_seconds_count", "phase")
@@ -190,7 +190,7 @@ def _load(now: Amounts, recent: Gained) -> dict[str, Any]:
     }
 
 
-def _model(labels: dict[str, str], now: Amounts, lately: Gained) -> dict[str, Any]:
+def _model(labels: dict[str, str], now: MetricSnapshot, lately: MetricDelta) -> dict[str, Any]:
     which = {"model": labels["model"], "version": labels["version"]}
     answers = lately.by("penult_answers_total", "label", **which)
     whole = sum(answers.values())
@@ -215,8 +215,8 @@ def _model(labels: dict[str, str], now: Amounts, lately: Gained) -> dict[str, An
         **labels,
         "answers": whole,
         "baseline_photos": photos,
-        "classes": classes[:_MOST_CLASSES],
-        "classes_left_out": _left_out(classes[_MOST_CLASSES:]),
+        "classes": classes[:_MAX_CLASSES],
+        "classes_left_out": _left_out(classes[_MAX_CLASSES:]),
         "confidence": {
             scorer: {"mean": mean, "baseline": usual.get(scorer),
                      "trend": judged(mean, counts[scorer], usual.get(scorer))}

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from penult.service.http.reports import Reports
 from penult.service.http.status import Status
-from penult.service.http.try_photo import Try
+from penult.service.http.try_photo import TryPhotoRoute
 
 _TYPES = {
     "index.html": "text/html", "style.css": "text/css", "draw.js": "text/javascript", "script.js": "text/javascript",
@@ -30,7 +30,7 @@ _OFF = (
 _OFF_FOR_FRONTS = "Several fronts answer over gRPC only: penult classify PHOTO asks them."
 
 
-def page_routes(status: Status, tries: Try | None = None, reports: Reports | None = None) -> list[Route]:
+def page_routes(status: Status, tries: TryPhotoRoute | None = None, reports: Reports | None = None) -> list[Route]:
     """Return / with its files, /status.json, /try if photos may be tried, and /report if reports may be read."""
     folder = files("penult.service.http") / "static"
 
@@ -50,7 +50,7 @@ def page_routes(status: Status, tries: Try | None = None, reports: Reports | Non
     return [*routes, *(tries.routes() if tries else ()), *(reports.routes() if reports else ())]
 
 
-def _try_told(tries: Try | None) -> dict[str, Any]:
+def _try_told(tries: TryPhotoRoute | None) -> dict[str, Any]:
     """Return whether photos can be tried, and why not."""
     if tries is None:
         return {"is_on": False, "max_bytes": 0, "why": _OFF_FOR_FRONTS}

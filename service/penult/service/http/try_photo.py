@@ -20,36 +20,36 @@ from penult.service.auth import identity
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentable
 from penult.service.http.responses import CLIENT_GONE, hints, names_loopback, read_body, status_of
-from penult.service.inference.collections import Lookups, Query
+from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
-from penult.service.inference.drain import Gate
+from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.results import Answer, Outcome
 from penult.service.models.loader import ServedModel
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.service.observability.logs import request_id
 from penult.service.observability.metrics import Metrics
 
 _PHOTO = "application/octet-stream"
 _METHOD = "http.Try"
-_MOST_NEIGHBOURS = 5
-_MOST_COLLECTIONS = 5
+_MAX_NEIGHBOURS = 5
+_MAX_COLLECTIONS = 5
 _WAIT_S = 30.0
 # Thumbnails are JPEGs that somebody stored; nothing else is passed on as a picture.
 _JPEG, _THUMBNAIL_MAX_BYTES = b"\xff\xd8\xff", 1 << 16
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-class Try:
+class TryPhotoRoute:
     """Answers one photo per request."""
 
     def __init__(
         self,
         config: ServeConfig,
-        repository: Repository,
+        repository: ModelRegistry,
         pipeline: Pipeline,
-        lookups: Lookups,
-        gate: Gate,
+        lookups: Collections,
+        gate: DrainGate,
         metrics: Metrics,
     ) -> None:
         """Ask these."""
@@ -67,7 +67,7 @@ class Try:
     async def _answer(self, request: Request) -> Response:
         started, code, model, id_ = time.perf_counter(), "OK", ("", ""), uuid.uuid4().hex[:16]
         request_id.set(id_)
-        identity.note(request.client.host if request.client else "")
+        identity.set_caller(request.client.host if request.client else "")
         response: Response
         try:
             self._check(request)
@@ -144,14 +144,14 @@ class Try:
         found: list[dict[str, Any]] = []
         try:
             fitting = [e.spec.name for e in await self._lookups.all() if e.spec.fingerprint == model.fingerprint]
-            for name in fitting[:_MOST_COLLECTIONS]:
+            for name in fitting[:_MAX_COLLECTIONS]:
                 found += await self._nearest(model, answer, name)
         except PenultError:  # whoever asked for classes has them
             return []
-        return sorted(found, key=lambda each: -float(each["similarity"]))[:_MOST_NEIGHBOURS]
+        return sorted(found, key=lambda each: -float(each["similarity"]))[:_MAX_NEIGHBOURS]
 
     async def _nearest(self, model: ServedModel, answer: Answer, collection: str) -> list[dict[str, Any]]:
-        query = Query(collection, _MOST_NEIGHBOURS)
+        query = Query(collection, _MAX_NEIGHBOURS)
         (hits,) = await self._lookups.find(query, [answer.descriptor], model.fingerprint)
         items = await self._lookups.get(collection, [hit.id for hit in hits]) if hits else []
         thumbnails = {item.id: item.thumbnail for item in items}

@@ -20,12 +20,12 @@ import numpy as np
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service.errors import BadOutput, device_error, one_line
-from penult.service.inference.fair_queue import Turns
-from penult.service.inference.request import ModelOutput, Output, Work
+from penult.service.inference.fair_queue import FairQueue
+from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.observability import tracing
 from penult.service.observability.metrics import Metrics
 
-log = logging.getLogger("penult.batching")
+log = logging.getLogger(__name__)
 
 RunImages = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]
 
@@ -35,7 +35,7 @@ class Item:
     """One photo's pixels, uint8 [crop, crop, 3], and where its output belongs; it has been waiting since `since`."""
 
     pixels: Pixels
-    work: Work[Any]
+    work: PendingRequest[Any]
     place: int
     since: float
 
@@ -60,7 +60,7 @@ class Batcher:
         self._tell, self._has_failed, self._events = tell, False, metrics.device_events
         self._run_images, self._max_images, self._callers, self._delay_s = run_images, max_images, callers, delay_s
         self._pool = pool
-        self._waiting: Turns[Item] = Turns()
+        self._waiting: FairQueue[Item] = FairQueue()
         self._running = self._called = self.runs = 0
         self._changed = threading.Condition()
         self._depth, self._batch_size = metrics.queue_depth, metrics.batch_size
@@ -146,7 +146,7 @@ class Batcher:
         self._depth.dec(before - len(self._waiting))
         return batch
 
-    def pulse(self, pixels: Pixels) -> None:
+    def probe(self, pixels: Pixels) -> None:
         """Run one image for nobody, on the calling thread, one of the pool's: whether the device still works."""
         try:
             self._run_images([pixels])

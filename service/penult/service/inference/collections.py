@@ -22,11 +22,12 @@ from penult.lookup.opening import OFF, has_collections, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
 from penult.service.auth import identity
 from penult.service.errors import LookupOff, Overloaded
-from penult.service.inference.fair_queue import FairPool, Shares
+from penult.service.inference.admission import AdmissionControl
+from penult.service.inference.fair_queue import FairExecutor
 from penult.service.observability import tracing
 from penult.service.observability.metrics import Metrics
 
-log = logging.getLogger("penult.lookups")
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DEFAULT_K = 10
@@ -55,7 +56,7 @@ class Listed:
     stats: Stats
 
 
-class Lookups:
+class Collections:
     """Asks the store that --lookup names. Its methods run on the event loop, the store on threads."""
 
     def __init__(self, where: str, threads: int, metrics: Metrics, is_one_of_several: bool = False) -> None:
@@ -66,8 +67,8 @@ class Lookups:
         if is_one_of_several and not is_shared(where) and not self._is_off:
             self._is_off = True
             self._why_off = "several fronts cannot share a folder; use --lookup postgresql://… or --fronts 1"
-        self._threads = FairPool(ThreadPoolExecutor(threads, "lookup"))
-        self._shares = Shares(threads * _WAITING_EACH)
+        self._threads = FairExecutor(ThreadPoolExecutor(threads, "lookup"))
+        self._shares = AdmissionControl(threads * _WAITING_EACH)
         self._opening = asyncio.Lock()
         self._store: Store | None = None
         self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
@@ -141,7 +142,7 @@ class Lookups:
 
     async def scan(self, name: str, after: str, limit: int) -> list[Item]:
         """Return a page of items. Raises PenultError."""
-        limit = min(limit, checks.MOST_ITEMS)
+        limit = min(limit, checks.MAX_ITEMS)
         return await self._on_thread(partial((await self._collection(name)).scan, after, limit), "get")
 
     async def all(self) -> list[Listed]:
@@ -227,7 +228,7 @@ class Lookups:
 
     async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
         """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
-        client = identity.current()
+        client = identity.caller()
         if not self._shares.fits(client, 1):
             raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)
         self._shares.add(client, 1)

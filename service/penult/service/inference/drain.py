@@ -9,7 +9,7 @@ from penult.service.errors import NotReady
 _RETRY_MS = 100
 
 
-class Gate:
+class DrainGate:
     """Counts the requests that are under way. Runs on the event loop."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
 
 
-class Signals:
+class DriftMonitor:
     """Counts one model's answers, from any thread."""
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:

@@ -1,8 +1,6 @@
-"""Fairness between clients: each takes its turn, and none may fill the queue.
+"""Fair order between clients: round robin, instead of the order of arrival.
 
-In turn, not in the order of arrival: whoever has one photo waiting behind another's thousand would else wait for all
-of them. And a bound that shrinks as the room fills (dynamic thresholds: Choudhury and Hahne, 1998): a client alone may
-have eight ninths of the queue, ten that flood it share almost all of it, and a newcomer always finds a place.
+In the order of arrival, a client with one image would wait for all of another client's thousand.
 """
 
 import threading
@@ -14,12 +12,8 @@ from typing import Any, Generic, TypeVar
 Entry = TypeVar("Entry")
 T = TypeVar("T")
 
-_TIMES_WHAT_IS_FREE = 8
-# Of a smaller queue there is nothing to keep free.
-_LEAST_SHARED = 10
 
-
-class Turns(Generic[Entry]):
+class FairQueue(Generic[Entry]):
     """Entries that wait, each client's in order, the clients in turn. For one thread, or under its owner's lock."""
 
     def __init__(self) -> None:
@@ -59,13 +53,13 @@ class Turns(Generic[Entry]):
         self._length = 0
 
 
-class FairPool:
+class FairExecutor:
     """Threads of a pool, on which clients take turns."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         """Use this pool; others may use it beside."""
         self._pool, self._lock = pool, threading.Lock()
-        self._turns: Turns[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = Turns()
+        self._turns: FairQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = FairQueue()
 
     def submit(self, client: str, act: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Run something when the client's turn comes."""
@@ -86,37 +80,3 @@ class FairPool:
             future.set_exception(error)
         else:
             future.set_result(result)
-
-
-class Shares:
-    """Counts what each client has in a queue of `most` places. Runs on the event loop; "" is nobody in particular."""
-
-    def __init__(self, most: int) -> None:
-        """Start empty."""
-        self._most, self.total = most, 0
-        self._by_client: dict[str, int] = {}
-
-    def fits(self, client: str, amount: int) -> bool:
-        """Tell whether a client may have so much more."""
-        left, own = self._most - self.total - amount, self._by_client.get(client, 0)
-        is_bounded = client and own and self._most >= _LEAST_SHARED
-        return left >= 0 and not (is_bounded and own + amount > _TIMES_WHAT_IS_FREE * left)
-
-    def ahead(self, client: str) -> int:
-        """Return about how much is dealt with before what the client adds now: in turn, not all that is there."""
-        own = self._by_client.get(client, 0)
-        return min(self.total, (own + 1) * len(self._by_client)) if client else self.total
-
-    def add(self, client: str, amount: int) -> None:
-        """Count in."""
-        self.total += amount
-        self._by_client[client] = self._by_client.get(client, 0) + amount
-
-    def remove(self, client: str, amount: int) -> None:
-        """Count out."""
-        self.total -= amount
-        left = self._by_client[client] - amount
-        if left:
-            self._by_client[client] = left
-        else:
-            del self._by_client[client]

@@ -24,12 +24,13 @@ from penult.lookup.types import Hit
 from penult.service.auth import identity
 from penult.service.config import ServeConfig
 from penult.service.errors import LacksScorer, Overloaded, ServiceError
+from penult.service.inference.admission import AdmissionControl
 from penult.service.inference.batcher import Batcher, Item
 from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
-from penult.service.inference.drift import Signals
-from penult.service.inference.fair_queue import FairPool, Shares
+from penult.service.inference.drift import DriftMonitor
+from penult.service.inference.fair_queue import FairExecutor
 from penult.service.inference.model_stats import Statistics
-from penult.service.inference.request import ModelOutput, Output, Work
+from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Scored, Timings, rank
 from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
@@ -38,7 +39,7 @@ from penult.service.runtime.session import CPU
 Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
-_LEAST_RETRY_MS = 50
+_MIN_RETRY_MS = 50
 _BATCH_ON_CPU = 1
 
 
@@ -54,7 +55,7 @@ def batch_limit(config: ServeConfig, model: ServedModel) -> int:
 
 
 @dataclass(frozen=True)
-class _Lane:
+class _ModelInstance:
     """A model's own part of the pipeline.
 
     `driver`: the threads that only this model runs on, None where the thread that decodes runs the model too.
@@ -63,7 +64,7 @@ class _Lane:
     model: ServedModel
     batcher: Batcher
     driver: ThreadPoolExecutor | None
-    signals: Signals
+    signals: DriftMonitor
     statistics: Statistics = field(default_factory=Statistics)
     under_way: set[asyncio.Future[Any]] = field(default_factory=set)
 
@@ -93,11 +94,14 @@ class Pipeline:
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
         self._workers = ThreadPoolExecutor(config.cpu_threads, thread_name_prefix="worker")
-        self._fair = FairPool(self._workers)
+        self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, whatever took over its name and version.
-        self._lanes: dict[ServedModel, _Lane] = {}
+        self._lanes: dict[ServedModel, _ModelInstance] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._shares, self._shares_bytes = Shares(config.queue_max_images), Shares(config.queue_max_bytes)
+        self._shares, self._shares_bytes = (
+            AdmissionControl(config.queue_max_images),
+            AdmissionControl(config.queue_max_bytes),
+        )
         self._formats = {name: metrics.images.labels(name) for name in FORMATS}
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
 
@@ -117,7 +121,7 @@ class Pipeline:
             model.session.run_images, batch_limit(self._config, model), model.session.callers, driver or self._workers,
             self._metrics, self._config.batch_delay_ms / 1000, tell,
         )  # fmt: skip
-        self._lanes[model] = _Lane(model, batcher, driver, Signals(self._metrics, model))
+        self._lanes[model] = _ModelInstance(model, batcher, driver, DriftMonitor(self._metrics, model))
 
     async def retire(self, model: ServedModel) -> None:
         """Finish a model's requests, and let go of it; nobody may ask for it any more."""
@@ -152,7 +156,7 @@ class Pipeline:
         chosen, signals = scorer or model.manifest.default_scorer, self._lanes[model].signals
         check_has(model, chosen)
 
-        def finish(work: Work[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
+        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
             scoring = time.perf_counter()
             good = [output for output in outputs if isinstance(output, ModelOutput)]
             answers = iter(_score(model, good, chosen, top_k, signals) if good else ())
@@ -167,7 +171,7 @@ class Pipeline:
         """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
         signals = self._lanes[model].signals
 
-        def finish(work: Work[Any], outputs: list[Output]) -> tuple[list[Outcome], Timings]:
+        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[list[Outcome], Timings]:
             scoring = time.perf_counter()
             good = [Answer((), output.descriptor) for output in outputs if isinstance(output, ModelOutput)]
             judged = iter(signals.judged(good, np.stack([answer.descriptor for answer in good])) if good else ())
@@ -189,7 +193,7 @@ class Pipeline:
         """
         signals = self._lanes[model].signals
 
-        def finish(work: Work[Any], outputs: list[Output]) -> tuple[Answered, Timings]:
+        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[Answered, Timings]:
             scoring = time.perf_counter()
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
             descriptors = np.stack([row.descriptor for row in rows])
@@ -200,7 +204,7 @@ class Pipeline:
         answered: Answered = (await self._answer(model, photos, finish, expires))[0]
         return answered
 
-    def signals(self, model: ServedModel) -> Signals:
+    def signals(self, model: ServedModel) -> DriftMonitor:
         """Return what counts a model's answers."""
         return self._lanes[model].signals
 
@@ -209,12 +213,12 @@ class Pipeline:
         if lane := self._lanes.get(model):
             lane.signals.neighbours(found)
 
-    def pulse(self, model: ServedModel) -> None:
+    def probe(self, model: ServedModel) -> None:
         """Run one image for nobody where the model has threads of its own, so that its device shows how it is."""
         lane = self._lanes.get(model)
         if lane and lane.driver:
             crop = model.manifest.preprocess.crop
-            lane.driver.submit(lane.batcher.pulse, np.zeros((crop, crop, 3), dtype=np.uint8))
+            lane.driver.submit(lane.batcher.probe, np.zeros((crop, crop, 3), dtype=np.uint8))
 
     def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
         """Return what a model has answered, and how often it ran."""
@@ -238,7 +242,7 @@ class Pipeline:
         return outcomes, Timings(score=seconds, total=seconds)
 
     async def _on_worker(self, act: Any, *arguments: Any) -> Any:
-        future = asyncio.wrap_future(self._fair.submit(identity.current(), act, *arguments))
+        future = asyncio.wrap_future(self._fair.submit(identity.caller(), act, *arguments))
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
         return await future
@@ -249,7 +253,7 @@ class Pipeline:
         """Send every photo on its way and wait for the answer that `finish` makes of the outputs."""
         lane = self._lanes[model]
         with self._admitted(lane, photos, expires):
-            work: Work[Any] = Work(len(photos), finish, expires)
+            work: PendingRequest[Any] = PendingRequest(len(photos), finish, expires)
             lane.under_way.add(work.answer)
             work.answer.add_done_callback(lane.under_way.discard)
             self._start(lane, work, photos)
@@ -266,7 +270,7 @@ class Pipeline:
                 self._metrics.dropped.labels(reason).inc(len(photos))
                 raise
 
-    def _start(self, lane: _Lane, work: Work[Any], photos: Sequence[Photo | ImageError]) -> None:
+    def _start(self, lane: _ModelInstance, work: PendingRequest[Any], photos: Sequence[Photo | ImageError]) -> None:
         ready: list[Item] = []
         self._metrics.queue_depth.inc(sum(not isinstance(photo, ImageError) for photo in photos))
         for place, photo in enumerate(photos):
@@ -281,7 +285,7 @@ class Pipeline:
         if ready:
             lane.batcher.put(ready)
 
-    def _decode(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> None:
+    def _decode(self, lane: _ModelInstance, work: PendingRequest[Any], place: int, photo: Photo) -> None:
         if work.is_over:
             self._metrics.queue_depth.dec()
             return
@@ -290,7 +294,7 @@ class Pipeline:
         except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
             work.fail(error)
 
-    def _decoded(self, lane: _Lane, work: Work[Any], place: int, photo: Photo) -> list[Item]:
+    def _decoded(self, lane: _ModelInstance, work: PendingRequest[Any], place: int, photo: Photo) -> list[Item]:
         """Return the photo's item; none where it cannot be decoded, which is then its outcome."""
         started = time.perf_counter()
         try:
@@ -312,16 +316,16 @@ class Pipeline:
         return [Item(pixels, work, place, work.started + decoding)]
 
     @contextmanager
-    def _admitted(self, lane: _Lane, photos: Sequence[Photo | ImageError], expires: float) -> Iterator[None]:
+    def _admitted(self, lane: _ModelInstance, photos: Sequence[Photo | ImageError], expires: float) -> Iterator[None]:
         """Count images and their bytes in and out; raise Overloaded if they are too many, or are answered too late.
 
         A lone request always fits.
         """
-        client, shares, images = identity.current(), self._shares, len(photos)
+        client, shares, images = identity.caller(), self._shares, len(photos)
         held_bytes = sum(1 if isinstance(photo, ImageError) else size_bytes(photo) for photo in photos)
         if shares.total:
             wait = lane.batcher.wait_s(shares.ahead(client))
-            hint = max(_LEAST_RETRY_MS, int(1000 * wait / 2))
+            hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
             if not (shares.fits(client, images) and self._shares_bytes.fits(client, held_bytes)):
                 self._metrics.dropped.labels("queue_full").inc(images)
                 raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
@@ -339,7 +343,7 @@ class Pipeline:
             shares.remove(client, images)
             self._shares_bytes.remove(client, held_bytes)
 
-    def _timings(self, work: Work[Any], outputs: list[Output], scoring: float) -> Timings:
+    def _timings(self, work: PendingRequest[Any], outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()
         self._score_phase.observe(now - scoring)
         if work.trace:
@@ -354,7 +358,9 @@ class Pipeline:
         )
 
 
-def _score(model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int, signals: Signals) -> list[Answer]:
+def _score(
+    model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int, signals: DriftMonitor
+) -> list[Answer]:
     descriptors = np.stack([output.descriptor for output in outputs])
     if scorer == DENSE:
         scores = np.stack([output.logits for output in outputs])

@@ -28,7 +28,7 @@ class ModelOutput:
 Output = ModelOutput | PenultError
 
 
-class Work(Generic[Answered]):
+class PendingRequest(Generic[Answered]):
     """Collects one output per photo, from any thread; the thread that brings the last one makes the answer of them all.
 
     `answer` is awaited on the loop that the work was made on. `expires` is when nobody will want it any more, by
@@ -36,7 +36,7 @@ class Work(Generic[Answered]):
     """
 
     def __init__(
-        self, photos: int, finish: Callable[["Work[Answered]", list[Output]], Answered], expires: float
+        self, photos: int, finish: Callable[["PendingRequest[Answered]", list[Output]], Answered], expires: float
     ) -> None:
         """Wait for `photos` outputs; `finish` turns them, in the photos' order, into the answer, on some thread."""
         self._loop = asyncio.get_running_loop()
@@ -44,7 +44,7 @@ class Work(Generic[Answered]):
         self.decode_seconds = 0.0
         self.started = time.perf_counter()
         self.trace = tracing.current()
-        self.client = identity.current()
+        self.client = identity.caller()
         self._outputs: list[Output | None] = [None] * photos
         self._left, self._finish, self._expires = photos, finish, expires
         self._lock = threading.Lock()

@@ -5,16 +5,16 @@ from collections.abc import Awaitable, Callable
 from penult.service.inference.pipeline import Pipeline
 from penult.service.lifecycle.events import Events
 from penult.service.models.loader import ServedModel
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.service.observability.metrics import Metrics
 
 
-class Stage:
+class ModelDeployer:
     """Lets requests find models, and lets go of them. Everything here happens on the event loop."""
 
     def __init__(
         self,
-        repository: Repository,
+        repository: ModelRegistry,
         pipeline: Pipeline,
         metrics: Metrics,
         on_change: Callable[[], None],
@@ -25,12 +25,12 @@ class Stage:
         self._pipeline, self._metrics, self._on_change = pipeline, metrics, on_change
         self.events = events or Events()
 
-    def take_up(self, model: ServedModel) -> None:
+    def deploy(self, model: ServedModel) -> None:
         """Let requests find a model, in place of one with the same name and version."""
         # The pipeline first: whoever finds the model in the repository may use it at once.
         self._pipeline.serve(model)
         self.repository.serve(model)
-        self._metrics.took_up(*_labels(model))
+        self._metrics.loaded(*_labels(model))
         self.events.add("loaded", model.name, model.version)
         self._on_change()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from penult.service.observability.metric_window import steady_time
 
-_MOST_EVENTS = 20
+_MAX_EVENTS = 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Events:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
+        self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
 
     def add(self, outcome: str, model: str, version: int, reason: str = "") -> None:
         """Note one."""

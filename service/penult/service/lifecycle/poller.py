@@ -25,12 +25,12 @@ from penult.bundle.reader import Bundle, read_bundle, read_signed_manifest
 from penult.bundle.signature import ANYBODY, Trust
 from penult.process_limits import give_back
 from penult.service.errors import ConfigError, ModelRefused, NotFound
-from penult.service.lifecycle.deployer import Stage
+from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import LOADING, UNAVAILABLE
-from penult.service.models.scanner import Look, Stamp, look, stamp
+from penult.service.models.scanner import RepositorySnapshot, Stamp, scan, stamp
 
-log = logging.getLogger("penult.reloading")
+log = logging.getLogger(__name__)
 
 # A disk that failed may work again without any file having changed.
 _DISK_RETRY_S = 15.0
@@ -46,13 +46,13 @@ class _Refusal:
     until: float
 
 
-class Reloader:
+class RepositoryPoller:
     """Loads models when they come, and lets go of them when they leave."""
 
     def __init__(
-        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: Stage, trust: Trust = ANYBODY
+        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: ModelDeployer, trust: Trust = ANYBODY
     ) -> None:
-        """Look at nothing yet; `load` blocks, is told what was served so far, and raises BundleError or ConfigError."""
+        """Load nothing yet; `load` blocks, gets what was served so far, and raises BundleError or ConfigError."""
         self._root, self._pins, self._load, self._stage, self._trust = root, pins, load, stage, trust
         self._repository = stage.repository
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -72,7 +72,7 @@ class Reloader:
                 "MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models"
             )
         async with self._turn:
-            found = await self._on_loader(look, self._root)
+            found = await self._on_loader(scan, self._root)
             if not found.models:
                 meant = await self._on_loader(meant_repository, self._root)
                 empty = f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
@@ -82,17 +82,17 @@ class Reloader:
             if not chosen:
                 raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
             for model in chosen:
-                self._stage.take_up(model)
+                self._stage.deploy(model)
             self._repository.is_started = True
 
     async def run(self, every_s: float) -> None:
         """Follow the folder for ever."""
         while True:
             await asyncio.sleep(every_s)
-            await self.look()
+            await self.poll()
 
-    async def look(self) -> None:
-        """Look at the folder once, unless nothing is served yet."""
+    async def poll(self) -> None:
+        """RepositorySnapshot at the folder once, unless nothing is served yet."""
         if not self._repository.is_started:
             return
         try:
@@ -101,9 +101,9 @@ class Reloader:
             log.exception("looking for new versions failed")
 
     async def load(self, name: str) -> None:
-        """Look at a model now, whatever was refused or unloaded before; raise NotFound, ModelRefused."""
+        """RepositorySnapshot at a model now, whatever was refused or unloaded before; raise NotFound, ModelRefused."""
         async with self._turn:
-            found = await self._on_loader(look, self._root)
+            found = await self._on_loader(scan, self._root)
             if name not in found.models:
                 raise NotFound("MODEL_UNKNOWN", "the repository has no such model; train or copy it first")
             self._unloaded.discard(name)
@@ -135,7 +135,7 @@ class Reloader:
             anew = await self._try(model.name, model.version, marks)
             if not anew:
                 return False
-            self._stage.take_up(anew)
+            self._stage.deploy(anew)
             self._retire(model)
             return True
 
@@ -148,7 +148,7 @@ class Reloader:
     async def _follow(self) -> None:
         async with self._turn:
             try:
-                found: Look = await self._on_loader(look, self._root)
+                found: RepositorySnapshot = await self._on_loader(scan, self._root)
             except OSError as error:
                 self._say([f"{self._root} cannot be read ({error.strerror}); what is loaded is served on"])
                 return
@@ -157,7 +157,7 @@ class Reloader:
             for name in sorted(known - self._unloaded - set(found.unreadable)):
                 await self._update(name, found.models.get(name, []), is_eager=False)
 
-    def _complain(self, found: Look) -> None:
+    def _complain(self, found: RepositorySnapshot) -> None:
         lines = [f"{name} cannot be read; what is loaded of it is served on" for name in found.unreadable]
         lines += [f"{name} is a link to nowhere, so it is not served; mend or remove it" for name in found.dangling]
         lines += [
@@ -184,7 +184,7 @@ class Reloader:
             return  # the next look tries what is there; until then a version without a folder is better than none
         for model in chosen:
             if model not in before:
-                self._stage.take_up(model)
+                self._stage.deploy(model)
         for model in before.difference(chosen):
             self._retire(model)
         self._tidy(name, present)

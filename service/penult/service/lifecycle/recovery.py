@@ -14,11 +14,11 @@ from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
 from penult.service.runtime.session import CPU
 
-log = logging.getLogger("penult.recovery")
+log = logging.getLogger(__name__)
 
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
-_MOST_REBUILDS = 5
+_MAX_REBUILDS = 5
 # From one rebuild of a version to the next: loading is no cheap answer to whatever makes a batch fail.
 _REST_S = 30.0
 # Between runs for nobody on a GPU that had nothing to do: one that is gone is noticed within 5 seconds.
@@ -44,7 +44,7 @@ class Recovery:
     @property
     def is_well(self) -> bool:
         """Whether the device works, as far as the last runs tell."""
-        return self._in_a_row < _MOST_FAILURES
+        return self._in_a_row < _MAX_FAILURES
 
     def hear(self, model: ServedModel, works: bool) -> None:
         """Note that a batch of a model failed twice, or that one worked again after that."""
@@ -52,19 +52,19 @@ class Recovery:
             self._recovered()
             return
         self._in_a_row += 1
-        if self._in_a_row == _MOST_FAILURES:
-            log.error("the device failed %d times in a row: not ready until it works again", _MOST_FAILURES)
+        if self._in_a_row == _MAX_FAILURES:
+            log.error("the device failed %d times in a row: not ready until it works again", _MAX_FAILURES)
             self._on_change()
         if model not in self._rebuilding:
             self._rebuilding[model] = asyncio.create_task(self._rebuild_until_well(model))
 
-    async def pulse(self, models: Callable[[], Iterable[ServedModel]], beat: Callable[[ServedModel], object]) -> None:
+    async def probe(self, models: Callable[[], Iterable[ServedModel]], probe: Callable[[ServedModel], object]) -> None:
         """Run something on every GPU now and then, for ever, so that one that is gone is noticed without requests."""
         while True:
             await asyncio.sleep(PULSE_S)
             for model in models():
                 if model.session.provider != CPU:
-                    beat(model)
+                    probe(model)
 
     def _recovered(self) -> None:
         was_well, self._in_a_row = self.is_well, 0
@@ -80,7 +80,7 @@ class Recovery:
             while not await self._rebuild(model):
                 self._metrics.device_events.labels("rebuild_failed").inc()
                 failed += 1
-                if failed >= _MOST_REBUILDS and model.session.provider != CPU:
+                if failed >= _MAX_REBUILDS and model.session.provider != CPU:
                     log.error(
                         "%s version %d could not be built anew %d times: leaving", model.name, model.version, failed
                     )

@@ -23,7 +23,7 @@ from penult.service.runtime.cuda_options import GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession, provider_options, sizes
 from penult.service.runtime.session import CPU, ModelSession, Session
 
-log = logging.getLogger("penult.loading")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ class IndexEntry:
     reason: str = ""
 
 
-class Repository:
+class ModelRegistry:
     """The models that requests can find."""
 
     def __init__(self) -> None:

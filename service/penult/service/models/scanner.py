@@ -1,4 +1,4 @@
-"""The model repository on disk, as one look sees it. Blocking: for a thread of its own, for a disk may be slow."""
+"""The model repository on disk, as one scan finds it. Blocking: for a thread of its own, for a disk may be slow."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Look:
+class RepositorySnapshot:
     """The models with their versions, oldest first; and what is wrong with other folders, by name."""
 
     models: dict[str, list[int]]
@@ -21,7 +21,7 @@ class Look:
     dangling: tuple[str, ...] = ()
 
 
-def look(root: Path) -> Look:
+def scan(root: Path) -> RepositorySnapshot:
     """List root/NAME/VERSION, links to folders too; raise OSError if the root itself cannot be read."""
     models, unreadable, misnamed, dangling = {}, [], [], []
     for entry in sorted(root.iterdir()):
@@ -40,7 +40,7 @@ def look(root: Path) -> Look:
             models[model_name(entry)] = found
         elif found:
             misnamed.append(entry.name)
-    return Look(models, tuple(unreadable), tuple(misnamed), tuple(dangling))
+    return RepositorySnapshot(models, tuple(unreadable), tuple(misnamed), tuple(dangling))
 
 
 def stamp(folder: Path) -> Stamp:
@@ -51,7 +51,7 @@ def stamp(folder: Path) -> Stamp:
             path = os.path.join(base, name)
             try:
                 status = os.lstat(path)
-            except FileNotFoundError:  # it has gone since: then the next look differs
+            except FileNotFoundError:  # it has gone since: then the next scan differs
                 continue
             entry = os.path.relpath(path, folder)
             found.append((entry, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-log = logging.getLogger("penult.server")
+log = logging.getLogger(__name__)
 _access = logging.getLogger("penult.access")
 _own = logging.getLogger("penult")
 

@@ -19,7 +19,7 @@ _ASKING = frozenset(("Classify", "Describe", "Score", "Lookup", "ModelInfer", "T
 Labels = tuple[tuple[str, str], ...]
 
 
-class Amounts:
+class MetricSnapshot:
     """Values by metric and labels."""
 
     def __init__(self, values: Mapping[str, Mapping[Labels, float]]) -> None:
@@ -65,24 +65,24 @@ class Amounts:
         by_bound = sorted((float(bound), count) for bound, count in counts.items())
         return [_quantile_ms(by_bound, share) for share in shares]
 
-    def _among(self, name: str, is_wanted: Callable[[str], bool]) -> "Amounts":
+    def _among(self, name: str, is_wanted: Callable[[str], bool]) -> "MetricSnapshot":
         """Return one metric, and of it only some methods, over gRPC or HTTP."""
         found = self.values.get(name, {})
-        return Amounts(
+        return MetricSnapshot(
             {name: {key: value for key, value in found.items() if is_wanted(dict(key)["method"].removeprefix("http."))}}
         )
 
 
-class Gained(Amounts):
+class MetricDelta(MetricSnapshot):
     """What was gained within some seconds."""
 
-    def __init__(self, before: "Taken", after: "Taken", *names: str) -> None:
+    def __init__(self, before: "TimedSnapshot", after: "TimedSnapshot", *names: str) -> None:
         """Compare two, all or some metrics; what began anew, as a model that was loaded again, counts from 0."""
         self.seconds = after.time - before.time
         super().__init__(
             {
-                name: {key: _rise(before.amounts.values.get(name, {}).get(key, 0.0), now) for key, now in found.items()}
-                for name, found in after.amounts.values.items()
+                name: {key: _rise(before.metrics.values.get(name, {}).get(key, 0.0), now) for key, now in found.items()}
+                for name, found in after.metrics.values.items()
                 if not names or name in names
             }
         )
@@ -93,11 +93,11 @@ class Gained(Amounts):
 
 
 @dataclass(frozen=True)
-class Taken:
+class TimedSnapshot:
     """All values at one time, in seconds since 1970."""
 
     time: float
-    amounts: Amounts
+    metrics: MetricSnapshot
 
 
 def steady_time() -> float:
@@ -105,12 +105,12 @@ def steady_time() -> float:
     return _STARTED + time.monotonic()
 
 
-def take(samples: Iterable[Sample]) -> Taken:
+def take(samples: Iterable[Sample]) -> TimedSnapshot:
     """Note samples, and when that was."""
     found: dict[str, dict[Labels, float]] = {}
     for name, labels, value in samples:
         found.setdefault(name, {})[tuple(sorted(labels.items()))] = value
-    return Taken(steady_time(), Amounts(found))
+    return TimedSnapshot(steady_time(), MetricSnapshot(found))
 
 
 def _rise(before: float, now: float) -> float:

@@ -38,7 +38,7 @@ _RATIOS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
 _DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
 _MODEL = ("model", "version")
 # The label that stands for the classes without series of their own, and how many have one unless that is set.
-OTHERS, MOST_CLASSES = "(other)", 1000
+OTHERS, MAX_CLASSES = "(other)", 1000
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -74,7 +74,7 @@ class Exposition:
 class Metrics(Exposition):
     """The metrics of one server, in a registry of its own, so that tests can have several."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, max_classes: int = MOST_CLASSES) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, max_classes: int = MAX_CLASSES) -> None:
         """Register everything; process and GPU metrics join a fresh registry only.
 
         Of a version with more than `max_classes` classes, so many labels at most get series: every series costs the
@@ -190,7 +190,7 @@ class Metrics(Exposition):
         """Leave the process, GPUs and whatever else is not asked for alone."""
         return self.registry.restricted_registry([f + end for f in families for end in _SAMPLE_ENDS]).collect()
 
-    def took_up(self, *model: str) -> None:
+    def loaded(self, *model: str) -> None:
         """Tell of a model that is served now; `model` are the labels of penult_model_info."""
         self.reloads.labels("loaded").inc()
         self.model_info.labels(*model).set(1)

@@ -7,7 +7,7 @@ from statistics import NormalDist
 # An arrow is wrong in at most one look of a thousand, however many rows a look has.
 _WRONG_LOOKS = 0.001
 # Below this many answers the normal approximation means nothing, and neither would an arrow.
-FEWEST_ANSWERS = 20
+MIN_ANSWERS = 20
 # Bundles of before do not say how many photos validated them: assumed to be few, so that an arrow needs a clear change.
 _UNKNOWN_PHOTOS = 30
 
@@ -22,7 +22,7 @@ def trend(share: float | None, answers: float, usual: float | None, photos: floa
     by side: the more there are, the larger the difference must be (Bonferroni). The test is that of two proportions,
     with a pooled variance and a correction for continuity.
     """
-    if share is None or usual is None or answers < FEWEST_ANSWERS:
+    if share is None or usual is None or answers < MIN_ANSWERS:
         return None
     photos = photos or _UNKNOWN_PHOTOS
     pooled = min(max((share * answers + usual * photos) / (answers + photos), 0.0), 1.0)

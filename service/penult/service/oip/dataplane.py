@@ -17,11 +17,11 @@ from penult.bundle.manifest import DENSE, SCORERS, SVM, parse_version
 from penult.bundle.scores import Floats, softmax
 from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
-from penult.service.inference.drift import Signals
+from penult.service.inference.drift import DriftMonitor
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.pipeline import Pipeline, check_has
 from penult.service.models.loader import ServedModel
-from penult.service.models.registry import IndexEntry, Repository
+from penult.service.models.registry import IndexEntry, ModelRegistry
 from penult.service.oip.tensors import (
     BYTES,
     FP32,
@@ -124,11 +124,11 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
-class Inference:
+class DataPlane:
     """Answers the protocol's questions. Runs on the event loop."""
 
     def __init__(
-        self, repository: Repository, pipeline: Pipeline, config: ServeConfig, control: ModelControl | None,
+        self, repository: ModelRegistry, pipeline: Pipeline, config: ServeConfig, control: ModelControl | None,
         is_ready: Callable[[], bool],
     ) -> None:  # fmt: skip
         """Answer from these; `control` None stands for: not switched on."""
@@ -249,7 +249,12 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
 
 
 def _make(
-    model: ServedModel, scorer: str, wanted: Sequence[Wanted], logits: Floats, descriptors: Floats, signals: Signals
+    model: ServedModel,
+    scorer: str,
+    wanted: Sequence[Wanted],
+    logits: Floats,
+    descriptors: Floats,
+    signals: DriftMonitor,
 ) -> list[Output]:
     """Return the outputs asked for, from one forward pass; the SVM scores only where something needs them."""
     made: dict[str, Floats] = {LOGITS: logits, DESCRIPTOR: descriptors}

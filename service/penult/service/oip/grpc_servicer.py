@@ -17,7 +17,7 @@ from penult.service.grpc.streaming import Context, expires, in_order
 from penult.service.inference.model_stats import Duration, Statistics
 from penult.service.models.loader import ServedModel
 from penult.service.oip import dataplane
-from penult.service.oip.dataplane import InferAnswer, Inference, InferRequest, Output, TensorSpec, Wanted
+from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, TensorSpec, Wanted
 from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -28,7 +28,7 @@ _CONTENTS = {BYTES: "bytes_contents", UINT8: "uint_contents", FP32: "fp32_conten
 class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """The RPCs of the protocol. Errors are raised as PenultError; the interceptor maps them."""
 
-    def __init__(self, core: Inference) -> None:
+    def __init__(self, core: DataPlane) -> None:
         """Answer with this."""
         self._core = core
 

@@ -21,14 +21,14 @@ from penult.service.auth import identity
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import InvalidRequest, code_of, presentable
 from penult.service.http.responses import CLIENT_GONE, hints, read_body, status_of
-from penult.service.inference.drain import Gate
+from penult.service.inference.drain import DrainGate
 from penult.service.inference.model_stats import Duration, Statistics
 from penult.service.models.loader import ServedModel
 from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.tracing import Tracing
 from penult.service.oip import dataplane
-from penult.service.oip.dataplane import Inference, TensorSpec
+from penult.service.oip.dataplane import DataPlane, TensorSpec
 from penult.service.oip.json_codec import get, read_object, read_request, write_answer
 
 T = TypeVar("T")
@@ -44,8 +44,8 @@ class OipRoutes:
 
     def __init__(
         self,
-        core: Inference,
-        gate: Gate,
+        core: DataPlane,
+        gate: DrainGate,
         metrics: Metrics,
         body_max_bytes: int,
         access: AccessLog = NO_ACCESS_LOG,
@@ -173,7 +173,7 @@ class OipRoutes:
         who = request.client.host if request.client else ""
         if self._tokens:
             who = self._tokens.check(request.headers.get("authorization", ""), right_of(method))
-        identity.note(who)
+        identity.set_caller(who)
 
     def _answering(self, endpoint: Endpoint, method: str, is_probe: bool) -> Endpoint:
         """Wrap an endpoint: the gate, errors as JSON, a request id, and the metrics that gRPC's calls have too."""

@@ -20,7 +20,7 @@ from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
 # Parsed JSON takes up to twenty times its size; what is larger belongs into the binary form.
 JSON_MAX_BYTES = 16 << 20
-_MOST_SIDES = 8
+_MAX_SIDES = 8
 _Value = TypeVar("_Value")
 
 
@@ -142,7 +142,7 @@ def _tensors(inputs: list[dict[str, Any]], body: bytes, at: int) -> list[Tensor]
 
 def _shape(fields: dict[str, Any]) -> tuple[int, ...]:
     shape: list[Any] = get(fields, "shape", [])
-    if len(shape) > _MOST_SIDES:
+    if len(shape) > _MAX_SIDES:
         raise InvalidRequest("INPUT_SHAPE", f"no input has {len(shape)} sides")
     return tuple(get({"shape": side}, "shape", 0) for side in shape)
 

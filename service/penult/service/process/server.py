@@ -18,7 +18,7 @@ from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
 from penult.oip import grpc_service_pb2_grpc
 from penult.process_limits import allow_open_files, keep_freed_blocks
-from penult.service.auth.listeners import Doors, follow
+from penult.service.auth.listeners import SecureListeners, follow
 from penult.service.config import ServeConfig
 from penult.service.grpc.interceptor import Interceptor
 from penult.service.grpc.servicer import SERVICE_NAME, PenultServicer
@@ -27,28 +27,28 @@ from penult.service.http.reports import Reports
 from penult.service.http.server import HttpServer
 from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
-from penult.service.http.try_photo import Try
-from penult.service.inference.collections import Lookups
-from penult.service.inference.drain import Gate
+from penult.service.http.try_photo import TryPhotoRoute
+from penult.service.inference.collections import Collections
+from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import Pipeline, batch_limit
-from penult.service.lifecycle.deployer import Stage
+from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.lifecycle.events import Events
-from penult.service.lifecycle.poller import Reloader
+from penult.service.lifecycle.poller import RepositoryPoller
 from penult.service.lifecycle.recovery import Recovery
 from penult.service.models.loader import Placement, ServedModel, load, warm
-from penult.service.models.registry import Repository
+from penult.service.models.registry import ModelRegistry
 from penult.service.observability.logs import AccessLog, without_password
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.tracing import Tracing
-from penult.service.oip.dataplane import Inference
+from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
-from penult.service.process.worker import beat, follow_supervisor, is_first, is_front, start_log_of
+from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_front, start_log_of
 from penult.service.runtime.session import CPU
 from penult.v1 import penult_pb2_grpc
 
-log = logging.getLogger("penult.server")
+log = logging.getLogger(__name__)
 
 # A name of its own, so that liveness survives draining (research/serving.md, section 3, trap 2).
 LIVE_NAME = "live"
@@ -100,22 +100,22 @@ class Server:
         """Build the parts; nothing listens yet."""
         self._config, self._is_front = config, is_front
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
-        self._doors = Doors(config, self.metrics)
+        self._listeners = SecureListeners(config, self.metrics)
         self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
         self._pipeline = Pipeline(config, self.metrics, self._recovery.hear)
-        self._repository = Repository()
+        self._repository = ModelRegistry()
         events = Events()
-        stage = Stage(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
+        stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
         self._placement = Placement(
             config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
         )
-        self._reloader = Reloader(config.models, config.pins, self._load_model, stage, config.trust)
-        self._lookups = Lookups(config.lookup_place, config.cpu_threads, self.metrics, self._is_front)
+        self._poller = RepositoryPoller(config.models, config.pins, self._load_model, stage, config.trust)
+        self._lookups = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_front)
         self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
-        self._gate, self._access = Gate(), AccessLog(config.access_log)
+        self._drain_gate, self._access = DrainGate(), AccessLog(config.access_log)
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
-        control = self._reloader if config.model_control == "on" else None
-        self._inference = Inference(self._repository, self._pipeline, config, control, lambda: self.is_ready)
+        control = self._poller if config.model_control == "on" else None
+        self._inference = DataPlane(self._repository, self._pipeline, config, control, lambda: self.is_ready)
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
         self.exit_code = 0
@@ -137,17 +137,17 @@ class Server:
             port = await self._listen(server)
             await http.start()
             self._keep(self._status.run())
-        self._keep(follow(self._doors))
+        self._keep(follow(self._listeners))
         try:
             if await self._load():
                 # Other fronts serve already: this one takes connections from them when it can answer, not before.
                 port = port or await self._listen(server)
                 await self._become_ready(port, http.port if http else config.metrics_port)
                 if config.watch_s:
-                    self._keep(self._reloader.run(config.watch_s))
+                    self._keep(self._poller.run(config.watch_s))
                 await self._stop.wait()
                 await self._drain()
-            await self._gate.close(config.grace)
+            await self._drain_gate.close(config.grace)
             await asyncio.sleep(_LAST_BYTES_S)
             if self._tracing:
                 await asyncio.wait(
@@ -156,7 +156,7 @@ class Server:
         except BaseException:
             await server.stop(None)
             await self._pipeline.close()
-            await self._reloader.close()
+            await self._poller.close()
             raise
         finally:
             if http:
@@ -174,13 +174,18 @@ class Server:
     def _look_again(self) -> None:
         """SIGHUP: what is followed anyway, certificates, tokens and the repository, is looked at now."""
         log.info("SIGHUP: looking at certificates, tokens and the repository now")
-        self._doors.look()
-        self._keep(self._reloader.look())
+        self._listeners.check()
+        self._keep(self._poller.poll())
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
         interceptor = Interceptor(
-            (SERVICE_NAME, OIP_NAME), self.metrics, self._gate, self._access, self._tracing, self._doors.tokens
+            (SERVICE_NAME, OIP_NAME),
+            self.metrics,
+            self._drain_gate,
+            self._access,
+            self._tracing,
+            self._listeners.tokens,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
         servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
@@ -196,12 +201,12 @@ class Server:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
         oip = OipRoutes(
-            self._inference, self._gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
-            self._doors.tokens,
+            self._inference, self._drain_gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
+            self._listeners.tokens,
         ).routes()  # fmt: skip
-        tries = Try(config, self._repository, self._pipeline, self._lookups, self._gate, self.metrics)
+        tries = TryPhotoRoute(config, self._repository, self._pipeline, self._lookups, self._drain_gate, self.metrics)
         routes = [*(oip if config.http else ()), *page_routes(self._status, tries, Reports(config, self._repository))]
-        context = self._doors.http_context
+        context = self._listeners.http_context
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 
     def _state(self) -> str:
@@ -212,7 +217,7 @@ class Server:
     async def _listen(self, server: grpc.aio.Server) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
         try:
-            port = self._doors.bind(server, address(self._config.host, self._config.port))
+            port = self._listeners.bind(server, address(self._config.host, self._config.port))
         except RuntimeError as error:
             raise port_refused(self._config.host, self._config.port, "--port") from error
         await server.start()
@@ -220,7 +225,7 @@ class Server:
 
     async def _load(self) -> bool:
         """Load all models, while health answers; return False if asked to stop first."""
-        loading = asyncio.create_task(self._reloader.start())
+        loading = asyncio.create_task(self._poller.start())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
@@ -239,7 +244,7 @@ class Server:
         return model
 
     async def _rebuild(self, model: ServedModel) -> bool:
-        return await self._reloader.rebuild(model)
+        return await self._poller.rebuild(model)
 
     def _leave_broken(self) -> None:
         """Drain, and end with code 1: whoever runs the server should start it anew."""
@@ -258,11 +263,11 @@ class Server:
         host, models = self._config.host, self._repository.all()
         served = ",".join(f"{model.name}/{model.version}" for model in models)
         provider = ",".join(sorted({model.session.provider for model in models}))
-        scheme = "https" if self._doors.http_context else "http"
+        scheme = "https" if self._listeners.http_context else "http"
         page = f"{scheme}://{address(reachable(host), http_port)}/"
         if is_first():
             self._greet(port, page)
-            self._doors.warn()
+            self._listeners.warn()
         print(
             f"ready grpc={address(host, port)} metrics={scheme}://{address(host, http_port)}/metrics models={served} "
             f"provider={provider} page={page}",
@@ -271,9 +276,9 @@ class Server:
         if self._lookups.is_there():
             self._keep(self._open_lookups())
         self._keep(self._lookups.count(_COUNT_S))
-        self._keep(self._recovery.pulse(self._repository.all, self._pipeline.pulse))
+        self._keep(self._recovery.probe(self._repository.all, self._pipeline.probe))
         if self._is_front:
-            self._keep(beat())
+            self._keep(heartbeat())
 
     def _greet(self, port: int, page: str) -> None:
         """Log what a first start needs: addresses, where collections are, who may bring models."""
@@ -320,7 +325,7 @@ class Server:
             await self._health.set(name, status)
 
 
-def _oip(core: Inference) -> OipServicer:
+def _oip(core: DataPlane) -> OipServicer:
     # What it leaves out is left to the generated base, which types call abstract and which answers UNIMPLEMENTED.
     return OipServicer(core)  # type: ignore[abstract]
 

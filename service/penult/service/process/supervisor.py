@@ -21,7 +21,7 @@ from pathlib import Path
 
 from penult.bundle.errors import PenultError
 from penult.process_limits import allow_open_files
-from penult.service.auth.listeners import Doors, follow
+from penult.service.auth.listeners import SecureListeners, follow
 from penult.service.config import ServeConfig
 from penult.service.http.port_conflicts import family, port_refused
 from penult.service.http.server import HttpServer
@@ -31,9 +31,9 @@ from penult.service.observability.logs import switch_level
 from penult.service.observability.multiprocess import FrontsMetrics
 from penult.service.process.worker import NUMBER, READY, STOP, VARIABLE, start_log_of
 
-log = logging.getLogger("penult.fronts")
+log = logging.getLogger(__name__)
 
-_MOST_DEATHS = 4
+_MAX_DEATHS = 4
 _SERVED_WELL_S = 60.0
 _RESTART_S = 0.5
 # A front whose event loop has hung for so long is ended. Several silences, since after a pause of the whole machine
@@ -169,10 +169,10 @@ class Supervisor:
         self._folder = folder
         self._metrics = FrontsMetrics(folder, self._pids, lambda: sum(front.is_ready for front in self._fronts))
         self._status = Status(self._metrics, self._state)
-        self._doors = Doors(config)
+        self._listeners = SecureListeners(config)
         self._http = HttpServer(
             config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status),
-            self._doors.http_context,
+            self._listeners.http_context,
         )  # fmt: skip
         environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
         # As a variable: it may hold a password, and all users of the machine can read command lines.
@@ -200,7 +200,7 @@ class Supervisor:
             signal.SIGUSR1, self._switch_level, logging.getLogger("penult").level
         )
         await self._http.start()
-        beside = [asyncio.create_task(work) for work in (self._status.run(), follow(self._doors))]
+        beside = [asyncio.create_task(work) for work in (self._status.run(), follow(self._listeners))]
         try:
             codes = await asyncio.gather(*(self._keep(front) for front in self._fronts))
         finally:
@@ -232,7 +232,7 @@ class Supervisor:
         self._stop_all()
 
     def _look_again(self) -> None:
-        self._doors.look()
+        self._listeners.check()
         self._signal(signal.SIGHUP)
 
     def _switch_level(self, usual: int) -> None:
@@ -281,8 +281,8 @@ class Supervisor:
             served_well = front.has_served and time.monotonic() - started > _SERVED_WELL_S
             deaths = 1 if served_well else deaths + 1
             self._metrics.deaths += 1
-            log.error("front %d ended unasked (%d of %d): %s", front.number, deaths, _MOST_DEATHS, cause)
-            if deaths >= _MOST_DEATHS:
+            log.error("front %d ended unasked (%d of %d): %s", front.number, deaths, _MAX_DEATHS, cause)
+            if deaths >= _MAX_DEATHS:
                 self._give_up(FrontError("FRONT", f"front {front.number} ended {deaths} times in a row: {cause}"))
                 return 1
             with contextlib.suppress(TimeoutError):

@@ -23,7 +23,7 @@ VARIABLE = "PENULT_INTERNAL_FRONT"
 NUMBER = "PENULT_INTERNAL_FRONT_NUMBER"
 STOP = b"."
 READY = b"ready "
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 _STANDARD_INPUT = 0
 
 
@@ -68,8 +68,8 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-async def beat() -> None:
-    """Tell the supervisor, for ever, that this event loop turns."""
+async def heartbeat() -> None:
+    """Report to the supervisor, for ever, that this event loop turns."""
     while True:
         print("alive", flush=True)
-        await asyncio.sleep(BEAT_S)
+        await asyncio.sleep(HEARTBEAT_S)

@@ -16,7 +16,7 @@ CPU_MODES = (AUTO, LATENCY, THROUGHPUT)
 # on the quiet machine that they are measured on, for each waits for its slowest thread (bench/RESULTS.md).
 _NEARLY_BEST = 0.98
 _MEASURE_S = 0.2
-_MOST_ALONE = 4
+_MAX_ALONE = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def measure(run: Run, plan: CpuPlan) -> Speed:
     """Time runs of one image, alone and by all callers at once; a slow model runs twice, no more."""
     alone = [_timed(run)]
     # The first run allocates; it only counts where there is no time for another.
-    while sum(alone) < _MEASURE_S and len(alone) < _MOST_ALONE:
+    while sum(alone) < _MEASURE_S and len(alone) < _MAX_ALONE:
         alone.append(_timed(run))
     until = time.perf_counter() + _MEASURE_S
 

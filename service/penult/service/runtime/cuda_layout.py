@@ -18,12 +18,12 @@ from penult.service.runtime.cuda_options import AUTO, NCHW, NHWC, PLAIN, GpuOpti
 from penult.service.runtime.cuda_session import DeviceSession, sizes
 from penult.service.runtime.session import ModelSession, first_line
 
-log = logging.getLogger("penult.device")
+log = logging.getLogger(__name__)
 
 # Other arithmetic (TF32, fused kernels) on other devices: wider than between CPUs, with labels still identical.
 DEVICE_TOLERANCE = 1e-2
 _MEASURE_S = 0.2
-_LEAST_RUNS = 3
+_MIN_RUNS = 3
 
 
 # Builds an unwarmed session of a layout, NCHW or NHWC.
@@ -96,7 +96,7 @@ def _mean_s(session: ModelSession, images: list[Pixels]) -> float:
     session.run_images(images)
     started = time.perf_counter()
     runs = 0
-    while runs < _LEAST_RUNS or time.perf_counter() - started < _MEASURE_S:
+    while runs < _MIN_RUNS or time.perf_counter() - started < _MEASURE_S:
         session.run_images(images)
         runs += 1
     return (time.perf_counter() - started) / runs

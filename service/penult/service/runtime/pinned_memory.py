@@ -18,7 +18,7 @@ import numpy as np
 
 from penult.bundle.preprocess import Pixels
 
-log = logging.getLogger("penult.pinned")
+log = logging.getLogger(__name__)
 
 # cudaHostAllocPortable (driver_types.h): page-locked for every CUDA context of the process.
 _PORTABLE = 1

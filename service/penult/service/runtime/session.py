@@ -22,7 +22,7 @@ from penult.bundle.scores import Floats
 from penult.service.errors import ConfigError
 from penult.service.runtime.cpu_threads import SINGLE, CpuPlan
 
-log = logging.getLogger("penult.session")
+log = logging.getLogger(__name__)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG_FATAL = 4

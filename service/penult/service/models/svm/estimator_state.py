@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
 
-_LEAST_ITEM_BYTES = 4
+_MIN_ITEM_BYTES = 4
 
 
-class Shell:
+class EstimatorState:
     """Stands for an estimator and does nothing: `kind` is its class's name, `state` its attributes."""
 
     __slots__ = ("kind", "state")
@@ -57,11 +57,7 @@ class Shell:
 
     def _array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
         found = self.state.get(name)
-        if (
-            not isinstance(found, np.ndarray)
-            or found.dtype.kind not in kinds
-            or found.dtype.itemsize < _LEAST_ITEM_BYTES
-        ):
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in kinds or found.dtype.itemsize < _MIN_ITEM_BYTES:
             raise self.unusable(name)
         if len(found.shape) != len(shape) or any(w not in (None, s) for s, w in zip(found.shape, shape, strict=True)):
             wanted = " x ".join("any" if side is None else str(side) for side in shape)

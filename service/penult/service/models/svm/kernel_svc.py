@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns, pieces
-from penult.service.models.svm.estimator_state import Shell
+from penult.service.models.svm.estimator_state import EstimatorState
 
 Score = Callable[[Floats], Floats]
 _Doubles = NDArray[np.float64]
 _Kernel = Callable[[_Doubles], _Doubles]
 
 # A power of more than this is no fitted model's.
-_MOST_DEGREE = 64
+_MAX_DEGREE = 64
 
 
-def from_shell(svc: Shell, length: int, classes: int) -> Score:
+def from_shell(svc: EstimatorState, length: int, classes: int) -> Score:
     """Return descriptors float32 [N, length] → scores float32 [N, classes]; raise BundleError.
 
     Source: scikit-learn's BaseSVC._dense_decision_function and _ovr_decision_function, libsvm's svm_predict_values.
@@ -53,7 +53,7 @@ def from_shell(svc: Shell, length: int, classes: int) -> Score:
     return score
 
 
-def _ends(svc: Shell, classes: int, vectors: int, length: int) -> NDArray[np.int64]:
+def _ends(svc: EstimatorState, classes: int, vectors: int, length: int) -> NDArray[np.int64]:
     """Return where each class's support vectors end; raise BundleError where they do not add up."""
     counts = svc.integers("_n_support", classes)
     if (counts < 0).any() or (counts > vectors).any() or counts.sum() != vectors:
@@ -67,7 +67,7 @@ def _ends(svc: Shell, classes: int, vectors: int, length: int) -> NDArray[np.int
     return np.cumsum(counts)
 
 
-def _kernel(svc: Shell, vectors: _Doubles) -> _Kernel:
+def _kernel(svc: EstimatorState, vectors: _Doubles) -> _Kernel:
     """Return descriptors float64 [N, length] → kernel values [N, support vectors]."""
     kind, transposed = svc.text("kernel"), np.ascontiguousarray(vectors.T)
     if kind == "linear":
@@ -85,7 +85,7 @@ def _kernel(svc: Shell, vectors: _Doubles) -> _Kernel:
     if kind == "sigmoid":
         return lambda descriptors: np.asarray(np.tanh(gamma * (descriptors @ transposed) + coef0))
     degree = svc.number("degree")
-    if not 0 <= degree <= _MOST_DEGREE or degree != int(degree):
+    if not 0 <= degree <= _MAX_DEGREE or degree != int(degree):
         raise svc.unusable("degree")
     return lambda descriptors: np.asarray((gamma * (descriptors @ transposed) + coef0) ** int(degree))
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
-from penult.service.models.svm.estimator_state import Shell
+from penult.service.models.svm.estimator_state import EstimatorState
 
-log = logging.getLogger("penult.unpickle")
+log = logging.getLogger(__name__)
 
 _ESTIMATORS = {
     ("sklearn.pipeline", "Pipeline"),
@@ -35,8 +35,8 @@ KNOWN = "1.9"
 _PLAIN_NUMBERS = re.compile(r"[biuf][1248]")
 _VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+-]{0,20}")
 # A pipeline has about two hundred, and three more for each class that has a weight.
-_MOST_OPCODES = 10_000
-_MOST_DIMENSIONS = 2
+_MAX_OPCODES = 10_000
+_MAX_DIMENSIONS = 2
 
 
 def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
@@ -60,7 +60,7 @@ def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
     return found
 
 
-def _skew(shells: list[Shell]) -> str:
+def _skew(shells: list[EstimatorState]) -> str:
     """Return what to say where an estimator comes from another scikit-learn than is known here; else nothing."""
     for shell in shells:
         made = shell.state.get("_sklearn_version")
@@ -107,7 +107,7 @@ class _Machine:
 
     def __init__(self, room_bytes: int) -> None:
         """Let arrays hold `room_bytes` in all: each number stands in the file once, also where it is named twice."""
-        self.shells: list[Shell] = []
+        self.shells: list[EstimatorState] = []
         self._room_bytes = room_bytes
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -116,8 +116,8 @@ class _Machine:
     def run(self, data: bytes) -> Any:
         """Return the one value that is left; raise BundleError, or whatever a damaged pickle leads to."""
         for count, (opcode, argument, at) in enumerate(pickletools.genops(data)):
-            if count >= _MOST_OPCODES:
-                raise _forbidden(f"has more than {_MOST_OPCODES} opcodes, which no SVM needs")
+            if count >= _MAX_OPCODES:
+                raise _forbidden(f"has more than {_MAX_OPCODES} opcodes, which no SVM needs")
             if opcode.name == "STOP":
                 return self._last(at == len(data) - 1)
             if opcode.name not in _OPCODES:
@@ -187,7 +187,7 @@ class _Machine:
         """Make a Shell."""
         if type(kind) is not _Kind or type(arguments) is not tuple or arguments:
             raise ValueError("no estimator's class")
-        self.shells.append(Shell(kind.name))
+        self.shells.append(EstimatorState(kind.name))
         self.push(self.shells[-1])
 
     def call(self, function: Any, arguments: Any) -> None:
@@ -198,7 +198,7 @@ class _Machine:
 
     def build(self, target: Any, state: Any) -> None:
         """Give what was made its state."""
-        if type(target) is Shell and type(state) is dict and all(type(key) is str for key in state):
+        if type(target) is EstimatorState and type(state) is dict and all(type(key) is str for key in state):
             target.state = state
         elif type(target) is _Dtype and type(state) is tuple:
             target.set_state(state)
@@ -216,7 +216,7 @@ class _Machine:
     def numbers(self, numbers: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
         """Return an array over numbers that stand in the pickle."""
         is_plain = type(numbers) in (bytes, bytearray) and type(dtype) is _Dtype and type(shape) is tuple
-        if not is_plain or len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+        if not is_plain or len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("no array")
         if math.prod(shape) * dtype.dtype.itemsize != len(numbers):
             raise ValueError("an array of another length")

@@ -14,7 +14,7 @@ import numpy as np
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
 from penult.service.models.svm import kernel_svc
-from penult.service.models.svm.estimator_state import Shell
+from penult.service.models.svm.estimator_state import EstimatorState
 from penult.service.models.svm.pickle_reader import open_pickle
 
 Score = Callable[[Floats], Floats]
@@ -54,26 +54,26 @@ def _as_products(found: Any, length: int, classes: int) -> Score:
     return score
 
 
-def _steps(found: Any) -> list[Shell]:
+def _steps(found: Any) -> list[EstimatorState]:
     """Return a pipeline's steps, or the one estimator."""
-    if not isinstance(found, Shell):
+    if not isinstance(found, EstimatorState):
         raise BundleError("SVM_INVALID", "svm.pkl holds no SVM; restore the bundle, or fit it again")
     if found.kind != "Pipeline":
         return [found]
     steps = [step for _, step in found.state["steps"]]
-    kept = [step for step in steps if isinstance(step, Shell)]
-    if not kept or any(step not in (None, "passthrough") for step in steps if not isinstance(step, Shell)):
+    kept = [step for step in steps if isinstance(step, EstimatorState)]
+    if not kept or any(step not in (None, "passthrough") for step in steps if not isinstance(step, EstimatorState)):
         raise found.unusable("steps")
     return kept
 
 
-def _check_classes(svm: Shell, classes: int) -> None:
+def _check_classes(svm: EstimatorState, classes: int) -> None:
     """Raise BundleError unless the SVM's classes are the manifest's, by place."""
     if (svm.integers("classes_", classes) != np.arange(classes)).any():
         raise svm.unusable("classes_")
 
 
-def _linear_svc(svm: Shell, length: int, classes: int) -> Score:
+def _linear_svc(svm: EstimatorState, length: int, classes: int) -> Score:
     rows = 1 if classes == 2 else classes
     weights = np.ascontiguousarray(_single(svm, "coef_", rows, length).T)
     # Fitted without an intercept, it is 0.0.
@@ -86,7 +86,7 @@ def _linear_svc(svm: Shell, length: int, classes: int) -> Score:
     return score
 
 
-def _normalizer(step: Shell, length: int) -> Score:
+def _normalizer(step: EstimatorState, length: int) -> Score:
     norm = step.text("norm")
     if norm not in _NORMS:
         raise step.unusable("norm")
@@ -105,7 +105,7 @@ _NORMS: dict[str, Callable[[Floats], Any]] = {
 }
 
 
-def _standard_scaler(step: Shell, length: int) -> Score:
+def _standard_scaler(step: EstimatorState, length: int) -> Score:
     # Without centring, scikit-learn still keeps the mean that it saw.
     mean = _single(step, "mean_", length) if step.flag("with_mean") else np.float32(0)
     scale = _single(step, "scale_", length) if step.flag("with_std") else np.float32(1)
@@ -114,7 +114,7 @@ def _standard_scaler(step: Shell, length: int) -> Score:
     return lambda descriptors: np.asarray((descriptors - mean) / scale, dtype=np.float32)
 
 
-def _single(step: Shell, name: str, *shape: int) -> Floats:
+def _single(step: EstimatorState, name: str, *shape: int) -> Floats:
     """Return an array as float32; raise BundleError where it is too large for that."""
     exact = step.floats(name, *shape)
     if (np.abs(exact) > np.finfo(np.float32).max).any():
@@ -122,8 +122,14 @@ def _single(step: Shell, name: str, *shape: int) -> Floats:
     return exact.astype(np.float32)
 
 
-_TRANSFORMS: dict[str, Callable[[Shell, int], Score]] = {"Normalizer": _normalizer, "StandardScaler": _standard_scaler}
-_CLASSIFIERS: dict[str, Callable[[Shell, int, int], Score]] = {"LinearSVC": _linear_svc, "SVC": kernel_svc.from_shell}
+_TRANSFORMS: dict[str, Callable[[EstimatorState, int], Score]] = {
+    "Normalizer": _normalizer,
+    "StandardScaler": _standard_scaler,
+}
+_CLASSIFIERS: dict[str, Callable[[EstimatorState, int, int], Score]] = {
+    "LinearSVC": _linear_svc,
+    "SVC": kernel_svc.from_shell,
+}
 
 
 def _probe(score: Score, descriptor_length: int, classes: int) -> None:
