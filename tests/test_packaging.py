@@ -57,9 +57,11 @@ def test_stub_floors_are_dependencies():
 
 
 def test_version_is_in_the_changelog():
-    """CHANGELOG.md has an open section on top and one for the version in pyproject.toml, or says it is unreleased."""
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert "## [Unreleased]" in changelog
+    """CHANGELOG.md has an open section on top, then the dated one of the version in pyproject.toml."""
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert sections[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", sections[1])
 
 
 def test_no_learnt_files_or_data_are_tracked():
