@@ -2,7 +2,7 @@
 #
 #   make demo    train, check, serve and ask, on scikit-learn's digits     make check   formatting, lint, types, spelling, words
 #   make serve   serve ./models until Ctrl-C                               make fmt     format the code
-#   make test    the test suite                                            make proto   regenerate the gRPC stubs
+#   make test    unit and server tests; unit: the former only              make proto   regenerate the gRPC stubs
 #   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
 #   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
 #   make audit   known vulnerabilities of what images install              make soak    mixed requests for half an hour
@@ -27,7 +27,8 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve test coverage soak fuzz audit check fmt proto lock image bench bench-learning architecture clean
+.PHONY: help setup demo serve unit test test-system coverage soak fuzz audit check fmt proto lock image bench
+.PHONY: bench-learning architecture clean
 
 help:
 	@sed -n '3,9s/^# *//p' Makefile
@@ -67,9 +68,17 @@ demo: setup
 serve: setup
 	@$(BIN)/penult serve
 
+# The tiers of tests/tiers.py. Two processes share unit and server tests; a file's tests stay in one of them.
+PARALLEL ?= -n 2 --dist loadfile
 RUN := $(BIN)/python
+unit: setup
+	@$(RUN) -m pytest -m unit $(PARALLEL) $(ARGS)
+
 test: setup
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -m "not system" $(PARALLEL) $(ARGS)
+
+test-system: setup
+	@$(RUN) -m pytest -m system $(ARGS)
 
 # What make test runs, measured, with the servers and commands that tests start; the floor is in pyproject.toml.
 coverage: setup

@@ -153,6 +153,7 @@ def test_a_copy_of_a_signed_bundle_is_signed(light: Path, ours: Key):
     assert read_bundle(light, 7, trust([ours.public])).signer == ours.id
 
 
+@pytest.mark.system
 def test_openssl_agrees(light: Path, ours: Key):
     """OpenSSL itself, given the public key, verifies manifest.sig; and refuses it for other bytes."""
     if not shutil.which("openssl"):
@@ -168,6 +169,7 @@ def test_openssl_agrees(light: Path, ours: Key):
     assert not verified(light / "1" / "golden.npz")
 
 
+@pytest.mark.system
 def test_keys_of_openssh_and_openssl_serve(light: Path, tmp_path: Path):
     """Keys made by ssh-keygen and by openssl sign, and their public halves are trusted."""
     if not (shutil.which("openssl") and shutil.which("ssh-keygen")):
@@ -182,6 +184,7 @@ def test_keys_of_openssh_and_openssl_serve(light: Path, tmp_path: Path):
         assert len(read_bundle(light, trust=trust([key.public])).signer) == 16
 
 
+@pytest.mark.system
 def test_a_key_with_a_passphrase_needs_it(light: Path, tmp_path: Path, monkeypatch, capsys):
     """An encrypted key signs with PENULT_KEY_PASSPHRASE, and without it one line says so."""
     if not shutil.which("openssl"):
@@ -220,6 +223,7 @@ def test_what_is_no_key_is_told(text: str, tmp_path: Path):
         assert str(path) in caught.value.message
 
 
+@pytest.mark.system
 def test_other_kinds_of_keys_are_refused(ours: Key, tmp_path: Path):
     """An RSA key is named as such; a private key where a public one belongs gets advice."""
     if not shutil.which("openssl"):

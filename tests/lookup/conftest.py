@@ -124,7 +124,8 @@ class Engine:
 
 @pytest.fixture(
     scope="module",
-    params=["embedded", "embedded-graph", "pgvector", "pgvector-graph", "milvus", "milvus-graph"],
+    params=["embedded", "embedded-graph", *(
+        pytest.param(name, marks=pytest.mark.system) for name in ("pgvector", "pgvector-graph", "milvus", "milvus-graph"))],
 )  # fmt: skip
 def engine(request, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Each engine, as it is for few items and, with the limit between set low, for many."""

@@ -70,6 +70,7 @@ def examine(folder: Path, said: list[str]) -> dict[int, int]:
         store.close()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(3600)
 def test_kills_lose_nothing(tmp_path):
     """Killed twenty times (a hundred with PENULT_FULL=1) amid adds, deletes, rebuilds: acknowledged is there, deleted gone."""
@@ -200,6 +201,7 @@ def test_a_damaged_record_is_refused_in_one_line(settled):
     assert (folder / "items.db").read_bytes().startswith(b"this is no")
 
 
+@pytest.mark.system
 def test_every_add_is_synced(tmp_path):
     """Fifty adds make at least fifty fsyncs or fdatasyncs of the record's files."""
     command = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync", "-o", tmp_path / "trace", sys.executable, SCRIPT]

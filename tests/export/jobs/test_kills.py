@@ -15,6 +15,7 @@ import torch
 
 from penult.bundle.naming import versions
 
+pytestmark = pytest.mark.system
 _KILLS = 10
 _PATIENCE_S = 240
 _WAYS = {

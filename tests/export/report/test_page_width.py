@@ -29,7 +29,10 @@ addEventListener("load", () => {
 });
 </script>"""
 
-pytestmark = pytest.mark.skipif(_BROWSER is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(_BROWSER is None, reason="needs Chromium: apt-get install chromium"),
+]
 
 
 def _measured(page: str, folder: Path) -> list[list[int]]:

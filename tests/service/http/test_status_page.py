@@ -111,6 +111,7 @@ def test_refusals_are_told_with_their_reason(copy_model, start_server, tmp_path)
     assert "lacks 'svm.pkl'" in events[0]["reason"]
 
 
+@pytest.mark.system
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [500, 1280])
@@ -132,6 +133,7 @@ def test_it_works_in_a_browser(asked, tmp_path, scheme, width):
         assert len(shot.convert("RGB").getcolors(1 << 20)) > 50
 
 
+@pytest.mark.system
 @needs_browser
 def test_a_photo_is_tried_in_a_browser(asked, photos, tmp_path):
     """The page's own script sends a photo and shows classes of both scorers, novelty and the nearest items."""
@@ -178,6 +180,7 @@ def test_a_photo_is_tried_in_a_browser(asked, photos, tmp_path):
     assert re.search(r"9\d % of \d+ photos that were held out lie below 1, half of them below 0\.\d\d", shown)
 
 
+@pytest.mark.system
 @needs_browser
 def test_names_are_shown_as_text(start_server, publish_brightness, tmp_path, encode):
     """A class that is called like markup stands there as it is called, and runs nothing."""
@@ -320,6 +323,7 @@ def test_nothing_foreign_is_loaded(asked):
         assert set(re.findall(r"https?://[^\s\"']+", answer.text)) <= {"http://www.w3.org/2000/svg"}
 
 
+@pytest.mark.system
 @needs_browser
 def test_a_server_that_is_gone_is_told(tmp_path):
     """Where /status.json does not answer, the page says so and keeps on asking, without an error of its own."""

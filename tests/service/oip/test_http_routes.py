@@ -105,6 +105,7 @@ def test_answers_are_those_of_grpc(found, outputs):
     assert found["http"]["best"] == found["sync"]["best"]
 
 
+@pytest.mark.system
 def test_curl(server, photos, labels, tmp_path):
     """curl alone asks a photo's label."""
     (tmp_path / "request.json").write_text(json.dumps(request_of(photos[0])))

@@ -1,0 +1,84 @@
+"""The tier of every test (unit, server or system), from its folder and its fixtures; a guard holds tests to theirs.
+
+unit:   no server, no training.
+server: starts servers or trains; needs python3 and make only.
+system: needs other programs, environments of their own, real weights or minutes.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TIERS = ("unit", "server", "system")
+_ROOT = Path(__file__).parent
+_SYSTEM_FOLDERS = ("attacks", "deploy", "e2e", "fuzz", "image", "scale")
+_SYSTEM_FIXTURES = {"environment", "shared_data"}
+_SERVER_FIXTURES = {"few_digits", "launch", "server", "start_server", "trained"}
+_running = ["system"]  # the tier of the test that runs now
+
+
+def tier_of(folders: tuple[str, ...], fixtures: set[str], marks: set[str]) -> str:
+    """Return the highest tier that folders, fixtures (with those they use) or a mark ask for."""
+    if "system" in marks or set(_SYSTEM_FOLDERS) & set(folders[:1]) or _SYSTEM_FIXTURES & fixtures:
+        return "system"
+    return "server" if "server" in marks or _SERVER_FIXTURES & fixtures else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its tier, before pytest deselects by marks."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()} & set(TIERS)
+        tier = tier_of(item.path.relative_to(_ROOT).parts, set(getattr(item, "fixturenames", ())), marks)
+        item.own_markers = [mark for mark in item.own_markers if mark.name not in TIERS]
+        item.add_marker(tier)
+        item.stash[_TIER] = tier
+
+
+_TIER = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let the guard know which tier the programs belong to that are started now, and keep unit tests from training."""
+    _running[0] = item.stash[_TIER]
+    trainer = sys.modules.get("penult.export.training.trainer")
+    with pytest.MonkeyPatch.context() as patch:
+        if trainer and _running[0] == "unit":
+            patch.setattr(trainer.Trainer, "epoch", _no_training)
+        try:
+            return (yield)
+        finally:
+            _running[0] = "system"
+
+
+def _no_training(*_: object) -> None:
+    raise AssertionError("this test is in the tier `unit` and trains: mark it pytest.mark.server")
+
+
+def refusal(tier: str, words: list[str]) -> str:
+    """Return why a test of the tier may not start a program, or nothing."""
+    program = Path(words[0]).name
+    if tier != "system" and not (program.startswith("python") or Path(words[0]).parent == Path(sys.executable).parent):
+        return f"starts {program}, which a plain Debian may lack: mark it pytest.mark.system"
+    if tier == "unit" and {"serve", "train"} & set(words[1:4]):
+        return "starts a server or a training: mark it pytest.mark.server"
+    return ""
+
+
+def _guard(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "subprocess.Popen" or _running[0] == "system":
+        return
+    words = arguments[1]
+    why = refusal(
+        _running[0], [os.fsdecode(word) for word in ([words] if isinstance(words, str | os.PathLike) else words)]
+    )
+    if why:
+        raise AssertionError(f"this test is in the tier `{_running[0]}` and {why}")
+
+
+sys.addaudithook(_guard)
