@@ -1,5 +1,6 @@
 """The pictures of the rooms show the imports as they are, and the numbers count what they say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,17 @@ def test_code_lines_leave_out_blank_lines_comments_and_docstrings():
     assert (
         architecture.code_lines('"""Doc."""\n\n# why\nx = (1,\n     2)\n\n\ndef f():\n    """Doc\n    more."""\n') == 3
     )
+
+
+@pytest.mark.parametrize(
+    ("page", "bases"),
+    [
+        ("CONTRIBUTING.md", ["", "service/penult/client", "service/penult/service/grpc"]),
+        ("docs/architecture.md", ["", "service/penult", "service/penult/service", "export/penult/export"]),
+    ],
+)
+def test_pages_name_files_that_exist(page: str, bases: list[str]):
+    """Every file and folder that a page names in code is there."""
+    named = re.findall(r"`([\w./-]+(?:\.py|\.md|\.proto|\.toml|/))`", (architecture.ROOT / page).read_text())
+    assert named
+    assert [name for name in named if not any((architecture.ROOT / base / name).exists() for base in bases)] == []
