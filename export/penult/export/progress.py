@@ -24,9 +24,10 @@ def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     quiet = not sys.stderr.isatty()
     # Into a log file a bar is noise: there it starts after ten seconds, and then says so every ten.
     pace = 10.0 if quiet else 0.1
-    return tqdm(
+    bar: Iterable[T] = tqdm(
         items, desc=what, total=total, leave=False, mininterval=pace, delay=pace if quiet else 0, file=sys.stderr
     )
+    return bar
 
 
 def say(line: str) -> None:

@@ -38,7 +38,8 @@ def is_few(figures: Mapping[str, Any]) -> bool:
 
 def right_of(figures: Mapping[str, Any]) -> int:
     """Return how many photos were named right, from the figures of evaluate()."""
-    return round(figures["accuracy"] * figures["photos"])
+    right: int = round(figures["accuracy"] * figures["photos"])
+    return right
 
 
 def stated(figures: Mapping[str, Any]) -> str:

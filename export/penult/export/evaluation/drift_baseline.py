@@ -133,4 +133,5 @@ def _spread(labels: NDArray[np.int64], seed: int, most: int) -> NDArray[np.intp]
 
 def _unit(rows: Floats) -> Floats:
     exact = rows.astype(np.float64)
-    return (exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    unit: Floats = (exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit

@@ -46,7 +46,8 @@ class Tiny5(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map float [N, 3, H, W] to descriptors, float [N, 128]."""
-        return self.pool(self.stages(pixels)).flatten(1)
+        pooled: torch.Tensor = self.pool(self.stages(pixels))
+        return pooled.flatten(1)
 
 
 def get(name: str) -> Architecture:

@@ -174,7 +174,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         assert self.weight is not None  # none of our networks is built without
         scale = self.weight / torch.sqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
+        normalized: torch.Tensor = (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
+        return normalized
 
     @torch.no_grad()
     def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:

@@ -64,7 +64,7 @@ def find_factor(
 
 def factor_of(step: int) -> float:
     """Return the factor of step 0 … 49: 0.01 to 1000."""
-    return _LOWEST * float(_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
+    return float(_LOWEST * (_HIGHEST / _LOWEST) ** (step / (_STEPS - 1)))
 
 
 def choose(losses: list[float]) -> float:

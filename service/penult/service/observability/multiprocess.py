@@ -48,7 +48,9 @@ class _Fronts(Collector):
 
     def collect(self) -> Iterable[Metric]:
         # A file is empty for a moment when a front has just made it, which the merge would stumble over.
-        return MultiProcessCollector.merge([str(path) for path in self._folder.glob("*.db") if path.stat().st_size])
+        files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)
+        return merged
 
 
 class _Processes(Collector):
