@@ -395,7 +395,7 @@ def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, 
     model = light()
 
     async def scenario(pipeline):
-        await pipeline.retire(model)
+        await pipeline.unload(model)
         pipeline.found_near(model, [[Hit("a", 0.9, "", {})]])
 
     run(model, scenario)

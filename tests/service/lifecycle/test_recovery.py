@@ -167,12 +167,12 @@ def test_three_failures_in_a_row_end_readiness_until_something_works(broken, mon
     async def act():
         stand = _Stand([False])
         for expected in (True, True, False):
-            stand.recovery.hear(broken, works=False)
+            stand.recovery.on_result(broken, works=False)
             assert stand.recovery.is_well is expected
         await asyncio.sleep(0.01)
         assert stand.rebuilt == 1
         assert stand.changes == 1
-        stand.recovery.hear(broken, works=True)
+        stand.recovery.on_result(broken, works=True)
         assert stand.recovery.is_well
         assert stand.changes == 2
 
@@ -186,7 +186,7 @@ def test_rebuilding_goes_on_until_it_works(broken, monkeypatch):
     async def act():
         stand = _Stand([False, False, True])
         for _ in range(3):
-            stand.recovery.hear(broken, works=False)
+            stand.recovery.on_result(broken, works=False)
         while not stand.recovery.is_well:
             await asyncio.sleep(0.01)
         assert stand.rebuilt == 3
@@ -203,10 +203,10 @@ def test_rebuilding_has_its_rests(broken, monkeypatch):
 
     async def act():
         stand, started = _Stand([True, True]), time.monotonic()
-        stand.recovery.hear(broken, works=False)
+        stand.recovery.on_result(broken, works=False)
         while stand.rebuilt < 1 or stand.recovery._rebuilding:
             await asyncio.sleep(0.005)
-        stand.recovery.hear(broken, works=False)
+        stand.recovery.on_result(broken, works=False)
         await asyncio.sleep(0.05)
         assert stand.rebuilt == 1
         while stand.rebuilt < 2:
@@ -225,7 +225,7 @@ def test_a_gpu_that_does_not_come_back_ends_the_process(broken, monkeypatch, pro
 
     async def act():
         stand = _Stand([False] * 8)
-        stand.recovery.hear(broken, works=False)
+        stand.recovery.on_result(broken, works=False)
         while not stand.left and stand.works:
             await asyncio.sleep(0.01)
         assert stand.left is leaves
@@ -236,12 +236,12 @@ def test_a_gpu_that_does_not_come_back_ends_the_process(broken, monkeypatch, pro
 
 def test_a_gpu_that_is_lost_while_idle_is_noticed(broken, monkeypatch):
     """Without any request, a GPU is asked every two seconds, and one that fails ends readiness."""
-    monkeypatch.setattr(recovery, "PULSE_S", 0.02)
+    monkeypatch.setattr(recovery, "PROBE_S", 0.02)
     monkeypatch.setattr(recovery, "_FIRST_WAIT_S", 60)
     stand = None
 
     def hear(model, works):
-        stand.recovery.hear(model, works)
+        stand.recovery.on_result(model, works)
 
     async def scenario(pipeline):
         nonlocal stand

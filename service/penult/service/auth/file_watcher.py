@@ -1,4 +1,4 @@
-"""Values from files that may change while the server runs: certificates, tokens. A broken file changes nothing."""
+"""Read files again when they change while the server runs: certificates, tokens. A broken file changes nothing."""
 
 import asyncio
 import logging
@@ -18,17 +18,20 @@ EVERY_S = 1.0
 
 
 class WatchedFile(Generic[Value]):
-    """The value that `read` makes of some files, read again once they have changed and held still for one check."""
+    """The value that `read` makes of some files, read again once two checks in a row find the same change."""
 
     def __init__(
         self,
         what: str,
         paths: Sequence[Path],
         read: Callable[[], Value],
-        tell: Callable[[str], object] = lambda outcome: None,
+        on_read: Callable[[str], object] = lambda outcome: None,
     ) -> None:
-        """Read them; raise what `read` raises. `tell` hears TAKEN or REFUSED whenever they were read again."""
-        self._what, self._paths, self._read, self._tell = what, paths, read, tell
+        """Read the files; raise what `read` raises. `on_read` is called with TAKEN or REFUSED after each later read."""
+        self._what = what
+        self._paths = paths
+        self._read = read
+        self._on_read = on_read
         self._read_as = self._seen = _stamp(paths)
         self.value = read()
 
@@ -38,20 +41,20 @@ class WatchedFile(Generic[Value]):
         if now == self._read_as:
             return
         if not force and now != self._seen:
-            self._seen = now  # a certificate and its key are two files: the second may come in a moment
+            self._seen = now  # a certificate and its key are two files: the second may follow
             return
         self._read_as = now
         try:
             self.value = self._read()
         except PenultError as error:
             log.error("%s: what was read before stays in use; %s (%s)", self._what, error.message, error.reason)
-            self._tell(REFUSED)
+            self._on_read(REFUSED)
         except Exception:  # a bug, or what a parser raises at garbage: the next change must still be seen
             log.exception("%s: what was read before stays in use", self._what)
-            self._tell(REFUSED)
+            self._on_read(REFUSED)
         else:
             log.info("%s: read again", self._what)
-            self._tell(TAKEN)
+            self._on_read(TAKEN)
 
     async def run(self) -> None:
         """Check for ever, every EVERY_S seconds."""
@@ -61,7 +64,7 @@ class WatchedFile(Generic[Value]):
 
 
 def _stamp(paths: Sequence[Path]) -> _Stamp:
-    """Return what changes with the files, links followed: Kubernetes swaps a link."""
+    """Return sizes, times and inodes of the files. Links are followed: Kubernetes swaps a link."""
     return tuple(_mark(path) for path in paths)
 
 

@@ -1,4 +1,4 @@
-"""Who asks: the name of a token, else the address that a request comes from. Not the caller's word: shares go by it."""
+"""Caller identity for fair queueing: the name of the token, else the peer's address. Never a value that clients set."""
 
 from contextvars import ContextVar
 
@@ -6,12 +6,12 @@ _caller: ContextVar[str] = ContextVar("caller", default="")
 
 
 def caller() -> str:
-    """Return who asks, "" where nobody knows."""
+    """Return the caller of the current request, "" outside of requests."""
     return _caller.get()
 
 
 def set_caller(name: str) -> None:
-    """Remember who asks, for the rest of this request."""
+    """Set the caller for the rest of this request."""
     _caller.set(name)
 
 

@@ -1,4 +1,4 @@
-"""How the ports are guarded: TLS and tokens where they are set, and a warning where an open address has neither."""
+"""TLS and tokens of both ports, and a warning if an open address has neither."""
 
 import asyncio
 import logging
@@ -19,43 +19,42 @@ log = logging.getLogger(__name__)
 
 
 class SecureListeners:
-    """What guards both ports, as set; it follows the files of certificates and tokens."""
+    """TLS and tokens of both ports; watches the files of certificates and tokens."""
 
     def __init__(self, config: ServeConfig, metrics: Metrics | None = None) -> None:
         """Read the files; raise ConfigError."""
         self._config = config
         ca = Path(config.tls_client_ca) if config.tls_client_ca else None
         self._tls = Tls(Path(config.tls_cert), Path(config.tls_key), ca, metrics) if config.tls_cert else None
-        tell = _counting(metrics)
-        self.tokens = Tokens(Path(config.tokens), tell) if config.tokens else None
+        self.tokens = Tokens(Path(config.tokens), _counting(metrics)) if config.tokens else None
         self._followed = [each.watched_file for each in (self._tls, self.tokens) if each]
-        if metrics:  # at 0 before the first, so that a rise is seen
+        if metrics:  # series start at 0, so that the first event shows as a rise
             for kind in [*(["certificate"] if self._tls else []), *(["tokens"] if self.tokens else [])]:
                 for outcome in (TAKEN, REFUSED):
                     metrics.credentials.labels(kind, outcome)
 
     def bind(self, server: grpc.aio.Server, address: str) -> int:
-        """Bind a gRPC server's port and return its number; raise RuntimeError where it cannot be had."""
+        """Bind a gRPC server's port and return its number; raise RuntimeError if the port cannot be bound."""
         if self._tls:
             return int(server.add_secure_port(address, self._tls.grpc_credentials()))
         return int(server.add_insecure_port(address))
 
     @property
     def http_context(self) -> ssl.SSLContext | None:
-        """The HTTP port's TLS, None for none."""
+        """The TLS context of the HTTP port; None without TLS."""
         return self._tls.http_context() if self._tls and self._config.http_tls else None
 
     def check(self) -> None:
-        """Take up what has changed, now."""
+        """Read changed files now."""
         for watched in self._followed:
             watched.check(force=True)
 
     def following(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what has to run for as long as the ports are open."""
+        """Return coroutines that must run while the ports are open."""
         return [watched.run() for watched in self._followed]
 
     def warn(self) -> None:
-        """Say where strangers may listen, or ask."""
+        """Log a warning if an open address has no TLS, or no authentication."""
         config = self._config
         if config.is_loopback:
             return
@@ -72,13 +71,13 @@ class SecureListeners:
 
 
 def _counting(metrics: Metrics | None) -> Callable[[str], object]:
-    def tell(outcome: str) -> None:
+    def count(outcome: str) -> None:
         if metrics:
             metrics.credentials.labels("tokens", outcome).inc()
 
-    return tell
+    return count
 
 
-async def follow(doors: SecureListeners) -> None:
-    """Follow the files until cancelled."""
-    await asyncio.gather(*doors.following())
+async def follow(listeners: SecureListeners) -> None:
+    """Watch the files until cancelled."""
+    await asyncio.gather(*listeners.following())

@@ -1,7 +1,7 @@
-"""TLS for both ports: the server's certificate, the authority of its clients', and how they are renewed.
+"""TLS for both ports: the server's certificate, the clients' authority, and their renewal.
 
-gRPC asks for the certificate at every handshake, and the HTTP port's context is swapped at every handshake; connections
-that are open go on with the certificate that they began with.
+gRPC reads the certificate at every handshake, and the HTTP port swaps its context at every handshake. Open connections
+keep the certificate that they began with.
 """
 
 import os
@@ -26,7 +26,7 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Certificate:
-    """What TLS needs, PEM, checked to belong together; `client_ca`: whose certificates clients must show."""
+    """A chain, its key and the authority of client certificates, as PEM, verified to belong together."""
 
     chain: bytes
     key: bytes
@@ -35,7 +35,7 @@ class Certificate:
 
 
 def read_certificate(chain: Path, key: Path, client_ca: Path | None) -> Certificate:
-    """Read and check the files; raise ConfigError where they do not fit, or are not valid now."""
+    """Read and check the files; raise ConfigError if they do not belong together, or are not valid now."""
     data = [_read(path) for path in (chain, key)]
     ca = _read(client_ca) if client_ca else None
     first, last = _validity(chain, data[0])
@@ -63,14 +63,14 @@ def http_context(certificate: Certificate) -> ssl.SSLContext:
 
 
 class Tls:
-    """Follows the files, and hands out what the two ports need."""
+    """Watches the files and provides the credentials of both ports."""
 
     def __init__(self, chain: Path, key: Path, client_ca: Path | None, metrics: Metrics | None = None) -> None:
         """Read the files; raise ConfigError."""
         paths = [chain, key, *([client_ca] if client_ca else [])]
         self._metrics = metrics
         self.watched_file = WatchedFile(
-            "certificate", paths, lambda: read_certificate(chain, key, client_ca), self._tell
+            "certificate", paths, lambda: read_certificate(chain, key, client_ca), self._on_read
         )
         self._handed_out: Certificate | None = None
         self._http = self._swapped = http_context(self.watched_file.value)
@@ -79,14 +79,14 @@ class Tls:
         self._note_expiry()
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that take up a renewed certificate; clients must show one where there is an authority."""
+        """Return credentials that follow renewals; with an authority, clients must present a certificate."""
         certificate = self._handed_out = self.watched_file.value
         return grpc.dynamic_ssl_server_credentials(
             _configuration(certificate), self._renewed, bool(certificate.client_ca)
         )
 
     def http_context(self) -> ssl.SSLContext:
-        """Return the HTTP port's context, which takes up a renewed certificate too."""
+        """Return the HTTP port's context, which follows renewals too."""
         return self._http
 
     def _renewed(self) -> Any:
@@ -104,7 +104,7 @@ class Tls:
             self._swapped = http_context(self._http_of)
         connection.context = self._swapped
 
-    def _tell(self, outcome: str) -> None:
+    def _on_read(self, outcome: str) -> None:
         if self._metrics:
             self._metrics.credentials.labels("certificate", outcome).inc()
         self._note_expiry()
@@ -148,7 +148,7 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """Give a path by which some bytes can be read that lie on no disk."""
+    """Yield a path from which bytes in memory can be read."""
     with os.fdopen(os.memfd_create("tls"), "wb") as file:
         file.write(data)
         file.flush()

@@ -1,6 +1,6 @@
-"""Bearer tokens: who may ask, and for what. A file of lines, `NAME RIGHT SHA-256 of the token`; # begins a comment.
+"""Bearer tokens and their rights. A file of lines, `NAME RIGHT SHA-256 of the token`; # begins a comment.
 
-The file holds digests only, so whoever reads it can ask nothing. `admin` includes `write`, which includes `read`.
+The file holds digests only, so reading it gives no access. `admin` includes `write`, which includes `read`.
 """
 
 import argparse
@@ -46,15 +46,15 @@ def right_of(method: str) -> str:
 class Tokens:
     """The tokens of a file that may change."""
 
-    def __init__(self, path: Path, tell: Callable[[str], object] = lambda outcome: None) -> None:
-        """Read the file; raise ConfigError. `tell` hears how reading it again went."""
-        self.watched_file = WatchedFile("tokens", [path], lambda: _read(path), tell)
+    def __init__(self, path: Path, on_read: Callable[[str], object] = lambda outcome: None) -> None:
+        """Read the file; raise ConfigError. `on_read` is called with the outcome of each later read."""
+        self.watched_file = WatchedFile("tokens", [path], lambda: _read(path), on_read)
 
     def check(self, authorization: str, right: str) -> str:
-        """Return who asks, by an Authorization header's value; raise Unauthenticated, NotAllowed."""
+        """Return the name of the token in an Authorization header; raise Unauthenticated, NotAllowed."""
         if not authorization:
             raise Unauthenticated("TOKEN_MISSING", "send a token: Authorization: Bearer TOKEN (penult … --token-file)")
-        # Whatever it is, it is digested and held against every line, so that time tells nothing.
+        # The value is digested and compared with every line, so that the time taken reveals nothing.
         given = hashlib.sha256(_without_scheme(authorization).encode()).digest()
         found = None
         for token in self.watched_file.value:

@@ -105,7 +105,7 @@ class Status:
             "load": _load(now.metrics, recent),
             "total": _total(now.metrics),
             "history": {"every_s": EVERY_S, "points": _POINTS} | _history([*self._points]),
-            "events": None if self._events is None else self._events.told(),
+            "events": None if self._events is None else self._events.to_dicts(),
             "lookup": {name: now.metrics.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
             "collections": [_collection(each) for each in self._lookups.listed] if self._lookups else [],
         }

@@ -123,7 +123,7 @@ class Pipeline:
         )  # fmt: skip
         self._lanes[model] = _ModelInstance(model, batcher, driver, DriftMonitor(self._metrics, model))
 
-    async def retire(self, model: ServedModel) -> None:
+    async def unload(self, model: ServedModel) -> None:
         """Finish a model's requests, and let go of it; nobody may ask for it any more."""
         lane = self._lanes[model]
         await lane.end()

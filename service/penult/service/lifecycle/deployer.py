@@ -1,4 +1,4 @@
-"""Where models are put on and taken off while requests come: pipeline, repository and metrics in the right order."""
+"""Deploy and unload models while requests run: pipeline, registry and metrics in the right order."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,40 +10,42 @@ from penult.service.observability.metrics import Metrics
 
 
 class ModelDeployer:
-    """Lets requests find models, and lets go of them. Everything here happens on the event loop."""
+    """Makes models available to requests, and unloads them. Everything here runs on the event loop."""
 
     def __init__(
         self,
-        repository: ModelRegistry,
+        registry: ModelRegistry,
         pipeline: Pipeline,
         metrics: Metrics,
         on_change: Callable[[], None],
         events: Events | None = None,
     ) -> None:
-        """Call `on_change` whenever a model came or went."""
-        self.repository = repository
-        self._pipeline, self._metrics, self._on_change = pipeline, metrics, on_change
+        """Call `on_change` after each change of what is served."""
+        self.registry = registry
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._on_change = on_change
         self.events = events or Events()
 
     def deploy(self, model: ServedModel) -> None:
-        """Let requests find a model, in place of one with the same name and version."""
-        # The pipeline first: whoever finds the model in the repository may use it at once.
+        """Serve a model, in place of one with the same name and version."""
+        # The pipeline first: a request that finds the model in the registry may use it at once.
         self._pipeline.serve(model)
-        self.repository.serve(model)
+        self.registry.serve(model)
         self._metrics.loaded(*_labels(model))
         self.events.add("loaded", model.name, model.version)
         self._on_change()
 
-    def retire(self, model: ServedModel) -> Awaitable[None]:
-        """Let no request find a model from now on; what is returned is done when its last one has ended."""
-        self.repository.forget(model)
+    def unload(self, model: ServedModel) -> Awaitable[None]:
+        """Stop serving a model; the returned awaitable ends with the model's last request."""
+        self.registry.forget(model)
         self._metrics.retired(*_labels(model))
         self.events.add("retired", model.name, model.version)
         self._on_change()
-        return self._pipeline.retire(model)
+        return self._pipeline.unload(model)
 
     def refused(self, name: str, version: int, reason: str) -> None:
-        """Count a candidate that was refused, and why."""
+        """Count and record a candidate that was rejected."""
         self._metrics.reloads.labels("refused").inc()
         self.events.add("refused", name, version, reason)
 

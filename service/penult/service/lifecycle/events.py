@@ -11,7 +11,7 @@ _MAX_EVENTS = 20
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a version: loaded, refused (and why), retired; `time` in seconds since 1970."""
+    """What happened to a version: loaded, refused (with the reason) or retired; `time` in seconds since 1970."""
 
     time: float
     outcome: str
@@ -21,16 +21,16 @@ class Event:
 
 
 class Events:
-    """The last that happened to versions, newest first."""
+    """The last events, newest first."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
 
     def add(self, outcome: str, model: str, version: int, reason: str = "") -> None:
-        """Note one."""
+        """Add an event with the current time."""
         self._events.appendleft(Event(steady_time(), outcome, model, version, reason))
 
-    def told(self) -> list[dict[str, Any]]:
-        """Return them as plain values."""
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the events as plain values."""
         return [asdict(event) for event in self._events]

@@ -1,12 +1,12 @@
-"""Keeps what is served the same as what the model folder holds: new versions taken up, removed ones drained.
+"""Poll the model repository: load new versions, drain removed ones.
 
-Every `every_s` seconds the folder is looked at. Of each model the newest version that passes every check is wanted, or
-the versions that are pinned. A candidate is loaded, checked and warmed beside what is served, on one thread of its own;
-then requests find it, and the old one ends with its last request. A candidate that fails leaves everything as it was,
-and is tried again only when one of its files changes. One that was not there in the same form at the look before may
-still be being copied, and waits for the next look.
+The repository is polled every `every_s` seconds. Of each model, the newest version that passes every check is served,
+or the pinned versions. A candidate is loaded, verified and warmed up beside what is served, on a thread of its own.
+Then new requests use it, and the old version ends with its last request. A candidate that fails changes nothing, and
+is tried again only after one of its files has changed. A candidate that changed since the last poll may still be being
+copied, and waits for the next poll.
 
-Loading and freeing happen on that one thread and so never side by side, which CUDA graphs need (device_session.py).
+Loading and freeing share that one thread and never overlap, which CUDA graphs need (cuda_session.py).
 """
 
 import asyncio
@@ -47,14 +47,18 @@ class _Refusal:
 
 
 class RepositoryPoller:
-    """Loads models when they come, and lets go of them when they leave."""
+    """Keeps the served models equal to those of the repository."""
 
     def __init__(
-        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, stage: ModelDeployer, trust: Trust = ANYBODY
+        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, deployer: ModelDeployer, trust: Trust = ANYBODY
     ) -> None:
         """Load nothing yet; `load` blocks, gets what was served so far, and raises BundleError or ConfigError."""
-        self._root, self._pins, self._load, self._stage, self._trust = root, pins, load, stage, trust
-        self._repository = stage.repository
+        self._root = root
+        self._pins = pins
+        self._load = load
+        self._deployer = deployer
+        self._trust = trust
+        self._registry = deployer.registry
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._turn = asyncio.Lock()
         self._served: dict[ServedModel, Stamp] = {}
@@ -62,11 +66,11 @@ class RepositoryPoller:
         self._refused: dict[tuple[str, int], _Refusal] = {}
         self._unsettled: set[tuple[str, int]] = set()
         self._unloaded: set[str] = set()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._draining: set[asyncio.Task[None]] = set()
         self._said: set[str] = set()
 
     async def start(self) -> None:
-        """Load what is there, and let requests find it all at once; raise BundleError if that is nothing at all."""
+        """Load all models, then serve them at once; raise BundleError if no model can be served."""
         if not self._root.is_dir():
             raise BundleError(
                 "MODELS_MISSING", f"{self._root} is not a folder; name the model repository with --models"
@@ -82,52 +86,52 @@ class RepositoryPoller:
             if not chosen:
                 raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
             for model in chosen:
-                self._stage.deploy(model)
-            self._repository.is_started = True
+                self._deployer.deploy(model)
+            self._registry.is_started = True
 
     async def run(self, every_s: float) -> None:
-        """Follow the folder for ever."""
+        """Poll for ever."""
         while True:
             await asyncio.sleep(every_s)
             await self.poll()
 
     async def poll(self) -> None:
-        """RepositorySnapshot at the folder once, unless nothing is served yet."""
-        if not self._repository.is_started:
+        """Poll once, unless nothing is served yet."""
+        if not self._registry.is_started:
             return
         try:
-            await self._follow()
-        except Exception:  # a bug must not end it: today's models are served on, and the log tells
-            log.exception("looking for new versions failed")
+            await self._poll()
+        except Exception:  # a bug must not end the polling: the loaded models stay, and the log has the error
+            log.exception("polling the model repository failed; the loaded models stay")
 
     async def load(self, name: str) -> None:
-        """RepositorySnapshot at a model now, whatever was refused or unloaded before; raise NotFound, ModelRefused."""
+        """Load a model now, even if it was rejected or unloaded before; raise NotFound, ModelRefused."""
         async with self._turn:
             found = await self._on_loader(scan, self._root)
             if name not in found.models:
                 raise NotFound("MODEL_UNKNOWN", "the repository has no such model; train or copy it first")
             self._unloaded.discard(name)
             self._refused = {key: refusal for key, refusal in self._refused.items() if key[0] != name}
-            await self._update(name, found.models[name], is_eager=True)
+            await self._update(name, found.models[name], force=True)
         for version in [versions[0] for versions in self._wanted(name, found.models[name]) if versions]:
             if refusal := self._refused.get((name, version)):
                 raise ModelRefused(refusal.reason, f"version {version} was refused ({refusal.reason}); see the log")
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer, until load() is called; return when its last request has ended. Raises NotFound."""
+        """Stop serving a model until load() is called; return after its last request. Raise NotFound."""
         async with self._turn:
-            models = self._repository.versions(name)
+            models = self._registry.versions(name)
             if not models:
                 raise NotFound("MODEL_UNKNOWN", "no such model is served")
             self._unloaded.add(name)
-            retiring = [self._retire(model) for model in models]
+            draining = [self._unload(model) for model in models]
             for model in models:
-                self._repository.note(name, model.version, UNAVAILABLE, _UNLOADED)
+                self._registry.note(name, model.version, UNAVAILABLE, _UNLOADED)
         del models, model
-        await asyncio.wait(retiring)
+        await asyncio.wait(draining)
 
     async def rebuild(self, model: ServedModel) -> bool:
-        """Load a model again from its folder, in its own place; return whether that worked, or nobody needs it."""
+        """Load a model again from its folder; return True if that worked, or if the model is not served any more."""
         async with self._turn:
             if model not in self._served:
                 return True
@@ -135,17 +139,17 @@ class RepositoryPoller:
             anew = await self._try(model.name, model.version, marks)
             if not anew:
                 return False
-            self._stage.deploy(anew)
-            self._retire(model)
+            self._deployer.deploy(anew)
+            self._unload(model)
             return True
 
     async def close(self) -> None:
-        """Wait for the models that are on their way out; what is being loaded is left to the end of the process."""
-        if self._retiring:
-            await asyncio.wait(self._retiring)
+        """Wait for models that are draining; loads in progress end with the process."""
+        if self._draining:
+            await asyncio.wait(self._draining)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def _follow(self) -> None:
+    async def _poll(self) -> None:
         async with self._turn:
             try:
                 found: RepositorySnapshot = await self._on_loader(scan, self._root)
@@ -155,7 +159,7 @@ class RepositoryPoller:
             self._complain(found)
             known = {*found.models, *(model.name for model in self._served), *(name for name, _ in self._refused)}
             for name in sorted(known - self._unloaded - set(found.unreadable)):
-                await self._update(name, found.models.get(name, []), is_eager=False)
+                await self._update(name, found.models.get(name, []), force=False)
 
     def _complain(self, found: RepositorySnapshot) -> None:
         lines = [f"{name} cannot be read; what is loaded of it is served on" for name in found.unreadable]
@@ -170,36 +174,36 @@ class RepositoryPoller:
         self._say(lines)
 
     def _say(self, lines: list[str]) -> None:
-        """Log what is wrong when it begins, not at every look."""
+        """Log each problem once, when it begins."""
         for line in lines:
             if line not in self._said:
                 log.warning(line)
         self._said = set(lines)
 
-    async def _update(self, name: str, present: list[int], is_eager: bool) -> None:
-        """Bring a model up to date: first the new is there, then the old goes."""
+    async def _update(self, name: str, present: list[int], force: bool) -> None:
+        """Bring a model up to date: deploy new versions first, then unload old ones."""
         before = {model for model in self._served if model.name == name}
-        chosen = await self._choose(name, present, is_eager)
+        chosen = await self._choose(name, present, force)
         if not chosen and any((name, version) in self._unsettled for version in present):
-            return  # the next look tries what is there; until then a version without a folder is better than none
+            return  # the next poll tries them; until then a version without a folder is better than none
         for model in chosen:
             if model not in before:
-                self._stage.deploy(model)
+                self._deployer.deploy(model)
         for model in before.difference(chosen):
-            self._retire(model)
+            self._unload(model)
         self._tidy(name, present)
 
     def _tidy(self, name: str, present: list[int]) -> None:
         """Forget versions whose folders are gone."""
-        self._repository.keep_notes(name, set(present))
+        self._registry.keep_notes(name, set(present))
         for key in [key for key in self._seen if key[0] == name and key[1] not in present]:
             del self._seen[key]
             self._refused.pop(key, None)
             self._unsettled.discard(key)
 
-    async def _choose(self, name: str, present: list[int], is_eager: bool) -> list[ServedModel]:
-        """Return the versions to serve, loaded; `is_eager`: also what may still be being copied."""
-        chosen = [await self._best(name, versions, is_eager) for versions in self._wanted(name, present)]
+    async def _choose(self, name: str, present: list[int], force: bool) -> list[ServedModel]:
+        """Return the versions to serve, loaded; `force`: even if they may still be being copied."""
+        chosen = [await self._best(name, versions, force) for versions in self._wanted(name, present)]
         return [model for model in chosen if model]
 
     def _wanted(self, name: str, present: list[int]) -> list[list[int]]:
@@ -208,21 +212,21 @@ class RepositoryPoller:
             return [present[::-1]]
         return [[version] if version in present else [] for version in self._pins[name]]
 
-    async def _best(self, name: str, candidates: list[int], is_eager: bool) -> ServedModel | None:
+    async def _best(self, name: str, candidates: list[int], force: bool) -> ServedModel | None:
         """Return the first candidate that is served already, or passes every check now."""
         for version in candidates:
             served = next((m for m in self._served if (m.name, m.version) == (name, version)), None)
             marks = await self._on_loader(stamp, self._root / name / str(version))
             if served and await self._is_same(served, marks):
                 return served
-            if self._is_worth_trying(name, version, marks, is_eager):
+            if self._is_worth_trying(name, version, marks, force):
                 served = await self._try(name, version, marks) or served
             if served:
                 return served
         return None
 
     async def _is_same(self, served: ServedModel, marks: Stamp) -> bool:
-        """Tell whether a folder holds what is served, signed by the same; files that were only touched do."""
+        """Return True if a folder still holds the served version, with the same signer; touched files do not matter."""
         if self._served[served] != marks:
             folder = self._root / served.name / str(served.version)
             try:
@@ -234,8 +238,8 @@ class RepositoryPoller:
             self._served[served] = marks
         return True
 
-    def _is_worth_trying(self, name: str, version: int, marks: Stamp, is_eager: bool) -> bool:
-        is_settled = is_eager or self._seen.get((name, version)) == marks
+    def _is_worth_trying(self, name: str, version: int, marks: Stamp, force: bool) -> bool:
+        is_settled = force or self._seen.get((name, version)) == marks
         self._seen[name, version] = marks
         (self._unsettled.discard if is_settled else self._unsettled.add)((name, version))
         refusal = self._refused.get((name, version))
@@ -244,15 +248,15 @@ class RepositoryPoller:
         return is_settled
 
     async def _try(self, name: str, version: int, marks: Stamp) -> ServedModel | None:
-        """Load a candidate; where it is refused, say why and remember it."""
-        self._repository.note(name, version, LOADING)
-        before = next(iter(self._repository.versions(name)[::-1]), None)
+        """Load a candidate; if it is rejected, log the reason and remember it."""
+        self._registry.note(name, version, LOADING)
+        before = next(iter(self._registry.versions(name)[::-1]), None)
         try:
             started = time.perf_counter()
             model: ServedModel = await self._on_loader(self._read_and_load, name, version, before)
         except Exception as error:
-            if isinstance(error, ConfigError) and not self._repository.is_started:
-                raise  # the device does not work: no fault of this model
+            if isinstance(error, ConfigError) and not self._registry.is_started:
+                raise  # the device does not work; the model is not at fault
             self._refuse(name, version, marks, error)
             return None
         self._announce(model, time.perf_counter() - started)
@@ -274,22 +278,22 @@ class RepositoryPoller:
             log.error("loading %s version %d failed", name, version, exc_info=error)
         before = self._refused.get((name, version))
         self._refused[name, version] = _Refusal(marks, reason, until)
-        self._repository.note(name, version, UNAVAILABLE, reason)
+        self._registry.note(name, version, UNAVAILABLE, reason)
         if before and (before.stamp, before.reason) == (marks, reason):
-            return  # said and counted already
+            return  # logged and counted already
         log.error("refused %s version %d: %s (%s)", name, version, message, reason)
-        # The log is the operator's; the status page may have other readers, who need not know where folders lie.
-        self._stage.refused(name, version, f"{message.replace(f'{self._root}{os.sep}', '')} ({reason})")
+        # The status page may have other readers than the log, and must not name folders of this machine.
+        self._deployer.refused(name, version, f"{message.replace(f'{self._root}{os.sep}', '')} ({reason})")
 
-    def _retire(self, model: ServedModel) -> "asyncio.Task[None]":
-        """Begin to let go of a model; nothing here holds it any more."""
+    def _unload(self, model: ServedModel) -> "asyncio.Task[None]":
+        """Start to drain a model; nothing here refers to it afterwards."""
         del self._served[model]
-        task = asyncio.create_task(self._let_go(self._stage.retire(model), model.name, model.version))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        task = asyncio.create_task(self._drain(self._deployer.unload(model), model.name, model.version))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
         return task
 
-    async def _let_go(self, drained: Awaitable[None], name: str, version: int) -> None:
+    async def _drain(self, drained: Awaitable[None], name: str, version: int) -> None:
         started = time.perf_counter()
         await drained
         del drained
@@ -307,7 +311,7 @@ class RepositoryPoller:
             model.name, model.version, seconds, model.manifest.architecture, model.session.provider, plan,
             len(model.manifest.classes), model.golden_difference, signed,
         )  # fmt: skip
-        # Without any trusted key, nothing that is served is signed by one: the server says that once, for all.
+        # Without trusted keys no model is signed by one: the server logs that once, for all.
         if self._trust.keys and not model.signer:
             log.warning(
                 "%s version %d is not signed by a trusted key; it is served because of --allow-unsigned",

@@ -1,8 +1,8 @@
-"""When the device fails: the model is built anew beside the old one, and readiness goes until it works again.
+"""Recover from device failures: rebuild the model beside the old one; stop being ready until the device works.
 
-A batch was tried twice when this hears of it. Three failures in a row, of any model, mean that the device is not well:
-the server is not ready then, and goes on trying what still comes, for that is how it notices. Where a GPU does not come
-back, the process leaves: what CUDA has lost, only a new process gets back, and whoever runs it starts one.
+A batch has been tried twice when `on_result` is called. Three failures in a row, of any model, mean that the device
+fails: the server is not ready, and keeps running requests to notice when the device works again. If a GPU does not
+recover, the process exits: only a new process can use CUDA again, and the operator's supervisor starts one.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 _MAX_FAILURES = 3
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _MAX_REBUILDS = 5
-# From one rebuild of a version to the next: loading is no cheap answer to whatever makes a batch fail.
+# At least so long between two rebuilds of a version: loading is expensive.
 _REST_S = 30.0
-# Between runs for nobody on a GPU that had nothing to do: one that is gone is noticed within 5 seconds.
-PULSE_S = 2.0
+# Between probes of an idle GPU: a GPU that is gone is noticed within 5 seconds.
+PROBE_S = 2.0
 
 
 class Recovery:
-    """Hears how models fare on their device, and acts. Runs on the event loop."""
+    """Rebuilds models that fail on their device. Runs on the event loop."""
 
     def __init__(
         self,
@@ -35,19 +35,22 @@ class Recovery:
         leave: Callable[[], object],
         metrics: Metrics,
     ) -> None:
-        """Call `rebuild` for a model that failed, `on_change` when wellness changes, `leave` where nothing helps."""
-        self._rebuild, self._on_change, self._leave, self._metrics = rebuild, on_change, leave, metrics
+        """Call `rebuild` for a model that failed, `on_change` when `is_well` changes, `leave` if no rebuild helps."""
+        self._rebuild = rebuild
+        self._on_change = on_change
+        self._leave = leave
+        self._metrics = metrics
         self._in_a_row = 0
         self._rebuilding: dict[ServedModel, asyncio.Task[None]] = {}
         self._rests_until: dict[tuple[str, int], float] = {}
 
     @property
     def is_well(self) -> bool:
-        """Whether the device works, as far as the last runs tell."""
+        """Whether the device works, according to the last runs."""
         return self._in_a_row < _MAX_FAILURES
 
-    def hear(self, model: ServedModel, works: bool) -> None:
-        """Note that a batch of a model failed twice, or that one worked again after that."""
+    def on_result(self, model: ServedModel, works: bool) -> None:
+        """Record that a batch of a model failed twice, or that a batch worked again after a failure."""
         if works:
             self._recovered()
             return
@@ -59,9 +62,9 @@ class Recovery:
             self._rebuilding[model] = asyncio.create_task(self._rebuild_until_well(model))
 
     async def probe(self, models: Callable[[], Iterable[ServedModel]], probe: Callable[[ServedModel], object]) -> None:
-        """Run something on every GPU now and then, for ever, so that one that is gone is noticed without requests."""
+        """Probe the models on GPUs for ever, so that a GPU that is gone is noticed without requests."""
         while True:
-            await asyncio.sleep(PULSE_S)
+            await asyncio.sleep(PROBE_S)
             for model in models():
                 if model.session.provider != CPU:
                     probe(model)
@@ -73,7 +76,7 @@ class Recovery:
             self._on_change()
 
     async def _rebuild_until_well(self, model: ServedModel) -> None:
-        """Build the model anew, ever more patiently; leave where a GPU does not come back."""
+        """Rebuild the model with growing pauses; leave if a GPU does not recover."""
         wait, failed, version = _FIRST_WAIT_S, 0, (model.name, model.version)
         try:
             await asyncio.sleep(self._rests_until.get(version, 0.0) - time.monotonic())

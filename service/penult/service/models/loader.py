@@ -1,4 +1,4 @@
-"""From a bundle on disk to a model that may serve: loaded on its device, goldens replayed there, batches warmed."""
+"""Load a bundle on its device, replay its goldens there and warm up its batch sizes."""
 
 import logging
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A bundle that passed every check, loaded on its device. `plan` is how it shares the cores, None on a device.
+    """A bundle that passed every check, loaded on its device. `plan` is its share of the CPU cores, None on a GPU.
 
-    `signer` is the id of the trusted key that vouches for it, "" where none does.
-    Two are the same only if they are one object: a version may be replaced by another under its own number.
+    `signer` is the id of the trusted key that signed it, "" without one. Equality is identity, because a version may
+    be replaced by another one of the same number.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ServedModel:
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """The scorers that can be asked for."""
+        """The scorers that requests may choose."""
         return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
 
 
@@ -55,7 +55,7 @@ class ServedModel:
 class Placement:
     """Where models run: on CPUs, `cpu_mode` says how they share the `cores`; on a GPU, `gpu` how they use that.
 
-    `allow_skew`: SVMs that another scikit-learn made are taken, with a warning.
+    `allow_skew`: accept SVMs that another scikit-learn fitted, with a warning.
     """
 
     device: str
@@ -68,9 +68,9 @@ class Placement:
 def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) -> ServedModel:
     """Load a bundle and replay its goldens on the device; raise BundleError, or ConfigError for the device.
 
-    `before` is the version that it takes over from: with the same architecture, its way of sharing the cores is kept,
-    for measuring while requests are served would tell little and disturb them. An int8 bundle goes to the CPU where
-    the device is "auto", and is refused on "cuda".
+    `before` is the version that the new one replaces. If the architecture is the same, its plan is kept: a measurement
+    while requests run would be inexact and would slow them. An int8 bundle runs on the CPU if the device is "auto",
+    and is rejected on "cuda".
     """
     manifest = bundle.manifest
     if manifest.precision == INT8:
@@ -90,7 +90,7 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
 
 @contextmanager
 def _ended_on_error(session: ModelSession) -> Iterator[None]:
-    """End a session's own thread where its model is refused; nobody else would."""
+    """End the session's own thread if its model is rejected."""
     try:
         yield
     except BaseException:
@@ -109,7 +109,7 @@ def _known_plan(manifest: Manifest, before: ServedModel | None) -> CpuPlan | Non
 
 
 def _fastest(bundle: Bundle, where: Placement, known: CpuPlan | None) -> tuple[ModelSession, CpuPlan | None]:
-    """Return the session whose threads, or whose layout on a device, suit best; and its plan on CPUs."""
+    """Return the session with the fastest threads (CPU) or layout (GPU), and its plan on CPUs."""
     crop = bundle.manifest.preprocess.crop
     image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
     sessions: dict[CpuPlan, Session] = {}
@@ -141,18 +141,18 @@ def _builder(bundle: Bundle, gpu: GpuOptions) -> cuda_layout.Build:
 
 
 def _for_integers(bundle: Bundle, where: Placement) -> Placement:
-    """Return where an int8 bundle runs: CUDA has no kernels for it, and would imitate the integers in float."""
+    """Return the placement of an int8 bundle: CUDA has no int8 kernels, and would emulate them in float."""
     if where.device == "cuda":
         raise BundleError(
             "INT8_DEVICE",
-            f"{bundle.name} version {bundle.version} is int8, which is for CPUs; use --device cpu, or on CUDA serve "
-            "the float version that it was made from",
+            f"{bundle.name} version {bundle.version} is int8, which runs on CPUs only; use --device cpu, or serve the "
+            "float version that it was made from",
         )
     return replace(where, device="cpu")
 
 
 def warm(model: ServedModel, most_images: int) -> None:
-    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory should show now."""
+    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory must show now."""
     crop = model.manifest.preprocess.crop
     with _ended_on_error(model.session):
         for size in sizes(most_images):
@@ -160,7 +160,7 @@ def warm(model: ServedModel, most_images: int) -> None:
 
 
 def _checked(session: ModelSession) -> goldens.RunModel:
-    """Return session.run, with whatever the runtime raises as a fault of the bundle."""
+    """Return session.run, which raises BundleError for any error of the runtime."""
 
     def run(pixels: Pixels) -> tuple[Floats, Floats]:
         try:

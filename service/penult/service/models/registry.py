@@ -1,4 +1,4 @@
-"""What is served now: models by name and version, and why others are not. Changed and asked on the event loop only."""
+"""Models in memory, by name and version, and the reasons why other versions are not served. For the event loop only."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _RETRY_MS = 1000
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One version that the repository knows of: its state, and a stable word for why it is not served."""
+    """One version in the repository: its state, and a stable reason if it is not served."""
 
     name: str
     version: int
@@ -21,7 +21,7 @@ class IndexEntry:
 
 
 class ModelRegistry:
-    """The models that requests can find."""
+    """The models that requests can use."""
 
     def __init__(self) -> None:
         """Serve nothing yet."""
@@ -30,13 +30,13 @@ class ModelRegistry:
         self.is_started = False
 
     def serve(self, model: ServedModel) -> None:
-        """Let requests find a model, from now on; one of the same name and version is no longer found."""
+        """Add a model, in place of one with the same name and version."""
         versions = self._models.get(model.name, {})
         self._models[model.name] = dict(sorted({**versions, model.version: model}.items()))
         self._others.pop((model.name, model.version), None)
 
     def forget(self, model: ServedModel) -> None:
-        """Let requests no longer find a model; another one under its number stays."""
+        """Remove a model; another object of the same name and version stays."""
         versions = self._models.get(model.name, {})
         if versions.get(model.version) is model:
             del versions[model.version]
@@ -44,12 +44,12 @@ class ModelRegistry:
             self._models.pop(model.name, None)
 
     def note(self, name: str, version: int, state: str, reason: str = "") -> None:
-        """Remember for the index why a version is not served; of one that is, under its number, there is no why."""
+        """Record the state of a version that is not served, for index()."""
         if version not in self._models.get(name, {}):
             self._others[name, version] = IndexEntry(name, version, state, reason)
 
     def keep_notes(self, name: str, versions: set[int]) -> None:
-        """Drop what was noted of a model's other versions: their folders are gone."""
+        """Drop the records of a model's versions that are not in `versions`: their folders are gone."""
         self._others = {key: entry for key, entry in self._others.items() if key[0] != name or key[1] in versions}
 
     def get(self, name: str, version: int) -> ServedModel:
@@ -73,7 +73,7 @@ class ModelRegistry:
         return versions[version or max(versions)]
 
     def versions(self, name: str) -> list[ServedModel]:
-        """Return the versions of a model, oldest first; none where it is not served."""
+        """Return the versions of a model, oldest first; empty if it is not served."""
         return list(self._models.get(name, {}).values())
 
     def all(self) -> list[ServedModel]:
@@ -81,6 +81,6 @@ class ModelRegistry:
         return [model for _, versions in sorted(self._models.items()) for model in versions.values()]
 
     def index(self) -> list[IndexEntry]:
-        """Return what is served, and what else is known of, by name, then version."""
+        """Return all known versions, served or not, by name, then version."""
         served = [IndexEntry(model.name, model.version, READY) for model in self.all()]
         return sorted([*served, *self._others.values()], key=lambda entry: (entry.name, entry.version))

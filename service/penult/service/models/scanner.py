@@ -1,4 +1,4 @@
-"""The model repository on disk, as one scan finds it. Blocking: for a thread of its own, for a disk may be slow."""
+"""Scan the model repository on disk. Blocking: call it on a thread, because disks may be slow."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from penult.bundle.manifest import is_model_name
 from penult.bundle.naming import model_name, versions
 
-# What tells whether a file is still the same without reading it: path, size, times of contents and of the entry, inode.
+# Identifies a file without reading it: path, size, times of contents and entry, inode.
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
@@ -44,14 +44,14 @@ def scan(root: Path) -> RepositorySnapshot:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Return what changes with any file of a bundle; empty if there is none."""
+    """Return a value that changes with any file of a bundle; empty without files."""
     found = []
     for base, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(base, name)
             try:
                 status = os.lstat(path)
-            except FileNotFoundError:  # it has gone since: then the next scan differs
+            except FileNotFoundError:  # removed since: the next scan differs
                 continue
             entry = os.path.relpath(path, folder)
             found.append((entry, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))

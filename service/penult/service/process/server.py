@@ -102,7 +102,7 @@ class Server:
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
         self._listeners = SecureListeners(config, self.metrics)
         self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
-        self._pipeline = Pipeline(config, self.metrics, self._recovery.hear)
+        self._pipeline = Pipeline(config, self.metrics, self._recovery.on_result)
         self._repository = ModelRegistry()
         events = Events()
         stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)

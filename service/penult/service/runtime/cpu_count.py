@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: those that it may run on, and no more than its control group's quota pays for."""
+"""Count the CPUs that this process may use: its affinity, limited by the quota of its control group."""
 
 import math
 import os

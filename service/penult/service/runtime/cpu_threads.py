@@ -1,8 +1,8 @@
-"""How a model uses the cores: many runs of one thread each, or few runs of many threads; found by measuring both.
+"""Tune the threads of a model on CPUs: many runs of one thread each, or few runs of many threads.
 
-Many narrow runs give the most images per second, one wide run the shortest answer for a lone caller, and how far they
-lie apart depends on model and machine: on two cores, ResNet-18 gives 45 images/s at 44 ms a call, or 31 images/s at
-33 ms (bench/RESULTS.md). So they are timed at start, for a fraction of a second each.
+Many narrow runs give the highest throughput, one wide run the lowest latency. How much they differ depends on model
+and machine: on two cores, ResNet-18 gives 45 images/s at 44 ms a call, or 31 images/s at 33 ms (bench/RESULTS.md). So
+both are timed at start, for a fraction of a second each.
 """
 
 import time
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 AUTO, LATENCY, THROUGHPUT = "auto", "latency", "throughput"
 CPU_MODES = (AUTO, LATENCY, THROUGHPUT)
-# A shorter call must cost no throughput where nobody said what matters: under load, wide runs lose more than they do
-# on the quiet machine that they are measured on, for each waits for its slowest thread (bench/RESULTS.md).
+# In mode auto a lower latency must cost no throughput. Under load, wide runs lose more than on the idle machine that
+# they are measured on, because each run waits for its slowest thread (bench/RESULTS.md).
 _NEARLY_BEST = 0.98
 _MEASURE_S = 0.2
 _MAX_ALONE = 4
@@ -27,13 +27,13 @@ class CpuPlan:
     callers: int
 
 
-# What needs no measuring: one run at a time, on the caller's own thread.
+# Needs no measurement: one run at a time, on the caller's own thread.
 SINGLE = CpuPlan(1, 1)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a plan gives: images per second with all callers busy, and the seconds of a lone run of one image."""
+    """Speed of a plan: images per second with all callers busy, and seconds of a single run of one image."""
 
     images_per_s: float
     run_s: float
@@ -43,7 +43,7 @@ Run = Callable[[], object]
 
 
 def plans(mode: str, cores: int) -> list[CpuPlan]:
-    """Return the plans that a mode leaves to be measured, narrow runs first: widths 1, 2, 4, … and all cores."""
+    """Return the plans to measure in a mode, narrow runs first: widths 1, 2, 4, … and all cores."""
     if mode == THROUGHPUT:
         return [CpuPlan(1, cores)]
     widths = sorted({*(2**n for n in range(cores.bit_length()) if 2**n <= cores), cores})
@@ -51,9 +51,9 @@ def plans(mode: str, cores: int) -> list[CpuPlan]:
 
 
 def measure(run: Run, plan: CpuPlan) -> Speed:
-    """Time runs of one image, alone and by all callers at once; a slow model runs twice, no more."""
+    """Time runs of one image, alone and by all callers at once; a slow model runs only twice."""
     alone = [_timed(run)]
-    # The first run allocates; it only counts where there is no time for another.
+    # The first run allocates; it counts only if there is no time for another one.
     while sum(alone) < _MEASURE_S and len(alone) < _MAX_ALONE:
         alone.append(_timed(run))
     until = time.perf_counter() + _MEASURE_S
@@ -72,10 +72,10 @@ def measure(run: Run, plan: CpuPlan) -> Speed:
 
 
 def choose(mode: str, speeds: dict[CpuPlan, Speed]) -> CpuPlan:
-    """Return the plan for a mode: the shortest call, the most images, or the shortest call among nearly the most."""
+    """Return the plan for a mode: lowest latency, highest throughput, or (auto) lowest latency at nearly full throughput."""
     best = max(speed.images_per_s for speed in speeds.values())
-    least = {LATENCY: 0.0, AUTO: _NEARLY_BEST * best, THROUGHPUT: best}[mode]
-    good = [plan for plan, speed in speeds.items() if speed.images_per_s >= least]
+    floor = {LATENCY: 0.0, AUTO: _NEARLY_BEST * best, THROUGHPUT: best}[mode]
+    good = [plan for plan, speed in speeds.items() if speed.images_per_s >= floor]
     return min(good, key=lambda plan: speeds[plan].run_s)
 
 

@@ -1,8 +1,8 @@
-"""How a model uses a device: the layout that is measured to be faster, or plainly where the fast way cannot be set up.
+"""Choose the memory layout of a model on a GPU by measurement, or the plain session if no fast session works.
 
-Whether cuDNN prefers channels last depends on network, precision and chip, so both are built and timed at start, as
-cpu_plan.py does it for threads. Whatever is built must give the plain session's answers on the bundle's goldens before
-it serves; where it fails or differs, the plain session serves, on the same device, and one loud line says so.
+Whether cuDNN is faster with channels last depends on network, precision and chip, so both layouts are built and timed
+at start, as cpu_threads.py does for threads. A fast session must reproduce the plain session's outputs on the bundle's
+goldens before it serves. If it fails or differs, the plain session serves on the same device, and a warning is logged.
 """
 
 import logging
@@ -20,7 +20,7 @@ from penult.service.runtime.session import ModelSession, first_line
 
 log = logging.getLogger(__name__)
 
-# Other arithmetic (TF32, fused kernels) on other devices: wider than between CPUs, with labels still identical.
+# GPUs compute differently (TF32, fused kernels): wider than between CPUs, with labels still identical.
 DEVICE_TOLERANCE = 1e-2
 _MEASURE_S = 0.2
 _MIN_RUNS = 3
@@ -33,7 +33,7 @@ Build = Callable[[str], DeviceSession]
 def choose(name: str, plain: ModelSession, build: Build, crops: Pixels, options: GpuOptions) -> ModelSession:
     """Return the fastest session that gives the answers of `plain` on `crops`, uint8 [N, crop, crop, 3]; else `plain`.
 
-    Never raises for a fast session that fails: that is a warning in the log, and `name` is the model's name in it.
+    A fast session that fails is logged as a warning under the model's `name`, and never raises.
     """
     wanted = {AUTO: (NCHW, NHWC), PLAIN: ()}.get(options.mode, (options.mode,))
     built: dict[str, tuple[DeviceSession, Speed]] = {}
@@ -46,8 +46,8 @@ def choose(name: str, plain: ModelSession, build: Build, crops: Pixels, options:
     if not built:
         if wanted:
             log.warning(
-                "%s RUNS SLOWLY: it is run plainly, because its fast way on the device failed as said above; report "
-                "that, or start with --gpu-mode plain to accept it", name,
+                "%s RUNS SLOWLY: its fast session on the device failed (see the line above) and the plain session serves; "
+                "report this, or start with --gpu-mode plain to accept it", name,
             )  # fmt: skip
         return plain
     chosen = max(built, key=lambda layout: built[layout][1].images_per_s)
@@ -61,8 +61,8 @@ def choose(name: str, plain: ModelSession, build: Build, crops: Pixels, options:
 def check(session: ModelSession, plain: ModelSession, crops: Pixels, most_images: int) -> float:
     """Compare a session with the plain one, every bucket full and one short of full; return the largest difference.
 
-    The photos are shifted from batch to batch, so that a bucket that keeps answering its first batch is found out.
-    Raises ValueError where outputs differ by more than DEVICE_TOLERANCE of the largest.
+    The photos are shifted from batch to batch, so that a bucket that repeats its first batch is detected.
+    Raises ValueError if outputs differ by more than DEVICE_TOLERANCE of the largest.
     """
     expected = plain.run(crops)
     worst = 0.0
@@ -71,7 +71,7 @@ def check(session: ModelSession, plain: ModelSession, crops: Pixels, most_images
         for actual, right in zip(session.run_images(list(crops[rows])), expected, strict=True):
             worst = max(worst, largest_difference(actual, right[rows]))
     if worst > DEVICE_TOLERANCE:
-        raise ValueError(f"outputs off by {worst:.1e} of the largest, {DEVICE_TOLERANCE:.0e} is allowed")
+        raise ValueError(f"outputs off by {worst:.1e} of the largest; at most {DEVICE_TOLERANCE:.0e} is allowed")
     return worst
 
 

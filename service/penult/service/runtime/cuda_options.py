@@ -1,8 +1,8 @@
-"""What may be set of how a model uses a GPU. device_plan.py acts on it."""
+"""Options of models on a GPU; cuda_layout.py applies them."""
 
 from dataclasses import dataclass
 
-# nchw, nhwc: the layout of the fast way; auto measures both; plain: without bound buffers and CUDA graphs.
+# nchw, nhwc: memory layout of the fast session; auto: measure both; plain: no bound buffers, no CUDA graphs.
 AUTO, NCHW, NHWC, PLAIN = "auto", "nchw", "nhwc", "plain"
 GPU_MODES = (AUTO, NCHW, NHWC, PLAIN)
 MAX_IMAGES = 32

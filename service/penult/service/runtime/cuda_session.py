@@ -1,18 +1,18 @@
-"""A model on a device, run the fast way: fixed batch sizes, fixed addresses, one thread, CUDA graphs.
+"""Run a model on a GPU with fixed batch sizes, fixed addresses, one thread and CUDA graphs.
 
 A batch is padded to the next of the sizes 1, 2, 4, … and the limit (its bucket). Each bucket has its input and outputs
 at fixed addresses on the device, bound once; images are written straight into page-locked host memory and go over in
 one copy. With CUDA graphs the kernels of a bucket are recorded once and then launched as one.
 
-What onnxruntime demands for that, from its source (cuda_execution_provider.cc, inference_session.cc):
+What onnxruntime requires for this, from its source (cuda_execution_provider.cc, inference_session.cc):
 - a captured graph belongs to the thread that ran it: on any other thread the next run captures again. So everything
-  here, warming too, happens on the one thread `driver`; run() from elsewhere is handed over to it.
+  here, warm-up too, runs on the one thread `driver`; run() from elsewhere is handed over to it.
 - a graph is captured in the third run of a bucket; since 1.2x run_with_iobinding() makes these runs by itself. warm()
   makes more than enough of them, so that none falls on a request.
 - while a graph is captured, no other thread of the process may call CUDA in ways that synchronise or allocate. So all
   runs on CUDA take turns (session.ON_CUDA), and the slow part, cuDNN's search, is done before, in a run that captures
-  nothing and holds nobody up. What the lock does not cover is two models being loaded at once, or one being freed while
-  another captures: today models are loaded one after the other, before the service is ready.
+  nothing and blocks no other run. The lock does not cover two models that load at once, or one that is freed while another
+  captures: the poller loads and frees models one after the other.
 - gpu_graph_id names a bucket's graph; 0 is onnxruntime's own, -1 means none.
 
 Without `cuda` options all of it but graphs and page-locked memory runs on the CPU provider: so are its tests.
@@ -72,8 +72,8 @@ class DeviceSession:
     ) -> None:
         """Load and bind every bucket up to `most_images`, and warm none; `cuda` as from provider_options(), None: CPU.
 
-        Raises BundleError for a model that cannot load, and what onnxruntime raises where its nodes cannot all run on
-        the device, or memory is short.
+        Raises BundleError for a model that cannot load, and what onnxruntime raises if not all nodes can run on the
+        device, or memory is short.
         """
         self.provider = CPU if cuda is None else CUDA
         self.driver = ThreadPoolExecutor(1, thread_name_prefix="driver")
@@ -131,8 +131,8 @@ class DeviceSession:
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _run_bucket(self, images: Sequence[Pixels] | Pixels) -> Outputs:
-        # What earlier batches left behind the last image is the padding: rows do not look at each other, and zeroing
-        # it would cost as much as copying images.
+        # The padding is what earlier batches left behind the last image: rows are independent, and zeroing would cost
+        # as much as copying images.
         for row, image in enumerate(images):
             if image.shape != self._staging.shape[1:] or image.dtype != np.uint8:
                 raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 {self._staging.shape[1:]}")
@@ -141,7 +141,7 @@ class DeviceSession:
 
 
 class _Bucket:
-    """One batch size: its input and outputs on the device, and what binds the model to them."""
+    """One batch size: its input and outputs on the device, and their binding to the model."""
 
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, size: int, on_cuda: bool) -> None:
         """Allocate and bind."""
@@ -179,6 +179,6 @@ class _Bucket:
         self._session.run_with_iobinding(self._binding, self._unrecorded)
 
     def _rows(self, value: ort.OrtValue, images: int) -> Floats:
-        """Copy a bound output's first rows; numpy() copies a device's memory, and shows the CPU's as it is."""
+        """Copy a bound output's first rows; numpy() copies memory of a GPU, and returns a view of the CPU's."""
         rows: Floats = value.numpy()[:images]
         return rows if self._on_cuda else rows.copy()

@@ -1,10 +1,10 @@
-"""Host memory that a device can copy from by itself (page-locked), where the CUDA runtime gives it; plain memory else.
+"""Allocate page-locked host memory, which a GPU copies from directly; plain memory without a CUDA runtime.
 
 A copy to the device from pageable memory passes through a buffer of the driver's; from page-locked memory it does not.
 
 Why not through onnxruntime: in 1.31.1, OrtDevice.make() knows no "cuda_pinned", and an OrtMemoryInfo named CudaPinned
 is accepted but has no allocator without a plugin provider ("No shared allocator found", tried here without a GPU). So
-the CUDA runtime is asked directly: the libcudart.so.13 or .12 that the CUDA provider itself has loaded.
+the CUDA runtime is called directly: the libcudart.so.13 or .12 that the CUDA provider itself has loaded.
 """
 
 import ctypes
@@ -26,10 +26,10 @@ _RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
 
 
 def empty(shape: Sequence[int]) -> Pixels:
-    """Return a uint8 array of this shape, all zeros, page-locked where that works; freed with its last view.
+    """Return a uint8 array of this shape, all zeros, page-locked if possible; freed with its last view.
 
-    Never raises for want of page-locked memory: that costs speed, not answers. See the CUDA runtime API's
-    cudaHostAlloc.
+    Without page-locked memory it never raises: copies are slower then, and results are the same. Source: cudaHostAlloc
+    of the CUDA runtime API.
     """
     runtime = _runtime()
     address = ctypes.c_void_p()
@@ -38,7 +38,7 @@ def empty(shape: Sequence[int]) -> Pixels:
         return np.zeros(shape, dtype=np.uint8)
     code = runtime.cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(_PORTABLE))
     if code or not address.value:
-        # The runtime remembers its last error for whoever asks next, and onnxruntime does after each kernel.
+        # The runtime keeps its last error until it is read, and onnxruntime reads it after each kernel.
         runtime.cudaGetLastError()
         log.warning("no page-locked memory (CUDA error %d): copies to the device will be slower", code)
         return np.zeros(shape, dtype=np.uint8)

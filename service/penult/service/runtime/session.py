@@ -1,4 +1,4 @@
-"""A model on a device, as onnxruntime runs it by itself: any batch size, one call. device_session.py is the fast way.
+"""Run a model with onnxruntime: any batch size, one call. cuda_session.py is the fast session for GPUs.
 
 These two are the only modules of the service that know onnxruntime.
 """
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG_FATAL = 4
 
-# Held by every run on CUDA, whatever the model. While one thread captures a graph (device_session.py), an allocation or
+# Held by every run on CUDA, whatever the model. While one thread captures a graph (cuda_session.py), an allocation or
 # a synchronising copy of any other fails, and spoils the capture: see cudaStreamCaptureModeGlobal.
 ON_CUDA = threading.Lock()
 
 
 class ModelSession(Protocol):
-    """A loaded model, however it is run."""
+    """A loaded model."""
 
     @property
     def provider(self) -> str:
@@ -42,12 +42,12 @@ class ModelSession(Protocol):
 
     @property
     def callers(self) -> int:
-        """How many runs may go on at once."""
+        """Number of runs that may overlap."""
         ...
 
     @property
     def driver(self) -> ThreadPoolExecutor | None:
-        """The one thread that runs it fast, or None where any thread does."""
+        """The only thread that may run the model, or None if any thread may."""
         ...
 
     def run(self, pixels: Pixels) -> tuple[Floats, Floats]:
@@ -67,10 +67,10 @@ class Session:
     def __init__(
         self, onnx: bytes, manifest: Manifest, device: str, plan: CpuPlan = SINGLE, memory_mb: int = 0
     ) -> None:
-        """Load on "cuda", "cpu", or "auto" (CUDA where it works); on CPUs with the threads of `plan`.
+        """Load on "cuda", "cpu", or "auto" (CUDA if it works); on CPUs with the threads of `plan`.
 
-        `memory_mb` limits what the model takes of a device's memory, in MiB (0: no limit). Raises ConfigError where
-        "cuda" was asked for and does not work, and BundleError for a model that cannot load.
+        `memory_mb` limits what the model takes of a device's memory, in MiB (0: no limit). Raises ConfigError if
+        "cuda" was requested and does not work, and BundleError for a model that cannot load.
         """
         self._session = _load(onnx, _providers(device, memory_mb), plan.threads, device)
         self.provider: str = self._session.get_providers()[0]
@@ -94,9 +94,9 @@ class Session:
 
 
 def open_model(onnx: bytes, providers: Sequence[Any], threads: int = 1) -> ort.InferenceSession:
-    """Load a model with these providers and no others; raise BundleError for one that cannot load.
+    """Load a model with these providers and no others; raise BundleError if it cannot load.
 
-    onnxruntime's own fallback is off: it would print to standard output and go on on the CPU, at load and in mid-run.
+    onnxruntime's own fallback is off: it would print to standard output and continue on the CPU, even during a run.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_FATAL
@@ -104,8 +104,8 @@ def open_model(onnx: bytes, providers: Sequence[Any], threads: int = 1) -> ort.I
     options.inter_op_num_threads = 1
     # Threads that spin while they wait take the cores from decoding and from other runs (ceilings.md, section 2).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Weights in files of their own are looked for here, and nothing can be there: of a model that is loaded from bytes,
-    # onnxruntime would else read any file in the working directory.
+    # External weights are searched for in this path, which holds no file. Otherwise onnxruntime would read any file in
+    # the working directory for a model that is loaded from bytes.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         return ort.InferenceSession(onnx, options, providers=providers, enable_fallback=0)
@@ -135,11 +135,11 @@ def check_shape(session: ort.InferenceSession, manifest: Manifest) -> None:
         manifest.descriptor_name: [manifest.descriptor_length],
     }
     if shapes != expected:
-        raise BundleError("MODEL_SHAPE", f"the model has {shapes} where the manifest says {expected}")
+        raise BundleError("MODEL_SHAPE", f"the model has {shapes}, and the manifest says {expected}")
 
 
 def has_cuda_device() -> bool:
-    """Ask the NVIDIA driver itself, so that a machine without one logs no provider error at start."""
+    """Return True if the NVIDIA driver finds a GPU. Calls the driver itself, so that onnxruntime logs no error."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -157,7 +157,7 @@ _CUDA_ADVICE = "install penult[serve,gpu], check nvidia-smi, or use --device cpu
 
 
 def _load(onnx: bytes, providers: list[Any], threads: int, device: str) -> ort.InferenceSession:
-    """Load the model; where "auto" met a CUDA that cannot load it, on the CPU, with a warning."""
+    """Load the model; with "auto", fall back to the CPU with a warning if CUDA cannot load it."""
     try:
         return open_model(onnx, providers, threads)
     except BundleError as error:

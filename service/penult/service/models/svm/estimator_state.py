@@ -1,4 +1,4 @@
-"""What svm.pkl's estimators become: their attributes, each checked when it is asked for, and nothing that acts."""
+"""Estimators read from svm.pkl: their attributes, each verified when it is read, and no behaviour."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ _MIN_ITEM_BYTES = 4
 
 
 class EstimatorState:
-    """Stands for an estimator and does nothing: `kind` is its class's name, `state` its attributes."""
+    """The state of an estimator: `kind` is the name of its class, `state` its attributes."""
 
     __slots__ = ("kind", "state")
 
@@ -50,7 +50,7 @@ class EstimatorState:
         raise self.unusable(name)
 
     def unusable(self, name: str) -> BundleError:
-        """Return the error for an attribute that lacks, or cannot be right."""
+        """Return the error for an attribute that is missing or wrong."""
         return BundleError(
             "SVM_INVALID", f"the {self.kind} in svm.pkl has no usable {name}; restore the bundle, or fit the SVM again"
         )
@@ -62,6 +62,6 @@ class EstimatorState:
         if len(found.shape) != len(shape) or any(w not in (None, s) for s, w in zip(found.shape, shape, strict=True)):
             wanted = " x ".join("any" if side is None else str(side) for side in shape)
             raise BundleError(
-                "SVM_SHAPE", f"{name} of the {self.kind} in svm.pkl is {found.shape}, where {wanted} fits the model"
+                "SVM_SHAPE", f"{name} of the {self.kind} in svm.pkl is {found.shape}; {wanted} fits the model"
             )
         return found

@@ -1,8 +1,8 @@
-"""A fitted SVC as matrix products: kernel values against the support vectors, then one product per class.
+"""Score a fitted SVC by matrix products: kernel values of the support vectors, then one product per class.
 
-scikit-learn asks libsvm for one photo and one support vector at a time; as matrix products the same numbers come
-8 to 29 times faster (research/ceilings.md, section 1). All in float64, as libsvm computes: in float32, sums over a
-thousand support vectors with large coefficients would leave the 1e-5 that is promised.
+scikit-learn calls libsvm for one image and one support vector at a time; matrix products give the same numbers 8 to 29
+times faster (research/ceilings.md, section 1). All in float64, as in libsvm: in float32, sums over a thousand support
+vectors with large coefficients would differ by more than 1e-5.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ Score = Callable[[Floats], Floats]
 _Doubles = NDArray[np.float64]
 _Kernel = Callable[[_Doubles], _Doubles]
 
-# A power of more than this is no fitted model's.
+# No fitted model has a higher degree.
 _MAX_DEGREE = 64
 
 
-def from_shell(svc: EstimatorState, length: int, classes: int) -> Score:
+def from_state(svc: EstimatorState, length: int, classes: int) -> Score:
     """Return descriptors float32 [N, length] → scores float32 [N, classes]; raise BundleError.
 
     Source: scikit-learn's BaseSVC._dense_decision_function and _ovr_decision_function, libsvm's svm_predict_values.
@@ -36,7 +36,7 @@ def from_shell(svc: EstimatorState, length: int, classes: int) -> Score:
     intercept = svc.floats("_intercept_", classes * (classes - 1) // 2)
     ends = _ends(svc, classes, len(vectors), length)
     kernel = _kernel(svc, vectors)
-    # Per class, its support vectors' weights against each other class in turn, as libsvm keeps them.
+    # Per class, the weights of its support vectors against each other class, in libsvm's order.
     weights = [np.ascontiguousarray(part.T) for part in np.split(dual, ends[:-1], axis=1)]
 
     def some(descriptors: Floats) -> Floats:
@@ -46,7 +46,7 @@ def from_shell(svc: EstimatorState, length: int, classes: int) -> Score:
         return as_columns(-decisions[:, 0] if classes == 2 else _votes(-decisions, classes))
 
     def score(descriptors: Floats) -> Floats:
-        # A number for each photo and pair of classes, and there may be many of both.
+        # One number for each image and pair of classes, so that large batches are scored in pieces.
         parts = [some(descriptors[rows]) for rows in pieces(len(descriptors), classes**2)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -54,11 +54,11 @@ def from_shell(svc: EstimatorState, length: int, classes: int) -> Score:
 
 
 def _ends(svc: EstimatorState, classes: int, vectors: int, length: int) -> NDArray[np.int64]:
-    """Return where each class's support vectors end; raise BundleError where they do not add up."""
+    """Return where each class's support vectors end; raise BundleError if they do not add up."""
     counts = svc.integers("_n_support", classes)
     if (counts < 0).any() or (counts > vectors).any() or counts.sum() != vectors:
         raise svc.unusable("_n_support")
-    # Which of the training photos they were is not needed for scores; where it is wrong, the rest cannot be right.
+    # The indices of the training images are not needed for scores; if they are wrong, the file is damaged.
     rows, seen = svc.integers("support_", vectors), svc.state.get("shape_fit_")
     if type(seen) is not tuple or [type(side) for side in seen] != [int, int] or seen[1] != length:
         raise svc.unusable("shape_fit_")
@@ -73,9 +73,7 @@ def _kernel(svc: EstimatorState, vectors: _Doubles) -> _Kernel:
     if kind == "linear":
         return lambda descriptors: descriptors @ transposed
     if kind not in ("rbf", "poly", "sigmoid"):
-        raise BundleError(
-            "SVM_UNSUPPORTED", "the SVC in svm.pkl has a kernel that is not known here; use rbf or linear"
-        )
+        raise BundleError("SVM_UNSUPPORTED", "the SVC in svm.pkl has an unknown kernel; use rbf or linear")
     gamma = svc.number("_gamma")
     if gamma < 0:
         raise svc.unusable("_gamma")
@@ -105,7 +103,7 @@ def _rbf(vectors: _Doubles, gamma: float) -> _Kernel:
 
 
 def _pairs(parts: _Doubles) -> _Doubles:
-    """Return [N, pairs] from what each class's vectors say against the others, [classes, N, classes - 1]."""
+    """Return [N, pairs] from each class's sums against the others, [classes, N, classes - 1]."""
     first, second = np.triu_indices(len(parts), 1)
     # Of the others, class j comes as number j - 1 to a class before it, and class i as number i to one behind it.
     return (parts[first, :, second - 1] + parts[second, :, first]).T

@@ -1,10 +1,10 @@
-"""Opening svm.pkl without trusting it: a pickle is a program, and this reader of it cannot do harm.
+"""Read svm.pkl as untrusted input: a pickle is a program, and this reader runs none of it.
 
-Python's own unpickler is not used, for an allow-list of names is not enough. Of ours, a pickle of 3 MB crashed the
+Python's unpickler is not used, because an allow-list of names is not enough. In our tests a pickle of 3 MB crashed the
 process (the hash of tuples nested 3 million deep), one of 70 bytes never ended (the hash of a tuple of shared halves)
-and one of 8 bytes took 4 GB (a high place in the memo). Here the few opcodes that a fitted SVM needs are carried out
-one by one: nothing is imported or called, objects are Shells, keys are text or whole numbers, and an array is plain,
-finite numbers, all of which stand in the file.
+and one of 8 bytes took 4 GB (a high index in the memo). This reader executes only the opcodes that a fitted SVM needs.
+It imports and calls nothing. Objects become EstimatorState, keys are text or whole numbers, and arrays are plain,
+finite numbers that are all in the file.
 """
 
 import logging
@@ -30,7 +30,7 @@ _ESTIMATORS = {
     ("sklearn.svm._classes", "LinearSVC"),
     ("sklearn.svm._classes", "SVC"),
 }
-# The scikit-learn whose estimators' attributes are read here. A test holds it to the one that fits SVMs.
+# The version of scikit-learn whose attributes this reader knows; a test compares it with the installed one.
 KNOWN = "1.9"
 _PLAIN_NUMBERS = re.compile(r"[biuf][1248]")
 _VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+-]{0,20}")
@@ -40,11 +40,11 @@ _MAX_DIMENSIONS = 2
 
 
 def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
-    """Return what a pickle holds, estimators as Shells; raise BundleError for one that holds what no SVM needs.
+    """Return the content of a pickle, with estimators as EstimatorState; raise BundleError for anything unexpected.
 
-    It must come from the scikit-learn whose attributes this reader knows, as far as major.minor: patch releases keep
-    what they mean, others promise nothing, and would be read silently. With `allow_skew` there is only a warning. The
-    goldens prove the numbers either way. scikit-learn itself need not be installed.
+    The pickle must come from the major.minor version of scikit-learn that this reader knows: patch releases keep the
+    meaning of attributes, other releases may change it. With `allow_skew` another version is only a warning. The
+    goldens verify the numbers either way. scikit-learn need not be installed.
     """
     try:
         machine = _Machine(len(data))
@@ -53,19 +53,19 @@ def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
         raise BundleError("SVM_INVALID", "svm.pkl cannot be read; restore the bundle, or fit the SVM again") from error
-    if skew := _skew(machine.shells):
+    if skew := _skew(machine.estimators):
         if not allow_skew:
             raise BundleError("SVM_VERSION", f"{skew}; fit the SVM again, or allow it with --allow-version-skew")
         log.warning("%s; it is served because --allow-version-skew is set", skew)
     return found
 
 
-def _skew(shells: list[EstimatorState]) -> str:
-    """Return what to say where an estimator comes from another scikit-learn than is known here; else nothing."""
-    for shell in shells:
-        made = shell.state.get("_sklearn_version")
+def _skew(estimators: list[EstimatorState]) -> str:
+    """Return a message if an estimator comes from another version of scikit-learn than KNOWN, else ""."""
+    for estimator in estimators:
+        made = estimator.state.get("_sklearn_version")
         if not isinstance(made, str) or not _VERSION.fullmatch(made):
-            return f"svm.pkl does not say which scikit-learn its {shell.kind} was made with; {KNOWN} is known here"
+            return f"svm.pkl does not say which scikit-learn its {estimator.kind} was made with; {KNOWN} is known here"
         if ".".join(made.split(".")[:2]) != KNOWN:
             return f"svm.pkl was made with scikit-learn {made}, and {KNOWN} is known here"
     return ""
@@ -76,7 +76,7 @@ def _forbidden(what: str) -> BundleError:
 
 
 class _Array(np.ndarray):
-    """An array that waits for its numbers: only these are ever filled."""
+    """An array without its numbers yet; only these are filled."""
 
 
 class _Dtype:
@@ -97,24 +97,24 @@ class _Dtype:
 
 @dataclass(frozen=True)
 class _Kind:
-    """The class of an estimator, or what stands for another class."""
+    """The class of an estimator, by name."""
 
     name: str
 
 
 class _Machine:
-    """Carries out a pickle's opcodes: a stack, a memo, and what was made."""
+    """Executes the opcodes of a pickle: a stack, a memo and the estimators made so far."""
 
     def __init__(self, room_bytes: int) -> None:
-        """Let arrays hold `room_bytes` in all: each number stands in the file once, also where it is named twice."""
-        self.shells: list[EstimatorState] = []
+        """Limit all arrays together to `room_bytes`, since each number is in the file once."""
+        self.estimators: list[EstimatorState] = []
         self._room_bytes = room_bytes
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
-        """Return the one value that is left; raise BundleError, or whatever a damaged pickle leads to."""
+        """Return the one value that is left; raise BundleError, or any exception for a damaged pickle."""
         for count, (opcode, argument, at) in enumerate(pickletools.genops(data)):
             if count >= _MAX_OPCODES:
                 raise _forbidden(f"has more than {_MAX_OPCODES} opcodes, which no SVM needs")
@@ -135,11 +135,11 @@ class _Machine:
         self._stack.append(value)
 
     def mark(self, _: Any) -> None:
-        """Remember where what follows begins."""
+        """Mark the current height of the stack."""
         self._marks.append(len(self._stack))
 
     def since_mark(self) -> list[Any]:
-        """Take what came since the last mark."""
+        """Take the values above the last mark."""
         at = self._marks.pop()
         taken = self._stack[at:]
         del self._stack[at:]
@@ -176,7 +176,7 @@ class _Machine:
         self._stack[-1].update(zip(keys, values[1::2], strict=True))
 
     def name(self, module: Any, name: Any) -> None:
-        """Put what a global stands for on the stack."""
+        """Push the stand-in of a global."""
         found = _NAMES.get((module, name)) if type(module) is type(name) is str else None
         if found is None:
             said = ascii(f"{module}.{name}")[1:100].rstrip("'\"") if type(module) is type(name) is str else "no name"
@@ -184,20 +184,20 @@ class _Machine:
         self.push(found)
 
     def new_object(self, kind: Any, arguments: Any) -> None:
-        """Make a Shell."""
+        """Push a new EstimatorState."""
         if type(kind) is not _Kind or type(arguments) is not tuple or arguments:
             raise ValueError("no estimator's class")
-        self.shells.append(EstimatorState(kind.name))
-        self.push(self.shells[-1])
+        self.estimators.append(EstimatorState(kind.name))
+        self.push(self.estimators[-1])
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Carry out what stands for one of NumPy's functions."""
+        """Call the stand-in of one of NumPy's functions."""
         if type(arguments) is not tuple or not any(function is known for known in _FUNCTIONS):
             raise _forbidden("calls what no SVM calls")
         self.push(function(self, *arguments))
 
     def build(self, target: Any, state: Any) -> None:
-        """Give what was made its state."""
+        """Set the state of the object on the stack."""
         if type(target) is EstimatorState and type(state) is dict and all(type(key) is str for key in state):
             target.state = state
         elif type(target) is _Dtype and type(state) is tuple:
@@ -214,7 +214,7 @@ class _Machine:
         target.__setstate__(state)
 
     def numbers(self, numbers: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
-        """Return an array over numbers that stand in the pickle."""
+        """Return an array over numbers of the pickle."""
         is_plain = type(numbers) in (bytes, bytearray) and type(dtype) is _Dtype and type(shape) is tuple
         if not is_plain or len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("no array")

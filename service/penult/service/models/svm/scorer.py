@@ -1,9 +1,9 @@
-"""The one place that knows scikit-learn's estimators: descriptors in, decision values out.
+"""Score descriptors with the estimators of scikit-learn that penult knows.
 
-scikit-learn itself is never imported: a pickle is code, so it is read as plain arrays (unpickle.py), and the scores of
-normalise or standardise, then a linear or kernel SVM, are matrix products. That takes seconds off the start, and
-libsvm, which believes every number, sees none of a stranger's. Each array's type, shape and numbers are checked before
-use; the goldens, made with scikit-learn, prove at load that the scores are the same within 1e-5.
+scikit-learn is never imported. A pickle is code, so it is read as plain arrays (pickle_reader.py), and the scores of
+normalise or standardise, then a linear or kernel SVM, are matrix products. This makes the start seconds faster, and
+libsvm, which checks no number, gets none from an untrusted file. Each array's type, shape and numbers are checked
+before use. Goldens made with scikit-learn verify at load that the scores are the same within 1e-5.
 """
 
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def _standard_scaler(step: EstimatorState, length: int) -> Score:
 
 
 def _single(step: EstimatorState, name: str, *shape: int) -> Floats:
-    """Return an array as float32; raise BundleError where it is too large for that."""
+    """Return an array as float32; raise BundleError if it is too large for float32."""
     exact = step.floats(name, *shape)
     if (np.abs(exact) > np.finfo(np.float32).max).any():
         raise step.unusable(name)
@@ -128,12 +128,12 @@ _TRANSFORMS: dict[str, Callable[[EstimatorState, int], Score]] = {
 }
 _CLASSIFIERS: dict[str, Callable[[EstimatorState, int, int], Score]] = {
     "LinearSVC": _linear_svc,
-    "SVC": kernel_svc.from_shell,
+    "SVC": kernel_svc.from_state,
 }
 
 
 def _probe(score: Score, descriptor_length: int, classes: int) -> None:
-    """Score one made-up descriptor: numbers that overflow show before the first request."""
+    """Score one made-up descriptor, so that overflow shows before the first request."""
     with np.errstate(all="ignore"):
         values = score(np.full((1, descriptor_length), 0.5, dtype=np.float32))
     if values.shape != (1, classes) or not np.isfinite(values).all():
