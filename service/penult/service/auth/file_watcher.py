@@ -36,7 +36,7 @@ class WatchedFile(Generic[Value]):
         self.value = read()
 
     def check(self, force: bool = False) -> None:
-        """Read the files again if they have changed; `force`: even if they may still be being written."""
+        """Read the files again if they have changed. `force` reads files that may still be being written."""
         now = _stamp(self._paths)
         if now == self._read_as:
             return

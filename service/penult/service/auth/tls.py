@@ -53,7 +53,7 @@ def read_certificate(chain: Path, key: Path, client_ca: Path | None) -> Certific
 
 
 def http_context(certificate: Certificate) -> ssl.SSLContext:
-    """Return a context for the HTTP port, TLS 1.2 and up; it asks clients for no certificate, as probes have none."""
+    """Return a context for the HTTP port, TLS 1.2 and up, without client certificates: probes have none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # OpenSSL reads files only; these are in memory, so that what was checked is what is used.

@@ -11,7 +11,7 @@ _MAX_EVENTS = 20
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a version: loaded, refused (with the reason) or retired; `time` in seconds since 1970."""
+    """An outcome of a version: loaded, refused (with the reason) or retired. `time` is in seconds since 1970."""
 
     time: float
     outcome: str

@@ -131,7 +131,7 @@ class RepositoryPoller:
         await asyncio.wait(draining)
 
     async def rebuild(self, model: ServedModel) -> bool:
-        """Load a model again from its folder; return True if that worked, or if the model is not served any more."""
+        """Load a model again from its folder; return True if that worked, or if it is not served now."""
         async with self._turn:
             if model not in self._served:
                 return True
@@ -202,7 +202,7 @@ class RepositoryPoller:
             self._unsettled.discard(key)
 
     async def _choose(self, name: str, present: list[int], force: bool) -> list[ServedModel]:
-        """Return the versions to serve, loaded; `force`: even if they may still be being copied."""
+        """Return the versions to serve, loaded. `force` loads folders that may still be being copied."""
         chosen = [await self._best(name, versions, force) for versions in self._wanted(name, present)]
         return [model for model in chosen if model]
 

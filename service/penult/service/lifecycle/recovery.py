@@ -1,4 +1,4 @@
-"""Recover from device failures: rebuild the model beside the old one; stop being ready until the device works.
+"""Recover from device failures: rebuild the model beside the old one, and be not ready until the device works.
 
 A batch has been tried twice when `on_result` is called. Three failures in a row, of any model, mean that the device
 fails: the server is not ready, and keeps running requests to notice when the device works again. If a GPU does not
@@ -85,7 +85,10 @@ class Recovery:
                 failed += 1
                 if failed >= _MAX_REBUILDS and model.session.provider != CPU:
                     log.error(
-                        "%s version %d could not be built anew %d times: leaving", model.name, model.version, failed
+                        "%s version %d could not be rebuilt %d times: the server exits",
+                        model.name,
+                        model.version,
+                        failed,
                     )
                     self._leave()
                     return

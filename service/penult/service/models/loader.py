@@ -53,7 +53,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where models run: on CPUs, `cpu_mode` says how they share the `cores`; on a GPU, `gpu` how they use that.
+    """The device of models, `cpu_mode` and `cores` on CPUs, `gpu` options on a GPU.
 
     `allow_skew`: accept SVMs that another scikit-learn fitted, with a warning.
     """

@@ -72,7 +72,7 @@ def measure(run: Run, plan: CpuPlan) -> Speed:
 
 
 def choose(mode: str, speeds: dict[CpuPlan, Speed]) -> CpuPlan:
-    """Return the plan for a mode: lowest latency, highest throughput, or (auto) lowest latency at nearly full throughput."""
+    """Return the plan for a mode: lowest latency, highest throughput, or (auto) a balance."""
     best = max(speed.images_per_s for speed in speeds.values())
     floor = {LATENCY: 0.0, AUTO: _NEARLY_BEST * best, THROUGHPUT: best}[mode]
     good = [plan for plan, speed in speeds.items() if speed.images_per_s >= floor]

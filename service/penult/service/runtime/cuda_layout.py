@@ -1,7 +1,7 @@
-"""Choose the memory layout of a model on a GPU by measurement, or the plain session if no fast session works.
+"""Choose the memory layout of a model on a GPU by measurement.
 
-Whether cuDNN is faster with channels last depends on network, precision and chip, so both layouts are built and timed
-at start, as cpu_threads.py does for threads. A fast session must reproduce the plain session's outputs on the bundle's
+The faster layout for cuDNN depends on network, precision and chip. Both are built and timed at start, as
+cpu_threads.py does for threads. A fast session must reproduce the plain session's outputs on the bundle's
 goldens before it serves. If it fails or differs, the plain session serves on the same device, and a warning is logged.
 """
 
@@ -46,7 +46,7 @@ def choose(name: str, plain: ModelSession, build: Build, crops: Pixels, options:
     if not built:
         if wanted:
             log.warning(
-                "%s RUNS SLOWLY: its fast session on the device failed (see the line above) and the plain session serves; "
+                "%s RUNS SLOWLY: its fast session on the device failed (see above), so the plain session serves; "
                 "report this, or start with --gpu-mode plain to accept it", name,
             )  # fmt: skip
         return plain

@@ -7,12 +7,12 @@ one copy. With CUDA graphs the kernels of a bucket are recorded once and then la
 What onnxruntime requires for this, from its source (cuda_execution_provider.cc, inference_session.cc):
 - a captured graph belongs to the thread that ran it: on any other thread the next run captures again. So everything
   here, warm-up too, runs on the one thread `driver`; run() from elsewhere is handed over to it.
-- a graph is captured in the third run of a bucket; since 1.2x run_with_iobinding() makes these runs by itself. warm()
+- a graph is captured in the third run of a bucket. Since 1.2x run_with_iobinding() makes these runs by itself. warm()
   makes more than enough of them, so that none falls on a request.
 - while a graph is captured, no other thread of the process may call CUDA in ways that synchronise or allocate. So all
   runs on CUDA take turns (session.ON_CUDA), and the slow part, cuDNN's search, is done before, in a run that captures
-  nothing and blocks no other run. The lock does not cover two models that load at once, or one that is freed while another
-  captures: the poller loads and frees models one after the other.
+  nothing and blocks no other run. The lock does not cover two models that load at once, or one that is freed while
+  another captures: the poller loads and frees models one after the other.
 - gpu_graph_id names a bucket's graph; 0 is onnxruntime's own, -1 means none.
 
 Without `cuda` options all of it but graphs and page-locked memory runs on the CPU provider: so are its tests.
@@ -70,10 +70,10 @@ class DeviceSession:
     def __init__(
         self, onnx: bytes, manifest: Manifest, most_images: int, cuda: Mapping[str, str] | None = None
     ) -> None:
-        """Load and bind every bucket up to `most_images`, and warm none; `cuda` as from provider_options(), None: CPU.
+        """Load and bind every bucket up to `most_images`. `cuda` comes from provider_options(), None for the CPU.
 
-        Raises BundleError for a model that cannot load, and what onnxruntime raises if not all nodes can run on the
-        device, or memory is short.
+        Raises BundleError for a model that cannot load. Raises onnxruntime's errors if not all nodes can run on the
+        device, or if memory is short.
         """
         self.provider = CPU if cuda is None else CUDA
         self.driver = ThreadPoolExecutor(1, thread_name_prefix="driver")

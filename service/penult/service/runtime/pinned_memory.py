@@ -1,8 +1,8 @@
 """Allocate page-locked host memory, which a GPU copies from directly; plain memory without a CUDA runtime.
 
-A copy to the device from pageable memory passes through a buffer of the driver's; from page-locked memory it does not.
+A copy to the device from pageable memory passes through a buffer of the driver's. Page-locked memory needs none.
 
-Why not through onnxruntime: in 1.31.1, OrtDevice.make() knows no "cuda_pinned", and an OrtMemoryInfo named CudaPinned
+onnxruntime 1.31.1 cannot allocate it. OrtDevice.make() knows no "cuda_pinned", and an OrtMemoryInfo named CudaPinned
 is accepted but has no allocator without a plugin provider ("No shared allocator found", tried here without a GPU). So
 the CUDA runtime is called directly: the libcudart.so.13 or .12 that the CUDA provider itself has loaded.
 """

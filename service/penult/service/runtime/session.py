@@ -116,8 +116,8 @@ def open_model(onnx: bytes, providers: Sequence[Any], threads: int = 1) -> ort.I
 def memory_options(memory_mb: int) -> dict[str, str]:
     """Return the CUDA provider's options for a limit in MiB; 0 stands for none.
 
-    The limit is per model, and holds for the arena that weights and activations come from; what cuDNN, cuBLAS and the
-    driver take for themselves (some hundred MiB) is outside it. The arena grows by what is asked for, not in powers of
+    The limit is per model, for the arena of weights and activations. What cuDNN, cuBLAS and the driver take for
+    themselves (some hundred MiB) is outside it. The arena grows by what is asked for, not in powers of
     two, so that a limit close to the need suffices.
     """
     if not memory_mb:

@@ -21,11 +21,11 @@ class EstimatorState:
         self.state: dict[str, Any] = {}
 
     def floats(self, name: str, *shape: int | None) -> NDArray[np.float64]:
-        """Return an array of float32 or float64 as float64, of this shape (None: any); raise BundleError."""
+        """Return an array of float32 or float64 as float64 of this shape, None for any length; raise BundleError."""
         return np.asarray(self._array(name, "f", shape), dtype=np.float64)
 
     def integers(self, name: str, *shape: int | None) -> NDArray[np.int64]:
-        """Return an array of whole numbers as int64, of this shape (None: any); raise BundleError."""
+        """Return an array of whole numbers as int64 of this shape, None for any length; raise BundleError."""
         return np.asarray(self._array(name, "iu", shape), dtype=np.int64)
 
     def number(self, name: str) -> float:

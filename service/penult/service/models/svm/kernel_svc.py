@@ -1,6 +1,6 @@
 """Score a fitted SVC by matrix products: kernel values of the support vectors, then one product per class.
 
-scikit-learn calls libsvm for one image and one support vector at a time; matrix products give the same numbers 8 to 29
+scikit-learn calls libsvm for one image and one support vector at a time. Matrix products give the same numbers 8 to 29
 times faster (research/ceilings.md, section 1). All in float64, as in libsvm: in float32, sums over a thousand support
 vectors with large coefficients would differ by more than 1e-5.
 """

@@ -42,7 +42,7 @@ _MAX_DIMENSIONS = 2
 def open_pickle(data: bytes, allow_skew: bool = False) -> Any:
     """Return the content of a pickle, with estimators as EstimatorState; raise BundleError for anything unexpected.
 
-    The pickle must come from the major.minor version of scikit-learn that this reader knows: patch releases keep the
+    The pickle must come from the major.minor version of scikit-learn that this reader knows. Patch releases keep the
     meaning of attributes, other releases may change it. With `allow_skew` another version is only a warning. The
     goldens verify the numbers either way. scikit-learn need not be installed.
     """

@@ -23,8 +23,8 @@ Score = Callable[[Floats], Floats]
 def load_scorer(data: bytes, descriptor_length: int, classes: int, allow_skew: bool = False) -> Score:
     """Return a function from descriptors float32 [N, descriptor_length] to decision values float32 [N, classes].
 
-    Raises BundleError for a pickle that holds anything but a fitted SVM of these sizes, and unless `allow_skew` for one
-    that another scikit-learn made (see open_pickle).
+    Raises BundleError unless the pickle holds a fitted SVM of these sizes. An SVM of another scikit-learn also raises,
+    unless `allow_skew` (see open_pickle).
     """
     found = open_pickle(data, allow_skew)
     try:
