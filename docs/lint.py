@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RULES = tomllib.loads((ROOT / "docs" / "words.toml").read_text())
 BANNED = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), instead) for words, instead in RULES["banned"].items()]
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[A-Z`\"'(])")
+SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP)\b")
 OTHERS = {".yaml", ".yml", ".toml", ".cfg", ".conf", ".service", ".sh"}
 
 Text = tuple[int, str, bool]  # first line; words; whether the rules for sentences hold
@@ -34,7 +35,11 @@ def _markdown(source: str, line: int = 1) -> Iterator[Text]:
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for part in re.split(r"(\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |\||>|#)))", text):
         if part.strip(" |\n"):
-            yield line, re.sub(r"^\s*(?:[-*>#]+|\d+\.) ", "", part), not re.match(r"\s*[|#]", part)
+            yield (
+                line,
+                re.sub(r"^\s*(?:[-*>#]+|\d+\.) ", "", part),
+                not re.match(r"\s*[|#]|.*(?:\n[├└]|\w {3,}\w)", part),
+            )
         line += part.count("\n")
 
 
@@ -52,7 +57,7 @@ def _python(source: str) -> Iterator[Text]:
         if id(node) in docs:
             prose = re.sub(r"^\s*(?:Args|Returns|Raises|Yields):.*", "", text, flags=re.DOTALL | re.MULTILINE)
             yield from _markdown(prose, node.lineno)
-        elif isinstance(text, str) and text.count(" ") > 1 and id(node) not in inner:
+        elif isinstance(text, str) and text.count(" ") > 1 and id(node) not in inner and not SQL.match(text):
             yield node.lineno, text, False
 
 

@@ -1,4 +1,4 @@
-"""How to install the parts of penult that the base install leaves out, for messages about a library that is absent."""
+"""Name the command that installs an extra of penult, for messages about a missing library."""
 
 
 def how_to_install(*extras: str) -> str:

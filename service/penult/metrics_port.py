@@ -1,4 +1,4 @@
-"""Whether the metrics of a penult server answer at an address, for messages about a port that is wrong or in use."""
+"""Detect the metrics of a penult server at an address, for messages about a wrong or used port."""
 
 import http.client
 import time
@@ -10,7 +10,8 @@ _MAX_BYTES, _PIECE_BYTES = 1 << 20, 1 << 16
 def serves_metrics(host: str, port: int, timeout_s: float) -> bool:
     """Return whether GET /metrics names penult's metrics.
 
-    The other end may be any program: at most 1 MiB of its answer is read, for about `timeout_s` seconds, by no proxy.
+    The other end may be any program. At most 1 MiB of its answer is read, within about `timeout_s` seconds, without a
+    proxy.
     """
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     end, body = time.monotonic() + timeout_s, b""

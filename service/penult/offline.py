@@ -1,8 +1,8 @@
-"""Switches off what dependencies send by themselves. Imported before any of them: by the packages that use them.
+"""Switch off the telemetry of dependencies. The packages that use them import this module first.
 
-onnxruntime 1.29 and later reports to its maker from the moment it is imported: a lasting id of the machine, its CPU,
-paths and counts of runs. It keeps the id and what is not yet sent below ~/.cache/Microsoft. It reads the variable once,
-at import. `CI` silences it as well, so tests under CI see nothing of it; tests/e2e/test_offline.py runs without.
+onnxruntime 1.29 and later reports to its maker as soon as it is imported. It sends a lasting id of the machine, its
+CPU, paths and counts of runs. It keeps the id and unsent data below ~/.cache/Microsoft. It reads the variable once, at
+import. `CI` silences it as well, so tests/e2e/test_offline.py runs without it.
 """
 
 import os

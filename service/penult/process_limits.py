@@ -1,8 +1,9 @@
-"""glibc's heap, told to keep what is freed: it gives every large block back at once, and faults it in again.
+"""Set the limits of this process: memory that glibc keeps, and open files.
 
-A message of a few hundred kilobytes is above glibc's threshold, so each of its copies is mapped, zeroed page by page
-and unmapped: for requests of 16 crops, two thirds of what gRPC and parsing cost. Activations and gradients are larger
-still: a quarter of the time of a fine-tuning epoch on a CPU (bench/RESULTS.md).
+By default glibc returns every large block to the kernel at once. A message of a few hundred kilobytes is above its
+threshold, so each copy is mapped, zeroed page by page and unmapped. For requests of 16 crops that is two thirds of the
+cost of gRPC and parsing. For activations and gradients it is a quarter of a fine-tuning epoch on a CPU
+(bench/RESULTS.md).
 """
 
 import contextlib
@@ -21,30 +22,30 @@ _ALL_BYTES = (1 << 31) - 1
 
 
 def keep_freed_blocks(arenas: int) -> bool:
-    """Let glibc reuse blocks up to 32 MiB; return False where the C library is another, which then goes on as it does.
+    """Let glibc reuse blocks up to 32 MiB; return False with another C library, which stays as it is.
 
-    A few `arenas` keep the heap from growing in as many places as there are threads.
+    Few `arenas` keep the heap from growing in as many places as there are threads.
     """
-    return _tell((_MMAP_THRESHOLD, _LARGEST_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, arenas))
+    return _set((_MMAP_THRESHOLD, _LARGEST_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, arenas))
 
 
 def keep_all_blocks() -> bool:
-    """Let glibc reuse blocks of any size and return none, as suits a process that does the same over and over.
+    """Let glibc reuse blocks of any size, for a process that repeats the same work.
 
-    Return False as above.
+    Return False with another C library.
     """
-    return _tell((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _ALL_BYTES), (_ARENA_MAX, 1))
+    return _set((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _ALL_BYTES), (_ARENA_MAX, 1))
 
 
 def give_back() -> bool:
-    """Return the pages that nothing uses to the kernel, as after a model has gone; False where nothing was returned."""
+    """Return unused pages to the kernel, as after a model was unloaded; return False if there were none."""
     try:
         return bool(ctypes.CDLL(None).malloc_trim(0))
     except (OSError, AttributeError):
         return False
 
 
-def _tell(*settings: tuple[int, int]) -> bool:
+def _set(*settings: tuple[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

@@ -1,7 +1,7 @@
-"""Whether the way to a host goes through a proxy: the only place that decides, for every client that penult has in it.
+"""Decide whether a connection goes through a proxy, for every client in penult.
 
-gRPC's core by itself sends calls to 127.0.0.1 to the proxy of `http_proxy`, and Python's urllib reads other variables
-than gRPC does. What stays on this machine never goes through one.
+Without this, gRPC sends calls to 127.0.0.1 to the proxy of `http_proxy`, and Python's urllib reads other variables than
+gRPC. Connections within this machine never go through a proxy.
 """
 
 import ipaddress
@@ -60,7 +60,7 @@ def channel_options(host: str, port: str, environment: Mapping[str, str] = os.en
 
 
 def host_and_port(text: str) -> tuple[str, str]:
-    """Return both, the host without brackets, the port "" where there is none."""
+    """Return both, the host without brackets, the port "" if there is none."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
         return text.strip("[]"), ""

@@ -1,9 +1,9 @@
-"""baseline.npz: what descriptors and answers were like when the model was made, for later ones to be held against.
+"""baseline.npz: descriptors and results at training time, the reference for drift and novelty.
 
-How novel a photo is, is how much of its descriptor is left over when the directions in which training photos differ are
-taken away (the residual of Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022). Bundles of
-before hold the distance to the nearest of some training photos instead (Sun et al., "Out-of-Distribution Detection with
-Deep Nearest Neighbors", ICML 2022), as 1 - cosine; newer ones hold both, so that a penult of before can serve them.
+The novelty of an image is the part of its descriptor outside the directions in which training images differ. This is
+the residual of Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022. Older bundles hold the
+distance to the nearest of some training images instead, as 1 - cosine (Sun et al., "Out-of-Distribution Detection with
+Deep Nearest Neighbors", ICML 2022). New bundles hold both, so that an older penult can serve them.
 """
 
 import io
@@ -26,10 +26,10 @@ _MAX_PHOTOS = 10**9
 
 @dataclass(frozen=True)
 class Limit:
-    """The novelty above which a photo counts as novel, and what it was found on.
+    """The novelty above which an image counts as novel, and the images that it was measured on.
 
-    `share` of the `photos` that were held out lay above `threshold`, half of them above `usual`. Bundles of before do
-    not say how many there were, nor what was usual: both are 0.
+    `share` of the held-out `photos` were above `threshold`, half of them above `usual`. Older bundles hold neither the
+    number of photos nor the usual novelty: both are 0.
     """
 
     threshold: float
@@ -47,7 +47,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Residual:
-    """Where training photos lie: around `mean` [length], along `directions` [length, n], orthonormal; float32."""
+    """The space of training images: `mean` [length] and orthonormal `directions` [length, n], float32."""
 
     mean: Floats
     directions: Floats
@@ -76,12 +76,12 @@ def _lengths(descriptors: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What held-out photos showed.
+    """Statistics of held-out images.
 
-    `references`: unit descriptors of training photos, float32 [n, descriptor_length], and the `nearest` limit of the
-    distance to them; `distance` is the mean of validation photos'. `class_share`: how often the default scorer named
-    each class, float32 [classes]. `confidence`: by scorer, the mean probability of the best class. `photos`: how many
-    validation photos that was, 0 where it is not known. `residual` and its limit: the measure, None in old bundles.
+    `references` are unit descriptors of training images, float32 [n, descriptor_length]. `nearest` is the limit of the
+    distance to them, `distance` its mean over validation images. `class_share` is the share of each class among the
+    results of the default scorer, float32 [classes]. `confidence` is the mean probability of the best class, by scorer.
+    `photos` is the number of validation images, 0 if unknown. `residual` and its limit are None in old bundles.
     """
 
     references: Floats

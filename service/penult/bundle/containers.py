@@ -49,10 +49,10 @@ View = memoryview | bytes
 
 @dataclass
 class Stored:
-    """What a decoder needs of a file: `parts` one behind the other, and the orientation, 1 to 8.
+    """The parts of a file that a decoder needs: `parts` in order, and the orientation, 1 to 8.
 
-    `first_scan`, of a JPEG: where its first scan begins, and how many components stand in it. `header` (13 bytes),
-    `transparency` (the tRNS chunk), `pixels` (the IDAT chunks) and `has_end`: of a PNG.
+    `first_scan` is the offset of a JPEG's first scan and the number of its components. `header` (13 bytes),
+    `transparency` (the tRNS chunk), `pixels` (the IDAT chunks) and `has_end` are of a PNG.
     """
 
     parts: list[View]

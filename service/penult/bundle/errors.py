@@ -1,7 +1,7 @@
-"""What can be wrong with a photo or a bundle.
+"""Errors of images and bundles.
 
 PenultError
-├── ImageError    this photo cannot be used; the others can
+├── ImageError    this image cannot be used, the others can
 └── BundleError   this bundle must not be served
     └── BundleNotFound   there is none
 """

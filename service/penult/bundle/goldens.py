@@ -1,7 +1,7 @@
-"""golden.npz: a few real photos with the answers expected of the bundle.
+"""golden.npz: a few real images with the outputs that the bundle must give.
 
-They are replayed wherever a bundle is taken up (export, `penult check`, the service on the device that will serve), so
-that a wrong decoder, runtime, driver or library version is found before the first answer, not after.
+They are replayed by the export, by `penult check`, and by the service on the device that will serve. A wrong decoder,
+runtime, driver or library version is detected before the first request.
 """
 
 import io
@@ -96,7 +96,7 @@ def _split(joined: NDArray[Any], lengths: NDArray[Any]) -> tuple[bytes, ...]:
 def _are_right(
     photos: int, crops: NDArray[Any], logits: NDArray[Any], descriptor: NDArray[Any], svm_scores: NDArray[Any]
 ) -> bool:
-    """Tell whether the arrays are of the kinds that Goldens names, one row per photo, and finite."""
+    """Return True if the arrays have the types that Goldens names, one row per image, and are finite."""
     answers = (logits, descriptor, svm_scores)
     return (
         crops.dtype == np.uint8

@@ -1,8 +1,8 @@
 """Checks on encoded photos that run before a decoder allocates anything.
 
-Sizes, signatures and scan counts are attacks in one line each (research/reliability.md, section 3); Pillow alone lets
-some of them pass: it decodes a PNG whose pixel data stop early into a black rest, and a progressive JPEG of 1,500
-scans for nine seconds.
+Wrong sizes, signatures and scan counts are known attacks (research/reliability.md, section 3). Pillow alone accepts
+some of them. It fills a PNG whose pixel data stop early with black, and decodes a progressive JPEG of 1,500 scans for
+nine seconds.
 """
 
 import re
@@ -29,11 +29,11 @@ _MAX_SEGMENTS = 1 << 16
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one photo may cost.
+    """Limits of one image.
 
-    No phone's photo is above the defaults: 200 megapixels are 16,320 x 12,240, and a file of `max_bytes` fits into a
-    message of 64 MiB. `max_decoded_pixels` bounds the memory that decoding one takes, in pixels of 4 bytes: a JPEG is
-    decoded at a fraction of its size, other files may take the memory of several pixels for one.
+    The defaults admit the photos of every phone: 200 megapixels are 16,320 x 12,240. A file of `max_bytes` fits into a
+    message of 64 MiB. `max_decoded_pixels` limits the memory of decoding, in pixels of 4 bytes. A JPEG is decoded at a
+    fraction of its size, other files may need the memory of several pixels for one.
     """
 
     max_bytes: int = 63 << 20
@@ -128,9 +128,9 @@ def check_webp_complete(data: bytes) -> None:
 
 
 def webp_size(webp: Stored) -> tuple[int, int]:
-    """Return a WebP's width and height, of its canvas where it has one; (1, 1) where its header says none.
+    """Return a WebP's width and height, of its canvas if it has one.
 
-    Such a file is for the decoder to refuse.
+    Without a size in its header it is (1, 1), and the decoder rejects the file.
     """
     data = webp.file().read(30)
     kind, header = data[12:16], data[20:30]
@@ -166,7 +166,7 @@ def check_png_complete(png: Stored) -> None:
 
 
 def _inflated(pieces: Iterable[View]) -> Iterator[int]:
-    """Yield by how many bytes a zlib stream in pieces grows, step by step; never more than a step is in memory."""
+    """Yield the growth of a zlib stream in bytes, step by step, with at most one step in memory."""
     inflater = zlib.decompressobj()
     for piece in pieces:
         for at in range(0, len(piece), _DEFLATED_STEP_BYTES):
@@ -181,7 +181,7 @@ def _inflated(pieces: Iterable[View]) -> Iterator[int]:
 
 
 def _count_scans(data: bytes, at: int) -> int:
-    """Count a JPEG's scans, segment by segment, up to its end: a phone may append a film, and metadata a thumbnail."""
+    """Count a JPEG's scans up to its end, segment by segment: phones append films, metadata holds thumbnails."""
     scans = 0
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, at)

@@ -51,7 +51,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def is_model_name(name: str) -> bool:
-    """Tell whether `name` can name a model."""
+    """Return True if `name` is a valid model name."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -84,10 +84,10 @@ class FileEntry:
 class Manifest:
     """The values of manifest.json.
 
-    `classes` is in the order of the logits and of the SVM's integer classes. `temperatures` holds, per scorer, what
-    its scores are divided by before the softmax. `files` has an entry for every file but the manifest and its
-    signature. Where an SVM names other classes than the network was trained on, the dense head has nothing to say:
-    the manifest then states its scorers, and how many logits the network has; None stands for what is usual.
+    `classes` is in the order of the logits and of the SVM's integer classes. `temperatures` holds the divisor of each
+    scorer's scores before the softmax. `files` has an entry for every file but the manifest and its signature. If an
+    SVM has other classes than the network was trained on, the dense head is not used. The manifest then holds its
+    scorers and the number of logits, which are None otherwise.
     """
 
     architecture: str

@@ -85,7 +85,7 @@ def last_part(folder: Path) -> str:
 
 
 def parent(folder: Path) -> Path:
-    """Return the folder that a path lies in, links left alone."""
+    """Return the folder of a path, without following links."""
     return folder.parent if folder.name not in ("", "..") else Path(os.path.realpath(folder)).parent
 
 

@@ -1,6 +1,6 @@
-"""Reading .npz files that may be hostile: no pickles, no compression that needs gigabytes, nothing inflated for long.
+"""Read untrusted .npz files: no pickles, no archive that inflates to gigabytes or takes long.
 
-numpy.load believes an array's header before it has its bytes, and inflates whatever a kilobyte unfolds to.
+numpy.load trusts an array's header before it has the bytes, and inflates without a limit.
 """
 
 import io
@@ -20,8 +20,8 @@ _KINDS = "biufU"
 def read_npz(data: bytes, most_bytes: int) -> dict[str, NDArray[Any]]:
     """Return the arrays of numbers and text in an archive, read-only.
 
-    Raises ValueError, before anything is inflated, where they would exceed `most_bytes` in all, and for anything else
-    that numpy.savez would not have written.
+    Raises ValueError before it inflates anything if the arrays exceed `most_bytes` in all. Raises ValueError too for
+    content that numpy.savez does not write.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

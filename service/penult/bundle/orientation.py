@@ -1,6 +1,7 @@
-"""How a photo must be turned, read from its EXIF block; a block of any content refuses nothing and costs little.
+"""Read the orientation of an image from its EXIF block, which may hold anything.
 
-EXIF alone counts, as in browsers, OpenCV and libvips: what XMP or text chunks say of it is often of an earlier version.
+EXIF alone counts, as in browsers, OpenCV and libvips. XMP and text chunks often describe an earlier version of the
+image.
 """
 
 import struct

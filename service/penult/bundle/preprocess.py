@@ -5,8 +5,8 @@ bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) 
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
 (guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
 part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
-section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the size needed; the crop then differs
-by less than half a grey level on average.
+section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 if at least twice the needed size is left. The crop then differs by
+less than half a grey level on average.
 """
 
 import math
@@ -70,11 +70,11 @@ _STRIP_PIXELS = 1 << 20
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The values that turn a photo into the network's input, as they stand in the manifest.
+    """The values of the manifest that turn an image into the network's input.
 
-    The shorter side is brought to `resize` pixels, the middle square of `crop` pixels is cut out; where `fit` is
-    "stretch", both sides are brought to `resize`, so that nothing at the longer ends is lost. `mean` and `std` (red,
-    green, blue; on values scaled to 0..1) are applied inside the graph. Raises ValueError on values that cannot work.
+    The shorter side is resized to `resize` pixels, then comes a center crop of `crop` pixels. If `fit` is "stretch",
+    both sides are resized to `resize`, so that the crop loses nothing of the longer side. `mean` and `std` (red, green,
+    blue, for values of 0..1) are applied inside the graph. Raises ValueError on values that cannot work.
     """
 
     resize: int = 256
@@ -146,7 +146,7 @@ def ready_crop(rgb: bytes, height: int, width: int, spec: Preprocess, limits: Im
     if height != spec.crop or width != spec.crop:
         raise ImageError(
             "IMAGE_NO_CROP",
-            f"the model looks at {spec.crop} x {spec.crop} pixels and these are {height} x {width}; leave is_crop out",
+            f"the model needs {spec.crop} x {spec.crop} pixels and these are {height} x {width}; leave is_crop out",
         )
     return np.frombuffer(rgb, dtype=np.uint8).reshape(height, width, 3)
 
@@ -163,7 +163,8 @@ def _check_rgb(rgb: bytes, height: int, width: int, limits: ImageLimits) -> None
 def crop_image(image: Image.Image, spec: Preprocess, reduced: Reduced | None = None) -> Pixels:
     """Resize and crop an upright RGB image; return uint8 [crop, crop, 3].
 
-    `reduced` tells of a photo decoded at 1/scale whose sides scale does not divide: the crop is that of the full size.
+    `reduced` describes an image decoded at 1/scale whose sides are no multiples of scale. The crop is that of the full
+    size.
     """
     if image.size == (spec.crop, spec.crop) and spec.crop == spec.resize:
         return np.asarray(image)
@@ -188,8 +189,8 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess |
 def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:
     """Read a photo's header and check it against the limits; no pixel is decoded yet.
 
-    With `spec`, a JPEG much larger than needed will be decoded at a fraction of its size; decoding_pixels() tells what
-    decoding will allocate. Raises ImageError.
+    With `spec`, a JPEG much larger than needed will be decoded at a fraction of its size. `decoding_pixels()` returns
+    what decoding will allocate. Raises ImageError.
     """
     limits.check_bytes(len(data))
     kind = image_format(data)
@@ -247,7 +248,7 @@ def _has_many_scans(image: Image.Image) -> bool:
 
 
 def _coefficients(image: Image.Image, whole: int) -> int:
-    """Return what all coefficients of a JPEG take, 2 bytes each, in pixels of 4 bytes, whatever is decoded of it."""
+    """Return the memory of all coefficients of a JPEG, 2 bytes each, in pixels of 4 bytes."""
     layers = image.layer  # type: ignore[attr-defined]
     across, down = (max(1, *(layer[side] for layer in layers), 1) for side in (1, 2))
     samples_per_pixel: float = sum(max(1, layer[1]) * max(1, layer[2]) for layer in layers) / (across * down)
@@ -255,11 +256,11 @@ def _coefficients(image: Image.Image, whole: int) -> int:
 
 
 def _draft(image: Image.Image, spec: Preprocess, limits: ImageLimits) -> None:
-    """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 where that is enough.
+    """Set a JPEG to be decoded at 1/8, 1/4 or 1/2 if that is enough.
 
-    Where that does not divide a side, the last row or column stands for a part of one, and the crop would shift: its
-    full size is noted for crop_image(). Only as it is stored, though: turned or mirrored, that part may come first.
-    Such a photo is decoded whole, unless that takes too much memory: then the crop shifts by less than a pixel.
+    If the scale does not divide a side, the last row or column is partial, and the crop would shift. So the full size
+    is kept for crop_image(). If the image is turned or mirrored, the partial row may come first. Such an image is
+    decoded whole, unless that takes too much memory: then the crop shifts by less than a pixel.
     """
     width, height = image.size
     for scale in _DRAFT_SCALES:
@@ -294,9 +295,9 @@ def _load(image: Image.Image) -> Image.Image:
 
 
 def _set_key(image: Image.Image, png: Stored) -> None:
-    """Scale the colour that a grey or RGB PNG names as transparent as Pillow has scaled the samples; whiten 16-bit RGB.
+    """Scale the transparent colour of a grey or RGB PNG as Pillow scales the samples; whiten 16-bit RGB.
 
-    The key has 16 bits, of which as many count as a sample has. Pillow takes it as it stands.
+    The key has 16 bits, of which as many count as a sample has. Pillow does not scale it.
     """
     depth, colour = png.header[8:10]
     if colour not in (0, 2):

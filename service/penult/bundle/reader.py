@@ -1,4 +1,4 @@
-"""Reading a bundle: every file once; its signature, sizes and digests checked before anything in it is parsed."""
+"""Read a bundle: each file once, with signature, sizes and digests verified before anything is parsed."""
 
 import os
 import stat
@@ -25,10 +25,10 @@ _PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME, BASELINE_NAME)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose digests were right, with the bytes that they were right for.
+    """A bundle with verified digests, and the bytes that were verified.
 
-    `signer`: the id of the trusted key that signed it, "" where none did or none is trusted; `is_signed`: whether it
-    holds a signature at all.
+    `signer` is the id of the trusted key that signed it, "" without one. `is_signed` is True if it holds a signature,
+    trusted or not.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class SignedManifest:
-    """manifest.json with its bytes, whether a signature lies beside it, and the id of the trusted key it is of."""
+    """manifest.json with its bytes, whether it has a signature, and the id of the trusted key that made it."""
 
     manifest: Manifest
     data: bytes
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_signed_manifest(folder: Path, trust: Trust) -> SignedManifest:
-    """Read models/NAME/VERSION/manifest.json, and who vouches for it before it is parsed; raise BundleError."""
+    """Read models/NAME/VERSION/manifest.json and verify its signature before parsing it; raise BundleError."""
     try:
         data = _read_plain(folder / MANIFEST_NAME, _MANIFEST_MAX_BYTES)
     except FileNotFoundError:

@@ -28,7 +28,7 @@ def why(error: OSError) -> str:
 
 
 def refusal(error: Exception) -> str | None:
-    """Return one line for an error that the machine's files and folders gave; None for any other, which is a bug."""
+    """Return one line for an error of files or folders; None for any other error, which is a bug."""
     if not isinstance(error, OSError) or error.errno not in _ADVICE:
         return None
     if isinstance(error.filename, str | bytes | os.PathLike):

@@ -16,7 +16,7 @@ _Z95 = 1.959964
 def as_columns(decision: NDArray[np.floating]) -> Floats:
     """Return decision values as float32 [N, classes], whatever the number of classes.
 
-    For two classes scikit-learn gives one column of signed distances, positive for the second class; it becomes
+    For two classes scikit-learn gives one column of signed distances, positive for the second class. It becomes
     (-distance, distance), whose argmax is scikit-learn's own prediction.
     """
     values = np.asarray(decision, dtype=np.float32)

@@ -1,10 +1,10 @@
-"""manifest.sig: who vouches for a bundle.
+"""manifest.sig: the signature of a bundle.
 
-64 bytes: the ed25519 signature (RFC 8032) of manifest.json as it is, byte for byte. The manifest holds the digest of
-every other file, so it vouches for all of them; not for the folder's name and number, since a bundle may be copied.
-OpenSSL checks it too: openssl pkeyutl -verify -rawin -pubin -inkey KEY.pub -in manifest.json -sigfile manifest.sig
+64 bytes: the ed25519 signature (RFC 8032) of manifest.json, byte for byte. The manifest holds the digest of every other
+file, so the signature covers all of them. It does not cover the folder's name and number, since a bundle may be copied.
+OpenSSL verifies it too: openssl pkeyutl -verify -rawin -pubin -inkey KEY.pub -in manifest.json -sigfile manifest.sig
 
-Only this module knows `cryptography` for keys; it is imported where a key is used, so that others need not wait for it.
+Only this module uses `cryptography` for keys. It imports it inside functions, so that other commands start faster.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class KeyUnusable(PenultError):
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A public key whose owner is believed. `id`: the first 16 hex digits of the SHA-256 of its 32 bytes."""
+    """A trusted public key. `id`: the first 16 hex digits of the SHA-256 of its 32 bytes."""
 
     id: str
     key: "Ed25519PublicKey"
@@ -39,16 +39,16 @@ class TrustedKey:
 
 @dataclass(frozen=True)
 class Trust:
-    """Which bundles are believed: any as long as there are no `keys`; then only those that one of them signed.
+    """The accepted bundles: all without `keys`, otherwise only those that one of the keys signed.
 
-    `is_unsigned_allowed` lets bundles without a signature in all the same. One with a wrong signature never comes in.
+    `is_unsigned_allowed` also accepts bundles without a signature. A bundle with a wrong signature is always rejected.
     """
 
     keys: tuple[TrustedKey, ...] = ()
     is_unsigned_allowed: bool = False
 
     def signer(self, manifest: bytes, signature: bytes | None, folder: Path) -> str:
-        """Return the id of the key that signed a manifest's bytes, "" where nobody vouches; raise BundleError."""
+        """Return the id of the key that signed a manifest, "" without a trusted signature; raise BundleError."""
         if not self.keys or (signature is None and self.is_unsigned_allowed):
             return ""
         if signature is None:
@@ -108,7 +108,7 @@ def key_id(key: "Ed25519PublicKey") -> str:
 def new_key(path: Path) -> str:
     """Make a key, private in `path` (mode 600), public in `path`.pub, both PEM; return its id.
 
-    Raises KeyUnusable where one of the files is there already, or cannot be written.
+    Raises KeyUnusable if one of the files exists already, or cannot be written.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

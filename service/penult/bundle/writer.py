@@ -1,4 +1,4 @@
-"""Writing a bundle so that a reader sees all of it or none of it, also when the machine stops half-way."""
+"""Write a bundle atomically: a reader sees all of it or none, even if the machine stops half-way."""
 
 import fcntl
 import os
@@ -77,7 +77,7 @@ def _held(folder: Path) -> Iterator[bool]:
 
 
 def _remove_abandoned(model_folder: Path) -> None:
-    """Remove what killed writers left: folders that no process holds, and that nobody has changed for an hour.
+    """Remove what killed writers left: folders that no process holds, and that have not changed for an hour.
 
     The hour is for writers on other machines, whose locks a shared file system may not show.
     """

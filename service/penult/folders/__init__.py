@@ -1,4 +1,4 @@
-"""Folders of photos as people and tools leave them: which files are photos, and what else lies among them.
+"""Folders of images as people and tools leave them: find the images, and count the other files.
 
-The standard library alone: clients on the base install walk folders by the same rules as learning does.
+The standard library alone, because clients on the base install walk folders by the same rules as learning.
 """

@@ -1,4 +1,4 @@
-"""What the names of files and folders say: photos, other pictures, what systems add, and the splits of a data set."""
+"""Classify files and folders by name: images, other pictures, files of systems, splits of a data set."""
 
 import re
 import unicodedata
@@ -88,7 +88,7 @@ def is_from_system(name: str) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Return train, val or test for a folder's name, in any case and as other tools spell it; None for all others."""
+    """Return train, val or test for a folder's name, in any usual spelling; None for other names."""
     return _SPLITS.get(name.casefold())
 
 

@@ -1,6 +1,6 @@
-"""One walk over folders of photos, for learning and for clients: lazy, in order; it counts what it leaves out.
+"""Walk folders of images lazily and in order, for learning and for clients, and count what is left out.
 
-Links are followed, as torchvision's ImageFolder does. Names that begin with a dot are passed over without a word.
+Links are followed, as torchvision's ImageFolder does. Names that begin with a dot are skipped silently.
 """
 
 import os
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """What a walk met and did not take: files by kind, with the first few names; folders and files, with the reason."""
+    """What a walk left out: files by kind with the first few names, folders and files with the reason."""
 
     files: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class LeftOut:
             examples.append(path)
 
     def add_beside(self, other: "LeftOut", is_alone: bool) -> None:
-        """Count what lies beside folders: what systems add, pictures to convert, and archives if there is no more."""
+        """Count the files beside folders: of systems, pictures to convert, and archives if nothing else is there."""
         self.system += other.system
         for kind in names.KINDS:
             if other.files[kind.name] and (is_alone or kind.name != names.ARCHIVE):
@@ -79,7 +79,7 @@ class LeftOut:
 
 
 def count(number: int, what: str) -> str:
-    """Return a number with its thing and verb: "1 file is", "2 files are"; "a or b" counts both."""
+    """Return a number with its noun and verb, as "1 file is" and "2 files are". "a or b" counts both."""
     if number == 1:
         return f"1 {what} is"
     return f"{number} {' or '.join(f'{word}s' for word in what.split(' or '))} are".replace(" or ", " and ")

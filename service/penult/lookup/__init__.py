@@ -1,6 +1,6 @@
-"""Collections of items with a descriptor each, and the nearest of them: what is stored, checked and searched.
+"""Collections of items with a descriptor each: store them, check them, search the nearest.
 
 types    items, hits, filters, and what an engine must offer
-checks   what is refused, whichever engine answers
-embedded SQLite as the record, FAISS in memory as an index that can always be made again: nothing to start
+checks   what every engine rejects
+embedded SQLite as the record, FAISS in memory as an index that can be rebuilt: no server needed
 """

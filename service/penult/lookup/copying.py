@@ -13,8 +13,8 @@ _PAGE = 500
 def copy_collection(source: Store, target: Store, name: str, step: Callable[[int], None]) -> int:
     """Copy a collection's items that the other store does not have yet, and return how many those were.
 
-    Walks in order of the ids. An item that is there with the same descriptor is left as it is. `step` hears of every
-    item passed. Raises CollectionUnknown, CollectionExists where the other's is another kind, and StoreUnavailable.
+    Walks in order of the ids. An item that exists with the same descriptor is not changed. `step` is called for every
+    item. Raises CollectionUnknown, StoreUnavailable, and CollectionExists if the target's is of another kind.
     """
     origin = source.open(name)
     copy = _made(target, origin.spec)

@@ -1,8 +1,8 @@
 """Collections in Milvus: distributed, for more items than one machine holds, and for many servers.
 
-Each collection is one of Milvus's, named at random, with an alias that stands for its name: moving the alias replaces a
-collection in one step. What a collection is stands in its description. All is read with strong consistency: what was
-acknowledged is found. Filters are written of checked parts only: declared fields, and values as Milvus's constants.
+Each collection has a random name in Milvus and an alias with its real name. Moving the alias replaces a collection in
+one step. Its kind is in its description. All reads have strong consistency, so that acknowledged items are found.
+Filters are made of checked parts only: declared fields, and values as Milvus's constants.
 """
 
 import base64
@@ -75,7 +75,7 @@ class MilvusStore:
         return MilvusCollection(self._client, real, spec, self._index)
 
     def open(self, name: str) -> "MilvusCollection":
-        """Return a collection; asked anew each time, for another server may have replaced it."""
+        """Return a collection; read each time, because another server may have replaced it."""
         with _translated():
             told = self._client.describe_collection(_alias(name))
         spec = CollectionSpec(**json.loads(told["description"]))

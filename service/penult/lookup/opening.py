@@ -13,7 +13,7 @@ _SCHEMES = {"postgresql": "pgvector", "postgres": "pgvector", "milvus": "milvus"
 
 
 def is_shared(where: str) -> bool:
-    """Tell whether several processes may have this store open."""
+    """Return True if several processes may open this store."""
     return where.partition("://")[0] in _SCHEMES
 
 

@@ -37,7 +37,7 @@ class PgvectorStore:
     """Collections in the schema `penult` of one database."""
 
     def __init__(self, url: str, exact_numbers: int = EXACT_NUMBERS) -> None:
-        """Connect to postgresql://…; raise StoreUnavailable where that fails, or pgvector is not there."""
+        """Connect to postgresql://…; raise StoreUnavailable if that fails, or if pgvector is missing."""
         self._exact_numbers = exact_numbers
         with _translated():
             with psycopg.connect(url, connect_timeout=int(_WAIT_S)) as db:
@@ -68,7 +68,7 @@ class PgvectorStore:
         return PgvectorCollection(self, number, spec, self._exact_numbers)
 
     def open(self, name: str) -> "PgvectorCollection":
-        """Return a collection; asked anew each time, for another server may have replaced it."""
+        """Return a collection; read each time, because another server may have replaced it."""
         with self.connected() as db:
             number, spec = _find(db, name)
         return PgvectorCollection(self, number, spec, self._exact_numbers)

@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Condition:
-    """A field has one of `values`, or, where there are none, lies within `low` and `high`, both included."""
+    """A field has one of `values`; without values it is within `low` and `high`, both included."""
 
     field: str
     values: tuple[Value, ...] = ()
@@ -90,7 +90,7 @@ class Collection(Protocol):
     def search(self, queries: Floats, k: int, where: Filter = ()) -> list[list[Hit]]:
         """Return, for each query of float32 [N, dimension], the k nearest items that match, the nearest first.
 
-        Never fewer than k where that many match.
+        Never fewer than k if at least k match.
         """
         ...
 
@@ -108,7 +108,7 @@ class Collection(Protocol):
 
 
 class Store(Protocol):
-    """Where collections are kept."""
+    """A place that keeps collections."""
 
     def create(self, spec: CollectionSpec) -> Collection:
         """Make an empty collection; raise CollectionExists."""

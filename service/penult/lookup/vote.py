@@ -1,7 +1,7 @@
-"""The k-nearest vote: the label of a photo is that of the items it lies next to (Cover and Hart 1967).
+"""The k-nearest vote: label an image by its nearest items (Cover and Hart 1967).
 
-Each labelled neighbour votes with its similarity, as Dudani's weighting (1976) does with distances, so that a far one
-does not outvote a near one; what points away does not vote.
+Each labelled neighbour votes with its similarity, as Dudani (1976) weights by distance. So a far neighbour does not
+outvote a near one, and a negative similarity does not vote.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from penult.lookup.types import Hit
 
 
 def vote(hits: Sequence[Hit]) -> list[tuple[str, float]]:
-    """Return labels with their shares of the votes, summing to 1, the largest first; none where nobody votes."""
+    """Return labels with their shares of the votes, summing to 1, the largest first; empty without votes."""
     votes: dict[str, float] = {}
     for hit in hits:  # the nearest first, so that among equals the label of the nearest wins
         if hit.label and hit.similarity > 0:

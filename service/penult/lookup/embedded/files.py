@@ -1,7 +1,7 @@
-"""What lies in the folder of collections beside the record: the lock of the process that has it, and graphs.
+"""Files of a collections folder beside the record: the lock of the process that uses it, and graphs.
 
-A graph on the disk only saves building it. It is taken if it is whole (a digest stands behind it) and the record says
-that it belongs to it; else it is built again.
+A graph on the disk only saves building it. It is used if it is whole (a digest follows it) and if the record says that
+it belongs to it. Otherwise it is built again.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 16 << 20
 
 
 class Lock:
-    """Held by one process at a time, for as long as it lives: the kernel lets go of it, however it dies."""
+    """Held by one process at a time; the kernel releases it when the process ends, for whatever reason."""
 
     def __init__(self, folder: Path) -> None:
         """Take it; raise StoreUnavailable where another process has it."""
@@ -53,7 +53,7 @@ class Lock:
 def save_graph(folder: Path, record: Record, number: int, piece: Piece) -> None:
     """Write a sealed piece's graph, then note in the record that it belongs to it.
 
-    Where the disk is full, nothing is kept and the log tells: the graph is then built again at the next start.
+    If the disk is full, nothing is kept and a warning is logged. The graph is then built again at the next start.
     """
     path = folder / f"graph-{number}"
     scratch = path.with_suffix(".new")
@@ -81,7 +81,7 @@ def _save(path: Path, scratch: Path, record: Record, number: int, piece: Piece) 
 
 
 def load_graph(folder: Path, record: Record, number: int) -> Piece | None:
-    """Return the sealed piece on the disk; None where there is none, or it is not whole, or not this record's."""
+    """Return the sealed piece on the disk; None if it is missing, damaged, or of another record."""
     path, noted = folder / f"graph-{number}", record.sealed(number)
     if noted is None or not path.is_file():
         return None

@@ -1,8 +1,8 @@
-"""Rows in memory and FAISS's search over them: append-only, with a bit per row that says whether it is still there.
+"""Rows in memory and FAISS's search over them: append-only, with a bit per row that marks deleted rows.
 
-Two kinds of piece make up an index: at most one that is sealed under an HNSW graph, and one that grows and is searched
-exactly. Searches run on any number of threads while one thread changes: it writes rows that no search has been told
-of, and clears bits, before it tells.
+An index has at most one sealed piece under an HNSW graph, and one growing piece that is searched exactly.
+Searches run on any number of threads while one thread changes the index. It writes rows and clears bits before it
+publishes them to searches.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _MIN_ROWS = 1024
 
 @dataclass(frozen=True)
 class Found:
-    """For each query, similarities and sequence numbers of float32 and int64 [N, k], best first; -1 where none is."""
+    """For each query, similarities and sequence numbers of float32 and int64 [N, k], best first; -1 for no row."""
 
     similarities: Floats
     seqs: Ints
@@ -91,7 +91,7 @@ class Piece:
         return found
 
     def search(self, queries: Floats, k: int, only: Ints | None) -> Found:
-        """Return the k nearest rows of unit queries, of those in `only` where that is given."""
+        """Return the k nearest rows of unit queries, of those in `only` if it is given."""
         bits, matching = self.bits, self.rows - self.gone
         if only is not None:
             places = self.places(only)

@@ -83,7 +83,7 @@ class EmbeddedStore:
         return self._open[spec.name]
 
     def _forget(self, name: str, number: int, act: Callable[[], None]) -> None:
-        """Close a collection around what ends it, so that nobody writes to it any more."""
+        """Close a collection around what ends it, so that no thread writes to it any more."""
         collection = self._open.pop(name, None)
         if collection:
             collection.close()
@@ -95,7 +95,7 @@ class EmbeddedCollection:
     """One collection; see penult.lookup.types.Collection."""
 
     def __init__(self, folder: Path, record: Record, number: int, spec: CollectionSpec, vectors: Vectors) -> None:
-        """Make the index from the record, and from the graph on the disk where that is whole."""
+        """Make the index from the record, and from the graph on the disk if that is whole."""
         self.spec = spec
         self._folder, self._record, self._number, self._vectors = folder, record, number, vectors
         self._writing = threading.Lock()
@@ -200,7 +200,7 @@ class EmbeddedCollection:
             self._builder.start()
 
     def _build(self) -> None:
-        """Build a graph of what is there now, search by it, keep it on the disk; again where much came meanwhile."""
+        """Build a graph of the current rows, use it, save it; repeat if many rows came meanwhile."""
         while self._vectors.is_stale and not self._is_closed:
             # Half of the cores: searches go on meanwhile.
             piece = self._vectors.sealed_copy(max(1, len(os.sched_getaffinity(0)) // 2))

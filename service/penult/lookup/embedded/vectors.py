@@ -1,4 +1,4 @@
-"""The index in memory of one collection: exact while it is small, under a graph with an exact tail when it is large."""
+"""The index of one collection in memory: exact while small, a graph with an exact tail when large."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _MIN_GONE = 1000
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a search looks at: pieces that together hold every row once."""
+    """What a search reads: pieces that together hold every row once."""
 
     pieces: tuple[Piece, ...]
 
@@ -51,7 +51,7 @@ class Vectors:
         self._snapshot = Snapshot((*others, tail.appended(seqs, vectors)))
 
     def remove(self, seqs: Ints) -> None:
-        """Take rows out, and let go of the tail's memory where most of it is of such rows."""
+        """Take rows out, and free the tail's memory if over half of it is of such rows."""
         for piece in self._snapshot.pieces:
             piece.remove(seqs)
         *others, tail = self._snapshot.pieces
@@ -61,7 +61,7 @@ class Vectors:
             self._snapshot = Snapshot((*others, Piece.empty(self._dimension).appended(*kept)))
 
     def search(self, queries: Floats, k: int, only: Ints | None = None) -> Found:
-        """Return the k nearest of each query, float32 [N, dimension], among `only` (rising) where that is given."""
+        """Return the k nearest of each query, float32 [N, dimension], among `only` (rising) if it is given."""
         units = unit(queries)
         found = [piece.search(units, k, only) for piece in self._snapshot.pieces if piece.rows]
         if not found:
@@ -75,7 +75,7 @@ class Vectors:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a graph should be built: there are many rows, and too many of them are not under one, or gone."""
+        """Whether to build a graph: there are many rows, and too many are outside a graph or deleted."""
         pieces = self._snapshot.pieces
         if self._snapshot.rows * self._dimension <= self._exact_numbers:
             return False
@@ -90,7 +90,7 @@ class Vectors:
         return sealed(seqs, np.concatenate([matrix[: len(there)][there] for _, matrix, there in parts]), threads)
 
     def swap(self, piece: Piece) -> None:
-        """Put a sealed piece in the place of the rows that it holds; later ones stay, those gone since stay gone."""
+        """Replace rows by the sealed piece that holds them; later rows stay, deleted rows stay deleted."""
         last = piece.seqs[piece.rows - 1] if piece.rows else 0
         tail = Piece.empty(self._dimension)
         there = []
@@ -104,7 +104,7 @@ class Vectors:
 
 
 class Builder:
-    """Builds an index anew on a thread of its own, one build at a time."""
+    """Rebuilds an index on a thread of its own, one build at a time."""
 
     def __init__(self, build: Callable[[], None]) -> None:
         """Call this when asked to."""

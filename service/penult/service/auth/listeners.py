@@ -65,7 +65,7 @@ class SecureListeners:
             )  # fmt: skip
         if not (self.tokens or config.tls_client_ca):
             log.warning(
-                "%s is open to every client that reaches it%s; set --tokens or --tls-client-ca, or use a private network",
+                "%s is open to every client that reaches it%s; set --tokens, --tls-client-ca, or a private network",
                 config.host, ", models can be loaded and unloaded too" if config.model_control == "on" else "",
             )  # fmt: skip
 
