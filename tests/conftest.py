@@ -22,7 +22,7 @@ import pytest
 import penult.export  # noqa: F401 - sets how OpenMP waits, before a test imports torch
 
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ["tests.tiers", "tests.fixtures.serving"]
+pytest_plugins = ["tests.tiers", "tests.fixtures.serving", "tests.fixtures.trained"]
 SHARED = ROOT.parent / "shared"
 READY_TIMEOUT_S = 60
 # Started in the background of a script, this process ignores Ctrl-C, and so would all those that tests interrupt.
@@ -103,28 +103,6 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     torch.save(body.state_dict(), path)
     return path
-
-
-@pytest.fixture(scope="session")
-def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The result of a real training run on all ten digits, below a model repository; metrics and folder."""
-    from penult.export.config.train import TrainSettings
-    from penult.export.jobs.train import train
-
-    models = tmp_path_factory.mktemp("repository")
-    return train(
-        TrainSettings(
-            data=digits,
-            out=models / "digits",
-            arch="tiny5",
-            weights="none",
-            freeze=0,
-            augment="gentle",
-            epochs=30,
-            lr_head=3e-3,
-            save_weights=models.parent / "tiny5.pt",
-        )
-    )
 
 
 @pytest.fixture(scope="session")

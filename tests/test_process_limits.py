@@ -42,6 +42,7 @@ share({count}, {block_bytes})
     assert share < _MAX_KEPT if told else share > _MIN_ELSE, result.stderr
 
 
+@pytest.mark.server
 def test_training_keeps_its_blocks(run_python: RunPython, digits: Path):
     """`penult train` tells glibc so, before it learns."""
     code = f"""{_FAULTS}

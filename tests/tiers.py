@@ -18,6 +18,7 @@ _ROOT = Path(__file__).parent
 _SYSTEM_FOLDERS = ("attacks", "deploy", "e2e", "fuzz", "image", "scale")
 _SYSTEM_FIXTURES = {"environment", "shared_data"}
 _SERVER_FIXTURES = {"few_digits", "launch", "server", "start_server", "trained"}
+_PLAIN = {"cat", "lscpu"}  # of every Debian; joblib counts cores with them
 _running = ["system"]  # the tier of the test that runs now
 
 
@@ -63,7 +64,8 @@ def _no_training(*_: object) -> None:
 def refusal(tier: str, words: list[str]) -> str:
     """Return why a test of the tier may not start a program, or nothing."""
     program = Path(words[0]).name
-    if tier != "system" and not (program.startswith("python") or Path(words[0]).parent == Path(sys.executable).parent):
+    known = program.startswith("python") or program in _PLAIN or Path(words[0]).parent == Path(sys.executable).parent
+    if tier != "system" and not known:
         return f"starts {program}, which a plain Debian may lack: mark it pytest.mark.system"
     if tier == "unit" and {"serve", "train"} & set(words[1:4]):
         return "starts a server or a training: mark it pytest.mark.server"

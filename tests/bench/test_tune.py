@@ -70,6 +70,7 @@ def test_tune_writes_what_serve_takes(penult, models, start_server, tmp_path):
     assert start_server(models, "--config", str(config)).target
 
 
+@pytest.mark.server
 def test_a_server_that_does_not_start_is_one_line(penult, tmp_path):
     """The server's own reason is passed on."""
     code, _, err = penult("--tune", "--models", tmp_path / "nothing", "--raw")

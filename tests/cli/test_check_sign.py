@@ -332,6 +332,7 @@ def test_a_server_notices_that_a_served_version_was_signed(light, ours, start_se
     _eventually(lambda: _told(stub) == [(1, True)])
 
 
+@pytest.mark.server
 def test_a_server_does_not_start_with_a_broken_key(light: Path, ours: Key, run_python):
     """A --trusted-key that is no key ends the start with one line, instead of trusting anybody."""
     done = run_python(

@@ -340,6 +340,7 @@ raise SystemExit(cli.main(["check", "models/absent"]))
     )
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("words", [("train",), ("serve", "--models")], ids=" ".join)
 def test_what_the_file_system_refuses_is_one_line(run_python, words):
     """A name that no file can have gives exit code 1 and ends with a line of the name, the reason and what to do."""

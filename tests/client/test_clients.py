@@ -329,6 +329,7 @@ Client("a:1").classify("photo.jpg", top_k="five").results[0].label
 """
 
 
+@pytest.mark.server
 def test_types_are_complete_for_who_uses_it(tmp_path, run_python):
     """mypy, strict, takes a caller's file outside the project, and finds the mistakes in another."""
     for name, text in (("good.py", TYPED), ("bad.py", MISTYPED)):

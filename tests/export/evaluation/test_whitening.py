@@ -162,6 +162,7 @@ def test_it_is_refused_before_anything_is_learnt(make_photos, settings, tmp_path
             act(settings(whiten=100))
 
 
+@pytest.mark.server
 def test_the_plan_tells_the_length(make_photos, settings, tmp_path: Path, capsys):
     """--dry-run counts the numbers that will leave."""
     make_photos(tmp_path / "photos", {"a": 12, "b": 12})

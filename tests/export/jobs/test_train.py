@@ -235,6 +235,7 @@ def test_cuda_without_a_device_is_refused(options: dict[str, Any], tmp_path: Pat
     assert caught.value.reason == "DEVICE"
 
 
+@pytest.mark.server
 def test_odd_folders_go_all_the_way(make_photos: Callable[..., Path], settings: Callable[..., Any], tmp_path: Path):
     """Two classes, one with an emoji, some photos broken: the run ends with a bundle that says what was left out."""
     folder = make_photos(tmp_path / "photos", {"🐱 cats": 8, "dogs & co": 8})

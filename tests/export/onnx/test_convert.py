@@ -51,6 +51,7 @@ def graph(exported: tuple[PenultNet, Manifest, bytes]) -> onnx.GraphProto:
     return onnx.load_from_string(exported[2]).graph
 
 
+@pytest.mark.server
 def test_nothing_of_training_is_left(graph: onnx.GraphProto):
     """The graph has no dropout and no batch normalisation, although it was exported from train mode."""
     kinds = {node.op_type for node in graph.node}

@@ -50,6 +50,7 @@ def weights_of(model: onnx.ModelProto, kind: str) -> set[int]:
     return {types[name] for node in model.graph.node if node.op_type == kind for name in node.input if name in types}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("count", [1, 3])
 def test_answers_hardly_move(models, count: int):
     """Any batch size runs; logits and descriptors are float32 and within 2e-3 of the largest of the float model's."""

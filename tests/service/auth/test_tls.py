@@ -179,6 +179,7 @@ def test_a_renewed_certificate_is_taken_up_and_nobody_notices(quick, encode, sta
     assert len(asked) > 20
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "wrong", ["another key", "no key", "expired", "encrypted", "missing", "ed25519", "no authority"]
 )

@@ -176,6 +176,7 @@ def _damaged(models: Path) -> Path:
     return models
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("prepare", "told"),
     [(lambda root: root / "absent", "--models"), (lambda root: root, "penult train PHOTOS --out")],
@@ -190,6 +191,7 @@ def test_nothing_to_serve_is_exit_1_with_one_line(tmp_path, prepare, told):
     assert told in line
 
 
+@pytest.mark.server
 def test_no_usable_model_is_exit_1_with_the_reason(publish_brightness, tmp_path):
     """With only a damaged model, the log tells the reason, the last line the verdict, and the exit code is 1."""
     publish_brightness(tmp_path)
@@ -201,6 +203,7 @@ def test_no_usable_model_is_exit_1_with_the_reason(publish_brightness, tmp_path)
     assert verdict.startswith("penult: no model in ")
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
 def test_a_port_in_use_is_exit_1_with_one_line(light_models, flag):
     """A port that another program listens on ends the start with exit code 1 and one line that names port and flag."""
@@ -229,6 +232,7 @@ def test_the_metrics_port_of_another_penult_is_in_use(server, light_models):
     assert re.search(r"another penult server has it; .* --port and --metrics-port", line)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
 def test_an_address_of_another_machine_is_one_line(light_models, flag):
     """An address that this machine has not is named, not blamed on another program."""
@@ -238,6 +242,7 @@ def test_an_address_of_another_machine_is_one_line(light_models, flag):
     assert "this machine has no address 192.0.2.1; give one of its own with --host" in line
 
 
+@pytest.mark.server
 @pytest.mark.skipif(has_cuda_device(), reason="shows what happens without a CUDA device; this has one")
 def test_cuda_without_a_device_is_exit_1_with_one_line(light_models):
     """--device cuda on a machine without CUDA ends the start with exit code 1 and one line."""

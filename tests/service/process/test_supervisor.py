@@ -289,6 +289,7 @@ def _damage(models: Path) -> None:
         file.write(b"x")
 
 
+@pytest.mark.server
 def test_fronts_that_cannot_start_are_one_reason(quick, tmp_path):
     """A damaged bundle ends the start with exit code 1; the last line is the reason, told once."""
     models = shutil.copytree(quick, tmp_path / "models")
