@@ -10,10 +10,10 @@ ROOT = Path(__file__).parent.parent
 PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
 COMMON = {
     "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.offline",
-    "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders",
+    "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders", "penult.settings",
 }  # fmt: skip
 
-# Each top-level room may import itself, the common modules and the rooms listed. The common modules import nothing.
+# Each top-level room may import itself, the common modules and the rooms listed. The common modules import each other only.
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in COMMON},
     "penult.v1": set(),
@@ -148,8 +148,8 @@ def problems(module: str, path: Path) -> list[str]:
             continue
         if top(name) in MAY_IMPORT and top(name) not in MAY_IMPORT[top(module)] | COMMON | {top(module)}:
             found.append(f"{module} imports {name}, of a room above it")
-        if top(module) in COMMON and top(name) in MAY_IMPORT and top(name) != top(module):
-            found.append(f"{module} is common to all and imports {name}")
+        if top(module) in COMMON and top(name) in MAY_IMPORT and top(name) not in COMMON:
+            found.append(f"{module} is common to all rooms and imports {name}")
         is_below = top(name) == top(module) and module not in {top(module), SETTINGS}
         if is_below and floor(name) < floor(module):
             found.append(f"{module} imports {name}, of a room above it")

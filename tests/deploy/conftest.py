@@ -15,7 +15,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from penult.service.config import ServeConfig, add_arguments, from_arguments
+from penult.service.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -173,9 +173,9 @@ def image_environment(dockerfile) -> dict[str, str]:
 def settings_of(arguments: list[str], environment: dict[str, str]) -> ServeConfig:
     """The settings that `penult serve` would have, by the real parser; arguments begin with "serve"."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
+    ServeConfig.add_arguments(parser)
     assert arguments[0] == "serve"
-    return from_arguments(parser.parse_args(arguments[1:]), environment)
+    return ServeConfig.load(parser.parse_args(arguments[1:]), environment)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from penult.service.config import ServeConfig
+from penult.settings import option_of
 
 ROOT = Path(__file__).parents[2]
 DOCS, DEPLOY = ROOT / "docs", ROOT / "deploy"
@@ -86,7 +87,7 @@ def test_commands_exist():
 
 def test_flags_and_settings_exist():
     """Flags that stand alone, variables, and settings by name are those of `penult serve`."""
-    known = {field.name for field in fields(ServeConfig)}
+    known = {name for field in fields(ServeConfig) for name in (field.name, option_of(field).alias)}
     flags = {span.split()[0].partition("=")[0] for span in spans(ALL) if span.startswith("--")}
     assert len(flags) > 6
     assert {flag[2:].replace("-", "_") for flag in flags} - known == set()

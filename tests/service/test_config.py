@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
-from penult.service.config import ServeConfig, add_arguments, from_arguments
+from penult.service.config import ServeConfig
 from penult.service.errors import ConfigError
 from penult.service.runtime.cuda_options import GpuOptions
+from penult.settings import option_of
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def configure(tmp_path):
             file.write_bytes(toml if isinstance(toml, bytes) else toml.encode())
             argv = ("--config", str(file), *argv)
         parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return from_arguments(parser.parse_args(argv), env or {})
+        ServeConfig.add_arguments(parser)
+        return ServeConfig.load(parser.parse_args(argv), env or {})
 
     return resolve
 
@@ -40,7 +41,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
     company = {"tls_cert": ["TLS_KEY"], "tls_key": ["TLS_CERT"], "tls_client_ca": ["TLS_CERT", "TLS_KEY"]}
     for f in fields(ServeConfig):
-        choices = f.metadata["choices"]
+        choices = option_of(f).choices
         env = {f"PENULT_{name}": "file" for name in company.get(f.name, ())}
         if isinstance(f.default, bool):
             value, expected, flags = "true", True, ()
@@ -83,7 +84,7 @@ def test_what_a_gpu_may_take_is_passed_on(configure):
     assert configure().gpu_options == GpuOptions(32, 0, "auto")
     chosen = configure("--batch-max-images", "12", "--gpu-memory-mb", "900", "--gpu-mode", "nhwc")
     assert chosen.gpu_options == GpuOptions(12, 900, "nhwc")
-    with pytest.raises(ConfigError, match="--gpu-memory-mb must not be negative"):
+    with pytest.raises(ConfigError, match="--gpu-memory-mb -1 must be at least 0"):
         configure("--gpu-memory-mb", "-1")
 
 
@@ -125,7 +126,7 @@ def test_a_wrong_file_is_one_clear_line(configure, toml):
 
 def test_an_unknown_key_is_named_with_its_file(configure):
     """A misspelt setting is refused by name: taken silently, it would leave a default in force."""
-    with pytest.raises(ConfigError, match=r"penult\.toml: unknown setting 'prot'"):
+    with pytest.raises(ConfigError, match=r"penult\.toml: unknown setting 'prot'; did you mean port\?"):
         configure(toml="prot = 1")
 
 
@@ -164,11 +165,12 @@ def test_a_wrong_flag_is_a_usage_error(configure, argv, capsys):
 def test_help_shows_every_default():
     """--help tells, for every setting, what it is when left alone."""
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    ServeConfig.add_arguments(parser)
     text = " ".join(parser.format_help().split())
     for f in fields(ServeConfig):
         assert "--" + f.name.replace("_", "-") in text
-        assert f"({f.default})" in text
+        shown = {True: "on", False: "off"}.get(f.default, f.default) if isinstance(f.default, bool) else f.default
+        assert shown == "" or f"({shown})" in text
 
 
 @pytest.mark.parametrize(
@@ -204,18 +206,18 @@ def test_settings_cannot_change_while_serving(configure):
         configure().port = 1
 
 
-@pytest.mark.parametrize("fronts", [2, 3, 7])
-def test_fronts_share_what_is_bounded(configure, fronts):
-    """The queues of the fronts add up to the one set, the pixels stay below theirs, threads are cores divided."""
-    whole = configure("--fronts", str(fronts), "--queue-max-images", "100", "--port", "0")
-    parts = [whole.of_front(number, 5, 6) for number in range(1, fronts + 1)]
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_workers_share_what_is_bounded(configure, workers):
+    """The queues of the workers add up to the one set, the pixels stay below theirs, threads are cores divided."""
+    whole = configure("--workers", str(workers), "--queue-max-images", "100", "--port", "0")
+    parts = [whole.of_worker(number, 5, 6) for number in range(1, workers + 1)]
     assert sum(part.queue_max_images for part in parts) == 100
     assert max(part.queue_max_images for part in parts) - min(part.queue_max_images for part in parts) <= 1
     assert sum(part.decode_max_pixels for part in parts) <= whole.decode_max_pixels
     assert sum(part.queue_max_bytes for part in parts) <= whole.queue_max_bytes
-    assert {part.threads for part in parts} == {max(1, configure().cpu_threads // fronts)}
-    assert {(part.port, part.metrics_port, part.fronts) for part in parts} == {(5, 6, 1)}
-    assert configure("--fronts", "2", "--threads", "3").of_front(1, 5, 6).threads == 3
+    assert {part.threads for part in parts} == {max(1, configure().cpu_threads // workers)}
+    assert {(part.port, part.metrics_port, part.workers) for part in parts} == {(5, 6, 1)}
+    assert configure("--workers", "2", "--threads", "3").of_worker(1, 5, 6).threads == 3
 
 
 def test_settings_travel_as_flags(configure):
@@ -224,11 +226,30 @@ def test_settings_travel_as_flags(configure):
     assert configure(*config.as_flags(), env={"PENULT_PORT": "7", "PENULT_GRACE": "9"}) == config
 
 
-@pytest.mark.parametrize("argv", [("--fronts", "0"), ("--fronts", "3", "--queue-max-images", "2")])
-def test_fronts_that_cannot_work_are_refused(configure, argv):
-    """No front at all, or fronts without a place in the queue, are one line that names the flag."""
-    with pytest.raises(ConfigError, match="--fronts"):
+@pytest.mark.parametrize("argv", [("--workers", "0"), ("--workers", "3", "--queue-max-images", "2")])
+def test_workers_that_cannot_work_are_refused(configure, argv):
+    """No worker at all, or workers without a place in the queue, are one line that names the flag."""
+    with pytest.raises(ConfigError, match="--workers"):
         configure(*argv)
+
+
+def test_fronts_is_another_name_of_workers(configure):
+    """The option's name of before works as flag, variable and key, unseen in --help; the new name wins beside it."""
+    assert configure("--fronts", "3").workers == 3
+    assert configure(env={"PENULT_FRONTS": "3"}).workers == 3
+    assert configure(toml="fronts = 3").workers == 3
+    assert configure(env={"PENULT_FRONTS": "3", "PENULT_WORKERS": "2"}).workers == 2
+    assert configure(env={"PENULT_FRONTS": "3"}, toml="workers = 2").workers == 3
+    parser = argparse.ArgumentParser()
+    ServeConfig.add_arguments(parser)
+    assert "front" not in parser.format_help()
+
+
+def test_help_is_short():
+    """Each option is said in at most 12 words, without a stop."""
+    for f in fields(ServeConfig):
+        assert len(option_of(f).help.split()) <= 12, option_of(f).help
+        assert not option_of(f).help.endswith(".")
 
 
 @pytest.mark.parametrize("name", ["access_log", "trace_share"])

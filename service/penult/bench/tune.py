@@ -5,7 +5,6 @@ best so far: a full grid would take an hour to say the same. The default setting
 as each other the one tried first wins, so that noise alone changes nothing.
 """
 
-import argparse
 import asyncio
 import itertools
 import json
@@ -24,7 +23,7 @@ from penult.bench.settings import BenchError, BenchSettings, LoadSettings, TuneS
 from penult.bench.toml_lines import write_keys
 from penult.bench.trials import RULES, Trial, Values, choose, gain, groups, mean, words
 from penult.client import Client
-from penult.service.config import from_arguments
+from penult.service.config import ServeConfig
 
 _START_S = 5.0
 # An open loop has no number of its own: any batch may occur.
@@ -57,7 +56,7 @@ class _Search:
 
     def __init__(self, load_settings: LoadSettings, wanted: TuneSettings) -> None:
         self._load, self._wanted = load_settings, wanted
-        self._as_they_are = vars(from_arguments(argparse.Namespace(config=wanted.config_if_there)))
+        self._as_they_are = vars(ServeConfig(**ServeConfig.given({}, wanted.config_if_there)))
         self._prepared: requests.Requests | None = None
         self._provider = ""
         self.trials: list[Trial] = []

@@ -10,9 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # OpenBLAS's threads would spin beside the model's runs, and took half of the CPU time. It reads this once, when
     # NumPy is first imported, which the configuration does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from penult.service import config
+    from penult.service.config import ServeConfig
 
-    config.add_arguments(parser)
+    ServeConfig.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,11 +20,11 @@ def run(arguments: argparse.Namespace) -> int:
     # Until the server has its own: the first process of a container would not end by SIGTERM, and others by SIGHUP.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from penult.service.config import from_arguments
+    from penult.service.config import ServeConfig
 
-    config = from_arguments(arguments)
+    config = ServeConfig.load(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
-    if config.fronts > 1:
+    if config.workers > 1:
         from penult.service.process.supervisor import supervise
 
         return supervise(config)

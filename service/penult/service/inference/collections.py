@@ -66,7 +66,7 @@ class Collections:
         self._why_off = "this server keeps no collections; start it with --lookup DIR"
         if is_one_of_several and not is_shared(where) and not self._is_off:
             self._is_off = True
-            self._why_off = "several fronts cannot share a folder; use --lookup postgresql://… or --fronts 1"
+            self._why_off = "several workers cannot share a folder; use --lookup postgresql://… or --workers 1"
         self._threads = FairExecutor(ThreadPoolExecutor(threads, "lookup"))
         self._shares = AdmissionControl(threads * _WAITING_EACH)
         self._opening = asyncio.Lock()

@@ -182,10 +182,10 @@ class Supervisor:
         self._fronts = [
             Front(
                 number,
-                [*program, *config.of_front(number, port, self._http.port).as_flags("lookup")],
+                [*program, *config.of_worker(number, port, self._http.port).as_flags("lookup")],
                 environment | {NUMBER: str(number)},
             )
-            for number in range(1, config.fronts + 1)
+            for number in range(1, config.workers + 1)
         ]
         self._is_started = False
         self._stop = asyncio.Event()
