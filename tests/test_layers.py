@@ -48,9 +48,6 @@ EXCEPTIONS = {
     ("penult.client.tools.contact_sheet", "penult.bundle"),
 }
 # To be mended with this change of rooms.
-EXCEPTIONS |= {(f"penult.service.{name}", "penult.service") for name in (
-    "auth.listeners", "grpc.collections_servicer", "http.reports", "http.try_photo", "inference.pipeline", "oip.dataplane",
-)}  # fmt: skip
 EXCEPTIONS |= {("penult.bench.settings", "penult.cli")}
 
 # Each outside library is known to these rooms only.

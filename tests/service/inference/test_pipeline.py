@@ -17,10 +17,11 @@ from penult.lookup.types import Hit
 from penult.service.config import ServeConfig
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, NotReady, Overloaded
 from penult.service.inference.decoder import EncodedPhoto, RawPhoto
-from penult.service.inference.pipeline import Pipeline, batch_limit
+from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.results import Answer
 from penult.service.models.loader import Placement, load
 from penult.service.observability.metrics import Metrics
+from penult.service.process.wiring import inference_limits
 from penult.service.runtime.cuda_session import DeviceSession
 from penult.service.runtime.session import CUDA
 
@@ -56,7 +57,7 @@ def run(metrics):
 
     def start(model, scenario, **settings):
         async def whole():
-            pipeline = Pipeline(ServeConfig(**({"threads": 2} | settings)), metrics)
+            pipeline = Pipeline(inference_limits(ServeConfig(**({"threads": 2} | settings))), metrics)
             pipeline.serve(model)
             try:
                 return await scenario(pipeline)
@@ -386,8 +387,8 @@ def test_a_bug_on_a_thread_reaches_the_caller(light, run, monkeypatch):
 def test_images_run_singly_on_cpus_unless_a_setting_decides(light):
     """On CPUs batches gain nothing, so there are none by default."""
     model = light()
-    assert batch_limit(ServeConfig(), model) == 1
-    assert batch_limit(ServeConfig(batch_max_images=5), model) == 5
+    assert inference_limits(ServeConfig()).batch_images(model) == 1
+    assert inference_limits(ServeConfig(batch_max_images=5)).batch_images(model) == 5
 
 
 def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, samples):

@@ -19,6 +19,7 @@ from penult.service.models import loader as module
 from penult.service.models.loader import Placement
 from penult.service.models.registry import ModelRegistry
 from penult.service.observability.metrics import Metrics
+from penult.service.process.wiring import inference_limits
 from penult.service.runtime.cuda_options import GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession
 from penult.service.runtime.session import CPU, CUDA, Session, has_cuda_device
@@ -33,7 +34,7 @@ def start(tmp_path):
     ) -> ModelRegistry:
         async def whole():
             metrics, repository = Metrics(CollectorRegistry()), ModelRegistry()
-            pipeline = Pipeline(ServeConfig(), metrics)
+            pipeline = Pipeline(inference_limits(ServeConfig()), metrics)
 
             def load_model(bundle, before):
                 model = module.load(bundle, Placement(device), before)

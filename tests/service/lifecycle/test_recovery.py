@@ -23,6 +23,7 @@ from penult.service.lifecycle import recovery
 from penult.service.lifecycle.recovery import Recovery
 from penult.service.models.loader import Placement, load
 from penult.service.observability.metrics import Metrics
+from penult.service.process.wiring import inference_limits
 from penult.service.runtime.session import CUDA
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -64,7 +65,7 @@ def _run(model, scenario, on_device=lambda model, works: None, **config):
 
     async def act():
         metrics = Metrics()
-        pipeline = Pipeline(ServeConfig(threads=2, lookup="off", **config), metrics, on_device)
+        pipeline = Pipeline(inference_limits(ServeConfig(threads=2, lookup="off", **config)), metrics, on_device)
         pipeline.serve(model)
         try:
             return await scenario(pipeline), metrics

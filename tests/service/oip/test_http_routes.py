@@ -24,6 +24,7 @@ from penult.service.observability.metrics import Metrics
 from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.http_routes import OipRoutes
 from penult.service.oip.tensors import as_strings
+from penult.service.process.wiring import inference_limits
 
 INFER = "/v2/models/digits/infer"
 LENGTH = "Inference-Header-Content-Length"
@@ -341,9 +342,9 @@ def empty_routes():
 
     def run(act):
         async def whole():
-            metrics, config = Metrics(CollectorRegistry()), ServeConfig()
-            pipeline = Pipeline(config, metrics)
-            core = DataPlane(ModelRegistry(), pipeline, config, None, lambda: True)
+            metrics = Metrics(CollectorRegistry())
+            pipeline = Pipeline(inference_limits(ServeConfig()), metrics)
+            core = DataPlane(ModelRegistry(), pipeline, None, lambda: True, 1)
             http = HttpServer(
                 "127.0.0.1", 0, metrics, lambda: True, OipRoutes(core, DrainGate(), metrics, 1 << 20).routes()
             )

@@ -4,29 +4,42 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from penult.proxies import is_loopback
 from penult.service.auth.file_watcher import REFUSED, TAKEN
 from penult.service.auth.tls import Tls
 from penult.service.auth.tokens import Tokens
-from penult.service.config import ServeConfig
 from penult.service.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ListenerSecurity:
+    """The files that guard the ports, None where there is none."""
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tokens: Path | None = None
+    has_http_tls: bool = True
+
+
 class SecureListeners:
     """TLS and tokens of both ports; watches the files of certificates and tokens."""
 
-    def __init__(self, config: ServeConfig, metrics: Metrics | None = None) -> None:
+    def __init__(self, security: ListenerSecurity, metrics: Metrics | None = None) -> None:
         """Read the files; raise ConfigError."""
-        self._config = config
-        ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-        self._tls = Tls(Path(config.tls_cert), Path(config.tls_key), ca, metrics) if config.tls_cert else None
-        self.tokens = Tokens(Path(config.tokens), _counting(metrics)) if config.tokens else None
+        self._security = security
+        self._tls: Tls | None = None
+        if security.tls_cert and security.tls_key:
+            self._tls = Tls(security.tls_cert, security.tls_key, security.tls_client_ca, metrics)
+        self.tokens = Tokens(security.tokens, _counting(metrics)) if security.tokens else None
         self._followed = [each.watched_file for each in (self._tls, self.tokens) if each]
         if metrics:  # series start at 0, so that the first event shows as a rise
             for kind in [*(["certificate"] if self._tls else []), *(["tokens"] if self.tokens else [])]:
@@ -42,7 +55,7 @@ class SecureListeners:
     @property
     def http_context(self) -> ssl.SSLContext | None:
         """The TLS context of the HTTP port; None without TLS."""
-        return self._tls.http_context() if self._tls and self._config.http_tls else None
+        return self._tls.http_context() if self._tls and self._security.has_http_tls else None
 
     def check(self) -> None:
         """Read changed files now."""
@@ -53,20 +66,19 @@ class SecureListeners:
         """Return coroutines that must run while the ports are open."""
         return [watched.run() for watched in self._followed]
 
-    def warn(self) -> None:
-        """Log a warning if an open address has no TLS, or no authentication."""
-        config = self._config
-        if config.is_loopback:
+    def warn(self, host: str, can_load_models: bool) -> None:
+        """Log a warning if `host` is not loopback and has no TLS, or no authentication."""
+        if is_loopback(host):
             return
         if not self._tls:
             log.warning(
                 "%s is open without TLS: photos%s can be read on their way; set --tls-cert and --tls-key, or let a "
-                "proxy in front do it", config.host, " and tokens" if self.tokens else "",
+                "proxy in front do it", host, " and tokens" if self.tokens else "",
             )  # fmt: skip
-        if not (self.tokens or config.tls_client_ca):
+        if not (self.tokens or self._security.tls_client_ca):
             log.warning(
                 "%s is open to every client that reaches it%s; set --tokens, --tls-client-ca, or a private network",
-                config.host, ", models can be loaded and unloaded too" if config.model_control == "on" else "",
+                host, ", models can be loaded and unloaded too" if can_load_models else "",
             )  # fmt: skip
 
 

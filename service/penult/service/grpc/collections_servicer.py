@@ -8,7 +8,6 @@ from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
 from penult.lookup.checks import MAX_ITEMS, MAX_QUERIES
 from penult.lookup.types import CollectionSpec, Hit
-from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotFound, OtherModel
 from penult.service.grpc import converters
 from penult.service.grpc.streaming import Context, expires
@@ -29,10 +28,12 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
     """Answers about collections. Errors are raised as PenultError; the interceptor maps them."""
 
     def __init__(
-        self, repository: ModelRegistry, pipeline: Pipeline, lookups: Collections, config: ServeConfig
-    ) -> None:
+        self, repository: ModelRegistry, pipeline: Pipeline, lookups: Collections, request_max_images: int,
+        message_max_bytes: int,
+    ) -> None:  # fmt: skip
         """Answer from these."""
-        self._repository, self._pipeline, self._lookups, self._config = repository, pipeline, lookups, config
+        self._repository, self._pipeline, self._lookups = repository, pipeline, lookups
+        self._request_max_images, self._message_max_bytes = request_max_images, message_max_bytes
 
     async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
         """Find neighbours of photos, or of descriptors."""
@@ -88,7 +89,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
         else:
             found = await self._lookups.scan(spec.name, request.after, request.limit or _DEFAULT_PAGE)
         items: list[pb.Item] = []
-        room = _FILL * self._config.message_max_bytes
+        room = _FILL * self._message_max_bytes
         for each in found:
             item = converters.stored(each, spec.fingerprint, request.include_descriptors, request.include_thumbnails)
             room -= item.ByteSize()
@@ -140,7 +141,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
     async def _describe(
         self, model: ServedModel, images: Sequence[pb.Image], context: Context
     ) -> tuple[list[Outcome], Timings]:
-        converters.check_count(len(images), self._config.request_max_images, "images")
+        converters.check_count(len(images), self._request_max_images, "images")
         photos = [converters.photo(image) for image in images]
         return await self._pipeline.describe(model, photos, expires(context))
 

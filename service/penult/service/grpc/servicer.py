@@ -49,7 +49,7 @@ class PenultServicer(LookupServicer):
             described, timings = await self._describe(model, request.images, context)
             found = await self._with_neighbours(model, query, described)
             return NEIGHBOURS, [_vote(outcome, top_k) for outcome in found], timings
-        converters.check_count(len(request.images), self._config.request_max_images, "images")
+        converters.check_count(len(request.images), self._request_max_images, "images")
         photos = [converters.photo(image) for image in request.images]
         chosen, outcomes, timings = await self._pipeline.classify(model, photos, scorer, top_k, expires(context))
         return chosen, await self._with_neighbours(model, query, outcomes) if query else outcomes, timings

@@ -14,7 +14,6 @@ from starlette.routing import Route
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import Manifest, parse_version
 from penult.bundle.reader import read_file
-from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, NotFound
 from penult.service.http.responses import names_loopback, status_of
 from penult.service.models.registry import ModelRegistry
@@ -34,10 +33,11 @@ _HEADERS = {
 class Reports:
     """Hands out reports."""
 
-    def __init__(self, config: ServeConfig, repository: ModelRegistry) -> None:
-        """Hand out those of the versions that the repository serves from the settings' folder."""
-        self._folder, self._repository = Path(config.models), repository
-        self.is_on = config.is_loopback and not (config.tokens or config.tls_client_ca)
+    def __init__(self, models: Path, registry: ModelRegistry, is_on: bool) -> None:
+        """Hand out those of the versions that the server serves from the folder `models`; none unless `is_on`."""
+        self._models = models
+        self._registry = registry
+        self.is_on = is_on
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -60,10 +60,10 @@ class Reports:
         version = parse_version(request.path_params["version"])
         if version is None:
             raise InvalidRequest("MODEL_VERSION", "a version is a whole number above 0")
-        model = self._repository.get(request.path_params["name"], version)
+        model = self._registry.get(request.path_params["name"], version)
         if not has_report(model.manifest):
             raise NotFound("REPORT_NONE", f"{model.name} version {version} has no report")
-        folder = self._folder / model.name / str(version)
+        folder = self._models / model.name / str(version)
         try:
             return await asyncio.to_thread(read_file, folder, model.manifest, REPORT_NAME)
         except (PenultError, OSError) as error:  # the message would name the folder

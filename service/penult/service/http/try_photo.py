@@ -8,6 +8,7 @@ import base64
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,7 +18,6 @@ from starlette.routing import Route
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
 from penult.service.auth import identity
-from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentable
 from penult.service.http.responses import CLIENT_GONE, hints, names_loopback, read_body, status_of
 from penult.service.inference.collections import Collections, Query
@@ -40,12 +40,21 @@ _JPEG, _THUMBNAIL_MAX_BYTES = b"\xff\xd8\xff", 1 << 16
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
+@dataclass(frozen=True)
+class TrySettings:
+    """Whether photos are answered, under which names of this server, and how many bytes each may have."""
+
+    is_on: bool
+    is_any_host: bool
+    max_bytes: int
+
+
 class TryPhotoRoute:
     """Answers one photo per request."""
 
     def __init__(
         self,
-        config: ServeConfig,
+        settings: TrySettings,
         repository: ModelRegistry,
         pipeline: Pipeline,
         lookups: Collections,
@@ -53,12 +62,12 @@ class TryPhotoRoute:
         metrics: Metrics,
     ) -> None:
         """Ask these."""
-        self._config, self._repository, self._pipeline = config, repository, pipeline
+        self._settings, self._repository, self._pipeline = settings, repository, pipeline
         self._lookups, self._gate, self._metrics = lookups, gate, metrics
 
     def told(self) -> dict[str, Any]:
         """Return what the page has to know."""
-        return {"is_on": self._config.has_try_photos, "max_bytes": self._config.image_max_bytes}
+        return {"is_on": self._settings.is_on, "max_bytes": self._settings.max_bytes}
 
     def routes(self) -> list[Route]:
         """Return the route, below /try."""
@@ -88,13 +97,13 @@ class TryPhotoRoute:
 
     def _check(self, request: Request) -> None:
         """Raise ServiceError unless this page sent it, to this machine."""
-        if not self._config.has_try_photos:
+        if not self._settings.is_on:
             raise NotAllowed("TRY_OFF", "trying photos is off here; penult serve --try-photos on allows it")
         host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
         is_ours = origin in ("", f"http://{host}", f"https://{host}")
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         # A name that somebody else's DNS gave this address is no name of this machine.
-        is_named = self._config.try_photos == "on" or names_loopback(host)
+        is_named = self._settings.is_any_host or names_loopback(host)
         if not (is_ours and is_own and is_named):
             raise NotAllowed("TRY_FOREIGN", "only the status page itself may ask here, under this machine's own name")
         # A form of another page cannot send this type, and a script not without being asked for leave first.
@@ -107,7 +116,7 @@ class TryPhotoRoute:
         if version is None:
             raise InvalidRequest("MODEL_VERSION", "a version is a whole number above 0, or left out for the newest")
         model = self._repository.get(asked.get("model", ""), version)
-        data = await read_body(request, self._config.image_max_bytes, "send a smaller photo")
+        data = await read_body(request, self._settings.max_bytes, "send a smaller photo")
         answer, scored = await self._scored(model, data)
         return {
             "model": model.name,

@@ -17,12 +17,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
-from penult.bundle.guards import PixelBudget
+from penult.bundle.guards import ImageLimits, PixelBudget
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
 from penult.service.auth import identity
-from penult.service.config import ServeConfig
 from penult.service.errors import LacksScorer, Overloaded, ServiceError
 from penult.service.inference.admission import AdmissionControl
 from penult.service.inference.batcher import Batcher, Item
@@ -34,24 +33,33 @@ from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Scored, Timings, rank
 from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
-from penult.service.runtime.session import CPU
 
 Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
 _MIN_RETRY_MS = 50
-_BATCH_ON_CPU = 1
 
 
-def batch_limit(config: ServeConfig, model: ServedModel) -> int:
-    """Return the most images per run of a model.
+@dataclass(frozen=True)
+class InferenceLimits:
+    """How many threads, images, bytes, pixels (of 4 bytes) and seconds the pipeline may use.
 
-    On CPUs a batch takes as long as its images one by one, and makes those wait that come after it began: measured,
-    batches of 2 and 4 gave no more images and a p99 a fifth longer (bench/RESULTS.md).
+    On CPUs a batch takes as long as its images one by one, and delays those that arrive after it began. In
+    measurements, batches of 2 and 4 raised p99 by a fifth and throughput not at all (bench/RESULTS.md).
     """
-    if model.session.provider != CPU:
-        return config.gpu_options.most_images
-    return config.batch_max_images or _BATCH_ON_CPU
+
+    threads: int
+    cpu_batch_images: int
+    device_batch_images: int
+    batch_delay_s: float
+    queue_images: int
+    queue_bytes: int
+    decode_pixels: int
+    image: ImageLimits
+
+    def batch_images(self, model: ServedModel) -> int:
+        """Return the most images per run of a model."""
+        return self.cpu_batch_images if model.is_on_cpu else self.device_batch_images
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Pipeline:
 
     def __init__(
         self,
-        config: ServeConfig,
+        limits: InferenceLimits,
         metrics: Metrics,
         on_device: Callable[[ServedModel, bool], None] = lambda model, works: None,
     ) -> None:
@@ -91,16 +99,16 @@ class Pipeline:
         `on_device` hears, on the event loop, of models whose batches fail on the device, and that they work again.
         """
         self._on_device = on_device
-        self._config, self._metrics = config, metrics
-        self._decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
-        self._workers = ThreadPoolExecutor(config.cpu_threads, thread_name_prefix="worker")
+        self._limits, self._metrics = limits, metrics
+        self._decoder = Decoder(limits.image, PixelBudget(limits.decode_pixels))
+        self._workers = ThreadPoolExecutor(limits.threads, thread_name_prefix="worker")
         self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, whatever took over its name and version.
         self._lanes: dict[ServedModel, _ModelInstance] = {}
         self._under_way: set[asyncio.Future[Any]] = set()
         self._shares, self._shares_bytes = (
-            AdmissionControl(config.queue_max_images),
-            AdmissionControl(config.queue_max_bytes),
+            AdmissionControl(limits.queue_images),
+            AdmissionControl(limits.queue_bytes),
         )
         self._formats = {name: metrics.images.labels(name) for name in FORMATS}
         self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
@@ -109,7 +117,7 @@ class Pipeline:
         """Take up a model."""
         driver = None
         # A thread that waits for company must not be one that could bring it.
-        if model.session.provider != CPU or self._config.batch_delay_ms:
+        if not model.is_on_cpu or self._limits.batch_delay_s:
             # A session with a thread of its own is fast on that one only.
             driver = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
         loop = asyncio.get_running_loop()
@@ -118,8 +126,8 @@ class Pipeline:
             loop.call_soon_threadsafe(self._on_device, model, works)
 
         batcher = Batcher(
-            model.session.run_images, batch_limit(self._config, model), model.session.callers, driver or self._workers,
-            self._metrics, self._config.batch_delay_ms / 1000, tell,
+            model.session.run_images, self._limits.batch_images(model), model.session.callers, driver or self._workers,
+            self._metrics, self._limits.batch_delay_s, tell,
         )  # fmt: skip
         self._lanes[model] = _ModelInstance(model, batcher, driver, DriftMonitor(self._metrics, model))
 

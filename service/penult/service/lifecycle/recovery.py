@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
-from penult.service.runtime.session import CPU
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Recovery:
         while True:
             await asyncio.sleep(PROBE_S)
             for model in models():
-                if model.session.provider != CPU:
+                if not model.is_on_cpu:
                     probe(model)
 
     def _recovered(self) -> None:
@@ -83,7 +82,7 @@ class Recovery:
             while not await self._rebuild(model):
                 self._metrics.device_events.labels("rebuild_failed").inc()
                 failed += 1
-                if failed >= _MAX_REBUILDS and model.session.provider != CPU:
+                if failed >= _MAX_REBUILDS and not model.is_on_cpu:
                     log.error(
                         "%s version %d could not be rebuilt %d times: the server exits",
                         model.name,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -44,11 +44,17 @@ class ServedModel:
     plan: CpuPlan | None = None
     baseline: Baseline | None = None
     signer: str = ""
+    # The scorers that requests may choose.
+    scorers: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the scorers once, for every request needs them."""
+        object.__setattr__(self, "scorers", tuple(s for s in self.manifest.scorers if s != SVM or self.svm))
 
     @property
-    def scorers(self) -> tuple[str, ...]:
-        """The scorers that requests may choose."""
-        return tuple(s for s in self.manifest.scorers if s != SVM or self.svm)
+    def is_on_cpu(self) -> bool:
+        """Whether the model runs on CPUs, not on a device."""
+        return self.session.provider == CPU
 
 
 @dataclass(frozen=True)

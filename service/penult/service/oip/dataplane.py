@@ -15,7 +15,6 @@ import numpy as np
 
 from penult.bundle.manifest import DENSE, SCORERS, SVM, parse_version
 from penult.bundle.scores import Floats, softmax
-from penult.service.config import ServeConfig
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
 from penult.service.inference.drift import DriftMonitor
 from penult.service.inference.model_stats import Statistics
@@ -128,18 +127,18 @@ class DataPlane:
     """Answers the protocol's questions. Runs on the event loop."""
 
     def __init__(
-        self, repository: ModelRegistry, pipeline: Pipeline, config: ServeConfig, control: ModelControl | None,
-        is_ready: Callable[[], bool],
+        self, repository: ModelRegistry, pipeline: Pipeline, control: ModelControl | None,
+        is_ready: Callable[[], bool], request_max_images: int,
     ) -> None:  # fmt: skip
         """Answer from these; `control` None stands for: not switched on."""
-        self._repository, self._pipeline, self._config = repository, pipeline, config
+        self._repository, self._pipeline, self._request_max_images = repository, pipeline, request_max_images
         self._control, self.is_ready = control, is_ready
 
     async def infer(self, request: InferRequest, expires: float) -> InferAnswer:
         """Run a request's photos; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
         model = self.model(request.model, request.version)
-        read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._config.request_max_images)
-        photos = await asyncio.to_thread(read) if has_text(request.inputs, self._config.request_max_images) else read()
+        read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._request_max_images)
+        photos = await asyncio.to_thread(read) if has_text(request.inputs, self._request_max_images) else read()
         scorer = _scorer(model, request.scorer)
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:

@@ -27,10 +27,10 @@ from penult.service.http.reports import Reports
 from penult.service.http.server import HttpServer
 from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
-from penult.service.http.try_photo import TryPhotoRoute
+from penult.service.http.try_photo import TryPhotoRoute, TrySettings
 from penult.service.inference.collections import Collections
 from penult.service.inference.drain import DrainGate
-from penult.service.inference.pipeline import Pipeline, batch_limit
+from penult.service.inference.pipeline import Pipeline
 from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.lifecycle.events import Events
 from penult.service.lifecycle.poller import RepositoryPoller
@@ -44,8 +44,8 @@ from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
+from penult.service.process.wiring import inference_limits, listener_security
 from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_front, start_log_of
-from penult.service.runtime.session import CPU
 from penult.v1 import penult_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -99,10 +99,11 @@ class Server:
     def __init__(self, config: ServeConfig, is_front: bool = False) -> None:
         """Build the parts; nothing listens yet."""
         self._config, self._is_front = config, is_front
+        self._limits = inference_limits(config)
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
-        self._listeners = SecureListeners(config, self.metrics)
+        self._listeners = SecureListeners(listener_security(config), self.metrics)
         self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
-        self._pipeline = Pipeline(config, self.metrics, self._recovery.on_result)
+        self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result)
         self._repository = ModelRegistry()
         events = Events()
         stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
@@ -115,7 +116,9 @@ class Server:
         self._drain_gate, self._access = DrainGate(), AccessLog(config.access_log)
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
         control = self._poller if config.model_control == "on" else None
-        self._inference = DataPlane(self._repository, self._pipeline, config, control, lambda: self.is_ready)
+        self._inference = DataPlane(
+            self._repository, self._pipeline, control, lambda: self.is_ready, config.request_max_images
+        )
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
         self.exit_code = 0
@@ -188,7 +191,9 @@ class Server:
             self._listeners.tokens,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
-        servicer = PenultServicer(self._repository, self._pipeline, self._lookups, config)
+        servicer = PenultServicer(
+            self._repository, self._pipeline, self._lookups, config.request_max_images, config.message_max_bytes
+        )
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -204,8 +209,11 @@ class Server:
             self._inference, self._drain_gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
             self._listeners.tokens,
         ).routes()  # fmt: skip
-        tries = TryPhotoRoute(config, self._repository, self._pipeline, self._lookups, self._drain_gate, self.metrics)
-        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, Reports(config, self._repository))]
+        settings = TrySettings(config.has_try_photos, config.try_photos == "on", config.image_max_bytes)
+        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._lookups, self._drain_gate, self.metrics)
+        has_callers = bool(config.tokens or config.tls_client_ca)
+        reports = Reports(config.models, self._repository, config.is_loopback and not has_callers)
+        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, reports)]
         context = self._listeners.http_context
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 
@@ -235,12 +243,11 @@ class Server:
         return True
 
     def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
-        config = self._config
         where = self._placement
-        if before and before.session.provider != CPU and before.version == bundle.version and where.device == "auto":
+        if before and not before.is_on_cpu and before.version == bundle.version and where.device == "auto":
             where = replace(where, device="cuda")  # built anew after a failure: never on the CPU without a word
         model = load(bundle, where, before)
-        warm(model, batch_limit(config, model))
+        warm(model, self._limits.batch_images(model))
         return model
 
     async def _rebuild(self, model: ServedModel) -> bool:
@@ -267,7 +274,7 @@ class Server:
         page = f"{scheme}://{address(reachable(host), http_port)}/"
         if is_first():
             self._greet(port, page)
-            self._listeners.warn()
+            self._listeners.warn(host, self._config.model_control == "on")
         print(
             f"ready grpc={address(host, port)} metrics={scheme}://{address(host, http_port)}/metrics models={served} "
             f"provider={provider} page={page}",

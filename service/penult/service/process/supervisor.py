@@ -29,6 +29,7 @@ from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
 from penult.service.observability.logs import switch_level
 from penult.service.observability.multiprocess import FrontsMetrics
+from penult.service.process.wiring import listener_security
 from penult.service.process.worker import NUMBER, READY, STOP, VARIABLE, start_log_of
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Supervisor:
         self._folder = folder
         self._metrics = FrontsMetrics(folder, self._pids, lambda: sum(front.is_ready for front in self._fronts))
         self._status = Status(self._metrics, self._state)
-        self._listeners = SecureListeners(config)
+        self._listeners = SecureListeners(listener_security(config))
         self._http = HttpServer(
             config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status),
             self._listeners.http_context,
