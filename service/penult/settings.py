@@ -166,7 +166,7 @@ class Settings:
             found |= {f.name: cls._converted(f, source[key]) for key, f in keys.items() if key in source}
         return found | {f.name: flags[f.name] for f in declared(cls) if flags.get(f.name) is not None}
 
-    def recorded(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records."""
         values = {f.name: (option_of(f).recorded, getattr(self, f.name)) for f in declared(type(self))}
         return {name: how(value) if callable(how) else value for name, (how, value) in values.items() if how}
@@ -262,6 +262,6 @@ def _read(f: "Field[Any]", value: Any) -> Any:
 def _help(f: "Field[Any]") -> str:
     """Return the line of --help, with the default last."""
     switch = {True: "on", False: "off"} if _kind(f) is bool else {}
-    default = "" if f.default in (MISSING, None, "") else switch.get(f.default, f.default)
+    default = "" if f.default in (MISSING, None, "", Path()) else switch.get(f.default, f.default)
     shown = option_of(f).shown or str(default)
     return (option_of(f).help + (f" ({shown})" if shown else "")).replace("%", "%%")

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from penult.bundle.refusals import refusal
@@ -48,7 +49,7 @@ def _interrupted(arguments: argparse.Namespace) -> str:
     """Return what to say after a Ctrl-C; nothing in the processes beside the first, under torchrun."""
     if arguments.verb == "train" and os.environ.get("RANK", "0") != "0":
         return ""
-    is_resumable = arguments.verb == "train" and not arguments.dry_run
+    is_resumable = arguments.verb == "train" and not getattr(arguments, "dry_run", False)
     return "penult: interrupted" + ("; --resume goes on from the last epoch" if is_resumable else "")
 
 
@@ -98,26 +99,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _function(path: str) -> Any:
-    """Return the function that "module:name" names."""
+    """Return the function that "module:name" names, or "module:Class.name"."""
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 # What each verb does in a line, what adds its flags, and what runs it.
 _VERBS = {
     "train": (
         "Fine-tune on a folder of labelled photos and publish a checked bundle.",
-        "penult.export.config.train:add_arguments",
+        "penult.export.config.train:TrainSettings.add_arguments",
         "penult.cli.train:run",
     ),
     "svm": (
         "Fit a new SVM, for the same classes or others, as a model's next version.",
-        "penult.export.config.refit:add_arguments",
+        "penult.export.config.refit:RefitSettings.add_arguments",
         "penult.cli.svm:run",
     ),
     "quantize": (
         "Publish a model in int8 (for CPUs) or float16 (for GPUs) as the next version, if it stays as accurate.",
-        "penult.export.config.quantize:add_arguments",
+        "penult.export.config.quantize:QuantizeSettings.add_arguments",
         "penult.cli.quantize:run",
     ),
     "check": (

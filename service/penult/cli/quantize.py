@@ -8,10 +8,10 @@ from penult.cli.published import publish_next
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, measure and publish; return 0."""
-    from penult.export.config.quantize import from_arguments
+    from penult.export.config.quantize import QuantizeSettings
     from penult.export.jobs.early import check_next_version
 
-    settings = from_arguments(arguments)
+    settings = QuantizeSettings.load(arguments)
     check_next_version(settings)
 
     def publish() -> Any:

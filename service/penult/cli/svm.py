@@ -9,10 +9,10 @@ from penult.cli.published import publish_next
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit and publish; return 0."""
-    from penult.export.config.refit import from_arguments
+    from penult.export.config.refit import RefitSettings
     from penult.export.jobs.early import check_next_version
 
-    settings = from_arguments(arguments)
+    settings = RefitSettings.load(arguments)
     check_next_version(settings)
 
     def publish() -> Any:

@@ -12,11 +12,11 @@ from penult.cli.published import as_json, link, next_steps, show_last, show_publ
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, compare settings, or show the plan; return 0, or 1 if int8 is refused."""
-    from penult.export.config.train import from_arguments
+    from penult.export.config.train import TrainSettings
     from penult.export.jobs.early import check_training
     from penult.process_limits import keep_all_blocks
 
-    settings = from_arguments(arguments)
+    settings = TrainSettings.load(arguments)
     check_training(settings)
     keep_all_blocks()  # every step takes and frees the same activations
     print("loading PyTorch", file=sys.stderr)

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from penult.bundle import preprocess
-from penult.export.config.train import FITS, FREEZE_ALL, TrainSettings, add_arguments, from_arguments
+from penult.export.config.quantize import QuantizeSettings
+from penult.export.config.refit import RefitSettings
+from penult.export.config.train import FITS, FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
+from penult.settings import Settings, declared, option_of
 
 
 def _parse(*options: str) -> TrainSettings:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return from_arguments(parser.parse_args(list(options)))
+    TrainSettings.add_arguments(parser)
+    return TrainSettings.load(parser.parse_args(list(options)), {})
 
 
 def test_views_reach_the_settings():
@@ -106,12 +109,12 @@ def test_a_relative_folder_names_the_model_too(tmp_path: Path, monkeypatch: pyte
         ({"sweep": "freeze", "int8": True, "weights": "w.pt"}, "NO_EFFECT", "--int8 has no effect"),
         ({"sweep": "labels", "whiten": 8}, "NO_EFFECT", "--whiten has no effect"),
         ({"max_loss": 2.0}, "NO_EFFECT", "add --int8"),
-        ({"epochs": 0}, "EPOCHS", "--epochs"),
-        ({"head_epochs": 0}, "EPOCHS", "--head-epochs"),
-        ({"batch_size": -1}, "EPOCHS", "--batch-size"),
-        ({"dropout": 1.0}, "DROPOUT", "--dropout"),
-        ({"dropout": -0.1}, "DROPOUT", "--dropout"),
-        ({"dropout": float("nan")}, "DROPOUT", "--dropout"),
+        ({"epochs": 0}, "RANGE", "--epochs"),
+        ({"head_epochs": 0}, "RANGE", "--head-epochs"),
+        ({"batch_size": -1}, "RANGE", "--batch-size"),
+        ({"dropout": 1.0}, "RANGE", "--dropout"),
+        ({"dropout": -0.1}, "RANGE", "--dropout"),
+        ({"dropout": float("nan")}, "RANGE", "--dropout"),
     ],
     ids=str,
 )
@@ -167,3 +170,29 @@ def test_photos_in_the_report_can_be_turned_off():
     shown, hidden = _parse("photos"), _parse("photos", "--no-report-photos")
     assert (shown.report_photos, hidden.report_photos) == (True, False)
     assert shown.as_json() == hidden.as_json()
+
+
+def test_files_and_variables_give_settings_that_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A flag wins over a variable, that over --config; a run that a variable changes prints its name."""
+    (tmp_path / "run.toml").write_text('epochs = 3\nseed = 3\nbatch_size = 3\nfreeze = "all"\nreinit = false')
+    parser = argparse.ArgumentParser()
+    TrainSettings.add_arguments(parser)
+    arguments = parser.parse_args(["photos", "--config", str(tmp_path / "run.toml"), "--epochs", "5"])
+    found = TrainSettings.load(arguments, {"PENULT_TRAIN_EPOCHS": "4", "PENULT_TRAIN_SEED": "4", "PENULT_EPOCHS": "9"})
+    assert (found.epochs, found.seed, found.batch_size, found.freeze) == (5, 4, 3, FREEZE_ALL)
+    assert capsys.readouterr().err == "penult: settings from PENULT_TRAIN_EPOCHS, PENULT_TRAIN_SEED\n"
+
+
+@pytest.mark.parametrize("text", ["epohs = 3", 'epochs = "many"', "epochs = 0", 'freeze = "most"', "data = 'photos'"])
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str):
+    """What --config gives is checked as flags are; the photos are named on the command line only."""
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(SettingsError, match=text.split(maxsplit=1)[0]) as caught:
+        _parse("photos", "--config", str(tmp_path / "run.toml"))
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, RefitSettings, QuantizeSettings])
+def test_help_is_short(kind: type[Settings]):
+    """Each option is said in at most 12 words, without a stop."""
+    assert [option_of(f).help for f in declared(kind) if len(option_of(f).help.rstrip(".").split()) > 12] == []

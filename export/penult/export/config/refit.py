@@ -1,86 +1,65 @@
 """The options of `penult svm`. Light to import: the command line shows help without loading scikit-learn."""
 
-import argparse
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
-from penult.export.config.train import BALANCED, SVM_KERNELS
+from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
+from penult.settings import Settings, setting
+
+_as_trained = partial(setting, None, shown="as the network was trained")
 
 
 @dataclass(frozen=True)
-class RefitSettings:
-    """One new SVM. None stands for what the network was trained with, so that the same photos are set aside."""
+class VersionSettings(Settings):
+    """A new version of a model. None stands for what the network was trained with, so that splits are the same."""
 
-    model: Path
-    data: Path
-    version: int | None = None
-    kernel: str = "auto"
-    class_weights: str = "none"
-    val: str | None = None
-    test: str | None = None
-    seed: int | None = None
-    report_photos: bool = True
-    from_collection: str = ""
+    model: Path = setting(MISSING, "folder like models/NAME, which gets a new version", is_positional=True)
+    data: Path = setting(MISSING, "labelled images that the network was trained on", is_positional=True)
+    version: int | None = setting(None, "version to start from", metavar="V", minimum=1, shown="the newest")
+    val: str | None = _as_trained("images for probabilities and default scorer; DATA/val wins", metavar="DIR|FRACTION")
+    test: str | None = _as_trained("images for the final report only; DATA/test wins", metavar="DIR|FRACTION")
+    seed: int | None = _as_trained("seed of splits and folds", minimum=0, below=2**32)
+    report_photos: bool = setting(True, "show test images in the report")
 
-    def __post_init__(self) -> None:
-        """Refuse a seed that NumPy would refuse later."""
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise SettingsError("RANGE", f"--seed {self.seed} must be at least 0 and below {2**32}")
+    @staticmethod
+    def error(message: str) -> Exception:
+        """Return the error of a value out of range."""
+        return SettingsError("RANGE", message)
+
+
+@dataclass(frozen=True)
+class RefitSettings(VersionSettings):
+    """A new SVM, on a folder of photos or on the items of a collection."""
+
+    PREFIX: ClassVar[str] = "PENULT_SVM_"
+
+    data: Path = setting(Path(), "labelled images: class folders, or train/ with val/ and test/", is_positional=True)
+    kernel: str = setting("auto", "kernel of the SVM; auto chooses by cross-validation", choices=SVM_KERNELS)
+    class_weights: str = class_weights()
+    from_collection: str = setting("", "collection at PENULT_TARGET whose labelled items replace DATA", metavar="C")
 
     @property
     def class_weight(self) -> str | None:
         """The class weights as scikit-learn names them."""
         return None if self.class_weights == "none" else self.class_weights
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `penult svm`."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a folder like models/NAME; gets a new version")
-    parser.add_argument(
-        "data", metavar="DATA", type=Path, nargs="?", help="a folder of class/photo, or with train/ [val/ test/]"
-    )
-    parser.add_argument(
-        "--from-collection", default=RefitSettings.from_collection, metavar="C",
-        help="in place of DATA: the labelled items of a collection of the server at PENULT_TARGET; needs no photos",
-    )  # fmt: skip
-    parser.add_argument("--version", type=int, metavar="V", help="whose network is used (default: the newest)")
-    parser.add_argument(
-        "--kernel", choices=SVM_KERNELS, default=RefitSettings.kernel,
-        help="auto: rbf where it is clearly better in cross-validation; it is tried on 5 photos per class or more, "
-        "4,000 photos or fewer, and where that takes minutes (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--class-weights", choices=("none", BALANCED), default=RefitSettings.class_weights,
-        help="balanced: rare classes weigh as much as common ones (%(default)s)",
-    )  # fmt: skip
-    add_photo_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what decides the split of the photos and what the report shows of them."""
-    for part, what in (("val", "set probabilities and the default scorer"), ("test", "only the final report sees")):
-        parser.add_argument(
-            f"--{part}", metavar="DIR|FRACTION",
-            help=f"photos that {what}; DATA/{part} wins (default: as the network was trained, else 0.15)",
-        )  # fmt: skip
-    parser.add_argument("--seed", type=int, help="decides splits and folds (default: as the network was trained)")
-    parser.add_argument(
-        "--no-report-photos", dest="report_photos", action="store_false",
-        help="show none of the test photos in the report (default: those that were most surely named wrong)",
-    )  # fmt: skip
-
-
-def from_arguments(arguments: argparse.Namespace) -> RefitSettings:
-    """Turn parsed options into settings; raise SettingsError."""
-    if bool(arguments.data) == bool(arguments.from_collection):
-        raise SettingsError("DATA", "give either a folder of photos or --from-collection C")
-    if arguments.from_collection and (idle := [f"--{part}" for part in ("val", "test") if getattr(arguments, part)]):
-        raise SettingsError(
-            "NO_EFFECT",
-            f"{' and '.join(idle)} would have no effect with --from-collection, which sets 15 % of each label's items "
-            "aside; leave it out",
-        )
-    given = {name: getattr(arguments, name) for name in RefitSettings.__dataclass_fields__}
-    return RefitSettings(**given | {"data": arguments.data or Path()})
+    @classmethod
+    def given(
+        cls, flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ
+    ) -> dict[str, Any]:
+        """Merge what is given: photos or a collection, one of them."""
+        found = super().given(flags, file, environment)
+        if ("data" in found) == bool(found.get("from_collection")):
+            raise SettingsError("DATA", "give either a folder of photos or --from-collection C")
+        if "data" not in found and (idle := [f"--{part}" for part in ("val", "test") if part in found]):
+            raise SettingsError(
+                "NO_EFFECT",
+                f"{' and '.join(idle)} would have no effect with --from-collection, which sets 15 % of each label's "
+                "items aside; leave it out",
+            )
+        return found

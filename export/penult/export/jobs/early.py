@@ -14,7 +14,7 @@ from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks
 from penult.export.config.known_networks import Network
 from penult.export.config.quantize import QuantizeSettings, check_precision
-from penult.export.config.refit import RefitSettings
+from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import check_folders
 from penult.export.disk import try_file, try_folder
@@ -41,7 +41,7 @@ def check_training(settings: TrainSettings) -> None:
         try_places(settings)
 
 
-def check_next_version(settings: RefitSettings) -> None:
+def check_next_version(settings: VersionSettings) -> None:
     """Raise PenultError as `penult svm` or `penult quantize` would, for all that can be known without their libraries.
 
     Model, version, photos and folder are checked; the files of the bundle are not.
@@ -51,7 +51,7 @@ def check_next_version(settings: RefitSettings) -> None:
     manifest = read_manifest(settings.model / str(version))
     if isinstance(settings, QuantizeSettings):
         check_precision(manifest, name, version, settings.to)
-    if not settings.from_collection:
+    if not (isinstance(settings, RefitSettings) and settings.from_collection):
         check_folders(settings.data, settings.model, settings.val, settings.test)
     try_folder("MODEL", settings.model)
 

@@ -17,7 +17,7 @@ from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
-from penult.export.config.refit import RefitSettings
+from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
@@ -79,7 +79,7 @@ def refit(settings: RefitSettings) -> Result:
 
 
 def publish_next(
-    settings: RefitSettings,
+    settings: VersionSettings,
     bundle: Bundle,
     draft: Manifest,
     splits: Splits,
@@ -122,7 +122,7 @@ def publish_next(
     return publish_bundle(settings.model, settings.data, files, report_data, exported, fitted)
 
 
-def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained) -> Splits:
+def splits_as_trained(settings: VersionSettings, bundle: Bundle, trained: Trained) -> Splits:
     """Load the photos of `settings.data`, split as the network's were, and say what they are; raise DataError.
 
     Where the photos have the classes of the network or of the bundle, they are in the order of those.
@@ -134,13 +134,13 @@ def splits_as_trained(settings: RefitSettings, bundle: Bundle, trained: Trained)
     return splits
 
 
-def seed_of(settings: RefitSettings, trained: Trained) -> int:
+def seed_of(settings: VersionSettings, trained: Trained) -> int:
     """Return the seed asked for, else the one that the network was trained with."""
     seed = trained.settings.get("seed") if settings.seed is None else settings.seed
     return seed if type(seed) is int and 0 <= seed < 2**32 else 0
 
 
-def _split_settings(settings: RefitSettings, trained: Trained, seed: int) -> TrainSettings:
+def _split_settings(settings: VersionSettings, trained: Trained, seed: int) -> TrainSettings:
     """Return what decides the splits. Drawn as they were for training, the test photos are as new to the network."""
     val, test = (
         asked or _fraction(trained.settings.get(part))
