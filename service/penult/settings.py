@@ -1,11 +1,13 @@
-"""The options of the commands, each declared once: as a field of a frozen dataclass, made by `setting`.
+"""Options of the commands, each declared once as a field of a frozen dataclass.
 
-A field `drain_lead` is the flag --drain-lead, a variable, a TOML key, a line of --help and a check of its value. A flag
-wins over a variable, a variable over the file, the file over the default. Variables are PENULT_DRAIN_LEAD for `penult
-serve`, and PENULT_TRAIN_EPOCHS for `penult train`: other commands print which of them they read.
+`setting` makes the field. A field `drain_lead` is the flag --drain-lead, a variable, a key of the TOML file and a line
+of --help, and its value is checked. A flag wins over a variable, a variable over the file, the file over the default.
+The variable is PENULT_DRAIN_LEAD for `penult serve`. Other commands have a prefix of their own, as in
+PENULT_TRAIN_EPOCHS, and print which variables they read.
 
 jsonargparse 4.53, tyro 1.0, simple-parsing 0.1 and pydantic-settings 2.16 were tried first. They add 0.2 to 0.9 s to a
-`penult train --help` of 0.2 s, spread errors over several lines, and know neither ranges nor what a manifest records.
+`penult train --help` of 0.2 s, and print errors of several lines or without the word that was probably meant. They
+know neither ranges nor what a manifest records.
 """
 
 import argparse
@@ -35,35 +37,29 @@ _METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 @dataclass(frozen=True)
 class Option:
-    """What one option is, beside the name, type and default of its field.
+    """What an option is, beside the name, type and default of its field."""
 
-    Attributes:
-        help: A noun phrase or an imperative of at most 12 words, with the unit.
-        choices: The values that there are.
-        minimum, above, maximum, below: The range of a number. A default outside it has a meaning of its own.
-        group: The heading of --help that begins with this option.
-        recorded: Whether the manifest records the value; a function returns what it records instead.
-        read: Reads text, for a type that is more than a number; raises argparse.ArgumentTypeError.
-        shown: What --help shows as the default, if not the default itself.
-        name: The option's name, if not the field's.
-        alias: An older name, which works as well.
-        is_positional: Whether it is an argument without a flag, of the command line only.
-
-    """
-
+    # A noun phrase or an imperative of at most 12 words, with the unit.
     help: str
     choices: tuple[Any, ...] = ()
+    # The range of a number. A default outside it has a meaning of its own.
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
     below: float | None = None
+    # The heading of --help that begins with this option.
     group: str = ""
+    # Whether the manifest records the value. A function returns what it records instead.
     recorded: bool | Callable[[Any], object] = True
     metavar: str = ""
+    # Reads text, for a type that is more than a number. Raises argparse.ArgumentTypeError.
     read: Callable[[str], Any] | None = None
+    # What --help shows as the default, if not the default itself.
     shown: str = ""
+    # The option's name, if not the field's, and an older name that works as well.
     name: str = ""
     alias: str = ""
+    # An argument without a flag, of the command line only.
     is_positional: bool = False
 
     def problem(self, value: Any) -> str:
@@ -241,7 +237,7 @@ def _kind(f: "Field[Any]") -> Any:
 
 
 def _read(f: "Field[Any]", value: Any) -> Any:
-    """Return a value as the field's type: text of flags and variables, or what TOML has; raise ArgumentTypeError."""
+    """Return text of a flag or variable, or a value of TOML, as the field's type; raise ArgumentTypeError."""
     option, kind = option_of(f), _kind(f)
     try:
         if option.read:

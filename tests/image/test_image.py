@@ -146,35 +146,35 @@ def test_what_was_stored_outlives_the_container(engine, serving, desk: Path):
     assert "known" in engine.run(".venv/bin/penult index list --json; docker rm --force --time 0 penult", desk).stdout
 
 
-def test_fronts_without_a_shell(engine, desk: Path):
-    """Without shells and with several fronts: one that dies is waited for and started again; SIGTERM ends all with 0."""
+def test_workers_without_a_shell(engine, desk: Path):
+    """Without shells and with several workers: one that dies is waited for and started again; SIGTERM ends all with 0."""
     (desk / "empty").touch()
     shells = " ".join(f"--volume {desk}/empty:/bin/{name}:ro" for name in ("sh", "bash"))
     engine.run(
-        f"docker run --detach --name fronts {RESTRICTED} --read-only-tmpfs=false {shells} --env PENULT_DRAIN_LEAD=0"
-        f" --volume {desk}/models:/models:ro penult:cpu serve --fronts 2"
+        f"docker run --detach --name workers {RESTRICTED} --read-only-tmpfs=false {shells} --env PENULT_DRAIN_LEAD=0"
+        f" --volume {desk}/models:/models:ro penult:cpu serve --workers 2"
     )
-    wait_until_ready(engine, "fronts")
+    wait_until_ready(engine, "workers")
     before = processes(engine)
     assert before[0][0] == 1
     assert (len(before[0]), before[1]) == (3, [])
     victim = before[0][-1]
-    engine.run(f"podman exec fronts python -c 'import os; os.kill({victim}, 9)'")
-    until_two = "for n in $(seq 60); do podman logs fronts 2>&1 | grep -c 'front . is ready' | grep -qx 3 && exit 0; sleep 1; done; podman logs fronts; exit 1"
+    engine.run(f"podman exec workers python -c 'import os; os.kill({victim}, 9)'")
+    until_two = "for n in $(seq 60); do podman logs workers 2>&1 | grep -c 'worker . is ready' | grep -qx 3 && exit 0; sleep 1; done; podman logs workers; exit 1"
     engine.run(until_two)
     after = processes(engine)
     assert (len(after[0]), after[1], victim in after[0]) == (3, [], False)
     assert (
-        engine.run("docker stop --time 30 fronts; docker inspect --format '{{.State.ExitCode}}' fronts").stdout.split()[
-            -1
-        ]
+        engine.run(
+            "docker stop --time 30 workers; docker inspect --format '{{.State.ExitCode}}' workers"
+        ).stdout.split()[-1]
         == "0"
     )
 
 
 def processes(engine) -> tuple[list[int], list[int]]:
     """The container's processes, PID 1 first, and its zombies."""
-    living, zombies = engine.run('podman exec fronts python -c "$CODE"', CODE=PROCESSES).stdout.split("zombies")
+    living, zombies = engine.run('podman exec workers python -c "$CODE"', CODE=PROCESSES).stdout.split("zombies")
     return sorted(map(int, living.split())), [int(number) for number in zombies.split()]
 
 

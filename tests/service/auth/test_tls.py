@@ -208,9 +208,9 @@ def test_what_cannot_work_ends_the_start_with_one_line(wrong, quick, ours, serve
     assert words in line
 
 
-def test_several_fronts_have_it_too(quick, encode, start_server, ours, served):
-    """With --fronts 2, all answer over TLS, and a renewed certificate reaches them all and their supervisor."""
-    server = start_server(quick, *_options(served, "--fronts", "2"))
+def test_several_workers_have_it_too(quick, encode, start_server, ours, served):
+    """With --workers 2, all answer over TLS, and a renewed certificate reaches them all and their supervisor."""
+    server = start_server(quick, *_options(served, "--workers", "2"))
     photo, security = encode(230), Security(ca=ours.ca)
     assert {_ask(server.target, photo, security) for _ in range(8)} == {"bright"}
     _replace(served, ours.issue("next"))

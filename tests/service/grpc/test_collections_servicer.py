@@ -333,8 +333,8 @@ def test_a_store_that_cannot_be_reached_is_not_tried_by_each(monkeypatch):
 
 
 def test_collections_can_be_off(quick, start_server, encode):
-    """With --lookup off, and with several fronts on a folder, FAILED_PRECONDITION says what to do."""
-    for options in (("--lookup", "off"), ("--fronts", "2")):
+    """With --lookup off, and with several workers on a folder, FAILED_PRECONDITION says what to do."""
+    for options in (("--lookup", "off"), ("--workers", "2")):
         with Client(start_server(quick, *options).target) as client:
             with pytest.raises(RequestFailed, match=r"FAILED_PRECONDITION: .*--lookup"):
                 client.lookup([encode(20)], "c")

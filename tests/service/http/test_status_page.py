@@ -302,9 +302,9 @@ def test_a_report_that_was_changed_is_not_shown(copy_model, start_server, tmp_pa
     assert str(tmp_path) not in answer.text
 
 
-def test_several_fronts_have_the_page_too(quick, start_server, encode):
-    """A supervisor shows the sums of its fronts, and tries no photos."""
-    server = start_server(quick, "--fronts", "2", "--lookup", "off")
+def test_several_workers_have_the_page_too(quick, start_server, encode):
+    """A supervisor shows the sums of its workers, and tries no photos."""
+    server = start_server(quick, "--workers", "2", "--lookup", "off")
     with Client(server.target) as client:
         for _ in range(7):
             client.classify([encode(20)])

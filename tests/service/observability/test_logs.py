@@ -80,15 +80,15 @@ def test_a_share_of_requests_is_logged(caplog):
     assert len(caplog.records) == sampled + 20
 
 
-@pytest.mark.parametrize("fronts", [1, 2])
-def test_the_level_changes_at_run_time(quick, start_server, fronts):
-    """SIGUSR1 turns debug on, a second one off again, in every front; the server goes on."""
-    server = start_server(quick, "--log-level", "warning", "--fronts", str(fronts), "--lookup", "off")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_level_changes_at_run_time(quick, start_server, workers):
+    """SIGUSR1 turns debug on, a second one off again, in every worker; the server goes on."""
+    server = start_server(quick, "--log-level", "warning", "--workers", str(workers), "--lookup", "off")
     for level in ("debug", "warning"):
         server.process.send_signal(signal.SIGUSR1)
         found = lines(server, f"log level is now {level}")
         deadline = time.monotonic() + 5
-        expected = fronts + (fronts > 1)
+        expected = workers + (workers > 1)
         while sum(f"log level is now {level}" in line for line in found) < expected:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -98,9 +98,9 @@ def test_the_level_changes_at_run_time(quick, start_server, fronts):
 
 
 def test_passwords_are_not_in_command_lines(quick, start_server):
-    """A password that came by a variable stands in no process's arguments, also with several fronts."""
+    """A password that came by a variable stands in no process's arguments, also with several workers."""
     url = "postgresql://anna:secret@127.0.0.1:1/shop"
-    server = start_server(quick, "--fronts", "2", env={"PENULT_LOOKUP": url})
+    server = start_server(quick, "--workers", "2", env={"PENULT_LOOKUP": url})
     main = server.process.pid
     pids = Path(f"/proc/{main}/task/{main}/children").read_text().split()
     assert len(pids) == 2

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from penult.bundle.baseline import Baseline, Limit
 from penult.service.inference.drift import DriftMonitor
 from penult.service.observability.metrics import OTHERS, Metrics
-from penult.service.observability.multiprocess import FrontsMetrics
+from penult.service.observability.multiprocess import WorkersMetrics
 
 DOCS = Path(__file__).parents[3] / "docs/monitoring.md"
 # Fixed by DESIGN.md, with their labels.
@@ -117,11 +117,11 @@ def test_the_format_is_the_one_asked_for(accept, content_type):
     assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics")
 
 
-def test_fronts_metrics_stand_without_any_front(tmp_path, samples):
-    """Before the first front counts, and while it makes its files, a scrape tells of the supervisor alone."""
+def test_workers_metrics_stand_without_any_worker(tmp_path, samples):
+    """Before the first worker counts, and while it makes its files, a scrape tells of the supervisor alone."""
     (tmp_path / "counter_1.db").touch()
     (tmp_path / "gauge_livesum_1.db").touch()
-    metrics = FrontsMetrics(tmp_path, lambda: [], lambda: 0)
+    metrics = WorkersMetrics(tmp_path, lambda: [], lambda: 0)
     found = samples(metrics)
     assert (found["penult_fronts_ready",], found["penult_front_deaths_total",]) == (0, 0)
     assert found["process_resident_memory_bytes",] > 0
@@ -133,7 +133,7 @@ def test_cpu_time_of_all_processes_never_falls(tmp_path, samples):
     """A process that has ended keeps its CPU time in the sum: waited for, it moves from its own to the children's."""
     code = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        metrics = FrontsMetrics(tmp_path, lambda: [child.pid], lambda: 0)
+        metrics = WorkersMetrics(tmp_path, lambda: [child.pid], lambda: 0)
         own = samples(Metrics())["process_cpu_seconds_total",] + sum(os.times()[2:4])
         child.stdout.readline()
         running = samples(metrics)["process_cpu_seconds_total",]

@@ -1,4 +1,4 @@
-"""Several fronts behind one port look like one server: one ready line, one set of metrics, one drain, nothing left."""
+"""Several workers behind one port look like one server: one ready line, one set of metrics, one drain, nothing left."""
 
 import os
 import re
@@ -27,13 +27,13 @@ CONNECTIONS = 32
 WAITING = ("--threads", "8", "--cpu-mode", "throughput", "--batch-max-images", "16", "--batch-delay-ms")
 OK = (("code", "OK"), ("method", "Classify"), ("model", "light"), ("version", "1"))
 REQUESTS = ("penult_requests_total", *OK)
-DEATHS, READY_FRONTS, CPU = ("penult_front_deaths_total",), ("penult_fronts_ready",), ("process_cpu_seconds_total",)
+DEATHS, READY_WORKERS, CPU = ("penult_front_deaths_total",), ("penult_fronts_ready",), ("process_cpu_seconds_total",)
 
 
 @pytest.fixture(scope="module")
 def shared(quick, start_server):
-    """Two fronts that several tests ask, and leave running."""
-    return start_server(quick, "--fronts", "2")
+    """Two workers that several tests ask, and leave running."""
+    return start_server(quick, "--workers", "2")
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def wait_for(condition, seconds: float = 20) -> None:
 
 
 def pids(running) -> list[int]:
-    """The process of each front, by number."""
-    found = dict(re.findall(r"front (\d+) is ready, process (\d+)", running.log.read_text()))
+    """The process of each worker, by number."""
+    found = dict(re.findall(r"worker (\d+) is ready, process (\d+)", running.log.read_text()))
     return [int(pid) for _, pid in sorted(found.items())]
 
 
@@ -65,13 +65,13 @@ def is_running(pid: int) -> bool:
 
 
 def metrics_folder(pid: int) -> Path:
-    """Where a front counts."""
+    """Where a worker counts."""
     variables = dict(v.split("=", 1) for v in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in v)
     return Path(variables["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def answered_by(pid: int) -> float:
-    """How many Classify requests one front has answered."""
+    """How many Classify requests one worker has answered."""
     files = [str(path) for path in metrics_folder(pid).glob(f"counter_{pid}.db")]
     samples = [sample for metric in MultiProcessCollector.merge(files) for sample in metric.samples]
     return sum(sample.value for sample in samples if sample.name == REQUESTS[0])
@@ -86,26 +86,26 @@ def answers(address: str) -> bool:
 
 
 def serve(models: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run fronts that are expected to give up."""
+    """Run workers that are expected to give up."""
     return subprocess.run(
         [sys.executable, "-m", "penult.cli", "serve", "--models", str(models), "--port", "0", "--metrics-port", "0",
-         "--fronts", "2", "--log-level", "error", *options],
+         "--workers", "2", "--log-level", "error", *options],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
-def test_every_connection_is_answered_alike_and_every_front_has_some(shared, samples, stub_of, request_of, encode):
-    """Of 32 connections each front gets some, all answers are equal, and the metrics are the sum over the fronts."""
-    before, by_front = samples(shared.http), [answered_by(pid) for pid in pids(shared)]
+def test_every_connection_is_answered_alike_and_every_worker_has_some(shared, samples, stub_of, request_of, encode):
+    """Of 32 connections each worker gets some, all answers are equal, and the metrics are the sum over the workers."""
+    before, by_worker = samples(shared.http), [answered_by(pid) for pid in pids(shared)]
     request = request_of(encode(230), encode(20), top_k=2)
     answers = [stub_of(shared.target).Classify(request, wait_for_ready=True, timeout=20) for _ in range(CONNECTIONS)]
     assert len({tuple(r.classification.SerializeToString() for r in answer.results) for answer in answers}) == 1
     assert [r.classification.label for r in answers[0].results] == ["bright", "dark"]
     wait_for(lambda: samples(shared.http)[REQUESTS] - before.get(REQUESTS, 0) == CONNECTIONS)
     after = samples(shared.http)
-    by_front = [answered_by(pid) - count for pid, count in zip(pids(shared), by_front, strict=True)]
-    assert min(by_front) > 0
-    assert sum(by_front) == CONNECTIONS
+    by_worker = [answered_by(pid) - count for pid, count in zip(pids(shared), by_worker, strict=True)]
+    assert min(by_worker) > 0
+    assert sum(by_worker) == CONNECTIONS
     assert after["penult_batch_size_sum",] - before["penult_batch_size_sum",] == 2 * CONNECTIONS
     rise = after["penult_request_seconds_count", ("method", "Classify")]
     assert rise - before.get(("penult_request_seconds_count", ("method", "Classify")), 0) == CONNECTIONS
@@ -117,7 +117,7 @@ def test_the_metrics_look_like_one_server(shared, samples):
     assert [value for (name, *_), value in found.items() if name == "penult_model_info"] == [1]
     assert found["penult_queue_depth",] == 0
     assert found["penult_reloads_total", ("outcome", "loaded")] == 2
-    assert (found[READY_FRONTS], found[DEATHS]) == (2, 0)
+    assert (found[READY_WORKERS], found[DEATHS]) == (2, 0)
     assert not [labels for _, *labels in found if "pid" in dict(labels)]
     assert found["process_resident_memory_bytes",] > 3 * 20e6
     assert found["process_open_fds",] > 30
@@ -127,17 +127,17 @@ def test_the_metrics_look_like_one_server(shared, samples):
 
 
 def test_it_is_ready_and_alive(shared, connect):
-    """Both probes are well, the health of a front is SERVING, and every front logs under its number."""
+    """Both probes are well, the health of a worker is SERVING, and every worker logs under its number."""
     assert [httpx.get(f"{shared.http}/{path}").status_code for path in ("readyz", "livez")] == [200, 200]
     health = health_pb2_grpc.HealthStub(connect(shared.target))
     assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
     assert re.fullmatch(r"127\.0\.0\.1:\d+", shared.target)
-    assert len(re.findall("^front 2: .* INFO .* loaded light", shared.log.read_text(), re.MULTILINE)) == 1
+    assert len(re.findall("^worker 2: .* INFO .* loaded light", shared.log.read_text(), re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("options", [(), ("--fronts", "1")], ids=["fronts", "alone"])
-def test_the_port_of_fronts_is_in_use(shared, quick, options):
-    """Neither other fronts nor a server alone come onto the port of running fronts."""
+@pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["workers", "alone"])
+def test_the_port_of_workers_is_in_use(shared, quick, options):
+    """Neither other workers nor a server alone come onto the port of running workers."""
     result = serve(quick, "--port", shared.target.rpartition(":")[2], *options)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
@@ -159,9 +159,9 @@ def test_the_port_of_another_program_is_in_use(shared, quick):
     assert "--metrics-port" in result.stderr
 
 
-def test_counters_stay_whole_when_a_front_dies(quick, start_server, samples, stub_of, request_of, encode):
-    """After kill -9 the other front serves on, a new one comes, and no counter has fallen."""
-    running = start_server(quick, "--fronts", "2")
+def test_counters_stay_whole_when_a_worker_dies(quick, start_server, samples, stub_of, request_of, encode):
+    """After kill -9 the other worker serves on, a new one comes, and no counter has fallen."""
+    running = start_server(quick, "--workers", "2")
     request, first = request_of(encode(230)), pids(running)
     for _ in range(CONNECTIONS):
         stub_of(running.target).Classify(request, wait_for_ready=True, timeout=20)
@@ -170,12 +170,12 @@ def test_counters_stay_whole_when_a_front_dies(quick, start_server, samples, stu
     os.kill(first[0], signal.SIGKILL)
     wait_for(lambda: samples(running.http)[DEATHS] == 1)
     alone = samples(running.http)
-    assert alone[READY_FRONTS] == 1
+    assert alone[READY_WORKERS] == 1
     assert alone[REQUESTS] == CONNECTIONS
     assert httpx.get(f"{running.http}/readyz").status_code == 200
     for _ in range(8):  # while the new one loads, it takes no connections that it could not answer
         stub_of(running.target).Classify(request, timeout=20)
-    wait_for(lambda: samples(running.http)[READY_FRONTS] == 2)
+    wait_for(lambda: samples(running.http)[READY_WORKERS] == 2)
     assert first[0] not in pids(running)
     after = samples(running.http)
     assert after[REQUESTS] == CONNECTIONS + 8
@@ -183,18 +183,18 @@ def test_counters_stay_whole_when_a_front_dies(quick, start_server, samples, stu
     falling = ("penult_queue_depth", "penult_model_info", "process_", "penult_fronts")
     assert [key for key in before if not key[0].startswith(falling) and after[key] < before[key]] == []
     assert after[CPU] >= alone[CPU] >= before[CPU]
-    assert "front 1 ended unasked (1 of 4): SIGKILL" in running.log.read_text()
+    assert "worker 1 ended unasked (1 of 4): SIGKILL" in running.log.read_text()
 
 
 def test_a_crash_of_native_code_costs_nobody_an_answer(quick, start_server, samples, encode):
-    """A front that dies as a decoder would kill it, by SIGSEGV under load, costs only its own requests, which are asked
+    """A worker that dies as a decoder would kill it, by SIGSEGV under load, costs only its own requests, which are asked
     again by penult's clients: all photos are answered.
     """  # fmt: skip
-    running = start_server(quick, "--fronts", "2")
+    running = start_server(quick, "--workers", "2")
     photo, answered, stopped = encode(230), [], threading.Event()
 
     def ask() -> None:
-        while not stopped.is_set():  # each time over a connection of its own, so that both fronts have some
+        while not stopped.is_set():  # each time over a connection of its own, so that both workers have some
             with Client(running.target, 20) as client:
                 answered.extend(client.classify([photo]).results[0].label for _ in range(5))
 
@@ -204,34 +204,34 @@ def test_a_crash_of_native_code_costs_nobody_an_answer(quick, start_server, samp
         os.kill(pids(running)[0], signal.SIGSEGV)
         wait_for(lambda: samples(running.http)[DEATHS] == 1)
         before = len(answered)
-        wait_for(lambda: samples(running.http)[READY_FRONTS] == 2 and len(answered) > before + 40)
+        wait_for(lambda: samples(running.http)[READY_WORKERS] == 2 and len(answered) > before + 40)
         stopped.set()
         for each in asking:
             each.result(30)
     assert set(answered) == {"bright"}
-    assert "front 1 ended unasked (1 of 4): SIGSEGV" in running.log.read_text()
+    assert "worker 1 ended unasked (1 of 4): SIGSEGV" in running.log.read_text()
 
 
-def test_a_front_that_hangs_is_replaced(quick, start_server, samples):
-    """A front whose event loop stands still is ended and started again: a probe of the supervisor cannot see it."""
-    running = start_server(quick, "--fronts", "2")
+def test_a_worker_that_hangs_is_replaced(quick, start_server, samples):
+    """A worker whose event loop stands still is ended and started again: a probe of the supervisor cannot see it."""
+    running = start_server(quick, "--workers", "2")
     stuck = pids(running)[1]
     os.kill(stuck, signal.SIGSTOP)
     wait_for(lambda: not is_running(stuck), 25)
-    wait_for(lambda: samples(running.http)[READY_FRONTS] == 2)
-    assert "front 2 hangs" in running.log.read_text()
+    wait_for(lambda: samples(running.http)[READY_WORKERS] == 2)
+    assert "worker 2 hangs" in running.log.read_text()
 
 
 @pytest.mark.parametrize("everyone", [False, True], ids=["supervisor", "everyone"])
-def test_a_signal_drains_all_fronts(quick, start_server, samples, stub_of, request_of, encode, everyone):
+def test_a_signal_drains_all_workers(quick, start_server, samples, stub_of, request_of, encode, everyone):
     """At SIGTERM, also to every process, readiness goes, what was accepted is answered, and all leave with 0; one ready line was all."""
-    running = start_server(quick, "--fronts", "2", "--drain-lead", "1", *WAITING, "2000")
-    fronts, codes = pids(running), Counter()
-    folder = metrics_folder(fronts[0])
+    running = start_server(quick, "--workers", "2", "--drain-lead", "1", *WAITING, "2000")
+    workers, codes = pids(running), Counter()
+    folder = metrics_folder(workers[0])
     ask = [stub_of(running.target) for _ in range(8)]
     calls = [stub.Classify.future(request_of(encode(230)), timeout=30) for stub in ask]
     wait_for(lambda: samples(running.http)["penult_queue_depth",] == len(ask))
-    for pid in [running.process.pid, *(fronts if everyone else ())]:
+    for pid in [running.process.pid, *(workers if everyone else ())]:
         os.kill(pid, signal.SIGTERM)
     wait_for(lambda: httpx.get(f"{running.http}/readyz").status_code == 503, 1.5)
     assert httpx.get(f"{running.http}/livez").status_code == 200
@@ -240,7 +240,7 @@ def test_a_signal_drains_all_fronts(quick, start_server, samples, stub_of, reque
     assert codes == {grpc.StatusCode.OK: len(ask)}
     assert running.process.wait(20) == 0
     assert running.process.stdout.read() == ""
-    assert not [pid for pid in fronts if is_running(pid)]
+    assert not [pid for pid in workers if is_running(pid)]
     assert not folder.exists()
     log = running.log.read_text()
     assert log.splitlines()[-1].endswith("stopped")
@@ -248,25 +248,25 @@ def test_a_signal_drains_all_fronts(quick, start_server, samples, stub_of, reque
 
 
 def test_a_second_signal_ends_all_at_once(quick, start_server):
-    """Who asks twice does not wait: exit code 1, no front left."""
-    running = start_server(quick, "--fronts", "2", "--drain-lead", "60")
-    fronts = pids(running)
+    """Who asks twice does not wait: exit code 1, no worker left."""
+    running = start_server(quick, "--workers", "2", "--drain-lead", "60")
+    workers = pids(running)
     running.process.send_signal(signal.SIGINT)
     wait_for(lambda: "draining" in running.log.read_text())
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(5) == 1
-    wait_for(lambda: not [pid for pid in fronts if is_running(pid)], 5)
+    wait_for(lambda: not [pid for pid in workers if is_running(pid)], 5)
 
 
-def test_fronts_do_not_outlive_their_supervisor(quick, start_server, samples, stub_of, request_of, encode):
-    """Kill -9 of the supervisor ends the fronts, busy ones too, frees the port and leaves no folder behind."""
-    running = start_server(quick, "--fronts", "2", "--drain-lead", "60", *WAITING, "60000")
-    fronts = pids(running)
-    folder = metrics_folder(fronts[0])
+def test_workers_do_not_outlive_their_supervisor(quick, start_server, samples, stub_of, request_of, encode):
+    """Kill -9 of the supervisor ends the workers, busy ones too, frees the port and leaves no folder behind."""
+    running = start_server(quick, "--workers", "2", "--drain-lead", "60", *WAITING, "60000")
+    workers = pids(running)
+    folder = metrics_folder(workers[0])
     calls = [stub_of(running.target).Classify.future(request_of(encode(20)), timeout=90) for _ in range(8)]
     wait_for(lambda: samples(running.http)["penult_queue_depth",] == len(calls))
     running.process.kill()
-    wait_for(lambda: not [pid for pid in fronts if is_running(pid)], 5)
+    wait_for(lambda: not [pid for pid in workers if is_running(pid)], 5)
     assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}
     assert not folder.exists()
     # A process counts as ended when its first thread has; the last of the others lets go of the port.
@@ -290,7 +290,7 @@ def _damage(models: Path) -> None:
 
 
 @pytest.mark.server
-def test_fronts_that_cannot_start_are_one_reason(quick, tmp_path):
+def test_workers_that_cannot_start_are_one_reason(quick, tmp_path):
     """A damaged bundle ends the start with exit code 1; the last line is the reason, told once."""
     models = shutil.copytree(quick, tmp_path / "models")
     _damage(models)
@@ -301,21 +301,21 @@ def test_fronts_that_cannot_start_are_one_reason(quick, tmp_path):
     assert "FILE_DIGEST" in result.stderr
 
 
-def test_a_front_that_keeps_dying_ends_the_service(quick, tmp_path, start_server):
-    """A front that cannot be started again is tried a few times; then the others drain and the exit code is 1."""
+def test_a_worker_that_keeps_dying_ends_the_service(quick, tmp_path, start_server):
+    """A worker that cannot be started again is tried a few times; then the others drain and the exit code is 1."""
     models = shutil.copytree(quick, tmp_path / "models")
-    running = start_server(models, "--fronts", "2")
-    fronts = pids(running)
+    running = start_server(models, "--workers", "2")
+    workers = pids(running)
     _damage(models)
-    os.kill(fronts[0], signal.SIGKILL)
+    os.kill(workers[0], signal.SIGKILL)
     assert running.process.wait(40) == 1
-    assert running.log.read_text().splitlines()[-1].startswith("penult: front 1 ended 4 times in a row: no model in ")
-    assert not [pid for pid in fronts if is_running(pid)]
+    assert running.log.read_text().splitlines()[-1].startswith("penult: worker 1 ended 4 times in a row: no model in ")
+    assert not [pid for pid in workers if is_running(pid)]
 
 
 def test_a_signal_while_starting_ends_it(quick, launch):
-    """SIGTERM before the fronts are ready ends them all with exit code 0 and without a ready line."""
-    starting = launch(quick, "--fronts", "2")
+    """SIGTERM before the workers are ready ends them all with exit code 0 and without a ready line."""
+    starting = launch(quick, "--workers", "2")
     wait_for(lambda: answers(f"{starting.http}/livez"))
     assert httpx.get(f"{starting.http}/readyz").status_code == 503
     starting.process.send_signal(signal.SIGTERM)
@@ -324,8 +324,8 @@ def test_a_signal_while_starting_ends_it(quick, launch):
 
 
 def test_under_load_no_accepted_request_is_lost(quick, start_server, stub_of, request_of, encode, ask_until_refused):
-    """Clients that ask without pause through SIGTERM see only OK until the fronts stop accepting."""
-    running, request = start_server(quick, "--fronts", "2", "--drain-lead", "1"), request_of(encode(230))
+    """Clients that ask without pause through SIGTERM see only OK until the workers stop accepting."""
+    running, request = start_server(quick, "--workers", "2", "--drain-lead", "1"), request_of(encode(230))
     asked = []
 
     def asker():

@@ -59,7 +59,7 @@ class Status:
     ) -> None:
         """Sample nothing yet; `state` returns ready, loading, failing or draining.
 
-        A supervisor has only the metrics of its fronts.
+        A supervisor has only the metrics of its workers.
         """
         self._metrics, self._state, self._events = metrics, state, events
         self._repository, self._lookups = repository, lookups
@@ -93,13 +93,13 @@ class Status:
         now = self._take((*_LOAD, *_ANSWERS, *_NOW))
         recent = MetricDelta(self._recent[0] if self._recent else now, now)
         lately = MetricDelta(self._minutes[0] if self._minutes else now, now)
-        fronts = now.metrics.sum("penult_fronts_ready") if "penult_fronts_ready" in now.metrics.values else None
+        workers = now.metrics.sum("penult_fronts_ready") if "penult_fronts_ready" in now.metrics.values else None
         return {
             "penult": importlib.metadata.version("penult"),
             "state": self._state(),
             "time": now.time,
             "uptime_s": round(now.time - self._started),
-            "fronts": None if fronts is None else {"ready": fronts, **_deaths(now)},
+            "fronts": None if workers is None else {"ready": workers, **_deaths(now)},
             "models": [_model(labels, now.metrics, lately) | self._details(labels) for labels in _served(now)],
             "not_served": self._not_served(),
             "load": _load(now.metrics, recent),

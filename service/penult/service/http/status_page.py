@@ -27,7 +27,7 @@ _OFF = (
     "Off here, as on every server that others can reach. penult serve --try-photos on allows it; "
     "penult classify PHOTO works without."
 )
-_OFF_FOR_FRONTS = "Several fronts answer over gRPC only: penult classify PHOTO asks them."
+_OFF_FOR_WORKERS = "Several workers answer over gRPC only: penult classify PHOTO asks them."
 
 
 def page_routes(status: Status, tries: TryPhotoRoute | None = None, reports: Reports | None = None) -> list[Route]:
@@ -53,6 +53,6 @@ def page_routes(status: Status, tries: TryPhotoRoute | None = None, reports: Rep
 def _try_told(tries: TryPhotoRoute | None) -> dict[str, Any]:
     """Return whether photos can be tried, and why not."""
     if tries is None:
-        return {"is_on": False, "max_bytes": 0, "why": _OFF_FOR_FRONTS}
+        return {"is_on": False, "max_bytes": 0, "why": _OFF_FOR_WORKERS}
     told = tries.told()
     return told | {"why": "" if told["is_on"] else _OFF}

@@ -199,7 +199,7 @@ class Metrics(Exposition):
         """Tell of a model that is served no longer."""
         self.reloads.labels("retired").inc()
         self.model_info.labels(*model).set(0)
-        if FILES not in os.environ:  # a file of several fronts cannot lose a series; it says 0
+        if FILES not in os.environ:  # a file of several workers cannot lose a series; it says 0
             self.model_info.remove(*model)
 
     def series_of(self, classes: Sequence[str], baseline: Baseline | None) -> dict[str, str]:
@@ -230,7 +230,7 @@ class Metrics(Exposition):
             self.baseline_photos.labels(*model).set(baseline.photos)
 
     def forget_answers(self, model: tuple[str, str], classes: Iterable[str], scorers: Iterable[str]) -> None:
-        """Let go of a model's series, so that reloading does not heap them up; files of several fronts keep them."""
+        """Let go of a model's series, so that reloading does not heap them up; files of several workers keep them."""
         if FILES in os.environ:
             return
         more: dict[MetricWrapperBase, Iterable[str]] = {self.answers: classes, self.baseline_class_share: classes}

@@ -1,6 +1,6 @@
-"""The metrics of several fronts as those of one server.
+"""The metrics of several workers as those of one server.
 
-Fronts count into files of one folder, which outlive a front that died; their supervisor adds the files up.
+Workers count into files of one folder, which outlive a worker that died; their supervisor adds the files up.
 """
 
 import os
@@ -18,49 +18,49 @@ from penult.service.observability.metrics import FILES, Exposition
 _PROCESS_SUMS = ("cpu_seconds", "resident_memory_bytes", "virtual_memory_bytes", "open_fds")
 
 
-class FrontsMetrics(Exposition):
-    """The metrics of several fronts as those of one server; what fronts that have ended counted stays in."""
+class WorkersMetrics(Exposition):
+    """The metrics of several workers as those of one server; what workers that have ended counted stays in."""
 
     def __init__(self, folder: Path, pids: Callable[[], Iterable[int]], ready: Callable[[], int]) -> None:
-        """Add up the files in `folder`, and the processes that `pids` names now; `ready` counts fronts that serve."""
+        """Add up the files in `folder`, and the processes that `pids` names now; `ready` counts workers that serve."""
         self.registry = CollectorRegistry()
         self._folder, self.deaths = folder, 0
         self.registry.register(PLATFORM_COLLECTOR)
-        self.registry.register(_Fronts(folder))
+        self.registry.register(_Workers(folder))
         self.registry.register(_Processes(pids))
         self.registry.register(_Counts(lambda: (ready(), self.deaths)))
         for collector in gpus():
             self.registry.register(collector)
 
     @property
-    def front_environment(self) -> dict[str, str]:
+    def worker_environment(self) -> dict[str, str]:
         """The variables that make a process count into the folder."""
         return {FILES: str(self._folder)}
 
     def forget(self, pid: int) -> None:
-        """Leave out the gauges of a front that has ended; its counters stay."""
+        """Leave out the gauges of a worker that has ended; its counters stay."""
         mark_process_dead(pid, str(self._folder))
 
 
-class _Fronts(Collector):
+class _Workers(Collector):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        # A file is empty for a moment when a front has just made it, which the merge would stumble over.
+        # A file is empty for a moment when a worker has just made it, which the merge would stumble over.
         files = [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
         merged: Iterable[Metric] = MultiProcessCollector.merge(files)
         return merged
 
 
 class _Processes(Collector):
-    """process_* of the supervisor and its fronts together; memory that they share counts once for each."""
+    """process_* of the supervisor and its workers together; memory that they share counts once for each."""
 
     def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
         self._pids, self._cpu_seconds = pids, 0.0
 
     def collect(self) -> Iterator[Metric]:
-        ended = os.times()  # before the others: a front that ends meanwhile is then missed once, not counted twice
+        ended = os.times()  # before the others: a worker that ends meanwhile is then missed once, not counted twice
         own = {metric.name: metric for metric in ProcessCollector(registry=None).collect()}
         sums = {name: own[name].samples[0].value for name in self._summed(own)}
         for pid in self._pids():
@@ -86,8 +86,8 @@ class _Counts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         ready, deaths = self._read()
-        yield GaugeMetricFamily("penult_fronts_ready", "Front processes that serve.", ready)
-        yield CounterMetricFamily("penult_front_deaths", "Front processes that ended unasked.", deaths)
+        yield GaugeMetricFamily("penult_fronts_ready", "Worker processes that serve.", ready)
+        yield CounterMetricFamily("penult_front_deaths", "Worker processes that ended unasked.", deaths)
 
 
 def _constant(pid: int) -> Callable[[], int]:

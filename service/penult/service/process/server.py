@@ -45,7 +45,7 @@ from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
 from penult.service.process.wiring import inference_limits, listener_security
-from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_front, start_log_of
+from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_worker, start_log_of
 from penult.v1 import penult_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ async def _serve_and_leave(config: ServeConfig) -> None:
     UNAVAILABLE to them, which every retry policy knows. Nothing is left to be waited for: a model that is still being
     loaded, threads with photos that nobody wants any more.
     """
-    server = Server(config, is_front())
+    server = Server(config, is_worker())
     await server.run()
     logging.shutdown()
     sys.stdout.flush()
@@ -94,11 +94,11 @@ async def _serve_and_leave(config: ServeConfig) -> None:
 
 
 class Server:
-    """One gRPC port, one HTTP port, and what answers behind them. A front leaves the HTTP port to its supervisor."""
+    """One gRPC port, one HTTP port, and what answers behind them. A worker leaves the HTTP port to its supervisor."""
 
-    def __init__(self, config: ServeConfig, is_front: bool = False) -> None:
+    def __init__(self, config: ServeConfig, is_worker: bool = False) -> None:
         """Build the parts; nothing listens yet."""
-        self._config, self._is_front = config, is_front
+        self._config, self._is_worker = config, is_worker
         self._limits = inference_limits(config)
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
         self._listeners = SecureListeners(listener_security(config), self.metrics)
@@ -111,7 +111,7 @@ class Server:
             config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
         )
         self._poller = RepositoryPoller(config.models, config.pins, self._load_model, stage, config.trust)
-        self._lookups = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_front)
+        self._lookups = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_worker)
         self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
         self._drain_gate, self._access = DrainGate(), AccessLog(config.access_log)
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
@@ -133,7 +133,7 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._look_again)
         await self._set_health()
         server, port, http = self._build(), 0, None
-        if self._is_front:
+        if self._is_worker:
             follow_supervisor(self._stop.set)
         else:
             http = self._http_server()
@@ -143,7 +143,7 @@ class Server:
         self._keep(follow(self._listeners))
         try:
             if await self._load():
-                # Other fronts serve already: this one takes connections from them when it can answer, not before.
+                # Other workers serve already: this one takes connections from them when it can answer, not before.
                 port = port or await self._listen(server)
                 await self._become_ready(port, http.port if http else config.metrics_port)
                 if config.watch_s:
@@ -190,7 +190,7 @@ class Server:
             self._tracing,
             self._listeners.tokens,
         )
-        server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_front))
+        server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_worker))
         servicer = PenultServicer(
             self._repository, self._pipeline, self._lookups, config.request_max_images, config.message_max_bytes
         )
@@ -284,7 +284,7 @@ class Server:
             self._keep(self._open_lookups())
         self._keep(self._lookups.count(_COUNT_S))
         self._keep(self._recovery.probe(self._repository.all, self._pipeline.probe))
-        if self._is_front:
+        if self._is_worker:
             self._keep(heartbeat())
 
     def _greet(self, port: int, page: str) -> None:
@@ -337,15 +337,15 @@ def _oip(core: DataPlane) -> OipServicer:
     return OipServicer(core)  # type: ignore[abstract]
 
 
-def _options(config: ServeConfig, is_front: bool) -> list[tuple[str, int]]:
+def _options(config: ServeConfig, is_worker: bool) -> list[tuple[str, int]]:
     age_ms = int(1000 * config.connection_age_s)
     age = [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS)]
     return [
         *(age if age_ms else ()),
         ("grpc.max_receive_message_length", config.message_max_bytes),
         ("grpc.max_send_message_length", config.message_max_bytes),
-        # Two servers on one port by mistake would share its connections silently; fronts do so on purpose.
-        ("grpc.so_reuseport", int(is_front)),
+        # Two servers on one port by mistake would share its connections silently; workers do so on purpose.
+        ("grpc.so_reuseport", int(is_worker)),
         ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.

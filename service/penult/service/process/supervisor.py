@@ -1,8 +1,8 @@
-"""`penult serve --fronts N`: a supervisor that starts N servers on one gRPC port, and serves the one HTTP port itself.
+"""`penult serve --workers N`: a supervisor that starts N servers on one gRPC port, and serves the one HTTP port itself.
 
-Each front is a process of its own, with its own event loop, interpreter lock, threads and copy of every model; the
-kernel spreads connections over them (SO_REUSEPORT), not requests. A front that dies is started again; the supervisor
-stays ready as long as one front serves.
+Each worker is a process of its own, with its own event loop, interpreter lock, threads and copy of every model; the
+kernel spreads connections over them (SO_REUSEPORT), not requests. A worker that dies is started again; the supervisor
+stays ready as long as one worker serves.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from penult.service.http.server import HttpServer
 from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
 from penult.service.observability.logs import switch_level
-from penult.service.observability.multiprocess import FrontsMetrics
+from penult.service.observability.multiprocess import WorkersMetrics
 from penult.service.process.wiring import listener_security
 from penult.service.process.worker import NUMBER, READY, STOP, VARIABLE, start_log_of
 
@@ -37,19 +37,19 @@ log = logging.getLogger(__name__)
 _MAX_DEATHS = 4
 _SERVED_WELL_S = 60.0
 _RESTART_S = 0.5
-# A front whose event loop has hung for so long is ended. Several silences, since after a pause of the whole machine
-# the first one may be over before the front has had its turn.
+# A worker whose event loop has hung for so long is ended. Several silences, since after a pause of the whole machine
+# the first one may be over before the worker has had its turn.
 _SILENCE_S, _SILENCES = 4.0, 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tempfile makes a folder of its own in it  # nosec B108
 _REASON = "penult: "
 
 
-class FrontError(PenultError):
-    """A front does not start, or not any more."""
+class WorkerError(PenultError):
+    """A worker does not start, or not any more."""
 
 
 def supervise(config: ServeConfig) -> int:
-    """Serve with several fronts until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot."""
+    """Serve with several workers until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot."""
     start_log_of(config)
     allow_open_files()
     with _held_port(config) as port, _metrics_folder() as folder:
@@ -58,7 +58,7 @@ def supervise(config: ServeConfig) -> int:
 
 @contextmanager
 def _held_port(config: ServeConfig) -> Iterator[int]:
-    """Hold the gRPC port for the fronts, and yield its number; raise ConfigError where another program has it."""
+    """Hold the gRPC port for the workers, and yield its number; raise ConfigError where another program has it."""
     with socket.socket(family(config.host)) as holder:
         try:
             # As gRPC does: connections of a server that has ended do not count as its port in use.
@@ -66,7 +66,7 @@ def _held_port(config: ServeConfig) -> Iterator[int]:
             holder.bind((config.host, config.port))
         except OSError as error:
             raise port_refused(config.host, config.port, "--port", error) from error
-        # Shared only now, so that the port of another penult, fronts or not, was refused; and never listened on here,
+        # Shared only now, so that the port of another penult, workers or not, was refused; and never listened on here,
         # so that no connection comes to this socket.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -75,14 +75,14 @@ def _held_port(config: ServeConfig) -> Iterator[int]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[Path]:
-    # In memory where that can be: fronts count by writing to mapped files, and should not wait for a disk.
+    # In memory where that can be: workers count by writing to mapped files, and should not wait for a disk.
     parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="penult-", dir=parent) as folder:
         yield Path(folder)
 
 
-class Front:
-    """One front, started as often as it takes."""
+class Worker:
+    """One worker, started as often as it takes."""
 
     def __init__(self, number: int, command: list[str], environment: dict[str, str]) -> None:
         """Start nothing yet."""
@@ -96,7 +96,7 @@ class Front:
         """The process that runs, 0 where none does."""
         return self._process.pid if self._process else 0
 
-    async def run(self, on_ready: Callable[["Front"], None]) -> tuple[int, int]:
+    async def run(self, on_ready: Callable[["Worker"], None]) -> tuple[int, int]:
         """Run one process to its end; return its id and its exit code, negative for a signal."""
         self.has_served, self.reason = False, ""
         pipe = asyncio.subprocess.PIPE
@@ -126,7 +126,7 @@ class Front:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _listen(self, process: asyncio.subprocess.Process, on_ready: Callable[["Front"], None]) -> None:
+    async def _listen(self, process: asyncio.subprocess.Process, on_ready: Callable[["Worker"], None]) -> None:
         """Hear that it is ready, and then that it lives, until it ends; end it where it is silent."""
         assert process.stdout  # it is a pipe
         silences = 0
@@ -143,7 +143,7 @@ class Front:
                 self.is_ready = self.has_served = True
                 self.ready_line = line.decode().rstrip()
                 on_ready(self)
-        log.error("front %d hangs: its event loop has been silent for %.0f s", self.number, _SILENCES * _SILENCE_S)
+        log.error("worker %d hangs: its event loop has been silent for %.0f s", self.number, _SILENCES * _SILENCE_S)
         self.kill()
 
     async def _relay(self, process: asyncio.subprocess.Process) -> None:
@@ -159,29 +159,29 @@ class Front:
             if line.startswith(_REASON):
                 self.reason = line.removeprefix(_REASON).rstrip()
             else:
-                print(f"front {self.number}: {line.rstrip()}", file=sys.stderr, flush=True)
+                print(f"worker {self.number}: {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 class Supervisor:
-    """Keeps the fronts running, tells their metrics and readiness, and ends with them."""
+    """Keeps the workers running, tells their metrics and readiness, and ends with them."""
 
     def __init__(self, config: ServeConfig, port: int, folder: Path) -> None:
-        """Bind the HTTP port; raise ConfigError if that fails. `folder` is for the fronts' metrics."""
+        """Bind the HTTP port; raise ConfigError if that fails. `folder` is for the workers' metrics."""
         self._folder = folder
-        self._metrics = FrontsMetrics(folder, self._pids, lambda: sum(front.is_ready for front in self._fronts))
+        self._metrics = WorkersMetrics(folder, self._pids, lambda: sum(worker.is_ready for worker in self._workers))
         self._status = Status(self._metrics, self._state)
         self._listeners = SecureListeners(listener_security(config))
         self._http = HttpServer(
             config.host, config.metrics_port, self._metrics, self._is_ready, page_routes(self._status),
             self._listeners.http_context,
         )  # fmt: skip
-        environment = os.environ | self._metrics.front_environment | {VARIABLE: str(folder)}
+        environment = os.environ | self._metrics.worker_environment | {VARIABLE: str(folder)}
         # As a variable: it may hold a password, and all users of the machine can read command lines.
         environment["PENULT_LOOKUP"] = config.lookup_place
         # -P: nothing in the current folder may stand in for a module.
         program = [sys.executable, "-P", "-m", "penult.cli", "serve"]
-        self._fronts = [
-            Front(
+        self._workers = [
+            Worker(
                 number,
                 [*program, *config.of_worker(number, port, self._http.port).as_flags("lookup")],
                 environment | {NUMBER: str(number)},
@@ -190,10 +190,10 @@ class Supervisor:
         ]
         self._is_started = False
         self._stop = asyncio.Event()
-        self._failure: FrontError | None = None
+        self._failure: WorkerError | None = None
 
     async def run(self) -> int:
-        """Start the fronts and keep them until asked to stop; return the exit code. Raises FrontError."""
+        """Start the workers and keep them until asked to stop; return the exit code. Raises WorkerError."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._look_again)
@@ -203,7 +203,7 @@ class Supervisor:
         await self._http.start()
         beside = [asyncio.create_task(work) for work in (self._status.run(), follow(self._listeners))]
         try:
-            codes = await asyncio.gather(*(self._keep(front) for front in self._fronts))
+            codes = await asyncio.gather(*(self._keep(worker) for worker in self._workers))
         finally:
             for task in beside:
                 task.cancel()
@@ -218,10 +218,10 @@ class Supervisor:
         return "draining" if self._stop.is_set() else "ready" if self._is_ready() else "loading"
 
     def _pids(self) -> list[int]:
-        return [front.pid for front in self._fronts if front.pid]
+        return [worker.pid for worker in self._workers if worker.pid]
 
     def _is_ready(self) -> bool:
-        return self._is_started and not self._stop.is_set() and any(front.is_ready for front in self._fronts)
+        return self._is_started and not self._stop.is_set() and any(worker.is_ready for worker in self._workers)
 
     def _signalled(self) -> None:
         if self._stop.is_set():
@@ -229,7 +229,7 @@ class Supervisor:
             self._kill_all()
             shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(1)
-        log.info("draining: not ready from now on, waiting for %d fronts", len(self._pids()))
+        log.info("draining: not ready from now on, waiting for %d workers", len(self._pids()))
         self._stop_all()
 
     def _look_again(self) -> None:
@@ -241,57 +241,57 @@ class Supervisor:
         self._signal(signal.SIGUSR1)
 
     def _signal(self, number: signal.Signals) -> None:
-        for front in self._fronts:
-            if front.is_ready and front.pid:  # one that is starting does not listen yet, and would end
-                os.kill(front.pid, number)
+        for worker in self._workers:
+            if worker.is_ready and worker.pid:  # one that is starting does not listen yet, and would end
+                os.kill(worker.pid, number)
 
     def _stop_all(self) -> None:
         self._stop.set()
-        for front in self._fronts:
-            front.stop()
+        for worker in self._workers:
+            worker.stop()
 
     def _kill_all(self) -> None:
-        for front in self._fronts:
-            front.kill()
+        for worker in self._workers:
+            worker.kill()
 
-    def _front_is_ready(self, front: Front) -> None:
-        log.info("front %d is ready, process %d", front.number, front.pid)
-        first = next(front.ready_line for front in self._fronts if front.ready_line)
-        if front.ready_line != first:
-            log.warning("front %d serves other models than those before: %s", front.number, front.ready_line)
-        if not self._is_started and all(front.is_ready for front in self._fronts):
+    def _worker_is_ready(self, worker: Worker) -> None:
+        log.info("worker %d is ready, process %d", worker.number, worker.pid)
+        first = next(worker.ready_line for worker in self._workers if worker.ready_line)
+        if worker.ready_line != first:
+            log.warning("worker %d serves other models than those before: %s", worker.number, worker.ready_line)
+        if not self._is_started and all(worker.is_ready for worker in self._workers):
             self._is_started = True
             print(first, flush=True)
 
-    async def _keep(self, front: Front) -> int:
-        """Run a front, again where it ends unasked, until the end; return 0 if that was well."""
+    async def _keep(self, worker: Worker) -> int:
+        """Run a worker, again where it ends unasked, until the end; return 0 if that was well."""
         deaths = 0
         while True:
             started = time.monotonic()
-            pid, code = await front.run(self._front_is_ready)
+            pid, code = await worker.run(self._worker_is_ready)
             self._metrics.forget(pid)
-            cause = front.reason or _cause(code)
+            cause = worker.reason or _cause(code)
             if self._stop.is_set():
-                if code and front.has_served and not self._failure:
-                    log.error("front %d did not end well: %s", front.number, cause)
-                return code if front.has_served else 0
+                if code and worker.has_served and not self._failure:
+                    log.error("worker %d did not end well: %s", worker.number, cause)
+                return code if worker.has_served else 0
             if not self._is_started:
-                self._give_up(FrontError("FRONT", front.reason or f"front {front.number} did not start: {cause}"))
+                self._give_up(WorkerError("WORKER", worker.reason or f"worker {worker.number} did not start: {cause}"))
                 self._kill_all()
                 return 1
-            served_well = front.has_served and time.monotonic() - started > _SERVED_WELL_S
+            served_well = worker.has_served and time.monotonic() - started > _SERVED_WELL_S
             deaths = 1 if served_well else deaths + 1
             self._metrics.deaths += 1
-            log.error("front %d ended unasked (%d of %d): %s", front.number, deaths, _MAX_DEATHS, cause)
+            log.error("worker %d ended unasked (%d of %d): %s", worker.number, deaths, _MAX_DEATHS, cause)
             if deaths >= _MAX_DEATHS:
-                self._give_up(FrontError("FRONT", f"front {front.number} ended {deaths} times in a row: {cause}"))
+                self._give_up(WorkerError("WORKER", f"worker {worker.number} ended {deaths} times in a row: {cause}"))
                 return 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _RESTART_S * 2 ** (deaths - 1))
             if self._stop.is_set():
                 return 0
 
-    def _give_up(self, failure: FrontError) -> None:
+    def _give_up(self, failure: WorkerError) -> None:
         self._failure = self._failure or failure
         self._stop_all()
 

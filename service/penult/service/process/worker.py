@@ -1,9 +1,9 @@
-"""What makes a server one of several fronts, seen from within; supervisor.py is the supervisor that starts them.
+"""What makes a server one of several workers, seen from within; supervisor.py is the supervisor that starts them.
 
-The supervisor holds the other end of standard input: a byte there asks the front to drain, and the end says that the
+The supervisor holds the other end of standard input: a byte there asks the worker to drain, and the end says that the
 supervisor is gone. Signals would not do for that: where a whole group gets them (Ctrl-C, systemd), one that is also
-forwarded would count as the second, which ends a server at once. On standard output a front says that it is ready, then
-every second that its event loop still turns, since a probe of the supervisor cannot see that.
+forwarded would count as the second, which ends a server at once. On standard output a worker reports that it is ready,
+then every second that its event loop still turns, since a probe of the supervisor cannot see that.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from penult.service.config import ServeConfig
 from penult.service.observability.logs import start_log
 
 # Set by the supervisor to the folder of the metrics; no setting, so no word about it in --help.
-VARIABLE = "PENULT_INTERNAL_FRONT"
-# And this to the number of the front, 1 and up.
-NUMBER = "PENULT_INTERNAL_FRONT_NUMBER"
+VARIABLE = "PENULT_INTERNAL_WORKER"
+# And this to the number of the worker, 1 and up.
+NUMBER = "PENULT_INTERNAL_WORKER_NUMBER"
 STOP = b"."
 READY = b"ready "
 HEARTBEAT_S = 1.0
@@ -28,11 +28,11 @@ _STANDARD_INPUT = 0
 
 
 def is_first() -> bool:
-    """Return whether this process logs what all fronts of a server have to say alike: the first, or a server alone."""
+    """Return whether this process logs what all workers of a server have to say alike: the first, or a server alone."""
     return os.environ.get(NUMBER, "1") == "1"
 
 
-def is_front() -> bool:
+def is_worker() -> bool:
     """Return whether a supervisor started this process."""
     return VARIABLE in os.environ
 
@@ -40,7 +40,11 @@ def is_front() -> bool:
 def start_log_of(config: ServeConfig) -> None:
     """Start the log of this process, as `config` says."""
     start_log(
-        asdict(config), config.changed(), log_format=config.log_format, log_level=config.log_level, is_worker=is_front()
+        asdict(config),
+        config.changed(),
+        log_format=config.log_format,
+        log_level=config.log_level,
+        is_worker=is_worker(),
     )
 
 
@@ -61,7 +65,7 @@ def follow_supervisor(ask_to_stop: Callable[[], object]) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a killed supervisor could not; whichever front comes last removes the folder."""
+    """Remove what a killed supervisor could not; whichever worker comes last removes the folder."""
     with contextlib.suppress(OSError):
         for path in folder.glob("*.db"):
             path.unlink(missing_ok=True)

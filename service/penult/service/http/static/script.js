@@ -144,8 +144,8 @@ function draw(told) {
   at("state").className = `state ${told.state}`;
   if (at("state").textContent !== told.state) at("state").textContent = told.state;  // a reader need not say it anew
   document.title = `${told.state} · penult`;
-  const fronts = told.fronts ? `, ${count(told.fronts.ready, "front")} ready` + (told.fronts.deaths ? `, ${count(told.fronts.deaths, "death")}` : "") : "";
-  at("about").textContent = `version ${told.penult}, up for ${duration(told.uptime_s)}${fronts}`;
+  const workers = told.fronts ? `, ${count(told.fronts.ready, "worker")} ready` + (told.fronts.deaths ? `, ${count(told.fronts.deaths, "death")}` : "") : "";
+  at("about").textContent = `version ${told.penult}, up for ${duration(told.uptime_s)}${workers}`;
   redraw("load", { load: told.load, total: told.total, history: told.history }, loadTiles);
   redraw("models", { models: told.models, others: told.not_served, hasReports: told.has_reports }, modelCards);
   redraw("phases", told.load.phases_ms, steps);
