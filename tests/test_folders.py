@@ -8,8 +8,9 @@ import pytest
 
 from penult.bench import photos as bench_photos
 from penult.bench.settings import BenchError
-from penult.cli.index_commands import photo_item
-from penult.client.batch_calls import NoPhotos, named_photos, photos_in
+from penult.cli.arguments import Refused, named_photos
+from penult.cli.index import photo_item
+from penult.client.batch_calls import photos_in
 from penult.client.tools.photo_sources import Folder
 from penult.export.data import file_index
 from penult.folders.names import affixed_split_of, is_photo, kind_of, split_of
@@ -77,7 +78,7 @@ def test_a_folder_without_photos_says_what_it_holds(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     told = "; 2 HEIC files are left out; to make JPEGs with ImageMagick: "
-    with pytest.raises(NoPhotos) as caught:
+    with pytest.raises(Refused) as caught:
         named_photos([str(tmp_path)])
     assert f"holds no JPEG, PNG or WebP file{told}" in caught.value.message
     with pytest.raises(BenchError) as refused:

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
 COMMON = {
-    "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.offline",
+    "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.offline",
     "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders", "penult.settings",
 }  # fmt: skip
 
@@ -47,8 +47,6 @@ EXCEPTIONS = {
     # A contact sheet shows images as the service crops them.
     ("penult.client.tools.contact_sheet", "penult.bundle"),
 }
-# To be mended with this change of rooms.
-EXCEPTIONS |= {("penult.bench.settings", "penult.cli")}
 
 # Each outside library is known to these rooms only.
 KNOWN_TO = {
@@ -82,7 +80,7 @@ KNOWN_TO = {
     "matplotlib": {"penult.drawing", "penult.export.report", "penult.export.jobs", "penult.bench"},
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.onnx"},
-    "tqdm": {"penult.export", "penult.client"},
+    "tqdm": {"penult.console"},
     "cryptography": {"penult.bundle", "penult.service.auth", "penult.client"},
     "tensorboardX": {"penult.export.training"},
     "torch": {

@@ -246,10 +246,10 @@ def test_missing_words_are_exit_2(penult, argv):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["trian"], "penult: argument VERB: 'trian' is not one of train, svm, .*; did you mean train[?]"),
+        (["trian"], "penult: argument COMMAND: 'trian' is not one of train, svm, .*; did you mean train[?]"),
         (["train", "x", "--svm", "lin"], "penult train: .* 'lin' is not one of auto, linear, rbf; did you mean linear[?]"),
         (["train", "x", "--frezee=3"], "penult train: unrecognized arguments: --frezee=3; did you mean --freeze[?]"),
-        (["index", "lst"], "penult index: argument VERB: 'lst' is not one of add, .*; did you mean list[?]"),
+        (["index", "lst"], "penult index: argument COMMAND: 'lst' is not one of add, .*; did you mean list[?]"),
         (["quantize", "a", "b", "--to", "float99"], r"penult quantize: .* 'float99' is not one of int8, fp16\."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -358,7 +358,7 @@ def test_a_bug_shows_itself(monkeypatch, error):
     def fail(arguments):
         raise error
 
-    monkeypatch.setattr("penult.cli.check_sign.check", fail)
+    monkeypatch.setattr("penult.cli.check.run", fail)
     with pytest.raises(type(error)):
         cli.main(["check", "models/digits"])
 

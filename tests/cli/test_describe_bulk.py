@@ -477,7 +477,7 @@ raise SystemExit(cli.main(["describe", ".", "--out", "v.parquet"]))
 
 @pytest.mark.parametrize(
     ("argv", "told"),
-    [(("describe",), "name photos"), (("describe", "x.png", "--list", "t.parquet"), "go with --out"),
+    [(("describe",), "name photos"), (("describe", "x.png", "--list", "t.parquet"), "need --out"),
      (("describe", "--out", "v.parquet"), "name a FOLDER"), (("describe", "absent", "--out", "v.parquet"), "is not a folder"),
      (("describe", "d", "e", "--out", "v.parquet"), "one FOLDER"), (("describe", "e", "--out", "v.parquet"), "holds no JPEG"),
      (("describe", "--list", "absent", "--out", "v.parquet"), "there is no absent"),

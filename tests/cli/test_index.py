@@ -220,7 +220,7 @@ def test_reindex_loses_nothing_unless_told_to(penult, shelf, running, photos):
         assert thumbnail == (None,)
         code, out, err = penult("index", "reindex", shelf, "--model", "digits")
         assert (code, out) == (1, "")
-        assert "items of shelf would be lost, for their photos are not to be had: 0, 1, 2 and maybe more" in err
+        assert "items of shelf would be lost, as their photos are missing: 0, 1, 2 and maybe more" in err
         assert [(each.name, each.items) for each in client.list_collections()] == [("shelf", 7)]
         code, out, _ = penult("index", "reindex", shelf, "--model", "digits", "--yes")
         assert (code, out.startswith("1 items of shelf are described by digits now; 6 were left out")) == (0, True)

@@ -39,7 +39,7 @@ def nobody():
         ("lookup empty -c c", "holds no JPEG, PNG or WebP"),
         ("lookup x.png -c c -k 0", "not between 1 and"),
         ("lookup x.png -c c --max-distance 0", "above 0"),
-        ("lookup x.png -c c --max-distance 2.1", "2 at most"),
+        ("lookup x.png -c c --max-distance 2.1", "at most 2"),
         ("lookup x.png -c c --filter label", "write FIELD=VALUE"),
         ("lookup x.png -c c --sheet x.txt", "ends in .png"),
         ("lookup x.png -c c --sheet nowhere/x.png", "there is no folder nowhere"),

@@ -94,7 +94,7 @@ def test_with_the_networks_own_classes_the_dense_head_stays(shop, digits):
 
 @pytest.mark.parametrize(
     ("argv", "told"),
-    [(["--from-collection", "absent"], "there is no collection absent"), (["--from-collection", "plain"], "bears a label"),
+    [(["--from-collection", "absent"], "there is no collection absent"), (["--from-collection", "plain"], "has a label"),
      (["--from-collection", "one"], "fewer than two labels"), (["--from-collection", "few"], "has 3 items"),
      ([], "either a folder of photos or --from-collection"), (["X", "--from-collection", "seen"], "either a folder")],
 )  # fmt: skip

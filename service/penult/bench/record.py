@@ -7,13 +7,13 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from penult.bench.measure import Report
 from penult.bench.settings import BenchError
+from penult.console import say
 from penult.extras import how_to_install
 
 
@@ -75,7 +75,7 @@ def write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[]
             written.append(folder / f"{name}.png")
             written[1].write_bytes(draw())
         else:
-            print(f"no {name}.png: the picture needs matplotlib: {how_to_install('bench')}", file=sys.stderr)
+            say(f"no {name}.png: the picture needs matplotlib: {how_to_install('bench')}")
     except OSError as error:
         raise BenchError(f"--out {folder}: {error.strerror}; name a folder that can be written") from error
     return written

@@ -1,17 +1,17 @@
-"""`penult bench` from options to answer: measure one server, or let tune try settings."""
+"""`penult bench` from settings to exit code: measure one server, or tune."""
 
 import asyncio
 import json
-import sys
 
 from penult.bench import load, photos, record, show
 from penult.bench.measure import Report
 from penult.bench.settings import BenchSettings
 from penult.client.hints import explaining
+from penult.console import StatusLine, print_error, say
 
 
 def bench(settings: BenchSettings) -> int:
-    """Run the verb; return 0, or 1 where not one image was answered well. Raises BenchError, RequestFailed."""
+    """Run the command; return 0, or 1 if no image was answered. Raises BenchError, RequestFailed."""
     record.check_folder(settings.out)
     if settings.load.photos:
         photos.paths_in(settings.load.photos)
@@ -21,22 +21,20 @@ def bench(settings: BenchSettings) -> int:
         return tune(settings)
     with explaining(settings.load.target, settings.load.security, settings.load.model):
         report = measure(settings)
-    _tell(settings, report)
-    if not report.good_images_per_s:
-        print("penult: no image was answered; see the errors above", file=sys.stderr)
-    return 0 if report.good_images_per_s else 1
+    _print(settings, report)
+    return 0 if report.good_images_per_s else print_error("no image was answered; see the errors above")
 
 
 def measure(settings: BenchSettings) -> Report:
-    """Put the load on, with a line of progress."""
-    line = show.ProgressLine()
+    """Run the load under a status line."""
+    line = StatusLine("bench")
     try:
-        return asyncio.run(load.run(settings.load, watch=line))
+        return asyncio.run(load.run(settings.load, watch=show.shown_on(line)))
     finally:
         line.close()
 
 
-def _tell(settings: BenchSettings, report: Report) -> None:
+def _print(settings: BenchSettings, report: Report) -> None:
     numbers = record.as_json(report)
     if settings.as_json:
         print(json.dumps(numbers))
@@ -44,7 +42,7 @@ def _tell(settings: BenchSettings, report: Report) -> None:
         print("\n".join(show.report_lines(report)))
     if settings.out:
         files = record.write(settings.out, "bench", numbers, lambda: _draw(report))
-        print("written: " + ", ".join(map(str, files)), file=sys.stderr)
+        say("written: " + ", ".join(map(str, files)))
 
 
 def _draw(report: Report) -> bytes:

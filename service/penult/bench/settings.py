@@ -1,17 +1,15 @@
 """The options of `penult bench`, and what contradicts what."""
 
-import argparse
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from penult.cli.client_arguments import count
-from penult.client.credentials import NONE, Security, add_security_arguments
-from penult.client.credentials import from_arguments as security_of
+from penult.client.credentials import NONE, Security
+from penult.client.types import DEFAULT_TARGET
 
-_TARGET = "127.0.0.1:50051"
 _TUNE_TRIAL_S = 4.0
 _TUNE_WARMUP_S = 1.0
 _TUNE_CONCURRENCY = 32
@@ -29,7 +27,7 @@ class BenchError(Exception):
 class LoadSettings:
     """One load. `rate` None stands for the closed loop, `requests` None for a fixed time."""
 
-    target: str = _TARGET
+    target: str = DEFAULT_TARGET
     rpc: str = "classify"
     model: str = ""
     version: int = 0
@@ -104,97 +102,14 @@ class BenchSettings:
     as_json: bool = False
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `penult bench`. Those left out are absent, so that contradictions show."""
-    parser.argument_default = argparse.SUPPRESS
-    _add_target(parser)
-    _add_load(parser)
-    _add_inputs(parser)
-    _add_length(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json and bench.png (tune.…) there")
-    _add_tune(parser)
-
-
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    target = os.environ.get("PENULT_TARGET", _TARGET)
-    parser.add_argument("--target", metavar="HOST:PORT", help=f"the server ({target})")
-    parser.add_argument(
-        "--metrics", metavar="URL", help="its metrics, e.g. http://HOST:9095/metrics: adds its CPU time and batch size"
-    )
-    parser.add_argument("--model", metavar="NAME", help="which model (default: the only one served)")
-    parser.add_argument("--version", type=count, metavar="V", help="which version (default: the newest)")
-    parser.add_argument("--rpc", choices=("classify", "describe"), help="what is asked (classify)")
-    parser.add_argument("--scorer", choices=("dense", "svm"), help="what names the classes (default: the model's own)")
-    parser.add_argument("--timeout", type=float, dest="timeout_s", metavar="S", help="seconds per request (30)")
-    add_security_arguments(parser)
-
-
-def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("load")
-    group.add_argument(
-        "--concurrency", type=int, metavar="N", help="closed loop: N workers, each sends when it was answered (8)"
-    )
-    group.add_argument(
-        "--rate", type=float, metavar="IMAGES_PER_S",
-        help="open loop: send on a schedule, answered or not; latency counts from the time a request was due",
-    )  # fmt: skip
-    group.add_argument(
-        "--arrivals", choices=("poisson", "uniform"),
-        help="the schedule of --rate: at random, as independent users come, or evenly (poisson)",
-    )  # fmt: skip
-    group.add_argument(
-        "--stream", dest="is_stream", action="store_true", help="closed loop: each worker holds one stream"
-    )
-    group.add_argument("--window", type=int, metavar="N", help="requests on their way per stream (2)")
-    group.add_argument("--connections", type=int, metavar="N", help="TCP connections to share among workers (1)")
-
-
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("photos")
-    group.add_argument("--images-per-request", type=int, metavar="N", help="photos per request (1)")
-    group.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="send its JPEG, PNG and WebP files (default: made-up JPEGs)"
-    )
-    group.add_argument(
-        "--raw", dest="is_raw", action="store_true",
-        help="send pixels at the model's own size, so that the server decodes and resizes nothing",
-    )  # fmt: skip
-
-
-def _add_length(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("length")
-    group.add_argument("--duration", type=float, dest="duration_s", metavar="S", help="seconds measured (10; tune: 4)")
-    group.add_argument(
-        "--warmup", type=float, dest="warmup_s", metavar="S", help="seconds before, not counted (2; tune: 1)"
-    )
-    group.add_argument("--requests", type=int, metavar="N", help="measure N requests, in place of --duration")
-
-
-def _add_tune(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("tune", "find settings of penult serve for this load and this machine")
-    group.add_argument("--tune", action="store_true", help="start own servers on loopback and try settings")
-    group.add_argument("--models", type=Path, metavar="FOLDER", help="the model repository (models)")
-    group.add_argument("--device", choices=("auto", "cuda", "cpu"), help="where they run (auto)")
-    group.add_argument(
-        "--goal", choices=("balanced", "throughput", "latency"),
-        help="balanced: most images/s with p99 within 1.5x of the best (balanced; with --rate: latency)",
-    )  # fmt: skip
-    group.add_argument(
-        "--config", type=Path, metavar="FILE.toml",
-        help="start from this file of penult serve, and write what was found into it; other lines stay",
-    )  # fmt: skip
-
-
-def from_arguments(arguments: argparse.Namespace) -> BenchSettings:
-    """Put the options together; raise BenchError where they contradict each other."""
-    given = vars(arguments)
+def settings_of(given: Mapping[str, Any], security: Security) -> BenchSettings:
+    """Return the settings that options ask for; those left out are absent. Raises BenchError if they contradict."""
     _refuse_pairs(given)
-    defaults: dict[str, Any] = {"target": os.environ.get("PENULT_TARGET", _TARGET)}
+    defaults: dict[str, Any] = {"target": os.environ.get("PENULT_TARGET", DEFAULT_TARGET)}
     if "tune" in given:
         defaults |= {"duration_s": _TUNE_TRIAL_S, "warmup_s": _TUNE_WARMUP_S, "concurrency": _TUNE_CONCURRENCY}
-    if "tune" not in given:  # its own servers are on loopback, and plain
-        defaults["security"] = security_of(arguments)
+    else:  # the servers of --tune are on loopback, without security
+        defaults["security"] = security
     load = LoadSettings(**defaults | _of(LoadSettings, given))
     tune = None
     if "tune" in given:
@@ -213,7 +128,7 @@ def _check_config(config: Path | None) -> None:
             raise BenchError(f"--config {config}: there is no folder {config.parent}; make it first")
 
 
-def _refuse_pairs(given: dict[str, Any]) -> None:
+def _refuse_pairs(given: Mapping[str, Any]) -> None:
     for one, other, why in (
         ("rate", "concurrency", "a schedule has no workers: leave --rate or --concurrency out"),
         ("requests", "duration_s", "--requests is in place of --duration: leave one of them out"),
@@ -231,5 +146,5 @@ def _refuse_pairs(given: dict[str, Any]) -> None:
             raise BenchError(f"--{name} means something only with --{needed.removeprefix('is_')}")
 
 
-def _of(kind: type, given: dict[str, Any]) -> dict[str, Any]:
+def _of(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: given[f.name] for f in fields(kind) if f.name in given}

@@ -1,37 +1,18 @@
-"""What people see: a line while it runs, a few lines of numbers after. Progress goes to standard error."""
+"""The text of a measurement: its state while it runs, and its report."""
 
-import sys
-import time
 from collections.abc import Iterable, Sequence
 
 from penult.bench.measure import Latency, Report
-from penult.bench.pace import Progress
+from penult.bench.pace import Progress, Watch
 from penult.bench.settings import LoadSettings
+from penult.console import StatusLine, table
 
-_EVERY_S = 5.0
 _FEW_REQUESTS = 1000
 
 
-class ProgressLine:
-    """One line that is rewritten on a terminal; into a file, a line every few seconds."""
-
-    def __init__(self, title: str = "bench") -> None:
-        """`title` begins every line."""
-        self._title, self._is_terminal, self._next_s = title, sys.stderr.isatty(), time.monotonic() + _EVERY_S
-
-    def __call__(self, progress: Progress) -> None:
-        """Show how far it is."""
-        line = f"{self._title}: {progress_line(progress)}"
-        if self._is_terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _EVERY_S
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self._is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+def shown_on(line: StatusLine) -> Watch:
+    """Return what shows the state of a run on a status line."""
+    return lambda progress: line.show(progress_line(progress))
 
 
 def progress_line(progress: Progress) -> str:
@@ -57,12 +38,10 @@ def report_lines(report: Report) -> Iterable[str]:
     yield f"{load_words(settings)}, {report.message_bytes / 1000:.0f} kB"
     yield f"photos: {report.photos}; {report.window_s:.1f} s measured, {report.requests} requests"
     yield ""
-    yield from table([
-        ["images/s", "good images/s", "requests/s"],
-        [f"{report.images_per_s:.1f}", f"{report.good_images_per_s:.1f}", f"{report.requests_per_s:.1f}"],
-    ])  # fmt: skip
+    rates = [report.images_per_s, report.good_images_per_s, report.requests_per_s]
+    yield from table([["images/s", "good images/s", "requests/s"], [f"{rate:.1f}" for rate in rates]], left=1)
     yield ""
-    yield from table([["latency, ms", "p50", "p90", "p95", "p99", "p99.9", "max"], *_latency_rows(report)])
+    yield from table([["latency, ms", "p50", "p90", "p95", "p99", "p99.9", "max"], *_latency_rows(report)], left=1)
     yield from _more(report)
 
 
@@ -114,11 +93,3 @@ def _more(report: Report) -> Iterable[str]:
 
 def _batch(report: Report) -> str:
     return f", {report.server_batch_images:.1f} images per run of the model" if report.server_batch_images else ""
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Align columns: the first to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from penult.bench.settings import BenchError, BenchSettings, LoadSettings, TuneS
 from penult.bench.toml_lines import write_keys
 from penult.bench.trials import RULES, Trial, Values, choose, gain, groups, mean, words
 from penult.client import Client
+from penult.console import StatusLine, print_error, say
 from penult.service.config import ServeConfig
 
 _START_S = 5.0
@@ -37,17 +37,16 @@ def tune(settings: BenchSettings) -> int:
     search = _Search(settings.load, wanted)
     best, trials = search.run(), search.trials
     if best is None:
-        print("penult: interrupted; nothing is written", file=sys.stderr)
-        return 1
+        return print_error("interrupted; nothing is written")
     written = _write(settings, wanted, trials, best)
     if settings.as_json:
         print(json.dumps(_numbers(settings, wanted, trials, best)))
     else:
         print(f"best: {_found(trials, best)}\nby the rule: {RULES[wanted.goal]}")
     for path in written:
-        print(f"written: {path}", file=sys.stderr)
+        say(f"written: {path}")
     if not wanted.config and best.values:
-        print("--config FILE.toml would write them where penult serve --config reads them", file=sys.stderr)
+        say("--config FILE.toml would write them where penult serve --config reads them")
     return 0
 
 
@@ -95,11 +94,11 @@ class _Search:
     def _say_how_long(self, wanted: list[dict[str, list[Any]]]) -> None:
         count = sum(math.prod(map(len, group.values())) for group in wanted) + 2
         each_s = _START_S + self._load.warmup_s + self._load.duration_s
-        print(f"up to {count} more trials, about {count * each_s / 60:.1f} minutes; Ctrl-C stops", file=sys.stderr)
+        say(f"up to {count} more trials, about {count * each_s / 60:.1f} minutes; Ctrl-C stops")
 
     def _try(self, values: Values) -> Trial | None:
         """Start a server, measure it, end it; return None where SIGINT came."""
-        line = show.ProgressLine(f"{len(self.trials) + 1}: {words(values)}")
+        line = StatusLine(f"{len(self.trials) + 1}: {words(values)}")
         try:
             with OwnServer(self._wanted, values) as server:
                 report = self._measure(replace(self._load, target=server.target, metrics=server.metrics), line)
@@ -114,15 +113,15 @@ class _Search:
         self._provider = report.model.provider
         trial = _trial(values, report)
         self.trials.append(trial)
-        print("  ".join(_row(len(self.trials), trial)), file=sys.stderr)
+        say("  ".join(_row(len(self.trials), trial)))
         return trial
 
-    def _measure(self, settings: LoadSettings, line: show.ProgressLine) -> Report:
+    def _measure(self, settings: LoadSettings, line: StatusLine) -> Report:
         if self._prepared is None:
             with Client(settings.target, settings.timeout_s) as client:
                 model = client.get_model(settings.model, settings.version)
             self._prepared = requests.prepare(settings, model.preprocess.crop)
-        report = asyncio.run(load.run(settings, self._prepared, line))
+        report = asyncio.run(load.run(settings, self._prepared, show.shown_on(line)))
         if report.latency is None and not report.is_interrupted:
             raise BenchError("no request was answered; try penult bench without --tune to see why")
         return report
@@ -173,7 +172,7 @@ def _write(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial
         if write_keys(wanted.config, best.values, note):
             written.append(wanted.config)
         else:
-            print(f"{wanted.config} stays as it was", file=sys.stderr)
+            say(f"{wanted.config} stays as it was")
     if settings.out:
         numbers = _numbers(settings, wanted, trials, best)
         written += record.write(settings.out, "tune", numbers, lambda: _draw(settings.load, trials, best))

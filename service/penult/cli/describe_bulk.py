@@ -1,7 +1,7 @@
-"""`penult describe … --out FILE`: any number of photos into one Parquet file, again where it was cut off.
+"""`penult describe … --out FILE`: the descriptors of any number of images in one Parquet file; a run can be resumed.
 
-Files are read and requests sent on a few threads; rows are taken in the order of the photos, so that what is whole is
-always the first so many of them. Memory holds the photos of a few requests and the rows of a part, however many come.
+A few threads read files and send requests. Rows are written in the order of the images, so that the rows on the disk
+are always those of the first images. Memory holds the images of a few requests and the rows of one part.
 """
 
 import argparse
@@ -16,35 +16,35 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from penult.cli.classify import has_bar
-from penult.client.batch_calls import Bar, none_in, note_left_out
-from penult.client.credentials import from_arguments
+from penult.cli.arguments import client_of, note_left_out
+from penult.client.batch_calls import none_in
 from penult.client.sync_client import Client
 from penult.client.tools.parquet import Described, Row
 from penult.client.tools.parquet_parts import Parts, PartsError, described_by
 from penult.client.tools.photo_sources import Column, Folder, ListFile, Source, Wanted
 from penult.client.types import DescribeAnswer, ItemFailure, RequestFailed
+from penult.console import Bar, has_bar
 
-# Enough on their way that the server never waits, and small enough that one answer soon follows another.
+# Enough requests in flight that the server never waits, and small enough that answers come steadily.
 _BATCH_IMAGES, _IN_FLIGHT = 16, 6
-# A server that is started anew is back within this time; gRPC's own retries end after some seconds.
+# A server that restarts is back within this time; gRPC's own retries end after some seconds.
 _PATIENCE_S, _MAX_PAUSE_S = 60.0, 4.0
-_PASSING = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
+_TRANSIENT = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 
 def describe_all(arguments: argparse.Namespace) -> int:
     """Describe all photos into a file; return 1 if any has an error. Raises RequestFailed, PartsError."""
-    with _told_in_a_line():
+    with _one_line_errors():
         source = _source(arguments)
         if next(iter(source.ids()), None) is None:
             raise PartsError(_nothing(source))
         with (
             Parts.open(arguments.out, arguments.restart) as parts,
-            Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,
+            client_of(arguments) as client,
         ):
             described = parts.described = _pin(arguments, client, parts.described)
             _check_same(source, parts)
-            with _kept(parts), Bar(source.count() if has_bar() else 0, has_bar()) as bar:
+            with _keeping(parts), Bar(source.count() if has_bar() else 0) as bar:
                 bar.add(parts.rows)
                 with closing(_rows(source.items(parts.rows), client, described)) as found:
                     for rows in found:
@@ -56,11 +56,11 @@ def describe_all(arguments: argparse.Namespace) -> int:
             failed = parts.finish()
         if isinstance(source, Folder):
             note_left_out(source.root, source.left_out)
-    return _tell(arguments, described, parts.rows, failed)
+    return _print(arguments, described, parts.rows, failed)
 
 
 def _source(arguments: argparse.Namespace) -> Source:
-    """Return where the photos are. Raises OSError, RequestFailed, PartsError."""
+    """Return the source of the images. Raises OSError, RequestFailed, PartsError."""
     if len(arguments.images) > 1 or (arguments.list and arguments.source):
         raise PartsError("--out takes one FOLDER, or --list, or --from")
     root = Path(arguments.images[0] if arguments.images else "")
@@ -74,21 +74,21 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _nothing(source: Source) -> str:
-    """Return one line that a source has no photos."""
+    """Return one line: a source has no images."""
     return none_in(source.root, source.left_out) if isinstance(source, Folder) else "no photo is named there"
 
 
 def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None) -> Described:
-    """Return the one model and version for all of a run: that of the parts where there are any, else the server's."""
+    """Return the model and version of the whole run: that of the parts if there are any, else the server's."""
     name = arguments.model or (so_far.model if so_far else "")
     version = arguments.version or (so_far.version if so_far else 0)
     try:
-        told = client.get_model(name, version)
+        model = client.get_model(name, version)
     except RequestFailed as error:
         if so_far and error.reason in ("VERSION_UNKNOWN", "MODEL_UNKNOWN"):
             raise PartsError(_gone(so_far, error)) from error
         raise
-    found = Described(told.version.name, told.version.version, told.version.fingerprint, told.descriptor_length)
+    found = Described(model.version.name, model.version.version, model.version.fingerprint, model.descriptor_length)
     if so_far and so_far != found:
         raise PartsError(
             f"{arguments.out} was begun with {described_by(so_far)}, and this is {described_by(found)}; --restart "
@@ -106,7 +106,7 @@ def _gone(described: Described, error: RequestFailed) -> str:
 
 
 def _check_same(source: Source, parts: Parts) -> None:
-    """See that the rows that are whole are the first photos still: only then can their number say where to go on."""
+    """Check that the stored rows are of the first images, so that their number says where to resume."""
     for number, (stored, wanted) in enumerate(zip(parts.ids(), chain(source.ids(), repeat(None)), strict=False)):
         if stored != wanted:
             raise PartsError(
@@ -124,7 +124,7 @@ def _rows(items: Iterator[Wanted], client: Client, described: Described) -> Gene
 
     def ask(batch: Sequence[Wanted]) -> list[Row]:
         photos = [wanted.photo for wanted in batch]
-        answer = _patiently(lambda: _ask(client, photos, described), is_over)
+        answer = _with_patience(lambda: _ask(client, photos, described), is_over)
         return [_row(wanted, result) for wanted, result in zip(batch, answer.results, strict=True)]
 
     pool = ThreadPoolExecutor(_IN_FLIGHT, "penult-client")
@@ -132,7 +132,7 @@ def _rows(items: Iterator[Wanted], client: Client, described: Described) -> Gene
     try:
         while batch := list(islice(items, _BATCH_IMAGES)):
             pending.append(pool.submit(ask, batch))
-            # Some wait for a thread, so that none is idle while the oldest answer is still to come.
+            # Some batches wait, so that no thread is idle while the oldest answer is pending.
             if len(pending) > 2 * _IN_FLIGHT:
                 yield pending.popleft().result()
         while pending:
@@ -144,20 +144,20 @@ def _rows(items: Iterator[Wanted], client: Client, described: Described) -> Gene
 
 def _ask(client: Client, photos: Sequence[Any], described: Described) -> DescribeAnswer:
     answer = client.describe(photos, model=described.model, version=described.version)
-    # Where no photo could be read, nobody was asked.
+    # Empty if no image could be read, so that no request was sent.
     if answer.fingerprint not in ("", described.fingerprint):
         raise PartsError(f"the server has another {described.model} version {described.version} now; --restart anew")
     return answer
 
 
-def _patiently(ask: Callable[[], DescribeAnswer], is_over: threading.Event) -> DescribeAnswer:
-    """Ask again while what fails may pass."""
+def _with_patience(ask: Callable[[], DescribeAnswer], is_over: threading.Event) -> DescribeAnswer:
+    """Repeat a request while its failure may be transient."""
     until_s, pause_s = time.monotonic() + _PATIENCE_S, 0.5
     while True:
         try:
             return ask()
         except RequestFailed as error:
-            if error.code not in _PASSING or time.monotonic() > until_s or is_over.wait(pause_s):
+            if error.code not in _TRANSIENT or time.monotonic() > until_s or is_over.wait(pause_s):
                 raise
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
@@ -172,8 +172,8 @@ def _row(wanted: Wanted, result: object) -> Row:
 
 
 @contextmanager
-def _kept(parts: Parts) -> Iterator[None]:
-    """Keep what has come when a run ends early, and say how to go on."""
+def _keeping(parts: Parts) -> Iterator[None]:
+    """Write the rows received when a run ends early, and report how to resume."""
     try:
         yield
     except KeyboardInterrupt as stopped:
@@ -194,7 +194,7 @@ def _go_on(parts: Parts) -> str:
 
 
 @contextmanager
-def _told_in_a_line() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -202,10 +202,10 @@ def _told_in_a_line() -> Iterator[None]:
         raise PartsError(what) from error
 
 
-def _tell(arguments: argparse.Namespace, described: Described, rows: int, failed: int) -> int:
+def _print(arguments: argparse.Namespace, described: Described, rows: int, failed: int) -> int:
     if arguments.json:
-        told = {"out": str(arguments.out), "photos": rows, "failed": failed}
-        print(json.dumps(told | {k: v for k, v in vars(described).items() if k != "length"}))
+        by = {name: value for name, value in vars(described).items() if name != "length"}
+        print(json.dumps({"out": str(arguments.out), "photos": rows, "failed": failed} | by))
     else:
         print(f"{rows} photos are in {arguments.out}, described by {described_by(described)}")
         if failed:

@@ -1,74 +1,76 @@
-"""`penult lookup`: a photo's nearest stored items as a table, as JSON, or as a contact sheet to look at."""
+"""`penult lookup`: the stored items nearest to images, as a table, as JSON, or as a contact sheet."""
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penult.cli.classify import error_cell, failed
-from penult.cli.client_arguments import (
+from penult.cli.answers import error_cell, failed
+from penult.cli.arguments import (
     PICTURES,
     Refused,
     add_connection_arguments,
+    add_model_arguments,
+    client_of,
     count,
     distance,
+    explained,
     file_to_write,
     folder,
+    named_photos,
 )
-from penult.cli.console import print_table
-from penult.client.batch_calls import named_photos
-from penult.client.credentials import from_arguments
-from penult.client.hints import explained
 from penult.client.sync_client import Client
-from penult.client.tools.collection_pages import told_of
-from penult.client.tools.filters import Asked, add_filter_argument, read_filter
+from penult.client.tools.collection_pages import collection_info
+from penult.client.tools.filters import SIGNS, EmptyLookup, read_filter
 from penult.client.types import ItemFailure, LookupAnswer, RequestFailed
+from penult.console import print_error, print_table
 from penult.folders.names import normalised
 
 
-def add_lookup_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `penult lookup`."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photo files, or folders of them")
-    parser.add_argument("--collection", "-c", required=True, metavar="C", help="where to look")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `penult lookup`."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG or WebP files, or folders of them")
+    parser.add_argument("--collection", "-c", required=True, metavar="C", help="collection to search")
     parser.add_argument("-k", type=count, default=10, metavar="N", help="neighbours per photo (%(default)s)")
-    add_filter_argument(parser)
     parser.add_argument(
-        "--max-distance", type=distance, default=0.0, metavar="D", help="leave out what is further: 1 - cosine, up to 2"
+        "--filter", action="append", default=[], type=_condition, metavar="FIELD=VALUE",
+        help="only such items: label=cat, price>=10; repeat to narrow, or for alternatives of one field",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-distance", type=distance, default=0.0, metavar="D", help="maximum 1 - cosine, above 0, at most 2 (any)"
     )
     parser.add_argument(
         "--sheet", type=file_to_write(PICTURES, "a sheet is a picture"), metavar="OUT.png",
-        help="draw the photos with their neighbours",
+        help="draw a contact sheet of the photos and their neighbours",
     )  # fmt: skip
     parser.add_argument(
-        "--photos",
-        type=folder,
-        metavar="FOLDER",
-        help="for --sheet: where the items' photos lie, by id (their sources)",
+        "--photos", type=folder, metavar="FOLDER", help="folder of the items' photos, for --sheet (their sources)"
     )
-    parser.add_argument("--model", default="", metavar="NAME", help="what describes the photos (the collection's own)")
-    parser.add_argument("--version", type=count, default=0, metavar="V", help="which version (default: the newest)")
+    add_model_arguments(parser, "the collection's own")
     add_connection_arguments(parser)
 
 
-def lookup(arguments: argparse.Namespace) -> int:
-    """Look photos up and print, or draw, what is near; return 1 if any photo failed. Raises RequestFailed, Refused."""
+def _condition(text: str) -> str:
+    if not any(sign in text for sign in SIGNS):
+        raise argparse.ArgumentTypeError(f"{text}: write FIELD=VALUE, FIELD>=N or FIELD<=N")
+    return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or draw the nearest items; return 1 if any image failed. Raises RequestFailed, Refused."""
     images = [str(photo) for photo in named_photos(arguments.images)]
     if arguments.photos and not arguments.sheet:
-        raise Refused("--photos says where a contact sheet finds photos: name the sheet with --sheet OUT.png")
-    with (
-        explained(arguments, arguments.collection),
-        Client(arguments.target, arguments.timeout, security=from_arguments(arguments)) as client,
-    ):
-        where = read_filter(told_of(client, arguments.collection), arguments.filter) if arguments.filter else {}
+        raise Refused("--photos needs a contact sheet: name it with --sheet OUT.png")
+    with explained(arguments, arguments.collection), client_of(arguments) as client:
+        where = read_filter(collection_info(client, arguments.collection), arguments.filter) if arguments.filter else {}
         answer = client.lookup(
             images, arguments.collection, k=arguments.k, where=where, max_distance=arguments.max_distance,
             model=arguments.model, version=arguments.version,
         )  # fmt: skip
-        asked = Asked(client, arguments.collection, where, arguments.max_distance)
+        lookup = EmptyLookup(client, arguments.collection, where, arguments.max_distance)
         why = {
-            image: asked.why_nothing(image, arguments.model, arguments.version)
+            image: lookup.reason(image, arguments.model, arguments.version)
             for image, result in zip(images, answer.results, strict=True)
             if not isinstance(result, ItemFailure) and not result
         }
@@ -77,7 +79,7 @@ def lookup(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"model": answer.model, "version": answer.version, "results": _values(images, answer)}))
         for line in dict.fromkeys(why.values()):
-            print(f"penult: nothing found: {line}", file=sys.stderr)
+            print_error(f"nothing found: {line}")
     else:
         _print(images, answer, why)
         if arguments.sheet:
@@ -106,7 +108,7 @@ def _print(images: Sequence[str], answer: LookupAnswer, why: dict[str, str]) -> 
         if not result:
             rows.append([image, "", "", "", "", why[image]])
     print_table(["image", "similarity", "label", "id", "metadata", "note"], rows)
-    if answer.fingerprint:  # else no photo could be read
+    if answer.fingerprint:  # empty if no image could be read
         print(f"model {answer.model} version {answer.version}")
 
 
@@ -136,12 +138,12 @@ def _draw(
 
 
 def _is_right(label: str, own: str) -> bool | None:
-    """Return whether a neighbour bears the photo's own label; None where either has none."""
+    """Return True if a neighbour has the image's own label; None if either has none."""
     return normalised(label) == own if label and own else None
 
 
 def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path | None) -> dict[str, Any]:
-    """Return where each item's photo can be had: below a folder, at its source, or its thumbnail."""
+    """Return each item's image: its path below a folder, its source, or its thumbnail."""
     photos: dict[str, Any] = {}
     for at in range(0, len(ids), 100):
         for item in client.get_items(collection, ids[at : at + 100], thumbnails=True):
@@ -154,9 +156,9 @@ def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path
 def _own_labels(
     client: Client, arguments: argparse.Namespace, images: Sequence[str], answer: LookupAnswer
 ) -> dict[str, str]:
-    """Return each photo's own label: the folder it lies in, if any stored item bears that label; "" if it is not known.
+    """Return each image's own label: the name of its folder, if a stored item has that label; "" if none has.
 
-    Among the neighbours alone it need not be: all of them may be of other classes, and the sheet is to show that.
+    The server is asked too, since all neighbours may be of other classes.
     """
     found = (result for result in answer.results if not isinstance(result, ItemFailure))
     known = {normalised(each.label): True for result in found for each in result}

@@ -1,4 +1,4 @@
-"""What `penult train`, `svm` and `quantize` print of the version that they published, and what to do with it."""
+"""What `penult train`, `svm` and `quantize` print of the version that they published, and the next steps."""
 
 import argparse
 import json
@@ -10,35 +10,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from penult.console import print_table, say
+
 
 def publish_next(
-    arguments: argparse.Namespace, publish: Callable[[], Any], told: Callable[[Any], dict[str, object]]
+    arguments: argparse.Namespace, publish: Callable[[], Any], pick: Callable[[Any], dict[str, object]]
 ) -> int:
-    """Publish a further version of a bundle; print what it is and how long that took; `told` picks metrics."""
+    """Publish another version of a bundle; print its metrics and the time taken.
+
+    Args:
+        arguments: The command line.
+        publish: Publishes, and returns the bundle's folder and metrics.
+        pick: Returns further metrics for --json.
+    """
     started = time.monotonic()
     result = publish()
     seconds = round(time.monotonic() - started, 1)
-    code = show_last(arguments, result, **told(result.metrics), seconds=seconds)
-    print(f"done in {seconds} s", file=sys.stderr)
+    code = print_last(arguments, result, **pick(result.metrics), seconds=seconds)
+    say(f"done in {seconds} s")
     return code
 
 
-def show_last(arguments: argparse.Namespace, result: Any, **more: object) -> int:
-    """Print what was published, and what to do next: the command has nothing else to do."""
-    code = show_published(arguments, result, **more)
+def print_last(arguments: argparse.Namespace, result: Any, **more: object) -> int:
+    """Print what was published, and the next steps."""
+    code = print_published(arguments, result, **more)
     if not arguments.json:
         print("\n".join(next_steps(result.folder, arguments.data)))
     return code
 
 
-def show_published(arguments: argparse.Namespace, result: Any, **more: object) -> int:
+def print_published(arguments: argparse.Namespace, result: Any, **more: object) -> int:
     """Print what was published and how good it is on the test photos."""
     test, default = result.metrics["test"], result.metrics["default_scorer"]
     if arguments.json:
         print(json.dumps(as_json(result, **more)))
         return 0
-    from penult.cli.console import print_table
-
     print_table(*_table(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     for sentence in _cautions(result.metrics):
@@ -49,7 +55,7 @@ def show_published(arguments: argparse.Namespace, result: Any, **more: object) -
 
 
 def next_steps(bundle: Path, photos: Path | None) -> list[str]:
-    """Return what to do with a bundle models/NAME/VERSION, a line each; a photo below `photos` is the example."""
+    """Return the commands to run next on a bundle models/NAME/VERSION, with a photo below `photos` as the example."""
     from penult.bundle.naming import model_name, parent
     from penult.service.config import ServeConfig
 
@@ -67,12 +73,12 @@ def next_steps(bundle: Path, photos: Path | None) -> list[str]:
 
 
 def link(file: Path) -> str:
-    """Return a file's address, which terminals and browsers open."""
+    """Return a file's URL, which terminals and browsers open."""
     return file.resolve().as_uri()
 
 
 def first_photo(folder: Path) -> Path | None:
-    """Return the first photo below a folder, in that of the test split if there is one; None if there is none."""
+    """Return the first photo below a folder, of its test split if it has one; None if there is none."""
     from penult.folders.names import split_of
     from penult.folders.walk import walk
 
@@ -82,7 +88,7 @@ def first_photo(folder: Path) -> Path | None:
 
 
 def _program() -> str:
-    """Return what was typed to run this program, if it is penult's own script."""
+    """Return how to call this program: "penult", or the path that was typed."""
     typed, found = Path(sys.argv[0]), shutil.which("penult")
     if typed.name != "penult" or (found and typed.exists() and typed.samefile(found)):
         return "penult"
@@ -90,7 +96,7 @@ def _program() -> str:
 
 
 def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows: with few photos the interval stands in the place of the accuracy."""
+    """Return header and rows; with few photos the interval replaces the accuracy."""
     from penult.export.evaluation.accuracy import between, counted, decimal, stated
 
     head = ["scorer", "right", "accuracy", "95 % interval", "validation", "macro-F1"]
@@ -103,7 +109,7 @@ def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cautions(metrics: dict[str, Any]) -> list[str]:
-    """Return what must be known to read the table: too few photos, test and validation that disagree."""
+    """Return warnings about the metrics: too few photos, or test and validation that disagree."""
     from penult.export.evaluation.accuracy import caution
 
     default = metrics["default_scorer"]
@@ -114,5 +120,5 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
     metrics = result.metrics
-    told = {name: metrics[name] for name in ("default_scorer", "test", "test_against_validation") if name in metrics}
-    return {"bundle": str(result.folder), **told, "cautions": _cautions(metrics), **more}
+    kept = {name: metrics[name] for name in ("default_scorer", "test", "test_against_validation") if name in metrics}
+    return {"bundle": str(result.folder), **kept, "cautions": _cautions(metrics), **more}

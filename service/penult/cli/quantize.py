@@ -1,14 +1,16 @@
-"""`penult quantize`: a version in fewer bits."""
+"""`penult quantize`: publish a model as int8 or float16."""
 
 import argparse
 from typing import Any
 
 from penult.cli.published import publish_next
+from penult.export.config.quantize import QuantizeSettings
+
+add_arguments = QuantizeSettings.add_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, measure and publish; return 0."""
-    from penult.export.config.quantize import QuantizeSettings
     from penult.export.jobs.early import check_next_version
 
     settings = QuantizeSettings.load(arguments)

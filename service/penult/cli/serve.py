@@ -6,9 +6,9 @@ import signal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag per setting of the service."""
-    # OpenBLAS's threads would spin beside the model's runs, and took half of the CPU time. It reads this once, when
-    # NumPy is first imported, which the configuration does.
+    """Add the options of `penult serve`."""
+    # OpenBLAS's threads would spin beside the model's, and took half of the CPU time. OpenBLAS reads this when NumPy is
+    # first imported, which the configuration does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from penult.service.config import ServeConfig
 
@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; return the exit code."""
-    # Until the server has its own: the first process of a container would not end by SIGTERM, and others by SIGHUP.
+    # Until the server sets its own handlers: process 1 of a container ignores SIGTERM, and SIGHUP ends a process.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from penult.service.config import ServeConfig
 
     config = ServeConfig.load(arguments)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # keep gRPC's core from logging
     if config.workers > 1:
         from penult.service.process.supervisor import supervise
 

@@ -1,15 +1,18 @@
-"""`penult svm`: a new SVM on a bundle's descriptors, from photos or from stored items."""
+"""`penult svm`: fit a new SVM on a bundle's descriptors, from photos or from stored items."""
 
 import argparse
 import os
 from typing import Any
 
 from penult.cli.published import publish_next
+from penult.console import Bar
+from penult.export.config.refit import RefitSettings
+
+add_arguments = RefitSettings.add_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit and publish; return 0."""
-    from penult.export.config.refit import RefitSettings
     from penult.export.jobs.early import check_next_version
 
     settings = RefitSettings.load(arguments)
@@ -26,17 +29,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refit_stored(settings: Any) -> Any:
-    """Fetch a collection's labelled items from a server, and fit on them."""
-    from penult.cli.labelled_items import labelled_items
-    from penult.client import DEFAULT_TARGET, Client
-    from penult.client.credentials import Security
+    """Fetch the items of a collection that have a label, and fit on their descriptors. Raises RequestFailed."""
+    import numpy as np
+
+    from penult.client import DEFAULT_TARGET, Client, RequestFailed, Security
     from penult.client.hints import explaining
+    from penult.client.tools.collection_pages import collection_info, pages
 
     target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
     security, name = Security.from_environment(), settings.from_collection
+    found = []
     with explaining(target, security, collection=name), Client(target, security=security) as client:
-        told, items = labelled_items(client, name)
+        info = collection_info(client, name)
+        with Bar(info.items) as bar:
+            for page in pages(client, name, descriptors=True):
+                found += [item for item in page if item.label]
+                bar.add(len(page))
+        if not found:
+            line = f"no item of {name} has a label; put the items again, with labels"
+            raise RequestFailed("FAILED_PRECONDITION", "NO_LABELS", line)
     from penult.export.jobs.refit_stored import Stored, refit_stored
 
-    ids, labels, descriptors = items
-    return refit_stored(settings, Stored(told.name, told.fingerprint, ids, labels, descriptors))
+    vectors = np.stack([item.descriptor for item in found if item.descriptor is not None])
+    ids, labels = tuple(item.id for item in found), tuple(item.label for item in found)
+    return refit_stored(settings, Stored(info.name, info.fingerprint, ids, labels, vectors))

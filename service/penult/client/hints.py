@@ -1,14 +1,13 @@
-"""What a person should know beside the server's own words: the name that was probably meant, the port that is wrong.
+"""Hints for failed requests: the name that was probably meant, and the port that speaks gRPC.
 
-Asked for after a request has failed, of the server itself and by what its caller may list anyway.
+After a request has failed, the client asks the server for the names that its caller may list.
 """
 
-import argparse
 import contextlib
 from collections.abc import Iterator
 
 from penult.client.channel_options import NOT_GRPC
-from penult.client.credentials import Security, from_arguments
+from penult.client.credentials import Security
 from penult.client.health import status
 from penult.client.sync_client import Client
 from penult.client.targets import TargetError, read_targets
@@ -22,21 +21,14 @@ _SHOWN = 10
 
 
 @contextlib.contextmanager
-def explained(arguments: argparse.Namespace, collection: str = "") -> Iterator[None]:
-    """Add to a RequestFailed what there is in place of a name that is not known, or where gRPC is answered."""
-    with explaining(arguments.target, from_arguments(arguments), getattr(arguments, "model", "") or "", collection):
-        yield
-
-
-@contextlib.contextmanager
 def explaining(target: str, security: Security, model: str = "", collection: str = "") -> Iterator[None]:
-    """Do the same for these."""
+    """Add to a RequestFailed the names that the server knows, or the address where it speaks gRPC."""
     try:
         yield
     except RequestFailed as error:
         hint = ""
         if error.reason == NOT_GRPC:
-            hint = _where_grpc_is(target, security)
+            hint = _grpc_address(target, security)
         elif error.reason in ("MODEL_UNKNOWN", "COLLECTION_UNKNOWN"):
             with contextlib.suppress(RequestFailed), Client(target, _TIMEOUT_S, 0, security) as client:
                 if error.reason == "MODEL_UNKNOWN":
@@ -53,8 +45,8 @@ def _listed(name: str, known: list[str]) -> str:
     return (f"; there is {shown}" if known else "; there is none yet") + did_you_mean(name, known)
 
 
-def _where_grpc_is(target: str, security: Security) -> str:
-    """Return what to write in place of a port that speaks HTTP, as far as that can be found out."""
+def _grpc_address(target: str, security: Security) -> str:
+    """Return the gRPC address to use instead of a metrics port; "" if it is none."""
     try:
         (one,) = read_targets(target)
     except (ValueError, TargetError):

@@ -154,7 +154,7 @@ def test_the_command_line_marks_what_is_novel(running, tmp_path, own_photos, cap
     assert ["(novel)" in line for line in lines[1:3]] == [False, True]
     near, far = (float(line.split("%")[1].split()[0]) for line in lines[1:3])
     assert near <= 1 < far
-    assert lines[-1].startswith("distance: from the training photos; 1 is the model's limit")
+    assert lines[-1].startswith("distance: to the training photos; above 1")
     assert cli.main(["classify", *photos, "--target", running.target, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["results"]
     assert [each["is_novel"] for each in told] == [False, True]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import DEFAULT_LIMITS, PixelBudget
 from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_opened, decoding_pixels, open_image
-from penult.export.progress import bar
+from penult.console import progress
 from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
@@ -118,7 +118,7 @@ def _look_at(listing: Listing, places: list[int]) -> Iterator[str]:
         return [_look(os.path.join(listing.root, file.path), file.size) for file in chunk]
 
     with pool() as threads:
-        yield from bar(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
+        yield from progress(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
 
 
 def _look(path: str, size: int) -> str:

@@ -23,11 +23,11 @@ from penult.bundle.preprocess import (
     decoding_pixels,
     open_image,
 )
+from penult.console import progress
 from penult.export.data.dataset import Photo
 from penult.export.data.file_index import DECODING, OWN_LIMITS
 from penult.export.data.transforms import Augmentation
 from penult.export.errors import DiskError
-from penult.export.progress import bar
 from penult.interrupts import pool
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class PhotoReader:
         empty = np.empty((0, side, side, 3), dtype=np.uint8)
         with pool() as threads:
             pending = [[threads.submit(crop, item) for item in group] for group in groups[:_AHEAD]]
-            for at in bar(range(len(groups)), what, len(groups)):
+            for at in progress(range(len(groups)), what, len(groups)):
                 cut = [future.result() for future in pending.pop(0)]
                 if at + _AHEAD < len(groups):
                     pending.append([threads.submit(crop, item) for item in groups[at + _AHEAD]])

@@ -29,10 +29,10 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 from penult.bundle.scores import Floats, as_columns, pieces
+from penult.console import progress, say
 from penult.export.evaluation import svm_cost
 from penult.export.evaluation.least_squares import factor
 from penult.export.evaluation.svm_cost import AUTO, LINEAR, RBF, Counts
-from penult.export.progress import bar, say
 from penult.interrupts import apart, pool
 
 GRID = tuple(float(f"{c:.2g}") for c in np.logspace(-2, 3, 11))
@@ -271,7 +271,7 @@ def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds, counts: C
     C rises until accuracy has stayed below its best for a while: the largest values cost the most and rarely win.
     """
     share = svm_cost.linear_share(counts)
-    candidates = bar([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
+    candidates = progress([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
     if not share:
         rows, unit = np.arange(len(labels)), Normalizer().fit_transform(descriptors)
         weights = folds.weights(rows)
@@ -310,7 +310,7 @@ def _search_rbf(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
         return hits_of(predict)
 
     searches = []
-    for multiple in bar(RBF_GAMMAS, "searching C and gamma of the RBF SVM", len(RBF_GAMMAS)):
+    for multiple in progress(RBF_GAMMAS, "searching C and gamma of the RBF SVM", len(RBF_GAMMAS)):
         gamma = float(f"{multiple * scale:.4g}")
         hits = partial(try_c, np.exp(-gamma * distances))
         # Once every photo is on its right side, a larger C changes nothing any more.

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
+from penult.console import duration
 from penult.export.errors import SettingsError
-from penult.export.progress import duration
 from penult.interrupts import apart
 
 LINEAR, RBF, AUTO = "linear", "rbf", "auto"

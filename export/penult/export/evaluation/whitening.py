@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from penult.bundle.scores import Floats, pieces
+from penult.console import say
 from penult.export.data.loader import Batch
 from penult.export.errors import SettingsError
 from penult.export.networks.network import Normalise, PenultNet, Whitening
-from penult.export.progress import say
 from penult.lookup.types import Hit
 from penult.lookup.vote import vote
 

@@ -5,12 +5,13 @@ Photos are checked and the network is built as for a run; a batch is tried with 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from penult.bundle.naming import name_to_publish, versions
+from penult.console import duration, table
 from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
 from penult.export.config.train import FREEZE_ALL, STRETCH, TrainSettings
@@ -28,7 +29,6 @@ from penult.export.networks import architectures
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, build, freeze_stages, parameter_groups
 from penult.export.networks.stages import stages_of
-from penult.export.progress import duration
 from penult.export.training.distributed import device_for
 
 _MAX_EVEN = 4
@@ -222,7 +222,7 @@ def _photo_table(plan: Plan) -> list[str]:
     rows = [["class", *plan.photos], *map(list, zip(names, *columns, strict=True))]
     if (more := len(plan.classes) - _SHOWN_CLASSES) > 0:
         rows.insert(-1, [f"and {more} more classes", *[""] * len(plan.photos)])
-    return _table(rows, left=1)
+    return table(rows, left=1)
 
 
 def _stage_table(plan: Plan) -> list[str]:
@@ -232,14 +232,14 @@ def _stage_table(plan: Plan) -> list[str]:
         rows.append([stage.name, stage.modules, f"{stage.parameters:,}", rate])
     learning = sum(stage.parameters for stage in plan.stages if stage.rate is not None)
     rows.append(["all", "", f"{sum(stage.parameters for stage in plan.stages):,}", f"{learning:,} learn"])
-    return _table(rows, left=2)
+    return table(rows, left=2)
 
 
 def _trial_table(plan: Plan) -> list[str]:
     rows = [["mode", AXES[plan.sweep], "photos", "seeds", "time at most"]]
     for trial in plan.trials:
         rows.append([trial.mode, trial.at, f"{trial.photos:,}", str(trial.repeats), duration(trial.most_s)])
-    return _table(rows, left=1)
+    return table(rows, left=1)
 
 
 def _input(plan: Plan) -> str:
@@ -274,7 +274,7 @@ def _facts(plan: Plan) -> list[str]:
         facts.append(["time", f"{each}about {duration(plan.most_s)} at the very most, and the export"])
     else:
         facts.append(["time", f"about {duration(plan.most_s)}, and the export"])
-    return _table(facts, left=2)
+    return table(facts, left=2)
 
 
 def _disk(plan: Plan) -> str:
@@ -286,15 +286,3 @@ def _disk(plan: Plan) -> str:
 
 def _mib(count: int) -> str:
     return f"{max(1, round(count / 2**20)):,} MiB"
-
-
-def _table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Align columns, the first `left` of them to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

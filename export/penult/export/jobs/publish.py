@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.naming import model_name
+from penult.console import say
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.loader import PhotoReader
@@ -19,7 +20,6 @@ from penult.export.networks.network import Normalise, PenultNet, Weights, parame
 from penult.export.onnx.convert import to_onnx
 from penult.export.onnx.parity import Parity, check_parity
 from penult.export.onnx.runtime import ExportedModel
-from penult.export.progress import say
 from penult.export.report.report_data import ReportData, TrainingSummary, Validation
 from penult.export.training.history import History
 

@@ -15,6 +15,7 @@ import numpy as np
 from penult.bundle.manifest import DENSE, FLOAT, INT8, SCORERS, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.scores import Floats
+from penult.console import say
 from penult.export.config.quantize import QuantizeSettings, check_precision
 from penult.export.config.train import BALANCED, SVM_KERNELS, TrainSettings
 from penult.export.data.dataset import Photo, Splits
@@ -28,7 +29,6 @@ from penult.export.jobs.refit import Trained, draft, publish_next, seed_of, spli
 from penult.export.onnx.float16 import to_half
 from penult.export.onnx.int8 import METHOD, to_int8
 from penult.export.onnx.runtime import ExportedModel
-from penult.export.progress import say
 
 # More photos widen the ranges, fewer leave values of unseen ones outside; a few hundred are usual.
 CALIBRATION_PHOTOS = 256

@@ -17,6 +17,7 @@ from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
+from penult.console import say
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
@@ -25,7 +26,6 @@ from penult.export.evaluation import drift_baseline, svm, svm_cost
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.packaging import Result, libraries, make_goldens, measure, publish_bundle, refit_on_all, score
 from penult.export.onnx.runtime import ExportedModel
-from penult.export.progress import say
 from penult.export.report.report_data import ReportData, Validation
 from penult.folders.names import normalised
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from penult.bundle.manifest import DENSE, SVM
+from penult.console import say
 from penult.export.config.train import ALL_STAGES, FREEZE_ALL, TrainSettings, freeze_text
 from penult.export.data.dataset import Splits
 from penult.export.disk import writing
@@ -27,7 +28,6 @@ from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
 from penult.export.jobs.early import UNFINISHED
 from penult.export.networks.network import PenultNet
-from penult.export.progress import say
 from penult.export.training.checkpoint import NOTHING_TO_RESUME
 from penult.export.training.distributed import ProcessGroup
 from penult.export.training.history import History

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from penult.bundle.naming import name_to_publish
+from penult.console import say, silence
 from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
 from penult.export.config.train import TrainSettings
@@ -23,7 +24,6 @@ from penult.export.jobs.publish import Result, publish
 from penult.export.jobs.sweep import Outcome, Sweep
 from penult.export.networks import architectures
 from penult.export.networks.network import PenultNet, Weights, build, copy_weights
-from penult.export.progress import say, silence
 from penult.export.training.checkpoint import NOTHING_TO_RESUME, Checkpoint
 from penult.export.training.distributed import ProcessGroup, started
 from penult.export.training.finetune import FineTuner, OnEpoch

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from penult.console import say
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data import transforms
 from penult.export.data.dataset import Photo, Splits
@@ -21,7 +22,6 @@ from penult.export.data.loader import PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, copy_weights, freeze_stages, parameter_groups
-from penult.export.progress import say
 from penult.export.training import lr_finder, schedule
 from penult.export.training.checkpoint import Checkpoint
 from penult.export.training.distributed import ProcessGroup, share_batch_norm

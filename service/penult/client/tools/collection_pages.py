@@ -1,4 +1,4 @@
-"""A collection as a whole: what it is, and all that it holds."""
+"""A whole collection: its properties and all its items."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from penult.client.types import CollectionInfo, RequestFailed, StoredItem
 _PAGE = 500
 
 
-def told_of(client: Client, name: str) -> CollectionInfo:
-    """Return what a collection is; raise RequestFailed."""
+def collection_info(client: Client, name: str) -> CollectionInfo:
+    """Return the properties of a collection; raise RequestFailed if it does not exist."""
     for each in client.list_collections():
         if each.name == name:
             return each

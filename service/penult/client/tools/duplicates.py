@@ -1,4 +1,4 @@
-"""Items of a collection that are nearly the same: each asks for what lies next to it."""
+"""Items of a collection that are nearly the same, found by a lookup of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from penult.client.sync_client import Client
 from penult.client.types import ItemFailure, StoredItem
 
-_MOST = 20
+_MAX_NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ def find_duplicates(
     client: Client, collection: str, pages: Iterator[Sequence[StoredItem]], max_distance: float,
     step: Callable[[int], None],
 ) -> list[Pair]:  # fmt: skip
-    """Return the pairs that lie within a distance, the nearest first; of each item its nearest 20 at most.
+    """Return the pairs within a distance, nearest first; of each item at most its 20 nearest.
 
     Raises RequestFailed.
     """
     found: dict[tuple[str, str], Pair] = {}
     for page in pages:
         rows = np.stack([item.descriptor for item in page if item.descriptor is not None])
-        answer = client.lookup(rows, collection, k=_MOST, max_distance=max_distance)
+        answer = client.lookup(rows, collection, k=_MAX_NEIGHBOURS, max_distance=max_distance)
         for item, near in zip(page, answer.results, strict=True):
             for each in () if isinstance(near, ItemFailure) else near:
                 (a, a_label), (b, b_label) = sorted([(item.id, item.label), (each.id, each.label)])

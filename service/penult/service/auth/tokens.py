@@ -3,10 +3,8 @@
 The file holds digests only, so reading it gives no access. `admin` includes `write`, which includes `read`.
 """
 
-import argparse
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
@@ -96,26 +94,16 @@ def _read(path: Path) -> tuple[_Token, ...]:
     return tuple(found)
 
 
-def add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `penult token`."""
-    parser.add_argument("name", metavar="NAME", help="who will use it; logs and fair shares go by it")
-    parser.add_argument("--right", choices=RIGHTS, default=READ, help="what it is good for (%(default)s)")
-    parser.add_argument("--file", type=Path, default=Path("tokens"), help="the file of --tokens (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def make_token(arguments: argparse.Namespace) -> int:
-    """Make a token, add its digest to the file, and print the token, once; raise PenultError."""
-    if not _NAME.fullmatch(arguments.name):
+def add_token(path: Path, name: str, right: str) -> str:
+    """Create a token, append its digest to a file, and return the token; raise PenultError."""
+    if not _NAME.fullmatch(name):
         raise PenultError("TOKEN_NAME", "a name is 1 to 64 letters, digits and _.@-")
     token = _PREFIX + secrets.token_urlsafe(32)
-    line = f"{arguments.name} {arguments.right} {hashlib.sha256(token.encode()).hexdigest()}\n"
+    line = f"{name} {right} {hashlib.sha256(token.encode()).hexdigest()}\n"
     try:
-        # One write of one line: a server that reads meanwhile sees all of it or none.
-        with os.fdopen(os.open(arguments.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+        # One write of one line, so that a server that reads meanwhile sees all of it or none.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
             file.write(line)
     except OSError as error:
-        raise PenultError("TOKENS_UNWRITABLE", f"{arguments.file} cannot be written ({error.strerror})") from error
-    told = {"name": arguments.name, "right": arguments.right, "token": token, "file": str(arguments.file)}
-    print(json.dumps(told) if arguments.json else token)
-    return 0
+        raise PenultError("TOKENS_UNWRITABLE", f"{path} cannot be written ({error.strerror})") from error
+    return token
