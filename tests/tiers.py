@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent
 _SYSTEM_FOLDERS = ("attacks", "deploy", "e2e", "fuzz", "image", "scale")
 _SYSTEM_FIXTURES = {"environment", "shared_data"}
 _SERVER_FIXTURES = {"few_digits", "launch", "server", "start_server", "trained"}
-_PLAIN = {"cat", "lscpu"}  # of every Debian; joblib counts cores with them
+_PLAIN = {"cat", "lscpu", "ldconfig"}  # of every Debian; joblib counts cores, ctypes finds libraries with them
 _running = ["system"]  # the tier of the test that runs now
 
 
