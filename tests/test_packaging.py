@@ -67,3 +67,15 @@ def test_version_is_in_the_changelog():
 def test_no_learnt_files_or_data_are_tracked():
     """Weights, photos and bundles stay out of the repository."""
     assert [n for n in TRACKED if n.endswith((".pth", ".pt", ".onnx", ".pkl", ".npz", ".zip", ".jpg"))] == []
+
+
+def test_actions_are_pinned_by_commit():
+    """Workflows use actions by commit, with the version as a comment."""
+    used = [
+        line.strip().removeprefix("- ")
+        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert used
+    assert [line for line in used if not re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
