@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -120,7 +120,7 @@ def test_items_come_back_as_they_were(filled):
     for item in found:
         right = oracle.items[item.id]
         assert item.vector.tobytes() == right.vector.tobytes()
-        assert replace(item, vector=right.vector) == right
+        assert asdict(item) | {"vector": None} == asdict(right) | {"vector": None}
 
 
 def test_scanning_walks_over_all(filled):

@@ -22,18 +22,18 @@ def test_every_service_error_has_a_code():
 def test_the_drawn_tree_is_the_table():
     """The tree at the top of errors.py names exactly the classes and codes of the table."""
     drawn = dict(re.findall(r"── (\w+) .* ([A-Z_]+)$", errors.__doc__, re.MULTILINE))
-    assert drawn == {kind.__name__: code.name for kind, code in errors.CODES.items()}
+    assert drawn == {kind.__name__: code for kind, code in errors.CODES.items()}
 
 
 def test_unknown_is_never_answered():
     """UNKNOWN is no error's code: clients could not tell it from a fault of gRPC itself."""
-    assert grpc.StatusCode.UNKNOWN not in errors.CODES.values()
+    assert set(errors.CODES.values()) <= set(grpc.StatusCode.__members__) - {"UNKNOWN"}
 
 
 @pytest.mark.parametrize("error", [PenultError("A", "b"), BundleError("A", "b"), errors.ServiceError("A", "b")])
 def test_what_is_not_in_the_table_is_internal(error):
     """An error that no table entry explains is our fault, never the client's."""
-    assert errors.code_of(error) is grpc.StatusCode.INTERNAL
+    assert errors.code_of(error) == "INTERNAL"
 
 
 def test_errors_carry_a_reason_a_message_and_a_hint():
