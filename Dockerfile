@@ -1,5 +1,5 @@
 # Three targets from one file: `cpu` (neither torch nor CUDA), `gpu` (onnxruntime with CUDA and cuDNN, no torch) and
-# `train` (that, torch, and all that learning needs). docs/images.md tells how to build, run and check them.
+# `train` (the same with torch and all that training needs). docs/images.md describes how to build, run and check them.
 #   docker build --target cpu -t penult:cpu .
 #   docker run --rm --read-only -p 50051:50051 -v ./models:/models:ro penult:cpu
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
@@ -7,7 +7,7 @@ ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 ARG RUNTIME_IMAGE=${PYTHON_IMAGE}
 ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
-# -- what is installed, each kind in a stage of its own ------------------------------------------------------------------
+# -- installed packages, each kind in its own stage ----------------------------------------------------------------------
 
 FROM ${BUILD_IMAGE} AS tools
 WORKDIR /src
@@ -17,7 +17,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,
 
 FROM tools AS packages-cpu
 COPY locks/cpu.txt locks/with-milvus.txt locks/
-# Not empty: with the client of Milvus too (54 MB).
+# If not empty, also installs the client of Milvus (54 MB).
 ARG WITH_MILVUS=
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache \
     ./install.sh lock cpu.txt ${WITH_MILVUS:+with-milvus.txt}
@@ -34,7 +34,7 @@ ARG WITH_MILVUS=
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache \
     ./install.sh lock train.txt ${WITH_MILVUS:+with-milvus.txt}
 
-# penult alone, so that a release adds a small layer to the packages, which change more rarely.
+# penult alone, so that a release adds a small layer to the packages, which change rarely.
 FROM tools AS penult
 COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
@@ -42,7 +42,7 @@ COPY service service
 COPY export export
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=cache,target=/root/.cache ./install.sh penult
 
-# -- the bill of materials of each (CycloneDX), from what is really installed ---------------------------------------------
+# -- the bill of materials of each (CycloneDX), from the installed packages -----------------------------------------------
 
 FROM packages-cpu AS listed-cpu
 COPY --from=penult /opt/penult /opt/penult
@@ -68,7 +68,7 @@ COPY --from=listed-gpu /sbom.json /sbom-gpu.json
 FROM scratch AS sbom-train
 COPY --from=listed-train /sbom.json /sbom-train.json
 
-# -- what all three have in common ----------------------------------------------------------------------------------------
+# -- common base ----------------------------------------------------------------------------------------------------------
 
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG PYTHON_IMAGE
@@ -80,7 +80,7 @@ LABEL org.opencontainers.image.title="penult" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"
-# Made elsewhere, so that RUNTIME_IMAGE needs no shell. Bundles come with /models; /lookup alone may be written.
+# Created above, so that RUNTIME_IMAGE needs no shell. Bundles are mounted at /models; only /lookup is writable.
 COPY --from=tools /empty/models /models
 COPY --from=tools --chown=65532:65532 /empty/lookup /lookup
 ENV PATH=/opt/penult/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=penult \
@@ -102,7 +102,7 @@ FROM runtime AS train
 COPY --from=packages-train /opt/penult /opt/penult
 COPY --from=penult /opt/penult /opt/penult
 COPY --from=listed-train /sbom.json /opt/penult/sbom.json
-# The driver's libraries are brought in by NVIDIA's container toolkit, as these ask for.
+# NVIDIA's container toolkit mounts the driver's libraries that these variables select.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 CMD ["--help"]
 
@@ -112,7 +112,7 @@ COPY --from=penult /opt/penult /opt/penult
 COPY --from=listed-gpu /sbom.json /opt/penult/sbom.json
 ENV PENULT_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
-# Last, so that a build without --target makes this one.
+# The last target is the default.
 FROM serving AS cpu
 COPY --from=packages-cpu /opt/penult /opt/penult
 COPY --from=penult /opt/penult /opt/penult

@@ -1,7 +1,7 @@
 """Check prose against docs/words.toml: banned words, long first sentences, chains of colons and semicolons.
 
-Reads Markdown without its code, strings and docstrings of Python, comments of .proto files, texts of HTML and
-JavaScript, and every line of other files. Prints one line per finding and exits with 1 if there is one.
+Reads Markdown without its code, strings and docstrings of Python, and comments of .proto files. Also reads texts of HTML
+and JavaScript, and every line of other files. Prints one line per finding and exits with 1 if there is one.
 
     .venv/bin/python docs/lint.py [PATH …]
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RULES = tomllib.loads((ROOT / "docs" / "words.toml").read_text())
 BANNED = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), instead) for words, instead in RULES["banned"].items()]
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[A-Z`\"'(])")
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[A-Z`\"'(]|penult\b)")
 SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP)\b")
 OTHERS = {".yaml", ".yml", ".toml", ".cfg", ".conf", ".service", ".sh"}
 

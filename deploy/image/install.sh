@@ -1,11 +1,11 @@
 #!/bin/sh
 # Fills /opt/penult in the Dockerfile's build stages.
-#   install.sh tools          what the rest needs, and an empty /opt/penult
-#   install.sh lock FILE.txt…  locked packages, each against its hash, less what only their developers need
+#   install.sh tools          tools for the other steps, and an empty /opt/penult
+#   install.sh lock FILE.txt…  locked packages, verified by hash, without files that only developers need
 #   install.sh penult          penult itself, from the source beside it
-#   install.sh list            /sbom.json: what is there, in CycloneDX
-# Two optional build secrets help on networks with a mirror or a certificate authority of their own: `network`, lines
-# of NAME=VALUE that pip and uv understand (PIP_INDEX_URL, UV_DEFAULT_INDEX, …), and `ca`, certificates in PEM.
+#   install.sh list            /sbom.json: the installed packages, in CycloneDX
+# Two optional build secrets support a mirror or a private certificate authority. `network` has lines of NAME=VALUE for
+# pip and uv (PIP_INDEX_URL, UV_DEFAULT_INDEX, …), `ca` has certificates in PEM.
 set -eu
 
 set -a
@@ -14,7 +14,7 @@ if [ -f /run/secrets/ca ]; then SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secr
 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=300 UV_PYTHON_DOWNLOADS=never
 set +a
 
-tools() { # the installer itself and the writer of bills of materials stay out of the image
+tools() { # not part of the image: the installer and the generator of the bill of materials
   python3 -m venv /tools
   /tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
   /tools/bin/uv pip install --quiet --python /tools/bin/python --require-hashes -r locks/sbom.txt
@@ -22,13 +22,13 @@ tools() { # the installer itself and the writer of bills of materials stay out o
   mkdir -p /empty/models /empty/lookup
 }
 
-slim() { # tests, headers, static libraries and sources: nothing of it is imported; licences stay
+slim() { # removes tests, headers, static libraries and sources, which are never imported; keeps licences
   cd /opt/penult/lib/python3*/site-packages
   find . -type d \( -name tests -o -path './nvidia/*/include' -o -path './numpy/*/include' \) -prune -exec rm -rf {} +
   find . -type f \( -name '*.a' -o -name '*.pyx' -o -name '*.pxd' \) -delete
 }
 
-compile() { # what cannot be written at run time is written now; by hash, since an image may round the files' times
+compile() { # the root is read-only at run time; by hash, because an image may round the files' times
   python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/penult/lib
 }
 

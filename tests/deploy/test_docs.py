@@ -141,7 +141,7 @@ def test_log_lines_are_logged():
 
 def test_messages_are_printed():
     """What a start that fails prints, as troubleshooting.md has it, stands in the code or in compose.yaml."""
-    section = PAGES["troubleshooting"].partition("## It does not start")[2].partition("## ")[0]
+    section = PAGES["troubleshooting"].partition("## Start failures")[2].partition("## ")[0]
     rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
     printed = re.sub(r'"\s*\n\s*f?"', "", SOURCES) + (DEPLOY / "compose.yaml").read_text()
     messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
