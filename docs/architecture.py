@@ -76,7 +76,7 @@ def imports(known: dict[str, Path], module: str) -> set[str]:
 
 
 def room_of(module: str, package: str, known: dict[str, Path]) -> str | None:
-    """Return the room of a module in a package: a folder or a single file; None for the package itself and others."""
+    """Return the room of a module, a folder or a single file; None for other packages and the package itself."""
     if not module.startswith(package + "."):
         return None
     room = module.removeprefix(package + ".").split(".")[0]
@@ -169,7 +169,7 @@ def numbers(root: Path) -> str:
 
 
 def picture(root: Path, package: str) -> str:
-    """Return the rooms of a package as an SVG file: a line goes down from each room to those that it imports."""
+    """Return the rooms of a package as SVG, with a line from each room down to those that it imports."""
     of, known = rooms(root, package), modules(root)
     heading = PICTURES[package][1]
     up, names = of.up(), list(of.files)

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RULES = tomllib.loads((ROOT / "docs" / "words.toml").read_text())
 BANNED = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), instead) for words, instead in RULES["banned"].items()]
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[A-Z`\"'(]|penult\b)")
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[A-Z`\"'(]|penult\b|[\w-]+\.md)")
 SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP)\b")
 OTHERS = {".yaml", ".yml", ".toml", ".cfg", ".conf", ".service", ".sh"}
 

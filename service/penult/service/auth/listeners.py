@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ListenerSecurity:
-    """The files that guard the ports, None where there is none."""
+    """The files that guard the ports; None if there is no such file."""
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
