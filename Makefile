@@ -28,7 +28,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help setup demo serve unit test test-system coverage soak fuzz audit check fmt proto lock image bench
-.PHONY: bench-learning architecture clean
+.PHONY: pictures bench-learning architecture clean
 
 help:
 	@sed -n '3,9s/^# *//p' Makefile
@@ -123,6 +123,10 @@ bench: setup
 # The pictures of docs/architecture.md, and the numbers of the rooms.
 architecture: setup
 	@$(BIN)/python docs/architecture.py
+
+# A report and a status page for the README, from a real run on scikit-learn's digits; needs Chromium.
+pictures: setup
+	@$(BIN)/python docs/pictures.py
 
 bench-learning: setup
 	@$(BIN)/python bench/training.py

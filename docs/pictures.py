@@ -1,0 +1,64 @@
+"""Make the README's pictures of a report and of the status page: `make pictures`.
+
+Runs the demo on scikit-learn's digits in a temporary folder, serves its model and sends requests. Then takes pictures
+of both pages with headless Chromium, in light and dark colours.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+DOCS = Path(__file__).resolve().parent
+PENULT = [sys.executable, "-m", "penult.cli"]
+CHROMIUM = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000",
+]  # fmt: skip
+SCHEMES = {"": 1, "-dark": 0}  # Chromium's preferredColorScheme
+WIDTH, HEIGHT, COLOURS, LOAD_S = 1200, 900, 128, 90
+
+
+def picture(browser: str, url: str, name: str, folder: Path) -> None:
+    """Take pictures of the first screen of a page: docs/NAME.png and docs/NAME-dark.png, with few colours."""
+    for suffix, scheme in SCHEMES.items():
+        shot, file = folder / "shot.png", DOCS / f"{name}{suffix}.png"
+        options = [f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={scheme}"]
+        command = [browser, *CHROMIUM, *options, f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", url]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
+        image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+        print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> int:
+    """Make the pictures in docs/; return 0, or 1 if there is no Chromium."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        print("make pictures needs Chromium: apt-get install chromium", file=sys.stderr)
+        return 1
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run([sys.executable, "-m", "penult.export.jobs.demo"], cwd=folder, check=True)
+        (report,) = folder.glob("models/digits/*/report/index.html")
+        picture(browser, report.as_uri(), "report", folder)
+        serve = [*PENULT, "serve", "--port", "0", "--metrics-port", "0", "--lookup", "demo-out/lookup"]
+        with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None  # asked for above
+            line = next(line for line in server.stdout if line.startswith("ready "))
+            ready = dict(word.split("=", 1) for word in line.split()[1:])
+            load = ["--rate", "40", "--duration", str(LOAD_S), "--photos", "demo-out/digits-5-9/test"]
+            subprocess.run([*PENULT, "bench", "--target", ready["grpc"], *load], cwd=folder, check=True)
+            picture(browser, ready["page"], "status", folder)
+            server.terminate()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
