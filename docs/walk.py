@@ -1,7 +1,8 @@
 """Trace one request and one training run through the files of penult: `python docs/walk.py classify|train`.
 
-Runs one Classify of one JPEG (dense head, CPU) or one short `penult train`. Prints the number of files and functions, and
-how often a reader who follows the run moves to another file or room. `--root PATH` traces another checkout with the same Python.
+Runs one Classify of one JPEG (dense head, CPU) or one short `penult train`. Prints the number of files and functions,
+and how often a reader who follows the run moves to another file or room. `--root PATH` traces another checkout with
+the same Python.
 """
 
 import argparse
