@@ -1,7 +1,7 @@
 """Check prose against docs/words.toml: banned words, long first sentences, chains of colons and semicolons.
 
-Reads Markdown without its code, strings and docstrings of Python, and comments of .proto files. Also reads texts of HTML
-and JavaScript, and every line of other files. Prints one line per finding and exits with 1 if there is one.
+Reads Markdown without its code, strings and docstrings of Python, and comments of .proto files. Also reads texts of
+HTML and JavaScript, and every line of other files. Prints one line per finding and exits with 1 if there is one.
 
     .venv/bin/python docs/lint.py [PATH …]
 """
