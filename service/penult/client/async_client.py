@@ -1,28 +1,37 @@
 """The client for asyncio."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from penult.client.async_collections import AsyncLookup
 from penult.client.batch_calls import IN_FLIGHT, ask_many_aio
 from penult.client.channel import aio_channel
-from penult.client.channel_options import MAX_RETRIES
-from penult.client.converters import classifying, describing, score_request, scored
+from penult.client.channel_options import MAX_RETRIES, failure
+from penult.client.collection_converters import collection_infos, get_request, lookup_flow, put_flow, stored_items
+from penult.client.converters import classify_flow, describe_flow, score_answer, score_request
 from penult.client.credentials import NONE, Security
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
     Classification,
     ClassifyAnswer,
+    CollectionInfo,
     DescribeAnswer,
+    ItemFailure,
+    LookupAnswer,
     Neighbours,
+    NewItem,
     Photo,
     PhotoAnswer,
+    RequestFailed,
+    StoredItem,
+    Where,
 )
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -30,7 +39,7 @@ from penult.v1 import penult_pb2_grpc
 Answer = TypeVar("Answer")
 
 
-class AsyncClient(AsyncLookup):
+class AsyncClient:
     """Client for asyncio: the same methods, awaited; `async with` closes it."""
 
     def __init__(
@@ -40,10 +49,11 @@ class AsyncClient(AsyncLookup):
         retries: int = MAX_RETRIES,
         security: Security = NONE,
     ) -> None:
-        """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""
+        """Connect when the first request is sent, as Client does."""
         self._channel = aio_channel(target, retries, security)
         self._stub: Any = penult_pb2_grpc.PenultServiceStub(self._channel)
-        self._target, self._timeout_s = target, timeout_s
+        self._target = target
+        self._timeout_s = timeout_s
 
     async def classify(
         self,
@@ -56,14 +66,14 @@ class AsyncClient(AsyncLookup):
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
     ) -> ClassifyAnswer:
-        """Name photos, as Client.classify does."""
+        """Classify images, as Client.classify does."""
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classifying(images, selector, scorer, top_k, include_descriptor, neighbours)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours)
         return await self._drive(flow, self._stub.Classify)
 
     async def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
-        """Return the descriptors of photos, as Client.describe does."""
-        flow = describing(images, pb.ModelSelector(name=model, version=version))
+        """Return the descriptors of images, as Client.describe does."""
+        flow = describe_flow(images, pb.ModelSelector(name=model, version=version))
         return await self._drive(flow, self._stub.Describe)
 
     def classify_many(
@@ -79,7 +89,7 @@ class AsyncClient(AsyncLookup):
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> AsyncIterator[PhotoAnswer[Classification]]:
-        """Name the photos of a folder, or of a list, as Client.classify_many does; for `async for`."""
+        """Yield as Client.classify_many does, for `async for`."""
 
         async def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return await self.classify(
@@ -98,7 +108,7 @@ class AsyncClient(AsyncLookup):
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> AsyncIterator[PhotoAnswer[NDArray[np.float32]]]:
-        """Return the descriptors of the photos of a folder, or of a list, as Client.describe_many does."""
+        """Yield as Client.describe_many does, for `async for`."""
 
         async def ask(batch: Sequence[Photo]) -> DescribeAnswer:
             return await self.describe(batch, model=model, version=version)
@@ -107,17 +117,77 @@ class AsyncClient(AsyncLookup):
 
     async def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
         """Score descriptors, as Client.score does."""
-        return scored(await self._call(self._stub.Score, score_request(descriptors, model, version)))
+        return score_answer(await self._call(self._stub.Score, score_request(descriptors, model, version)))
 
     async def get_model(self, model: str = "", version: int = 0) -> pb.Model:
-        """Return what the server tells of a model."""
+        """Return the server's description of a model."""
         request = pb.GetModelRequest(model=pb.ModelSelector(name=model, version=version))
         response: pb.GetModelResponse = await self._call(self._stub.GetModel, request)
         return response.model
 
     async def list_models(self) -> list[pb.Model]:
-        """Return what the server tells of every model."""
+        """Return the server's description of every model."""
         return list((await self._call(self._stub.ListModels, pb.ListModelsRequest())).models)
+
+    async def lookup(
+        self,
+        query: Sequence[Photo] | NDArray[np.float32],
+        collection: str,
+        *,
+        k: int = 10,
+        where: Where = MappingProxyType({}),
+        max_distance: float = 0.0,
+        model: str = "",
+        version: int = 0,
+    ) -> LookupAnswer:
+        """Find the nearest stored items, as Client.lookup does."""
+        wanted = Neighbours(collection, k, where, max_distance)
+        flow = lookup_flow(query, wanted, pb.ModelSelector(name=model, version=version))
+        return await self._drive(flow, self._stub.Lookup)
+
+    async def put_items(
+        self,
+        collection: str,
+        items: Sequence[NewItem],
+        *,
+        model: str = "",
+        version: int = 0,
+        fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[ItemFailure | None, ...]:
+        """Store items, as Client.put_items does."""
+        flow = put_flow(collection, items, pb.ModelSelector(name=model, version=version), fields)
+        return await self._drive(flow, self._stub.PutItems)
+
+    async def delete_items(self, collection: str, ids: Sequence[str]) -> int:
+        """Remove items, as Client.delete_items does."""
+        request = pb.DeleteItemsRequest(collection=collection, ids=ids)
+        return int((await self._call(self._stub.DeleteItems, request)).deleted)
+
+    async def get_items(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        *,
+        after: str = "",
+        limit: int = 100,
+        descriptors: bool = False,
+        thumbnails: bool = False,
+    ) -> list[StoredItem]:
+        """Return stored items, as Client.get_items does."""
+        request = get_request(collection, ids, after, limit, descriptors, thumbnails)
+        return stored_items(await self._call(self._stub.GetItems, request))
+
+    async def list_collections(self) -> list[CollectionInfo]:
+        """Return all collections, as Client.list_collections does."""
+        return collection_infos(await self._call(self._stub.ListCollections, pb.ListCollectionsRequest()))
+
+    async def drop_collection(self, collection: str) -> None:
+        """Remove a collection, as Client.drop_collection does."""
+        await self._call(self._stub.DropCollection, pb.DropCollectionRequest(collection=collection))
+
+    async def replace_collection(self, collection: str, by: str) -> None:
+        """Rename a collection, as Client.replace_collection does."""
+        await self._call(self._stub.ReplaceCollection, pb.ReplaceCollectionRequest(collection=collection, by=by))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -132,3 +202,23 @@ class AsyncClient(AsyncLookup):
     ) -> None:
         """Close the connection."""
         await self.close()
+
+    async def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
+        """Send the requests that a call yields, one after the other; return its answer."""
+        act: Callable[[], Any] = partial(next, flow)
+        while True:
+            try:
+                request = act()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            try:
+                act = partial(flow.send, await self._call(method, request))
+            except RequestFailed as error:
+                act = partial(flow.throw, error)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
+        try:
+            return await method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target) from error

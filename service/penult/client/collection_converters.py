@@ -37,7 +37,9 @@ LookupFlow = Generator[pb.LookupRequest, pb.LookupResponse, LookupAnswer]
 PutFlow = Generator[pb.PutItemsRequest, pb.PutItemsResponse, tuple[ItemFailure | None, ...]]
 
 
-def looking_up(query: Sequence[Photo] | NDArray[np.float32], wanted: Neighbours, model: pb.ModelSelector) -> LookupFlow:
+def lookup_flow(
+    query: Sequence[Photo] | NDArray[np.float32], wanted: Neighbours, model: pb.ModelSelector
+) -> LookupFlow:
     """Yield the requests of a lookup, take their responses, and return the answer."""
     results: list[tuple[Neighbour, ...] | ItemFailure | None] = [None] * len(query)
     last = pb.ModelVersion()
@@ -55,7 +57,7 @@ def looking_up(query: Sequence[Photo] | NDArray[np.float32], wanted: Neighbours,
     return LookupAnswer(last.name, last.version, last.fingerprint, done)
 
 
-def putting(collection: str, items: Sequence[NewItem], model: pb.ModelSelector, fields: Mapping[str, str]) -> PutFlow:
+def put_flow(collection: str, items: Sequence[NewItem], model: pb.ModelSelector, fields: Mapping[str, str]) -> PutFlow:
     """Yield the requests that store items, take their responses, and return what failed, in place."""
     unknown = sorted(set(fields.values()) - set(_TYPES))
     if unknown:
@@ -79,7 +81,7 @@ def get_request(
     )  # fmt: skip
 
 
-def got(response: pb.GetItemsResponse) -> list[StoredItem]:
+def stored_items(response: pb.GetItemsResponse) -> list[StoredItem]:
     """Return stored items."""
     return [
         StoredItem(
@@ -94,7 +96,7 @@ def got(response: pb.GetItemsResponse) -> list[StoredItem]:
     ]
 
 
-def listed(response: pb.ListCollectionsResponse) -> list[CollectionInfo]:
+def collection_infos(response: pb.ListCollectionsResponse) -> list[CollectionInfo]:
     """Return what collections there are."""
     return [
         CollectionInfo(

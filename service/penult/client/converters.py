@@ -40,7 +40,7 @@ ClassifyFlow = Generator[pb.ClassifyRequest, pb.ClassifyResponse, ClassifyAnswer
 DescribeFlow = Generator[pb.DescribeRequest, pb.DescribeResponse, DescribeAnswer]
 
 
-def classifying(
+def classify_flow(
     images: Sequence[Photo | pb.Image | ItemFailure],
     model: pb.ModelSelector,
     scorer: str | None,
@@ -51,7 +51,7 @@ def classifying(
     """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
     restarts = _RESTARTS
     while True:
-        work = _Work(images, model)
+        work = _Call(images, model)
         try:
             for chunk in work.chunks():
                 request = _classify_request(chunk, work.model, scorer, top_k, include_descriptor)
@@ -66,11 +66,11 @@ def classifying(
             return work.classified()
 
 
-def describing(images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> DescribeFlow:
-    """Yield the requests of a call, take their responses, and return the answer; as classifying()."""
+def describe_flow(images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> DescribeFlow:
+    """Yield the requests of a call, take their responses, and return the answer; as classify_flow()."""
     restarts = _RESTARTS
     while True:
-        work = _Work(images, model)
+        work = _Call(images, model)
         try:
             for chunk in work.chunks():
                 work.take((yield pb.DescribeRequest(model=work.model, images=chunk)))
@@ -82,12 +82,12 @@ def describing(images: Sequence[Photo | pb.Image | ItemFailure], model: pb.Model
             return work.described()
 
 
-def _is_replaced(error: RequestFailed, work: "_Work", wanted: pb.ModelSelector) -> bool:
+def _is_replaced(error: RequestFailed, work: "_Call", wanted: pb.ModelSelector) -> bool:
     """Tell whether only the version that answered first is gone, which the caller had not asked for."""
     return error.reason == "VERSION_UNKNOWN" and not wanted.version and work.has_begun
 
 
-class _Work:
+class _Call:
     """One call's photos: read in chunks, sent by the caller, answers put back in their places."""
 
     def __init__(self, images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> None:
@@ -195,7 +195,7 @@ def score_request(descriptors: NDArray[np.float32], model: str, version: int) ->
     return pb.ScoreRequest(model=pb.ModelSelector(name=model, version=version), descriptors=rows)
 
 
-def scored(response: pb.ScoreResponse) -> ClassifyAnswer:
+def score_answer(response: pb.ScoreResponse) -> ClassifyAnswer:
     """Return the answer that a response to score_request() holds."""
     model, results = response.model, tuple(_classification(result) for result in response.results)
     return ClassifyAnswer(model.name, model.version, model.fingerprint, "svm", results)

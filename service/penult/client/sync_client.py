@@ -1,28 +1,37 @@
-"""The client for plain code."""
+"""The synchronous client."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from penult.client.batch_calls import IN_FLIGHT, ask_many
 from penult.client.channel import channel
-from penult.client.channel_options import MAX_RETRIES
-from penult.client.converters import classifying, describing, score_request, scored
+from penult.client.channel_options import MAX_RETRIES, failure
+from penult.client.collection_converters import collection_infos, get_request, lookup_flow, put_flow, stored_items
+from penult.client.converters import classify_flow, describe_flow, score_answer, score_request
 from penult.client.credentials import NONE, Security
-from penult.client.sync_collections import PlainLookup
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
     Classification,
     ClassifyAnswer,
+    CollectionInfo,
     DescribeAnswer,
+    ItemFailure,
+    LookupAnswer,
     Neighbours,
+    NewItem,
     Photo,
     PhotoAnswer,
+    RequestFailed,
+    StoredItem,
+    Where,
 )
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -30,7 +39,7 @@ from penult.v1 import penult_pb2_grpc
 Answer = TypeVar("Answer")
 
 
-class Client(PlainLookup):
+class Client:
     """A connection to one server; close it, or use it in a `with` block."""
 
     def __init__(
@@ -40,10 +49,22 @@ class Client(PlainLookup):
         retries: int = MAX_RETRIES,
         security: Security = NONE,
     ) -> None:
-        """Connect lazily to HOST:PORT, or to several in turn; `timeout_s` bounds a request with all its `retries`."""
+        """Connect when the first request is sent.
+
+        Args:
+            target: HOST:PORT of a server; several ("a:1,b:2" or a sequence) share the requests.
+            timeout_s: Limit of a request with all its retries, in seconds.
+            retries: How often a request is repeated, 0 to 4.
+            security: TLS and token of the connection.
+
+        Raises:
+            TargetError: `target` is no address.
+            SecurityError: A file of `security` is missing, or a token would leave this machine unencrypted.
+        """
         self._channel = channel(target, retries, security)
         self._stub = penult_pb2_grpc.PenultServiceStub(self._channel)
-        self._target, self._timeout_s = target, timeout_s
+        self._target = target
+        self._timeout_s = timeout_s
 
     def classify(
         self,
@@ -56,17 +77,30 @@ class Client(PlainLookup):
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
     ) -> ClassifyAnswer:
-        """Name photos; `scorer` is "dense", "svm", "neighbours", or None for the model's default.
+        """Classify images.
 
-        `neighbours` also looks them up; the scorer of that name votes with them. Raises RequestFailed.
+        Args:
+            images: Paths, encoded bytes, pixels, or crops.
+            model: Name; "": the only model served.
+            version: Version; 0: the newest.
+            scorer: "dense", "svm", "neighbours", or None for the model's default.
+            top_k: Classes per image.
+            include_descriptor: Return descriptors too.
+            neighbours: Which stored items to look up too; the scorer "neighbours" votes with them.
+
+        Returns:
+            One result per image, in order.
+
+        Raises:
+            RequestFailed: The request failed as a whole.
         """
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classifying(images, selector, scorer, top_k, include_descriptor, neighbours)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours)
         return self._drive(flow, self._stub.Classify)
 
     def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
-        """Return the descriptors of photos. Raises RequestFailed."""
-        flow = describing(images, pb.ModelSelector(name=model, version=version))
+        """Return the descriptors of images, float32 [length] each. Raises RequestFailed."""
+        flow = describe_flow(images, pb.ModelSelector(name=model, version=version))
         return self._drive(flow, self._stub.Describe)
 
     def classify_many(
@@ -82,9 +116,25 @@ class Client(PlainLookup):
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> Iterator[PhotoAnswer[Classification]]:
-        """Name the photos of a folder, or of a list, one by one in order, `in_flight` requests on their way at a time.
+        """Classify the images of a folder, or of a sequence, in batches.
 
-        `progress` draws a bar (needs tqdm). Raises RequestFailed, and OSError where the folder holds no photo.
+        Args:
+            photos: A folder, or images as in classify().
+            model: As in classify().
+            version: As in classify().
+            scorer: As in classify().
+            top_k: As in classify().
+            include_descriptor: As in classify().
+            neighbours: As in classify().
+            in_flight: Requests in flight at a time.
+            progress: Draw a progress bar on standard error (needs tqdm).
+
+        Yields:
+            One answer per image, in order.
+
+        Raises:
+            RequestFailed: A request failed as a whole.
+            OSError: The folder has no images.
         """
 
         def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
@@ -104,7 +154,7 @@ class Client(PlainLookup):
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> Iterator[PhotoAnswer[NDArray[np.float32]]]:
-        """Return the descriptors of the photos of a folder, or of a list, as classify_many() does."""
+        """Yield the descriptors of the images of a folder, or of a sequence, as classify_many() does."""
 
         def ask(batch: Sequence[Photo]) -> DescribeAnswer:
             return self.describe(batch, model=model, version=version)
@@ -114,17 +164,108 @@ class Client(PlainLookup):
     def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
         """Score descriptors, float32 [N, length], with the model's SVM. Raises RequestFailed."""
         response = self._call(self._stub.Score, score_request(descriptors, model, version))
-        return scored(response)
+        return score_answer(response)
 
     def get_model(self, model: str = "", version: int = 0) -> pb.Model:
-        """Return what the server tells of a model. Raises RequestFailed."""
+        """Return the server's description of a model. Raises RequestFailed."""
         request = pb.GetModelRequest(model=pb.ModelSelector(name=model, version=version))
         response: pb.GetModelResponse = self._call(self._stub.GetModel, request)
         return response.model
 
     def list_models(self) -> list[pb.Model]:
-        """Return what the server tells of every model. Raises RequestFailed."""
+        """Return the server's description of every model. Raises RequestFailed."""
         return list(self._call(self._stub.ListModels, pb.ListModelsRequest()).models)
+
+    def lookup(
+        self,
+        query: Sequence[Photo] | NDArray[np.float32],
+        collection: str,
+        *,
+        k: int = 10,
+        where: Where = MappingProxyType({}),
+        max_distance: float = 0.0,
+        model: str = "",
+        version: int = 0,
+    ) -> LookupAnswer:
+        """Find the stored items nearest to images or descriptors.
+
+        Args:
+            query: Images, or descriptors, float32 [N, length].
+            collection: Where to search.
+            k: Neighbours per query.
+            where: Conditions that all must hold, such as {"label": "cat", "price": (10, None), "maker": ["a", "b"]}: a
+                value, a range, any of a list.
+            max_distance: Maximum distance, 1 - cosine; 0: any.
+            model: Model that describes images; "": the collection's own.
+            version: Its version; 0: the newest.
+
+        Returns:
+            The neighbours of each query, nearest first, in order.
+
+        Raises:
+            RequestFailed: The request failed as a whole.
+        """
+        wanted = Neighbours(collection, k, where, max_distance)
+        flow = lookup_flow(query, wanted, pb.ModelSelector(name=model, version=version))
+        return self._drive(flow, self._stub.Lookup)
+
+    def put_items(
+        self,
+        collection: str,
+        items: Sequence[NewItem],
+        *,
+        model: str = "",
+        version: int = 0,
+        fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[ItemFailure | None, ...]:
+        """Store items; items with the same id are replaced.
+
+        Args:
+            collection: Where to store; created if it does not exist.
+            items: The items; sent in several messages if they are many.
+            model: Model that describes images; "": the only model served.
+            version: Its version; 0: the newest.
+            fields: Types of the metadata of a new collection, such as {"price": "number"}.
+
+        Returns:
+            Per item, None if it was stored, else why it was not.
+
+        Raises:
+            RequestFailed: A request failed as a whole.
+        """
+        flow = put_flow(collection, items, pb.ModelSelector(name=model, version=version), fields)
+        return self._drive(flow, self._stub.PutItems)
+
+    def delete_items(self, collection: str, ids: Sequence[str]) -> int:
+        """Remove at most 1000 items; return how many existed. Raises RequestFailed."""
+        request = pb.DeleteItemsRequest(collection=collection, ids=ids)
+        return int(self._call(self._stub.DeleteItems, request).deleted)
+
+    def get_items(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        *,
+        after: str = "",
+        limit: int = 100,
+        descriptors: bool = False,
+        thumbnails: bool = False,
+    ) -> list[StoredItem]:
+        """Return stored items by id; without ids, the next `limit` after the id `after`. Raises RequestFailed."""
+        request = get_request(collection, ids, after, limit, descriptors, thumbnails)
+        return stored_items(self._call(self._stub.GetItems, request))
+
+    def list_collections(self) -> list[CollectionInfo]:
+        """Return all collections, by name. Raises RequestFailed."""
+        return collection_infos(self._call(self._stub.ListCollections, pb.ListCollectionsRequest()))
+
+    def drop_collection(self, collection: str) -> None:
+        """Remove a collection with all its items. Raises RequestFailed."""
+        self._call(self._stub.DropCollection, pb.DropCollectionRequest(collection=collection))
+
+    def replace_collection(self, collection: str, by: str) -> None:
+        """Rename collection `by` to `collection`, which is dropped, in one step. Raises RequestFailed."""
+        self._call(self._stub.ReplaceCollection, pb.ReplaceCollectionRequest(collection=collection, by=by))
 
     def close(self) -> None:
         """Close the connection."""
@@ -139,3 +280,23 @@ class Client(PlainLookup):
     ) -> None:
         """Close the connection."""
         self.close()
+
+    def _drive(self, flow: Generator[Any, Any, Answer], method: Callable[..., Any]) -> Answer:
+        """Send the requests that a call yields, one after the other; return its answer."""
+        act: Callable[[], Any] = partial(next, flow)
+        while True:
+            try:
+                request = act()
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            try:
+                act = partial(flow.send, self._call(method, request))
+            except RequestFailed as error:
+                act = partial(flow.throw, error)
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target) from error
