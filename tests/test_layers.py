@@ -81,6 +81,7 @@ KNOWN_TO = {
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.onnx"},
     "tqdm": {"penult.console"},
+    "tomlkit": {"penult.bench"},
     "cryptography": {"penult.bundle", "penult.service.auth", "penult.client"},
     "tensorboardX": {"penult.export.training"},
     "torch": {

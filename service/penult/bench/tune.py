@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from penult.bench import load, record, requests, show
+from penult.bench.config_file import write_keys
 from penult.bench.measure import Report
 from penult.bench.own_server import OwnServer
 from penult.bench.settings import BenchError, BenchSettings, LoadSettings, TuneSettings
-from penult.bench.toml_lines import write_keys
 from penult.bench.trials import RULES, Trial, Values, choose, gain, groups, mean, words
 from penult.client import Client
 from penult.console import StatusLine, print_error, say

@@ -24,7 +24,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": _EXPORT, "torchvision": _EXPORT, "matplotlib": _EXPORT, "onnx": _EXPORT, "tqdm": _EXPORT,
     "jinja2": _EXPORT, "onnxruntime": ("serve,cpu", "serve,gpu"), "PIL": _SERVE, "starlette": _SERVE,
     "uvicorn": _SERVE, "prometheus_client": _SERVE, "grpc_health": _SERVE, "grpc_reflection": _SERVE,
-    "sklearn": _EXPORT, "faiss": _SERVE, "pyarrow": ("parquet",), "tomlkit": ("bench",),
+    "sklearn": _EXPORT, "faiss": _SERVE, "pyarrow": ("parquet",), "tomlkit": _SERVE,
 }  # fmt: skip
 
 # What each command does. Its module is penult.cli.NAME.
