@@ -55,7 +55,8 @@ def _python(source: str) -> Iterator[Text]:
         else:
             text = getattr(node, "value", "") if isinstance(node, ast.Constant) else ""
         if id(node) in docs:
-            prose = re.sub(r"^\s*(?:Args|Returns|Raises|Yields):.*", "", text, flags=re.DOTALL | re.MULTILINE)
+            sections = r"^\s*(?:Args|Attributes|Returns|Raises|Yields):.*"
+            prose = re.sub(sections, "", text, flags=re.DOTALL | re.MULTILINE)
             yield from _markdown(prose, node.lineno)
         elif isinstance(text, str) and text.count(" ") > 1 and id(node) not in inner and not SQL.match(text):
             yield node.lineno, text, False

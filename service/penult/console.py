@@ -132,7 +132,7 @@ class Bar:
     """Counts images up to a total, on a bar that is removed at the end of the `with` block."""
 
     def __init__(self, total: int, is_shown: bool | None = None) -> None:
-        """Draw the bar if `is_shown`; None: if has_bar()."""
+        """Draw the bar if `is_shown`; None means has_bar()."""
         self._bar: Any = None
         if has_bar() if is_shown is None else is_shown:
             from tqdm import tqdm  # the base install lacks it

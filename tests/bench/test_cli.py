@@ -136,7 +136,7 @@ def test_the_grpc_port_gives_no_metrics(penult, server):
     code, out, err = penult("--target", server.target, "--raw", "--metrics", f"http://{server.target}/metrics")
     (line,) = err.splitlines()
     assert (code, out) == (1, "")
-    assert "no HTTP is spoken there; penult serve prints the address" in line
+    assert "this is no HTTP server; penult serve prints the address" in line
 
 
 def test_no_server_is_one_line(penult):

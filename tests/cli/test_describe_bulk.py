@@ -356,7 +356,7 @@ def test_a_new_version_in_mid_run_changes_nothing(
     assert process.returncode == 1
     assert err.count("\n") == 1
     assert "light version 1 (" in err
-    assert "is served no more" in err
+    assert "is no longer served" in err
     code, _, err = penult("describe", folder, "--out", out, target=one.target)
     assert (code, err.count("\n"), "--pin light=1" in err) == (1, 1, True)
     two = start_server(tmp_path / "both", "--pin", "light=1,light=2")
@@ -374,7 +374,7 @@ def test_another_model_than_the_parts_is_refused(album, penult, tmp_path, runnin
         parts.flush()
     code, _, err = penult("describe", folder, "--out", out)
     assert (code, err.count("\n")) == (1, 1)
-    assert "was begun with light version 1 (ffffffffffff)" in err
+    assert "was started with light version 1 (ffffffffffff)" in err
     assert "--restart" in err
     assert len(list(parts_of(out).glob("*.parquet"))) == 1
     assert penult("describe", folder, "--out", out, "--restart")[0] == 0
@@ -388,7 +388,7 @@ def test_a_whole_file_is_not_overwritten(album, penult, tmp_path):
     before = out.stat().st_mtime_ns
     code, _, err = penult("describe", folder, "--out", out)
     assert (code, out.stat().st_mtime_ns) == (1, before)
-    assert "is whole already; --restart" in err
+    assert "is complete; --restart" in err
     (folder / "c0" / "more.png").write_bytes((folder / "c0" / "00000.png").read_bytes())
     assert penult("describe", folder, "--out", out, "--restart")[0] == 0
     assert len(rows_of(out)) == 7
@@ -435,7 +435,7 @@ def test_ctrl_c_says_how_to_go_on(album, begin, penult, running, tmp_path, wait_
     last.unlink()
     last.write_bytes(photo)
     kept = sum(pq.read_metadata(path).num_rows for path in parts_of(out).glob("*.parquet"))
-    assert told == f"penult: interrupted; {kept} photos are kept, and the same command goes on from there\n"
+    assert told == f"penult: interrupted; {kept} photos are kept; the same command resumes there\n"
     assert 1000 <= kept <= 1200
     assert penult("describe", folder, "--out", out)[0] == 0
     assert len({row["id"] for row in rows_of(out)}) == len(rows_of(out)) == 1500

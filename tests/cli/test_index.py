@@ -195,7 +195,7 @@ def test_removed_items_are_gone(penult, filled, running):
         assert penult("index", "remove", "digits", *ids, "absent")[:2] == (0, "3 items removed\n")
         assert client.get_items("digits", ids) == []
     code, out, _ = penult("index", "drop", "digits", "--yes")
-    assert (code, out) == (0, "digits is gone\n")
+    assert (code, out) == (0, "digits removed\n")
     assert json.loads(penult("index", "list", "--json")[1])["collections"] == []
 
 
@@ -207,7 +207,7 @@ def test_drop_asks(penult, shelf, running, monkeypatch, answer, is_gone):
     monkeypatch.setattr("sys.stdin", asked)
     code, out, err = penult("index", "drop", shelf)
     assert "Remove shelf with its 6 items?" in out
-    assert (code, err) == ((0, "") if is_gone else (1, "penult: shelf stays as it is\n"))
+    assert (code, err) == ((0, "") if is_gone else (1, "penult: shelf is unchanged\n"))
     with Client(running.target) as client:
         assert [each.name for each in client.list_collections()] == ([] if is_gone else ["shelf"])
         client.put_items("shelf", [NewItem("x", descriptor=np.ones(128, dtype=np.float32))])  # for the fixture's end
@@ -287,7 +287,7 @@ def test_duplicates_are_found(penult, filled, album, tmp_path):
     }
     assert [{name: pair[name] for name in right} for pair in told["pairs"]] == [right]
     code, out, _ = penult("index", "duplicates", "digits", "--max-distance", "0.0001")
-    assert (code, out.splitlines()[-1]) == (0, "1 pairs; 1 of them bear two labels")
+    assert (code, out.splitlines()[-1]) == (0, "1 pairs; 1 of them have two labels")
 
 
 def test_reindex_describes_anew_and_switches(penult, filled, models, start_server, album, tmp_path):

@@ -1,5 +1,5 @@
-"""`penult bench`: load on a running service, and what it answers.
+"""`penult bench`: load on a running server, measured.
 
-Read settings, requests (what is sent), pace (when), load (how), measure (numbers), then show and picture; tune is on
-top.
+To read it, start with settings, requests (what is sent), pace (when) and load (how). Then measure (numbers), show and
+picture. tune uses them all.
 """

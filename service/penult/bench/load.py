@@ -1,9 +1,9 @@
-"""Sends the load and notes one row per request. The only module here that knows gRPC.
+"""Send the load and record one row per request. This is the only module here that uses gRPC.
 
-Closed loop: workers that send when they were answered. Open loop: a schedule that does not wait for answers; there
-latency counts from the time that a request was due, so that waiting behind slow answers is not hidden. One asyncio
-loop and bytes in, bytes out: measured at 0.34 to 0.41 CPU-ms per 150 KB request, where callbacks on grpc's own threads
-take 0.32 to 0.39 and a thread per worker 0.44 to 0.46.
+In the closed loop, each worker sends when its request is answered. In the open loop, requests are sent on a schedule.
+There, latency counts from the time that a request was due, so that a slow server cannot hide its queue. One asyncio
+loop takes 0.34 to 0.41 CPU-ms per request of 150 KB. Callbacks on gRPC's threads take 0.32 to 0.39, a thread per worker
+0.44 to 0.46.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ from penult.client.channel import aio_channel_with
 # An open loop that the server cannot follow must end before this machine's memory does.
 _MAX_OUTSTANDING = 4096
 _MAX_OUTSTANDING_BYTES = 512 << 20
-# After a failure a worker waits as long as the server asks for, else this long: a client that comes back at once
-# would measure how fast a server can refuse.
+# After a failure a worker waits as long as the server asks, else this long. Immediate retries would measure how fast
+# the server rejects requests.
 _PAUSE_S = 0.05
-_GRPCS_OWN_WORDS, _CODE_LOST = "Internal error from Core", "STREAM_ENDED"
+_GRPC_DETAILS, _CODE_LOST = "Internal error from Core", "STREAM_ENDED"
 _TICK_S = 0.2
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -43,16 +43,22 @@ _OPTIONS = (
 
 
 async def run(settings: LoadSettings, prepared: Requests | None = None, watch: Watch | None = None) -> Report:
-    """Put the load on the server and measure; SIGINT ends it early, with what there is by then.
+    """Run the load and measure it; SIGINT ends it early, with the numbers until then.
 
-    `prepared` spares making the messages again. Raises BenchError, or the client's RequestFailed where no server
-    answers.
+    Args:
+        settings: The load.
+        prepared: The messages; None: make them.
+        watch: Called several times a second with the progress.
+
+    Raises:
+        BenchError: The settings do not fit the model, or nothing was measured.
+        RequestFailed: No server answers.
     """
     model = await _ask_model(settings)
-    # One version throughout, and the name spelt out: what is reported is what answered.
+    # The resolved name and version, so that one version answers all requests.
     prepared = prepared or requests.prepare(replace(settings, model=model.name, version=model.version), model.crop)
-    usage(settings.metrics)  # a wrong address shows before the load, not after
-    gc.freeze()  # what exists by now need not be looked through while latencies are taken
+    usage(settings.metrics)  # reports a wrong address before the load
+    gc.freeze()  # keeps the garbage collector from scanning existing objects during the measurement
     async with _calls(settings, prepared) as calls:
         sender = _Sender(settings, prepared, calls)
         with _interruptible(sender.window.stopped.set):
@@ -62,18 +68,18 @@ async def run(settings: LoadSettings, prepared: Requests | None = None, watch: W
 
 async def _ask_model(settings: LoadSettings) -> Model:
     async with AsyncClient(settings.target, settings.timeout_s, security=settings.security) as client:
-        told = await client.get_model(settings.model, settings.version)
-    if settings.scorer and settings.scorer not in (names := requests.scorer_names(told.scorers)):
-        raise BenchError(f"{told.version.name} has no {settings.scorer} scorer; ask for {' or '.join(names)}")
-    version = told.version
+        model = await client.get_model(settings.model, settings.version)
+    version = model.version
+    if settings.scorer and settings.scorer not in (names := requests.scorer_names(model.scorers)):
+        raise BenchError(f"{version.name} has no {settings.scorer} scorer; use --scorer {' or '.join(names)}")
     return Model(
-        version.name, version.version, version.fingerprint, told.architecture, told.provider, told.preprocess.crop
+        version.name, version.version, version.fingerprint, model.architecture, model.provider, model.preprocess.crop
     )
 
 
 @asynccontextmanager
 async def _calls(settings: LoadSettings, prepared: Requests) -> AsyncIterator[list[Any]]:
-    """Open the connections; give the method to call on each: bytes in, bytes out."""
+    """Open the connections; yield the method to call on each, from bytes to bytes."""
     channels = [aio_channel_with(settings.target, _OPTIONS, settings.security) for _ in range(settings.connections)]
     try:
         if settings.is_stream:
@@ -96,7 +102,7 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 
     try:
         loop.add_signal_handler(signal.SIGINT, first)
-    except (ValueError, RuntimeError):  # not in the main thread: whoever runs us deals with signals
+    except (ValueError, RuntimeError):  # not in the main thread: the caller handles signals
         yield
         return
     try:
@@ -117,7 +123,7 @@ async def _measure(sender: "_Sender", watch: Watch | None) -> Any:
         await _first((work, stopped), sender.window.end_s)
         sender.window.close()
         after = await asyncio.to_thread(usage, metrics)
-        await _first((work, stopped), None)  # what is still on its way
+        await _first((work, stopped), None)  # the requests in flight
         if work.done():
             work.result()
         return before, after
@@ -135,18 +141,23 @@ async def _first(tasks: Sequence["asyncio.Task[Any]"], until_s: float | None) ->
 
 
 class _Sender:
-    """Sends as the settings say, and keeps the rows."""
+    """Sends requests as the settings say, and keeps the rows."""
 
     def __init__(self, settings: LoadSettings, prepared: Requests, calls: Sequence[Any]) -> None:
-        self.settings, self._requests, self._calls = settings, prepared, calls
+        self.settings = settings
+        self._requests = prepared
+        self._calls = calls
         self.window = Window(settings)
         self.rows: list[Row] = []
-        self._turn = self._answered = self._outstanding = self._not_sent = 0
+        self._turn = 0
+        self._answered = 0
+        self._outstanding = 0
+        self._not_sent = 0
         self._item_errors: Counter[str] = Counter()
         self._stage_sums = [0.0] * len(requests.stage_names())
 
     def load(self) -> Load:
-        """Return what was gathered."""
+        """Return the rows and counts."""
         window = self.window
         over = sum(window.counts(row.due_s) for row in self.rows)
         means = {
@@ -179,55 +190,55 @@ class _Sender:
                 await asyncio.sleep(pause_s)
 
     async def _one(self, call: Any, due_s: float) -> float:
-        """Send one request and note how it went; return the seconds to wait before the next."""
+        """Send one request and record its outcome; return the seconds to wait before the next."""
         sent_s = time.perf_counter()
         try:
             answer = await call(self._message(), timeout=self.settings.timeout_s)
         except grpc.aio.AioRpcError as error:
-            self._note_failure(due_s, sent_s, error.code().name)
+            self._record_failure(due_s, sent_s, error.code().name)
             return _pause_s(error)
-        self._note(due_s, sent_s, answer)
+        self._record(due_s, sent_s, answer)
         return 0.0
 
     async def _streaming_worker(self, call: Any) -> None:
-        """Hold one stream with a few requests on their way; open it anew when it fails."""
-        on_its_way: deque[float] = deque()
+        """Keep one stream with a few requests in flight; open another when it fails."""
+        in_flight: deque[float] = deque()
         while not self.window.stopped.is_set():
             stream = call()
             try:
                 async with asyncio.timeout(None) as patience:
-                    await self._stream(stream, on_its_way, patience)
+                    await self._stream(stream, in_flight, patience)
                 return
             except TimeoutError as error:
                 code, pause_s = "DEADLINE_EXCEEDED", _pause_s(error)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                # The second stands for a stream that ended while it was written to.
+                # InvalidStateError means that the stream ended while it was written to.
                 code, pause_s = await _stream_code(stream), _pause_s(error)
-            for sent_s in on_its_way:
-                self._note_failure(sent_s, sent_s, code)
-            on_its_way.clear()
+            for sent_s in in_flight:
+                self._record_failure(sent_s, sent_s, code)
+            in_flight.clear()
             await asyncio.sleep(pause_s)
 
-    async def _stream(self, stream: Any, on_its_way: "deque[float]", patience: asyncio.Timeout) -> None:
-        """Keep the window full until nothing is left to send and all is answered."""
+    async def _stream(self, stream: Any, in_flight: "deque[float]", patience: asyncio.Timeout) -> None:
+        """Keep the window full until everything is sent and answered."""
         while True:
-            while len(on_its_way) < self.settings.window and self.window.may_send(now := time.perf_counter()):
-                on_its_way.append(now)
+            while len(in_flight) < self.settings.window and self.window.may_send(now := time.perf_counter()):
+                in_flight.append(now)
                 await stream.write(self._message())
-            if not on_its_way:
+            if not in_flight:
                 await stream.done_writing()
             patience.reschedule(asyncio.get_running_loop().time() + self.settings.timeout_s)
             answer = await stream.read()
             if answer is grpc.aio.EOF:
                 return
-            sent_s = on_its_way.popleft()
-            self._note(sent_s, sent_s, answer)
+            sent_s = in_flight.popleft()
+            self._record(sent_s, sent_s, answer)
 
     # -- open loop -----------------------------------------------------------------------------------------------------
 
     async def _open_loop(self, rate: float) -> None:
-        """Send on schedule, whatever is still unanswered."""
-        most = min(_MAX_OUTSTANDING, max(1, int(_MAX_OUTSTANDING_BYTES / self._requests.mean_bytes)))
+        """Send on schedule, whatever is unanswered."""
+        limit = min(_MAX_OUTSTANDING, max(1, int(_MAX_OUTSTANDING_BYTES / self._requests.mean_bytes)))
         due_s = self.window.begun_s
         async with asyncio.TaskGroup() as waiting:
             for gap_s in gaps(self.settings, rate):
@@ -235,7 +246,7 @@ class _Sender:
                 await sleep_until(min(due_s, self.window.end_s or due_s))
                 if not self.window.may_send(due_s):
                     break
-                if self._outstanding < most:
+                if self._outstanding < limit:
                     self._outstanding += 1
                     waiting.create_task(self._one_of_many(self._calls[self._turn % len(self._calls)], due_s))
                 else:
@@ -245,9 +256,9 @@ class _Sender:
         await self._one(call, due_s)
         self._outstanding -= 1
 
-    # -- notes ---------------------------------------------------------------------------------------------------------
+    # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _note(self, due_s: float, sent_s: float, data: bytes) -> None:
+    def _record(self, due_s: float, sent_s: float, data: bytes) -> None:
         over_s = time.perf_counter()
         answer = requests.read(data, self._requests.is_describe)
         self.rows.append(Row(due_s, sent_s, over_s, OK, answer.images, len(answer.reasons)))
@@ -257,14 +268,14 @@ class _Sender:
             for place, value in enumerate(answer.stages_ms):
                 self._stage_sums[place] += value
 
-    def _note_failure(self, due_s: float, sent_s: float, code: str) -> None:
+    def _record_failure(self, due_s: float, sent_s: float, code: str) -> None:
         self.rows.append(Row(due_s, sent_s, time.perf_counter(), code, 0, 0))
 
 
 async def _stream_code(stream: Any) -> str:
-    """Name how a stream ended. Where the end met a write, grpc.aio puts an INTERNAL of its own in the code's place."""
+    """Return the code of a stream's end. If it ended during a write, grpc.aio replaces the code by INTERNAL."""
     code = (await stream.code()).name
-    return _CODE_LOST if code == "INTERNAL" and await stream.details() == _GRPCS_OWN_WORDS else code
+    return _CODE_LOST if code == "INTERNAL" and await stream.details() == _GRPC_DETAILS else code
 
 
 def _pause_s(error: Exception) -> float:

@@ -1,8 +1,7 @@
-"""From one row per request to the numbers of a report: rates, percentiles, errors, CPU time. Knows no network.
+"""From one row per request to the numbers of a report: rates, percentiles, errors, CPU time.
 
-Two rules decide which request counts where. Rates and CPU time count what was answered within the window, so that
-requests cut by its edges even out. Latencies and errors count the requests that were due within it, however late their
-answer, so that the slowest are not left out.
+Rates and CPU time count the requests answered within the window, so that those at its two edges cancel out. Latencies
+and errors count the requests that were due within it, however late the answer, so that the slowest are included.
 """
 
 import time
@@ -28,7 +27,7 @@ _BATCHES, _BATCHED = "penult_batch_size_count", "penult_batch_size_sum"
 
 
 class Row(NamedTuple):
-    """One request: when it was due, sent and over (seconds of one clock), its gRPC code, its photos."""
+    """One request: when it was due, sent and over (seconds of one clock), its gRPC code, its images."""
 
     due_s: float
     sent_s: float
@@ -40,7 +39,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Who answers, as GetModel tells."""
+    """The model that answers, from GetModel."""
 
     name: str
     version: int
@@ -66,7 +65,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Load:
-    """What load.py gathered: rows of all requests, counts of what rows cannot tell, the window's limits."""
+    """The rows of all requests, counts of what has no row, and the limits of the window."""
 
     rows: Sequence[Row]
     start_s: float
@@ -80,7 +79,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds of this process, and of the server where its metrics are known, at one moment."""
+    """CPU seconds of this process, and of the server if its metrics are known, at one moment."""
 
     client_s: float
     server: dict[str, float] | None
@@ -115,12 +114,12 @@ class Report:
 
 
 def usage(metrics: str | None) -> Usage:
-    """Read the CPU clocks; `metrics` is the server's /metrics address. Raises BenchError where it does not answer."""
+    """Read the CPU clocks; `metrics` is the URL of the server's metrics. Raises BenchError if it does not answer."""
     return Usage(time.process_time(), _scrape(metrics) if metrics else None)
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Return what opens an http or https URL, and no files: urlopen() would. Proxies are those of all our clients."""
+    """Return an opener of http and https URLs only, unlike urlopen(), through the proxies that all our clients use."""
     opener = urllib.request.OpenerDirector()
     proxy = proxy_for(url)
     handlers = [urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()]
@@ -137,7 +136,7 @@ def _scrape(url: str) -> dict[str, float]:
         found = dict(line.split()[:2] for line in lines if line.startswith((_CPU, _BATCHES, _BATCHED)))
         return {name: float(found[name]) for name in (_CPU, _BATCHES, _BATCHED)}
     except HTTPException as error:
-        raise BenchError(f"--metrics {url}: no HTTP is spoken there; penult serve prints the address") from error
+        raise BenchError(f"--metrics {url}: this is no HTTP server; penult serve prints the address") from error
     except (OSError, ValueError, KeyError) as error:
         raise BenchError(
             f"--metrics {url} gives no metrics of penult ({error}); penult serve prints its address"
@@ -147,7 +146,7 @@ def _scrape(url: str) -> dict[str, float]:
 def report(
     settings: LoadSettings, model: Model, photos: str, message_bytes: float, load: Load, before: Usage, after: Usage
 ) -> Report:
-    """Count everything. Raises BenchError where no request fell into the window."""
+    """Compute the report. Raises BenchError if no request was due within the window."""
     window_s = load.end_s - load.start_s
     due = [row for row in load.rows if load.start_s <= row.due_s and row.due_s <= load.end_s]
     if window_s <= 0 or not (due or load.unfinished):
@@ -174,16 +173,16 @@ def report(
 
 
 def _server(before: Usage, after: Usage, images: int) -> tuple[float | None, float | None]:
-    """Return the server's CPU-ms per image and its mean batch, where its metrics are known."""
+    """Return the server's CPU-ms per image and its mean batch, if its metrics are known."""
     if before.server is None or after.server is None:
         return None, None
-    gone = {name: after.server[name] - before.server[name] for name in before.server}
-    cpu = 1000 * gone[_CPU] / images if images else None
-    return cpu, gone[_BATCHED] / gone[_BATCHES] if gone[_BATCHES] else None
+    used = {name: after.server[name] - before.server[name] for name in before.server}
+    cpu = 1000 * used[_CPU] / images if images else None
+    return cpu, used[_BATCHED] / used[_BATCHES] if used[_BATCHES] else None
 
 
 def latency(rows: Sequence[Row]) -> Latency | None:
-    """Summarise from due to over; None without rows."""
+    """Return the latencies from due to over; None without rows."""
     if not rows:
         return None
     times = np.sort([1000 * (row.over_s - row.due_s) for row in rows])
@@ -192,5 +191,5 @@ def latency(rows: Sequence[Row]) -> Latency | None:
 
 
 def _quantile(ordered: NDArray[np.float64], quantile: float) -> float:
-    """Return the smallest value that `quantile` of all do not exceed: one that occurred, never one in between."""
+    """Return the smallest value that `quantile` of all do not exceed, which is one of them."""
     return float(np.quantile(ordered, quantile, method="inverted_cdf"))

@@ -1,4 +1,4 @@
-"""A `penult serve` process of our own on loopback, for as long as a `with` block lasts."""
+"""A `penult serve` process on loopback, for the duration of a `with` block."""
 
 import os
 import select
@@ -17,10 +17,10 @@ _END_S = 30.0
 
 
 class OwnServer:
-    """Started on free ports of loopback, with the file of --config below the settings given; ended by its own id."""
+    """A server on free ports; the settings given override those of --config."""
 
     def __init__(self, wanted: TuneSettings, values: Mapping[str, object]) -> None:
-        """Keep the command line; nothing runs yet."""
+        """Prepare the command line; nothing runs yet."""
         options: dict[str, object] = {
             "host": "127.0.0.1", "port": 0, "metrics_port": 0, "drain_lead": 0, "log_level": "error",
             "models": wanted.models, "device": wanted.device,
@@ -31,7 +31,7 @@ class OwnServer:
         self.target = self.metrics = ""
 
     def __enter__(self) -> Self:
-        """Start it and wait until it is ready. Raises BenchError with its own words where it does not start."""
+        """Start it and wait until it is ready. Raises BenchError with its last line if it does not start."""
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log)
         try:
@@ -62,7 +62,7 @@ class OwnServer:
             piece = os.read(pipe, 4096)
             if not piece:
                 self._log.seek(0)
-                lines = self._log.read().strip().splitlines() or ["it said nothing"]
+                lines = self._log.read().strip().splitlines() or ["it printed nothing"]
                 raise BenchError(f"penult serve did not start: {lines[-1].removeprefix('penult: ')}")
             text += piece
         return text.decode()

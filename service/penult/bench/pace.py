@@ -1,4 +1,4 @@
-"""When requests are due, which of them count, and how far a run is. No network."""
+"""When requests are due, which of them are measured, and the progress of a run."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ _TICK_S = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: seconds since and until, images answered, failed requests, images/s lately."""
+    """State of a run: seconds so far and in all, images answered, failed requests, recent images/s."""
 
     seconds: float
     of_seconds: float | None
@@ -32,7 +32,7 @@ class Window:
     """The time that is measured, after a warm-up. Times are seconds of time.perf_counter()."""
 
     def __init__(self, settings: LoadSettings) -> None:
-        """Begin now; `end_s` is None where requests are counted."""
+        """Begin now; `end_s` is None if requests are counted."""
         self.stopped = asyncio.Event()
         self.begun_s = time.perf_counter()
         self.start_s = self.begun_s + settings.warmup_s
@@ -42,7 +42,7 @@ class Window:
         self._left = settings.requests
 
     def may_send(self, due_s: float) -> bool:
-        """Say whether a request due at this time still belongs to the run, and count it if it is measured."""
+        """Return True if a request due at this time belongs to the run, and count it if it is measured."""
         if self.stopped.is_set() or (self.end_s is not None and due_s >= self.end_s):
             return False
         if self.counts(due_s):
@@ -54,7 +54,7 @@ class Window:
         return True
 
     def counts(self, due_s: float) -> bool:
-        """Say whether a request due at this time is measured, and not part of the warm-up."""
+        """Return True if a request due at this time is measured, and not part of the warm-up."""
         return due_s >= self.start_s
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class Window:
 
 
 async def tick(window: Window, rows: Sequence[Row], watch: Watch) -> None:
-    """Tell `watch` a few times a second how far it is."""
+    """Call `watch` with the progress, several times a second."""
     seen = images = failed = 0
     lately: deque[tuple[float, int]] = deque(maxlen=10)
     length_s = None if window.end_s is None else window.end_s - window.begun_s
@@ -82,14 +82,14 @@ async def tick(window: Window, rows: Sequence[Row], watch: Watch) -> None:
 
 
 async def sleep_until(due_s: float) -> None:
-    """Sleep to this time on the clock, up to 1 ms longer; where it is past, only let others work."""
+    """Sleep until this time on the clock, up to 1 ms longer; if it is past, let other tasks run."""
     await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
 
 
 def gaps(settings: LoadSettings, rate: float) -> Iterator[float]:
-    """Yield the seconds from one request to the next, without end, for `rate` images per second."""
+    """Yield the seconds from one request to the next, endlessly, for `rate` images per second."""
     mean_s = settings.images_per_request / rate
-    # Seeded: two runs are given the same load.
+    # Seeded, so that two runs have the same load.
     generator = random.Random(settings.seed)
     while True:
         yield mean_s if settings.arrivals == "uniform" else generator.expovariate(1 / mean_s)

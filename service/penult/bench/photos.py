@@ -1,4 +1,4 @@
-"""What is sent when no photos are given: pixels of noise, and made-up JPEGs that cost what photos cost."""
+"""The images to send: those of a folder, noise, or synthetic JPEGs that cost as much as photos."""
 
 import io
 import random
@@ -16,8 +16,8 @@ from penult.folders.walk import LeftOut, walk
 _MAX_BYTES = 256 << 20
 _MADE_UP = 16
 _HEIGHT, _WIDTH = 375, 500
-# Rows and amplitudes of the octaves: a spectrum that falls as photos' do. With quality 90 a file has about 46 KB, so
-# that decoding, which goes with bytes as well as pixels, costs what it costs for a photo of this size.
+# Rows and amplitudes of the octaves, with the spectrum of photos. With quality 90 a file has about 46 KB, so that
+# decoding, whose cost depends on bytes and pixels, costs as much as for a photo of this size.
 _OCTAVES = ((4, 90.0), (12, 45.0), (40, 22.0), (130, 14.0), (375, 7.0))
 _QUALITY = 90
 
@@ -25,7 +25,7 @@ _QUALITY = 90
 def read_folder(folder: Path, seed: int) -> list[bytes]:
     """Return the photo files below `folder`, in random order, up to 256 MiB of them. Raises BenchError."""
     paths = paths_in(folder)
-    # A folder sorted by class would be sent class by class.
+    # Otherwise a folder would be sent class by class.
     random.Random(seed).shuffle(paths)
     files: list[bytes] = []
     left = _MAX_BYTES
@@ -53,14 +53,14 @@ def paths_in(folder: Path) -> list[Path]:
 def noise(side: int, count: int, seed: int) -> list[bytes]:
     """Return `count` crops of uniform noise, RGB [side, side, 3] as bytes.
 
-    Nothing on the way of a crop looks at its values, so photos would only cost a decoder that the base install lacks.
+    The time of a crop does not depend on its values. Photos would need a decoder, which the base install lacks.
     """
     generator = np.random.default_rng(seed)
     return [generator.integers(0, 256, (side, side, 3), dtype=np.uint8).tobytes() for _ in range(count)]
 
 
 def made_up(seed: int) -> list[bytes]:
-    """Return JPEG files of 500 x 375 pixels, about 50 KB each. Raises BenchError where Pillow is missing."""
+    """Return JPEG files of 500 x 375 pixels, about 50 KB each. Raises BenchError if Pillow is missing."""
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
@@ -79,7 +79,7 @@ def made_up(seed: int) -> list[bytes]:
 def _texture(generator: np.random.Generator) -> NDArray[np.uint8]:
     """Return uint8 [375, 500, 3]: smooth noise in five octaves, much the same in all three channels."""
     total = np.full((_HEIGHT, _WIDTH, 3), 128.0)
-    contrast = generator.uniform(0.2, 0.8)  # some photos are flat, some busy
+    contrast = generator.uniform(0.2, 0.8)  # some photos have low contrast, some high
     for rows, amplitude in _OCTAVES:
         columns = max(2, rows * _WIDTH // _HEIGHT)
         grey = generator.standard_normal((rows, columns, 1))

@@ -1,6 +1,6 @@
 """The pictures of `penult bench`, as PNG bytes.
 
-What is told apart by hue differs in line or marker as well, so that the pictures work in grey.
+What differs in hue differs in line or marker as well, so that the pictures work in grey.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999)
 
 
 def bench(report: Report) -> bytes:
-    """Draw a report: latency by percentile; answers per second and latency over the time of the run."""
+    """Draw a report: latency by percentile, and answers per second and latency over time."""
     with style():
         figure = new_figure(_WIDTH, 7.6)
         figure.get_layout_engine().set(h_pad=0.09)  # type: ignore[union-attr, call-arg]
@@ -48,7 +48,7 @@ def bench(report: Report) -> bytes:
 
 
 def _percentiles(axis: Axes, rows: Sequence[Row]) -> None:
-    """Draw latency against the share of requests that were answered by then; the slow tail is stretched."""
+    """Draw latency against the share of requests that were answered by then; with the slow tail stretched."""
     axis.set_title("Latency: so many requests were answered within so long", color=INK)
     axis.set_ylabel("latency (ms)")
     if not rows:
@@ -83,7 +83,7 @@ def _mark(
 
 
 def _log_ms(axis: Axes, times: NDArray[np.float64]) -> None:
-    """Make a log axis of milliseconds with plain numbers, and a decade of room at the least."""
+    """Make a log axis of milliseconds with plain numbers, and at least a decade."""
     low, high = float(times.min()), float(times.max())
     middle = (low * high) ** 0.5
     low, high = min(low / 1.15, middle / 10**0.5), max(high * 1.6, middle * 10**0.5)
@@ -189,7 +189,7 @@ def _number(axis: Axes, x: Sequence[float], y: Sequence[float]) -> None:
 
 
 def _list(axis: Axes, trials: Sequence[Trial], best: Trial) -> None:
-    """Say in lines below the picture what each number stands for."""
+    """List below the picture which settings each number means."""
     axis.axis("off")
     for number, trial in enumerate(trials, start=1):
         look: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A report as JSON and as files: bench.json, and bench.png where matplotlib is there."""
+"""A report as JSON and as files: bench.json, and bench.png if matplotlib is installed."""
 
 import dataclasses
 import datetime
@@ -18,15 +18,15 @@ from penult.extras import how_to_install
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the report as plain values: every setting, the machine, the model, all numbers; not the single rows."""
-    # The rows may be a million: asdict would copy each before they are dropped.
+    """Return the report as plain values: settings, machine, model and numbers, without the rows."""
+    # asdict would copy each row, of which there may be a million.
     numbers = plain(dataclasses.replace(report, rows=()))
     del numbers["rows"]
     return {"date": now(), "machine": machine(), **numbers}
 
 
 def plain(value: Any) -> Any:
-    """Return a dataclass as JSON knows it: paths become text, numbers keep six digits; what repr() hides stays out."""
+    """Return a dataclass for JSON, with paths as text and six digits, without what repr() hides."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr})
     if isinstance(value, Mapping):
@@ -44,7 +44,7 @@ def now() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what numbers depend on and a reader cannot know: of the machine that sends, not of the server's."""
+    """Return the properties of the sending machine that the numbers depend on."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
@@ -66,7 +66,7 @@ def _processor() -> str:
 
 
 def write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[], bytes]) -> list[Path]:
-    """Write NAME.json, and NAME.png from `draw` where matplotlib is there; return the files. Raises BenchError."""
+    """Write NAME.json, and NAME.png from `draw` if matplotlib is installed; return the files. Raises BenchError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{name}.json"]
@@ -82,7 +82,7 @@ def write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[]
 
 
 def check_folder(folder: Path | None) -> None:
-    """Refuse, before anything is measured, a folder that cannot be made. Raises BenchError."""
+    """Create the folder before anything is measured. Raises BenchError if that fails."""
     try:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)

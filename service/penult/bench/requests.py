@@ -1,4 +1,4 @@
-"""What is sent, and what comes back: bytes made once before the run, answers read as far as counting needs."""
+"""The messages to send, serialized before the run, and the counts of an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _CROPS = 24
 
 @dataclass(frozen=True)
 class Requests:
-    """Messages to send in turn; `images` photos in each. `what` tells people what the photos are."""
+    """Messages to send in turn, with `images` images in each. `what` describes the images."""
 
     path: str
     messages: tuple[bytes, ...]
@@ -31,7 +31,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: photos in it, the reasons of those that failed, and the server's stage timings in ms."""
+    """One answer: its images, the reasons of those that failed, and the server's stage timings in ms."""
 
     images: int
     reasons: tuple[str, ...]
@@ -39,7 +39,7 @@ class Answer:
 
 
 def prepare(settings: LoadSettings, crop: int) -> Requests:
-    """Serialise what will be sent; `crop` is the model's side in pixels, for --raw. Raises BenchError."""
+    """Serialize the messages; `crop` is the model's input side in pixels, for --raw. Raises BenchError."""
     images, what = _images(settings, crop)
     selector = pb.ModelSelector(name=settings.model, version=settings.version)
     count = settings.images_per_request
@@ -85,5 +85,5 @@ def stage_names() -> Sequence[str]:
 
 
 def scorer_names(numbers: Sequence[int]) -> list[str]:
-    """Name scorers of the wire as the command line does."""
+    """Return the names of scorers."""
     return [name for name, number in _SCORERS.items() if name and number in numbers]

@@ -16,7 +16,7 @@ _TUNE_CONCURRENCY = 32
 
 
 class BenchError(Exception):
-    """Nothing can be measured this way; `message` is one line that says what to do."""
+    """Settings that cannot be measured; `message` is one line that says what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

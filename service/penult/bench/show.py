@@ -16,7 +16,7 @@ def shown_on(line: StatusLine) -> Watch:
 
 
 def progress_line(progress: Progress) -> str:
-    """Write one state in a line."""
+    """Return the state of a run in one line."""
     of = f" of {progress.of_seconds:.0f}" if progress.of_seconds else ""
     if progress.of_seconds and progress.seconds > progress.of_seconds:
         state = "waiting for the last answers"
@@ -29,7 +29,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def report_lines(report: Report) -> Iterable[str]:
-    """Write a report for people."""
+    """Return a report as text."""
     settings, model = report.settings, report.model
     yield (
         f"{model.name} version {model.version} ({model.architecture}, {model.provider}) at {settings.target}, "
@@ -46,14 +46,14 @@ def report_lines(report: Report) -> Iterable[str]:
 
 
 def load_words(settings: LoadSettings) -> str:
-    """Name the load in a few words."""
+    """Return the load in a few words."""
     count = settings.images_per_request
     each = "1 image" if count == 1 else f"{count} images"
     if settings.rate:
         return f"open loop, {settings.rate:g} images/s due, {settings.arrivals} arrivals, {each} a request"
     if settings.is_stream:
-        return f"closed loop, {settings.concurrency} streams with {settings.window} requests on their way, {each} each"
-    return f"closed loop, {settings.concurrency} requests on their way, {each} each"
+        return f"closed loop, {settings.concurrency} streams with {settings.window} requests in flight, {each} each"
+    return f"closed loop, {settings.concurrency} requests in flight, {each} each"
 
 
 def _latency_rows(report: Report) -> Iterable[list[str]]:
@@ -67,7 +67,7 @@ def _percentiles(latency: Latency) -> Sequence[float]:
 
 
 def _more(report: Report) -> Iterable[str]:
-    """Say what else a reader must know, each only where it is so."""
+    """Return further lines, each only if it applies."""
     if report.latency and report.latency.requests < _FEW_REQUESTS:
         yield f"p99.9 of {report.latency.requests} requests is the slowest of them; measure longer for more"
     if report.latency:
@@ -84,11 +84,11 @@ def _more(report: Report) -> Iterable[str]:
     if report.settings.rate:
         yield f"sent late by this program: p99 {report.late_p99_ms:.1f} ms (counted in latency)"
     if report.not_sent:
-        yield f"not sent: {report.not_sent} requests, as too many were unanswered: the server cannot follow this rate"
+        yield f"not sent: {report.not_sent} requests, as too many were unanswered; the server cannot sustain this rate"
     if report.unfinished:
-        yield f"unanswered when it ended: {report.unfinished} requests, whose latency is not in the numbers above"
+        yield f"unanswered at the end: {report.unfinished} requests, whose latency is not included above"
     if report.is_interrupted:
-        yield "interrupted: the numbers are of what was measured by then"
+        yield "interrupted: the numbers are those until then"
 
 
 def _batch(report: Report) -> str:

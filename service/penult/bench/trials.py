@@ -1,4 +1,4 @@
-"""What --tune tries, and the rule by which it chooses. Plain values only: nothing is started or sent here."""
+"""What --tune tries, and the rule by which it chooses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,7 +9,7 @@ from penult.service.config import ServeConfig
 Values = dict[str, int | float | str]
 
 _CPU_PROVIDER = "CPUExecutionProvider"
-# What repeated trials of one setting differ by on a quiet machine.
+# Differences of repeated trials of one setting on a quiet machine.
 _SAME_RATE, _SAME_P99 = 0.03, 0.1
 _BALANCED_P99 = 1.5
 RULES = {
@@ -21,7 +21,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what it gave. `is_clean`: every image was answered."""
+    """One setting and its results; `is_clean` if every image was answered."""
 
     values: Values
     images_per_s: float
@@ -33,24 +33,24 @@ class Trial:
 
 
 def choose(trials: Sequence[Trial], goal: str) -> Trial:
-    """Return the best trial by the goal's rule; among equals the first. Those with failures are the last resort."""
+    """Return the best trial by the goal's rule; trials with failures only if there are no others."""
     able = [trial for trial in trials if trial.is_clean] or list(trials)
     lowest = min(trial.p99_ms for trial in able)
     if goal == "latency":
         return next(trial for trial in able if trial.p99_ms <= lowest * (1 + _SAME_P99))
     if goal == "balanced":
         able = [trial for trial in able if trial.p99_ms <= lowest * _BALANCED_P99]
-    most = max(trial.images_per_s for trial in able)
-    return next(trial for trial in able if trial.images_per_s >= most * (1 - _SAME_RATE))
+    highest = max(trial.images_per_s for trial in able)
+    return next(trial for trial in able if trial.images_per_s >= highest * (1 - _SAME_RATE))
 
 
-def groups(provider: str, cores: int, most_images: int) -> list[dict[str, list[Any]]]:
-    """Return what to try, group by group, of the settings that penult serve has.
+def groups(provider: str, cores: int, max_images: int) -> list[dict[str, list[Any]]]:
+    """Return the values to try, group by group.
 
-    `most_images`: photos that the load has on their way; a larger batch cannot occur.
+    `max_images`: images in flight, which limit the batch.
     """
     is_cpu = provider == _CPU_PROVIDER
-    batches = [n for n in ((1, 2, 4, 8, 16) if is_cpu else (8, 16, 32, 64, 128)) if n <= most_images]
+    batches = [n for n in ((1, 2, 4, 8, 16) if is_cpu else (8, 16, 32, 64, 128)) if n <= max_images]
     known = {f.name for f in fields(ServeConfig)}
     wanted: list[dict[str, list[Any]]] = [
         {"cpu_mode": ["latency", "throughput"] if is_cpu else [], "batch_max_images": batches},
@@ -72,11 +72,11 @@ def mean(one: Trial, other: Trial) -> Trial:
 
 
 def words(values: Values) -> str:
-    """Write settings as people read them."""
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "the settings as they are"
+    """Return settings as text."""
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "the current settings"
 
 
 def gain(before: Trial, best: Trial) -> str:
-    """Say what the best gives over the settings as they are."""
+    """Return what the best setting gains over the current ones, as text."""
     rate = best.images_per_s / before.images_per_s if before.images_per_s else float("inf")
-    return f"{rate:.2f}x the images/s and {best.p99_ms / before.p99_ms:.2f}x the p99 of the settings as they are (1)"
+    return f"{rate:.2f}x the images/s and {best.p99_ms / before.p99_ms:.2f}x the p99 of the current settings (1)"

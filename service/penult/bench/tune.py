@@ -1,8 +1,8 @@
-"""`penult bench --tune`: own servers, one setting at a time, the same load on each, and the best of them into a file.
+"""`penult bench --tune`: start servers, measure one setting at a time under the same load, and write the best.
 
-The search goes group by group (model threads and batch size together, then the delay, then threads), each from the
-best so far: a full grid would take an hour to say the same. The default settings come first, and where two are as good
-as each other the one tried first wins, so that noise alone changes nothing.
+The search tries CPU mode and batch size, then the delay, then threads, each from the best so far. A full grid would
+take an hour for the same result. The current settings come first. Of two equal settings the first one wins, so that
+noise alone changes nothing.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _OPEN_IN_FLIGHT = 128
 
 
 def tune(settings: BenchSettings) -> int:
-    """Try, choose, write; return 0, or 1 where it was interrupted. Raises BenchError, RequestFailed."""
+    """Try, choose, write; return 0, or 1 if interrupted. Raises BenchError, RequestFailed."""
     wanted = settings.tune
     assert wanted is not None
     search = _Search(settings.load, wanted)
@@ -46,28 +46,28 @@ def tune(settings: BenchSettings) -> int:
     for path in written:
         say(f"written: {path}")
     if not wanted.config and best.values:
-        say("--config FILE.toml would write them where penult serve --config reads them")
+        say("--config FILE.toml would write them for penult serve --config")
     return 0
 
 
 class _Search:
-    """The trials of one tuning, in order; the first is of the settings as they are."""
+    """The trials of one tuning, in order; the first is of the current settings."""
 
     def __init__(self, load_settings: LoadSettings, wanted: TuneSettings) -> None:
         self._load, self._wanted = load_settings, wanted
-        self._as_they_are = vars(ServeConfig(**ServeConfig.given({}, wanted.config_if_there)))
+        self._current = vars(ServeConfig(**ServeConfig.given({}, wanted.config_if_there)))
         self._prepared: requests.Requests | None = None
         self._provider = ""
         self.trials: list[Trial] = []
         self.is_interrupted = False
 
     def run(self) -> Trial | None:
-        """Try everything and return the best; None where SIGINT came first."""
+        """Try everything and return the best; None if SIGINT came first."""
         goal = self._wanted.goal
         self._try({})
         in_flight = self._load.in_flight or _OPEN_IN_FLIGHT
         wanted = groups(self._provider, len(os.sched_getaffinity(0)), in_flight * self._load.images_per_request)
-        self._say_how_long(wanted)
+        self._print_duration(wanted)
         for group in wanted:
             base = choose(self.trials, goal).values if self.trials else {}
             for combination in itertools.product(*group.values()):
@@ -77,11 +77,11 @@ class _Search:
         return None if self.is_interrupted else self._confirmed(choose(self.trials, goal))
 
     def _is_known(self, values: Values) -> bool:
-        """Say whether this comes to the same as what was tried already."""
-        return any(self._as_they_are | values == self._as_they_are | trial.values for trial in self.trials)
+        """Return True if these settings equal some that were tried."""
+        return any(self._current | values == self._current | trial.values for trial in self.trials)
 
     def _confirmed(self, best: Trial) -> Trial | None:
-        """Measure the best and the settings as they are once more: the best of many is partly the luckiest."""
+        """Measure the best and the current settings once more, as the best of many is partly luck."""
         if not best.values:
             return best
         again = [self._try({}), self._try(best.values)]
@@ -91,13 +91,13 @@ class _Search:
         self.trials = [finalists[0], *(finalists[1] if trial is best else trial for trial in self.trials[1:-2])]
         return choose(finalists, self._wanted.goal)
 
-    def _say_how_long(self, wanted: list[dict[str, list[Any]]]) -> None:
+    def _print_duration(self, wanted: list[dict[str, list[Any]]]) -> None:
         count = sum(math.prod(map(len, group.values())) for group in wanted) + 2
         each_s = _START_S + self._load.warmup_s + self._load.duration_s
         say(f"up to {count} more trials, about {count * each_s / 60:.1f} minutes; Ctrl-C stops")
 
     def _try(self, values: Values) -> Trial | None:
-        """Start a server, measure it, end it; return None where SIGINT came."""
+        """Start a server, measure it, end it; return None after SIGINT."""
         line = StatusLine(f"{len(self.trials) + 1}: {words(values)}")
         try:
             with OwnServer(self._wanted, values) as server:
@@ -129,7 +129,7 @@ class _Search:
 
 def _found(trials: Sequence[Trial], best: Trial) -> str:
     if not best.values:
-        return f"the settings as they are (1): none of the {len(trials) - 1} others was better"
+        return f"the current settings (1): none of the {len(trials) - 1} others was better"
     return f"{words(best.values)} ({gain(trials[0], best)})"
 
 
@@ -143,7 +143,7 @@ def _trial(values: Values, report: Report) -> Trial:
 
 
 def _row(number: int, trial: Trial) -> Iterator[str]:
-    """Write one line of the table that grows while it goes on."""
+    """Yield the cells of a trial's line."""
     yield f"{number:3d}"
     yield f"{trial.images_per_s:7.1f} images/s"
     yield f"p50 {trial.p50_ms:6.1f} ms"
@@ -155,7 +155,7 @@ def _row(number: int, trial: Trial) -> Iterator[str]:
 
 def _numbers(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     load_settings: dict[str, Any] = record.plain(settings.load)
-    del load_settings["target"], load_settings["metrics"]  # those of servers that are gone
+    del load_settings["target"], load_settings["metrics"]  # those of servers that have ended
     return {
         "date": record.now(), "machine": record.machine(), "goal": wanted.goal, "rule": RULES[wanted.goal],
         "load": load_settings, "chosen": record.plain(best.values), "best": record.plain(best),
@@ -164,15 +164,15 @@ def _numbers(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Tri
 
 
 def _write(settings: BenchSettings, wanted: TuneSettings, trials: Sequence[Trial], best: Trial) -> list[Path]:
-    """Write the settings that were found, tune.json and tune.png, where they are asked for."""
+    """Write the settings found, tune.json and tune.png, if requested."""
     written = []
     if wanted.config:
-        # For `penult serve --config` and for readers of the file, also if nothing is to be set.
+        # Also if there is nothing to set.
         note = f"{record.now()[:10]}, penult bench --tune, {RULES[wanted.goal]}: {_found(trials, best)}"
         if write_keys(wanted.config, best.values, note):
             written.append(wanted.config)
         else:
-            say(f"{wanted.config} stays as it was")
+            say(f"{wanted.config} is unchanged")
     if settings.out:
         numbers = _numbers(settings, wanted, trials, best)
         written += record.write(settings.out, "tune", numbers, lambda: _draw(settings.load, trials, best))

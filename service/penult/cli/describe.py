@@ -1,4 +1,4 @@
-"""`penult describe`: the descriptors of images, from a running server; printed, or written to a Parquet file."""
+"""`penult describe`: print the descriptors of images, or write them to a Parquet file."""
 
 import argparse
 

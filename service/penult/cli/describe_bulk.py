@@ -1,7 +1,8 @@
-"""`penult describe … --out FILE`: the descriptors of any number of images in one Parquet file; a run can be resumed.
+"""`penult describe … --out FILE`: the descriptors of any number of images in one Parquet file.
 
-A few threads read files and send requests. Rows are written in the order of the images, so that the rows on the disk
-are always those of the first images. Memory holds the images of a few requests and the rows of one part.
+A run can be resumed. A few threads read files and send requests. Rows are written in the order of the images, so that
+the rows on the disk are always those of the first images. Memory holds the images of a few requests and the rows of one
+part.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def describe_all(arguments: argparse.Namespace) -> int:
 def _source(arguments: argparse.Namespace) -> Source:
     """Return the source of the images. Raises OSError, RequestFailed, PartsError."""
     if len(arguments.images) > 1 or (arguments.list and arguments.source):
-        raise PartsError("--out takes one FOLDER, or --list, or --from")
+        raise PartsError("--out needs one FOLDER, or --list, or --from")
     root = Path(arguments.images[0] if arguments.images else "")
     if arguments.list:
         return ListFile(arguments.list, root)
@@ -75,7 +76,7 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 def _nothing(source: Source) -> str:
     """Return one line: a source has no images."""
-    return none_in(source.root, source.left_out) if isinstance(source, Folder) else "no photo is named there"
+    return none_in(source.root, source.left_out) if isinstance(source, Folder) else "it names no photo"
 
 
 def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None) -> Described:
@@ -91,8 +92,8 @@ def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None
     found = Described(model.version.name, model.version.version, model.version.fingerprint, model.descriptor_length)
     if so_far and so_far != found:
         raise PartsError(
-            f"{arguments.out} was begun with {described_by(so_far)}, and this is {described_by(found)}; --restart "
-            "begins anew, another --out keeps both"
+            f"{arguments.out} was started with {described_by(so_far)}, and this is {described_by(found)}; --restart "
+            "starts again, another --out keeps both"
         )
     return found
 
@@ -100,8 +101,8 @@ def _pin(arguments: argparse.Namespace, client: Client, so_far: Described | None
 def _gone(described: Described, error: RequestFailed) -> str:
     pin = f"--pin {described.model}={described.version}"
     return (
-        f"{described_by(described)} is served no more ({error.message}); serve it again (penult serve {pin}) to go on, "
-        "or begin anew with --restart"
+        f"{described_by(described)} is no longer served ({error.message}); serve it again (penult serve {pin}), or "
+        "start again with --restart"
     )
 
 
@@ -111,7 +112,7 @@ def _check_same(source: Source, parts: Parts) -> None:
         if stored != wanted:
             raise PartsError(
                 f"the photos have changed: number {number} was {stored[:80]!r}, now it is {str(wanted)[:80]!r}; "
-                "--restart begins anew"
+                "--restart starts again"
             )
 
 
@@ -146,7 +147,9 @@ def _ask(client: Client, photos: Sequence[Any], described: Described) -> Describ
     answer = client.describe(photos, model=described.model, version=described.version)
     # Empty if no image could be read, so that no request was sent.
     if answer.fingerprint not in ("", described.fingerprint):
-        raise PartsError(f"the server has another {described.model} version {described.version} now; --restart anew")
+        raise PartsError(
+            f"the server has another {described.model} version {described.version} now; start again with --restart"
+        )
     return answer
 
 
@@ -190,7 +193,7 @@ def _keeping(parts: Parts) -> Iterator[None]:
 
 
 def _go_on(parts: Parts) -> str:
-    return f"{parts.rows} photos are kept, and the same command goes on from there"
+    return f"{parts.rows} photos are kept; the same command resumes there"
 
 
 @contextmanager
@@ -209,5 +212,5 @@ def _print(arguments: argparse.Namespace, described: Described, rows: int, faile
     else:
         print(f"{rows} photos are in {arguments.out}, described by {described_by(described)}")
         if failed:
-            print(f"{failed} of them could not be described; column error says why")
+            print(f"{failed} of them could not be described; the column error has the reasons")
     return 1 if failed else 0

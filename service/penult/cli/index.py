@@ -107,7 +107,7 @@ def _print_added(arguments: argparse.Namespace, total: int, sent: int, failures:
     else:
         print(f"{added} of {total} items are in {arguments.collection}")
         if left_out:
-            print(f"  {left_out} rows were left out: their photos could not be described, as column error says")
+            print(f"  {left_out} rows were left out: their photos could not be described; see the column error")
         for id_, failed in failures[:_SHOWN]:
             print(f"  {id_}: {failed.message}")
         if len(failures) > _SHOWN:
@@ -130,7 +130,7 @@ def _check_described(arguments: argparse.Namespace, client: Client, described: A
 
 
 def photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:
-    """Return an image of a folder as an item, with its path as the id and its folder's name as the label."""
+    """Return an image of a folder as an item; its path is the id, its folder's name the label."""
     inside = photo.relative_to(arguments.what)
     label = normalised(inside.parts[-2]) if len(inside.parts) > 1 else ""
     thumbnail = b""
@@ -168,13 +168,13 @@ def _drop_arguments(parser: argparse.ArgumentParser) -> None:
 def _drop(arguments: argparse.Namespace, client: Client) -> int:
     if not arguments.yes:
         if arguments.json or not sys.stdin.isatty():
-            raise Refused(f"index drop would remove {arguments.collection} with all that it holds: add --yes")
+            raise Refused(f"index drop would remove {arguments.collection} with all its items: add --yes")
         info = collection_info(client, arguments.collection)
-        print(f"Remove {info.name} with its {info.items} items? Nothing brings them back. [y/N] ", end="", flush=True)
+        print(f"Remove {info.name} with its {info.items} items? This cannot be undone. [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise Refused(f"{info.name} stays as it is")
+            raise Refused(f"{info.name} is unchanged")
     client.drop_collection(arguments.collection)
-    _print(arguments, {"dropped": arguments.collection}, f"{arguments.collection} is gone")
+    _print(arguments, {"dropped": arguments.collection}, f"{arguments.collection} removed")
     return 0
 
 
@@ -256,7 +256,7 @@ def _duplicates(arguments: argparse.Namespace, client: Client) -> int:
         return 0
     print_table(["similarity", "item", "label", "the same as", "label "], [_pair_row(pair) for pair in pairs])
     crossed = sum(pair.label != pair.other_label for pair in pairs)
-    print(f"{len(pairs)} pairs; {crossed} of them bear two labels")
+    print(f"{len(pairs)} pairs; {crossed} of them have two labels")
     return 0
 
 

@@ -156,7 +156,7 @@ def _photos_of(client: Client, collection: str, ids: Sequence[str], folder: Path
 def _own_labels(
     client: Client, arguments: argparse.Namespace, images: Sequence[str], answer: LookupAnswer
 ) -> dict[str, str]:
-    """Return each image's own label: the name of its folder, if a stored item has that label; "" if none has.
+    """Return each image's own label, which is the name of its folder, or "" if no stored item has that label.
 
     The server is asked too, since all neighbours may be of other classes.
     """

@@ -1,16 +1,18 @@
-"""A typed client of penult.v1: Client for plain code, AsyncClient for asyncio. Needs only the base install.
+"""A typed client of penult.v1, in the base install. Client is synchronous, AsyncClient is for asyncio.
 
+```
     with Client("127.0.0.1:50051") as client:
         answer = client.classify(["cat.jpg", "dog.png"], model="pets")
         for result in answer.results:
             print(result.label, result.probability)
 
-    for each in client.classify_many("holiday", progress=True):  # a folder, batch by batch
+    for each in client.classify_many("holiday", progress=True):  # a folder, in batches
         print(each.photo, each.result)
+```
 
-A photo is a path, the bytes of a JPEG, PNG or WebP file, or uint8 RGB pixels [height, width, 3]; Crop(pixels) says that
-they are cut to the model's size already and are not to be resized. A photo that cannot be used gives an ItemFailure in
-its place; a request that fails as a whole raises RequestFailed.
+An image is a path, the bytes of an image file, or uint8 RGB pixels [height, width, 3]. Crop(pixels) marks
+pixels that already have the model's size. An image that cannot be used gives an ItemFailure in its place. A request
+that fails as a whole raises RequestFailed.
 """
 
 from penult.client.async_client import AsyncClient

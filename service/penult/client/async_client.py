@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""The asyncio client."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 
 class AsyncClient:
-    """Client for asyncio: the same methods, awaited; `async with` closes it."""
+    """Client for asyncio, with the same methods; `async with` closes it."""
 
     def __init__(
         self,

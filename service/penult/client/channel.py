@@ -1,4 +1,4 @@
-"""Opening channels, as secure as they are asked to be."""
+"""Open gRPC channels, with TLS and tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from penult.client.channel_options import are_several, options, way
+from penult.client.channel_options import are_several, options, route
 from penult.client.credentials import Security, SecurityError, read_file
 from penult.client.targets import Target, read_targets
 
@@ -14,16 +14,16 @@ _HEADER = "authorization"
 
 
 def channel(target: str | Sequence[str], retries: int, security: Security) -> grpc.Channel:
-    """Open a channel for plain code; raise TargetError, SecurityError."""
+    """Open a synchronous channel; raise TargetError, SecurityError."""
     return channel_with(target, options(retries, are_several(target)), security)
 
 
 def channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.Channel:
-    """Open a channel for plain code with options of one's own."""
-    where, all_options, security, token = _plan(target, chosen, security)
+    """Open a synchronous channel with other options."""
+    address, all_options, security, token = _plan(target, chosen, security)
     if security.is_tls:
-        return grpc.secure_channel(where, _credentials(security), options=all_options)
-    opened = grpc.insecure_channel(where, options=all_options)
+        return grpc.secure_channel(address, _credentials(security), options=all_options)
+    opened = grpc.insecure_channel(address, options=all_options)
     return grpc.intercept_channel(opened, _Bearer(token)) if token else opened
 
 
@@ -33,38 +33,38 @@ def aio_channel(target: str | Sequence[str], retries: int, security: Security) -
 
 
 def aio_channel_with(target: str | Sequence[str], chosen: Sequence[Any], security: Security) -> grpc.aio.Channel:
-    """Open a channel for asyncio with options of one's own."""
-    where, all_options, security, token = _plan(target, chosen, security)
+    """Open a channel for asyncio with other options."""
+    address, all_options, security, token = _plan(target, chosen, security)
     if security.is_tls:
-        return grpc.aio.secure_channel(where, _credentials(security), options=all_options)
+        return grpc.aio.secure_channel(address, _credentials(security), options=all_options)
     bearers = [_AioUnary(token), _AioStream(token)] if token else None
-    return grpc.aio.insecure_channel(where, options=all_options, interceptors=bearers)
+    return grpc.aio.insecure_channel(address, options=all_options, interceptors=bearers)
 
 
 def _plan(
     target: str | Sequence[str], chosen: Sequence[Any], security: Security
 ) -> tuple[str, list[Any], Security, str]:
-    """Return gRPC's name for a target, all options, how it is secured, and the token to send in clear ("" for none)."""
+    """Return gRPC's name for a target, all options, the security, and the token to send without TLS ("": none)."""
     targets = read_targets(target)
     if targets[0].is_tls:  # https://
         security = replace(security, tls=True)
     token = "" if security.is_tls else security.own_token()
     if token and not all(one.is_here for one in targets):
-        raise SecurityError("a token is sent in clear to this machine only; add --tls, or --ca FILE")
-    where, on_the_way = way(targets)
+        raise SecurityError("a token is sent without TLS to this machine only; add --tls, or --ca FILE")
+    address, route_options = route(targets)
     name = _name(targets, security) if security.is_tls else []
-    return where, [*chosen, *on_the_way, *name], security, token
+    return address, [*chosen, *route_options, *name], security, token
 
 
 def _name(targets: Sequence[Target], security: Security) -> list[tuple[str, str]]:
-    """Return the option for a certificate's name: of several servers, each has the same, by the first one's name."""
+    """Return the option for the name on the certificate; several servers share the name of the first."""
     name = security.server_name or (targets[0].host if len(targets) > 1 else "")
     return [("grpc.ssl_target_name_override", name)] if name else []
 
 
 def _credentials(security: Security) -> grpc.ChannelCredentials:
     if bool(security.certificate) != bool(security.key):
-        raise SecurityError("a client's certificate and its key belong together; give both")
+        raise SecurityError("a client's certificate needs its key; give both")
     ca, key, chain = (read_file(path) if path else None for path in (security.ca, security.key, security.certificate))
     over_tls = grpc.ssl_channel_credentials(ca, key, chain)
     token = security.own_token()
@@ -79,15 +79,19 @@ def _with(details: Any, token: str) -> Any:
 
 
 class _Details(grpc.ClientCallDetails):
-    """A call's details with other metadata; grpc's own are no type that can be copied."""
+    """A call's details with other metadata, as gRPC's own type cannot be copied."""
 
     def __init__(self, of: Any, metadata: tuple[Any, ...]) -> None:
-        self.method, self.timeout, self.credentials = of.method, of.timeout, of.credentials
-        self.wait_for_ready, self.compression, self.metadata = of.wait_for_ready, of.compression, metadata
+        self.method = of.method
+        self.timeout = of.timeout
+        self.credentials = of.credentials
+        self.wait_for_ready = of.wait_for_ready
+        self.compression = of.compression
+        self.metadata = metadata
 
 
 class _Bearer(grpc.UnaryUnaryClientInterceptor):
-    """Sends the token over a connection that cannot have call credentials, since it has no TLS."""
+    """Sends the token on a connection without TLS, which cannot have call credentials."""
 
     def __init__(self, token: str) -> None:
         self._entry = (_HEADER, f"Bearer {token}")

@@ -1,8 +1,8 @@
-"""How clients connect: addresses, limits, keepalive, retries. All of it is gRPC's own, told by options and one JSON.
+"""Options of channels: addresses, limits, keepalive, retries.
 
-Retries: gRPC itself tries a call again that ended with UNAVAILABLE, RESOURCE_EXHAUSTED or CANCELLED, waits as long as
-the server says (`grpc-retry-pushback-ms`), else ever longer, and goes to the next address where there are several.
-The deadline bounds all attempts together. Five attempts are the most that it makes (gRFC A6).
+gRPC itself retries a call that ended with UNAVAILABLE, RESOURCE_EXHAUSTED or CANCELLED. It waits as long as the server
+asks (`grpc-retry-pushback-ms`), else with exponential backoff. It uses the next address if there are several. The
+deadline limits all attempts together. gRPC makes at most five attempts (gRFC A6).
 """
 
 import json
@@ -17,14 +17,14 @@ from penult.client.targets import Target, TargetError, proxy_options, read_targe
 from penult.client.types import RequestFailed
 
 MAX_RETRIES = 4
-# The reason of a failure, in the place of a server's: what answers there is no gRPC server.
+# The reason of a failure if what answers is no gRPC server.
 NOT_GRPC = "NOT_GRPC"
-# Words of gRPC's TLS library, and what to do about them.
+# Words of gRPC's TLS library, and what to do.
 _TLS_CAUSES = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is of no known authority; give --ca FILE",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is of an unknown authority; give --ca FILE",
     "certificate signature failure": "its certificate is of another authority; give the right one as --ca FILE",
-    "WRONG_VERSION_NUMBER": "it speaks none; leave --tls and --ca out",
-    "CERTIFICATE_REQUIRED": "it wants a certificate of yours; give --client-cert and --client-key",
+    "WRONG_VERSION_NUMBER": "the server has no TLS; leave --tls and --ca out",
+    "CERTIFICATE_REQUIRED": "the server requires a client certificate; give --client-cert and --client-key",
     "not in peer certificate": "its certificate is for another name; give --server-name",
 }
 _PING_MS, _PONG_MS = 30_000, 10_000
@@ -32,9 +32,9 @@ _SERVICE = "penult.v1.PenultService"
 
 
 def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, int | str]]:
-    """Return a channel's options; raise ValueError for a number of retries that gRPC does not do.
+    """Return a channel's options; raise ValueError if there are more retries than gRPC makes.
 
-    With `is_one_of_several`, servers are watched, and one that says it leaves is asked no more while it still answers.
+    With `is_one_of_several`, gRPC watches the health of the servers, and sends no request to one that drains.
     """
     if not 0 <= retries <= MAX_RETRIES:
         raise ValueError(f"retries must be 0 to {MAX_RETRIES}; this is {retries}")
@@ -43,10 +43,10 @@ def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, in
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         # A request is kept for another attempt only if it fits here; the default is 256 KiB, less than one photo.
         ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES),
-        # Also without retries: a request that never reached the server's code, as when a connection ends of old age in
-        # that instant, is sent again by gRPC itself.
+        # Also without retries: gRPC resends a request that never reached the server, because the connection ended at
+        # that instant.
         ("grpc.enable_retries", 1),
-        # Finds out that a server is gone, or that a proxy has forgotten the connection. Ours allow pings every 10 s.
+        # Detects that a server is gone, or that a proxy dropped the connection. Our servers allow a ping every 10 s.
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PONG_MS),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -57,9 +57,9 @@ def options(retries: int, is_one_of_several: bool = False) -> list[tuple[str, in
 
 
 def service_config(retries: int, is_one_of_several: bool = False) -> str:
-    """Return gRPC's service config: round robin over all addresses, and the retries. For clients in any language."""
+    """Return gRPC's service config for clients in any language: round robin over all addresses, and the retries."""
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    if is_one_of_several:  # of one server alone, a late answer is better than none
+    if is_one_of_several:  # a single server is used even if it is not healthy
         config["healthCheckConfig"] = {"serviceName": ""}
     if retries:
         policy = {
@@ -67,7 +67,7 @@ def service_config(retries: int, is_one_of_several: bool = False) -> str:
             "initialBackoff": "0.1s",
             "maxBackoff": "2s",
             "backoffMultiplier": 2,
-            # A server that is flooded drops calls with CANCELLED, before any code of its has seen them.
+            # An overloaded server drops calls with CANCELLED, before its own code runs.
             "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
         }
         config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]
@@ -75,7 +75,7 @@ def service_config(retries: int, is_one_of_several: bool = False) -> str:
 
 
 def are_several(target: str | Sequence[str]) -> bool:
-    """Tell whether a target names several servers, or a DNS name that is followed as it stands."""
+    """Return True if a target names several servers, or a DNS name that gRPC resolves."""
     targets = read_targets(target)
     return len(targets) > 1 or targets[0].name.startswith("dns:")
 
@@ -83,13 +83,13 @@ def are_several(target: str | Sequence[str]) -> bool:
 def address(target: str | Sequence[str]) -> str:
     """Return gRPC's name for one address, or for several ("a:1,b:2" or a sequence); raise TargetError.
 
-    A single name is left to gRPC, which follows its DNS records; of several, each is resolved here, once.
+    gRPC resolves a single name, and follows its DNS records. Several names are resolved here, once.
     """
-    return way(read_targets(target))[0]
+    return route(read_targets(target))[0]
 
 
-def way(targets: Sequence[Target]) -> tuple[str, list[tuple[str, int | str]]]:
-    """Return gRPC's name for targets as address() does, and the options for the way to them; raise TargetError."""
+def route(targets: Sequence[Target]) -> tuple[str, list[tuple[str, int | str]]]:
+    """Return gRPC's name for targets as address() does, and the proxy options; raise TargetError."""
     if len(targets) == 1:
         return targets[0].name, proxy_options(targets)
     found = [_resolve(one) for one in targets]
@@ -110,7 +110,7 @@ def _resolve(target: Target) -> dict[int, str]:
         entries = socket.getaddrinfo(target.host, int(target.port), type=socket.SOCK_STREAM)
     except OSError as error:
         raise TargetError(f"{target.host} is not known here ({error.strerror}); check the name") from error
-    return {family: str(where[0]) for family, *_, where in reversed(entries)}
+    return {family: str(socket_address[0]) for family, *_, socket_address in reversed(entries)}
 
 
 def _joined(host: str, port: str) -> str:
@@ -118,7 +118,7 @@ def _joined(host: str, port: str) -> str:
 
 
 def _unreachable(details: str, target: str | Sequence[str]) -> str:
-    """Return why nobody answers, as far as gRPC's words tell."""
+    """Return why no server answers, as far as gRPC's details show."""
     if _is_another_protocol(details):
         return f"what answers at {target} is no gRPC server"
     if "handshak" in details.lower() or "CERTIFICATE" in details:

@@ -1,4 +1,4 @@
-"""Collections: requests from plain values and answers back, for both clients; nothing in it waits."""
+"""Requests and answers about collections, for both clients, without input or output."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -97,7 +97,7 @@ def stored_items(response: pb.GetItemsResponse) -> list[StoredItem]:
 
 
 def collection_infos(response: pb.ListCollectionsResponse) -> list[CollectionInfo]:
-    """Return what collections there are."""
+    """Return all collections."""
     return [
         CollectionInfo(
             each.name, each.items, each.model, each.fingerprint, each.dimension, each.metric,

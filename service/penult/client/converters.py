@@ -1,4 +1,4 @@
-"""Photos to messages and messages to answers: what both clients share, with nothing in it that waits."""
+"""Images to messages and messages to answers, for both clients, without input or output."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ from penult.client.types import (
 from penult.v1 import penult_pb2 as pb
 
 MESSAGE_BYTES = 64 << 20
-# Small enough to answer soon and to stay below the server's 64 MiB, large enough to fill its batches.
+# Small enough to be answered soon and to stay below the server's 64 MiB, large enough to fill its batches.
 _CHUNK_IMAGES = 64
 _CHUNK_BYTES = 16 << 20
 _ENVELOPE_BYTES = 4096
-# How often a call begins anew because the version that answered its first photos has been replaced since.
+# How often a call starts again because the version that answered its first images was replaced.
 _RESTARTS = 3
 _SCORERS = {
     None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM, "neighbours": pb.SCORER_NEIGHBOURS,
@@ -83,12 +83,12 @@ def describe_flow(images: Sequence[Photo | pb.Image | ItemFailure], model: pb.Mo
 
 
 def _is_replaced(error: RequestFailed, work: "_Call", wanted: pb.ModelSelector) -> bool:
-    """Tell whether only the version that answered first is gone, which the caller had not asked for."""
+    """Return True if the version that answered first is gone, and the caller had not asked for it."""
     return error.reason == "VERSION_UNKNOWN" and not wanted.version and work.has_begun
 
 
 class _Call:
-    """One call's photos: read in chunks, sent by the caller, answers put back in their places."""
+    """The images of one call, in chunks that the caller sends, and their answers in order."""
 
     def __init__(self, images: Sequence[Photo | pb.Image | ItemFailure], model: pb.ModelSelector) -> None:
         self.model = model
@@ -102,13 +102,13 @@ class _Call:
         return self._last is not None
 
     def chunks(self) -> Iterator[list[pb.Image]]:
-        """Yield messages of a bounded size; a photo that cannot be read here is a failure at once."""
+        """Yield messages of a limited size; an image that cannot be read becomes a failure."""
         for places, chunk in chunked((to_image(photo) for photo in self._images), self._results):
             self._sent = places
             yield chunk
 
     def take(self, response: Any) -> None:
-        """Take the answer to the last chunk; later chunks ask the same version, so that an answer never mixes two."""
+        """Add the answer to the last chunk; later chunks use the same version, so that an answer never mixes two."""
         for place, result in zip(self._sent, response.results, strict=True):
             self._results[place] = result
         self._last = response
@@ -148,12 +148,10 @@ def chunked(messages: Iterable[Message | ItemFailure], results: list[Any]) -> It
 
 
 def to_image(photo: Photo | pb.Image | ItemFailure) -> pb.Image | ItemFailure:
-    """Return the photo as a message, or why no message can carry it."""
+    """Return the image as a message, or why that is impossible."""
     image = _unbounded_image(photo)
     if isinstance(image, pb.Image) and image.ByteSize() > MESSAGE_BYTES - _ENVELOPE_BYTES:
-        return ItemFailure(
-            "INVALID_ARGUMENT", "IMAGE_TOO_MANY_BYTES", "the photo is larger than a whole message may be"
-        )
+        return ItemFailure("INVALID_ARGUMENT", "IMAGE_TOO_MANY_BYTES", "the image is larger than a message may be")
     return image
 
 
@@ -218,7 +216,7 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
 
 
 def neighbour_query(wanted: Neighbours) -> pb.NeighbourQuery:
-    """Return which items are looked for, as a message."""
+    """Return which items to look up, as a message."""
     return pb.NeighbourQuery(
         collection=wanted.collection, k=wanted.k, filter=[condition(name, what) for name, what in wanted.where.items()],
         max_distance=wanted.max_distance,
@@ -226,7 +224,7 @@ def neighbour_query(wanted: Neighbours) -> pb.NeighbourQuery:
 
 
 def condition(name: str, what: Any) -> pb.Condition:
-    """Return what a field must be: one value, any of a list, or a range as a tuple."""
+    """Return a condition on a field as a message; a tuple is a range, a list means any."""
     if isinstance(what, tuple):
         low, high = what
         return pb.Condition(field=name, low=low, high=high)

@@ -1,8 +1,8 @@
-"""Is the server ready? `python -m penult.client.health` ends with 0 if it is; else with 1, and one line says why.
+"""Check a server's readiness: `python -m penult.client.health` ends with 0 if it is ready, else with 1 and the reason.
 
-Made for a container's HEALTHCHECK: it asks the server beside it, found as that one was told to listen (PENULT_HOST,
-PENULT_PORT), by gRPC's own health protocol. Four bytes go either way, which needs no stubs: the base install is enough.
-Where that server has TLS (PENULT_TLS_CERT), it must show the certificate that lies there, whatever name is on it.
+It is the HEALTHCHECK of the container images. It calls the server of the same container, at PENULT_HOST and
+PENULT_PORT, by gRPC's health protocol. The messages have at most four bytes, so that the base install suffices. If the
+server has TLS (PENULT_TLS_CERT), its certificate must be that file, whatever name is on it.
 """
 
 import argparse
@@ -25,13 +25,13 @@ _HERE = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask once; return 0 if SERVING, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m penult.client.health", description="Is the server ready?")
-    parser.add_argument("--target", metavar="HOST:PORT", help="the server (default: of PENULT_HOST and PENULT_PORT)")
-    parser.add_argument("--service", default="", help="the health name to ask for; live: liveness (default: readiness)")
+    """Check once; return 0 if SERVING, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m penult.client.health", description="Check if a server is ready.")
+    parser.add_argument("--target", metavar="HOST:PORT", help="server address (from PENULT_HOST and PENULT_PORT)")
+    parser.add_argument("--service", default="", help="health service name; live: liveness (readiness)")
     parser.add_argument("--timeout", type=float, default=_TIMEOUT_S, help="seconds to wait (%(default)s)")
     chosen = parser.parse_args(arguments)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add its own lines to ours
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # keep gRPC's core from logging
     target = chosen.target or own_target(os.environ)
     answer = status(target, chosen.service, chosen.timeout, own_security(os.environ))
     if answer != "SERVING":
@@ -49,7 +49,7 @@ def own_target(environment: Mapping[str, str]) -> str:
 
 
 def _here(host: str) -> str:
-    """Return where a server is asked that listens on a host: one that listens on all addresses, on this machine's."""
+    """Return the address to call for a host to listen on; for all addresses, loopback."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -58,15 +58,15 @@ def _here(host: str) -> str:
 
 
 def own_security(environment: Mapping[str, str]) -> Security:
-    """Return how to speak to `penult serve` under these variables: as PENULT_CA etc. say, or by its own certificate."""
-    told = Security.from_environment(environment)
+    """Return the security of calls under these variables: as PENULT_CA etc. say, or by the server's certificate."""
+    chosen = Security.from_environment(environment)
     own = environment.get("PENULT_TLS_CERT", "")
-    if told.is_tls or not own:
-        return told
+    if chosen.is_tls or not own:
+        return chosen
     shown, key = None, None
     if environment.get("PENULT_TLS_CLIENT_CA"):
         shown, key = Path(own), Path(environment.get("PENULT_TLS_KEY", ""))
-    return Security(ca=Path(own), certificate=shown, key=key, server_name=told.server_name or _name_on(Path(own)))
+    return Security(ca=Path(own), certificate=shown, key=key, server_name=chosen.server_name or _name_on(Path(own)))
 
 
 def _name_on(path: Path) -> str:
@@ -81,7 +81,7 @@ def _name_on(path: Path) -> str:
 
 
 def status(target: str, service: str = "", timeout_s: float = _TIMEOUT_S, security: Security = NONE) -> str:
-    """Return SERVING, NOT_SERVING or UNKNOWN as the server says, or gRPC's code where it does not answer."""
+    """Return SERVING, NOT_SERVING or UNKNOWN as the server reports, or gRPC's code if it does not answer."""
     with channel_with(target, (), security) as channel:
         check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:

@@ -1,4 +1,4 @@
-"""Hints for failed requests: the name that was probably meant, and the port that speaks gRPC.
+"""Hints for failed requests: the name that was probably meant, and the port with gRPC.
 
 After a request has failed, the client asks the server for the names that its caller may list.
 """
@@ -22,7 +22,7 @@ _SHOWN = 10
 
 @contextlib.contextmanager
 def explaining(target: str, security: Security, model: str = "", collection: str = "") -> Iterator[None]:
-    """Add to a RequestFailed the names that the server knows, or the address where it speaks gRPC."""
+    """Add to a RequestFailed the names that the server knows, or its gRPC address."""
     try:
         yield
     except RequestFailed as error:

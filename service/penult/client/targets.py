@@ -1,4 +1,4 @@
-"""What a target names, in the forms that people write, and the way to it."""
+"""Parse targets in the forms that users write, and choose the proxy to them."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _OTHER_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 
 
 class TargetError(ValueError):
-    """An address that no client can connect to; `message` is one line that says what to write."""
+    """An invalid address; `message` is one line that says what to write."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -25,7 +25,14 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """One address: `name` as gRPC takes it; `host` "" for a socket file or another resolver; `port` "" if not given."""
+    """One address.
+
+    Attributes:
+        name: The address as gRPC reads it.
+        host: Its host; "" for a socket file or another resolver.
+        port: Its port; "" if not given.
+        is_tls: Whether the URL asks for TLS.
+    """
 
     name: str
     host: str
@@ -54,17 +61,17 @@ def proxy_options(
 ) -> list[tuple[str, int | str]]:
     """Return the channel options that send calls to these targets directly or through a proxy; raise TargetError.
 
-    `addresses`: the IP addresses of the targets, in their order, where there are several.
+    `addresses`: the IP addresses of the targets, in their order, if there are several.
     """
     if not targets[0].host and not targets[0].is_here:
-        return []  # another resolver's name, xds:///… for one: gRPC knows what it stands for
+        return []  # another resolver's name, such as xds:///…, which gRPC resolves
     if len(targets) == 1:
         return channel_options(targets[0].host, targets[0].port, environment)
     proxies = [grpc_proxy_for(each.host, each.port, environment) for each in targets]
     proxy = next(filter(None, proxies), "")
     if not proxy:
         return list(DIRECT)
-    # gRPC would ask the proxy for "a:1,b:2" as if that were one host; address by address it asks for each.
+    # gRPC would send "a:1,b:2" to the proxy as one host, but sends a list of addresses one by one.
     through = ",".join(address for address, each in zip(addresses, proxies, strict=True) if each)
     return [
         ("grpc.enable_http_proxy", 0),
@@ -90,7 +97,7 @@ def _read(text: str) -> Target:
 def _proxy_address(proxy: SplitResult) -> str:
     """Return a proxy as IP:PORT; raise TargetError."""
     if proxy.username:
-        raise TargetError("a proxy that wants a password takes one address at a time; name a single --target")
+        raise TargetError("a proxy with a password can be used for one address only; name a single --target")
     try:
         found = socket.getaddrinfo(proxy.hostname, proxy.port or 80, type=socket.SOCK_STREAM)
     except OSError as error:

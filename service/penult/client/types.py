@@ -1,4 +1,4 @@
-"""What goes into a client and comes out of it, in plain values."""
+"""Arguments and results of a client, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ DEFAULT_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Crop:
-    """A photo as the network looks at it: uint8 RGB [crop, crop, 3] (`get_model().preprocess.crop`), not resized."""
+    """An image of the network's input size: uint8 RGB [crop, crop, 3], with `get_model().preprocess.crop`."""
 
     pixels: NDArray[np.uint8]
 
@@ -29,16 +29,26 @@ Where = Mapping[str, Value | Sequence[Value] | tuple[float | None, float | None]
 
 
 class RequestFailed(Exception):
-    """A request has no answer. `code` is gRPC's, `reason` a stable word or "", `request_id` the server's log entry."""
+    """A request failed as a whole.
+
+    Attributes:
+        code: gRPC's status code by name.
+        reason: A stable word, or "".
+        message: One line: what failed, why, what to do.
+        request_id: The request id in the server's log, or "".
+    """
 
     def __init__(self, code: str, reason: str, message: str, request_id: str = "") -> None:
         super().__init__(f"{code}: {message}")
-        self.code, self.reason, self.message, self.request_id = code, reason, message, request_id
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.request_id = request_id
 
 
 @dataclass(frozen=True)
 class ItemFailure:
-    """Why one photo has no answer: gRPC's code by name, a stable word, a line for people."""
+    """Why one image has no answer: gRPC's code by name, a stable word, and one line."""
 
     code: str
     reason: str
@@ -56,7 +66,7 @@ class ScoredClass:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A stored item near to a photo; `similarity` is the cosine of their descriptors, -1 to 1."""
+    """A stored item near an image; `similarity` is the cosine of their descriptors, -1 to 1."""
 
     id: str
     label: str
@@ -66,7 +76,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Which stored items to look for: the `k` nearest of a collection that match, up to a distance (1 - cosine)."""
+    """Which stored items to look up: the `k` nearest that match, up to a distance, 1 - cosine."""
 
     collection: str
     k: int = 10
@@ -76,7 +86,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Classification:
-    """One photo's best class, the runners-up, and its descriptor (float32 [length]) and neighbours if asked for."""
+    """An image's best class, the other classes, and descriptor (float32 [length]) and neighbours if requested."""
 
     label: str
     score: float
@@ -84,14 +94,14 @@ class Classification:
     classes: tuple[ScoredClass, ...]
     descriptor: NDArray[np.float32] | None = None
     neighbours: tuple[Neighbour, ...] = ()
-    # How unlike the photos that the model was made with, 0 to 2, and whether it is above the threshold; None: unknown.
+    # Distance from the training images, 0 to 2, and whether it is above the threshold. None: unknown.
     novelty: float | None = None
     is_novel: bool = False
 
 
 @dataclass(frozen=True)
 class ClassifyAnswer:
-    """What answered, and one result per photo, in order; photos above `novelty_threshold` are novel (None: unknown)."""
+    """The model, and one result per image, in order. Images above `novelty_threshold` are novel (None: unknown)."""
 
     model: str
     version: int
@@ -103,7 +113,7 @@ class ClassifyAnswer:
 
 @dataclass(frozen=True)
 class DescribeAnswer:
-    """What answered, and one descriptor (float32 [length]) or failure per photo, in order."""
+    """The model, and one descriptor (float32 [length]) or failure per image, in order."""
 
     model: str
     version: int
@@ -113,7 +123,7 @@ class DescribeAnswer:
 
 @dataclass(frozen=True)
 class PhotoAnswer(Generic[Result]):
-    """One photo of many: what answered, and a Classification or a descriptor, or why there is none.
+    """One image of many, the model, and a Classification or a descriptor, or a failure.
 
     A Classification is novel above `novelty_threshold` (None: unknown).
     """
@@ -129,7 +139,7 @@ class PhotoAnswer(Generic[Result]):
 
 @dataclass(frozen=True)
 class LookupAnswer:
-    """What described the photos ("" for descriptors), and each one's neighbours, nearest first, in order."""
+    """The model that described the images ("" for descriptors), and the neighbours of each, nearest first."""
 
     model: str
     version: int
@@ -139,10 +149,10 @@ class LookupAnswer:
 
 @dataclass(frozen=True)
 class NewItem:
-    """Something to be found: a photo, or its descriptor (float32 [length]).
+    """An item to store: an image, or its descriptor (float32 [length]).
 
-    `source` and `thumbnail` (a JPEG) are kept as they are, to show the item and to describe it anew. `fingerprint` says
-    which model made the descriptor: another's is refused.
+    `source` and `thumbnail` (a JPEG) are stored unchanged, to show the item and to describe it again. `fingerprint` is
+    that of the descriptor's model; the server rejects another model's.
     """
 
     id: str
@@ -157,7 +167,7 @@ class NewItem:
 
 @dataclass(frozen=True)
 class StoredItem:
-    """An item as it is stored; descriptor and thumbnail if asked for."""
+    """A stored item, with descriptor and thumbnail if requested."""
 
     id: str
     label: str
@@ -169,7 +179,7 @@ class StoredItem:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """What a collection is, and how much it holds; `index` is exact or hnsw; bytes are 0 where not known."""
+    """Properties and size of a collection; `index` is exact or hnsw, bytes are 0 if unknown."""
 
     name: str
     items: int

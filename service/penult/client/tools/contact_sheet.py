@@ -1,4 +1,4 @@
-"""A contact sheet: queries down the left, each with its neighbours to the right, nearest first; a legend below."""
+"""A contact sheet: queries on the left, their neighbours on the right, nearest first, and a legend."""
 
 import io
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _INK, _FAINT, _PAPER, _RULE, _RIGHT, _WRONG = "#1d2733", "#6b7785", "#ffffff", "
 
 @dataclass(frozen=True)
 class Tile:
-    """A photo as a path or a file's bytes, None where it cannot be had; two lines below it.
+    """An image, as a path, a file's bytes, or None if it is missing, with two lines below it.
 
-    `is_right` frames the tile: whether its label is the query's own; None where either is not known.
+    `is_right` colours the frame. It is True if the label is the query's own, None if either is unknown.
     """
 
     photo: str | Path | bytes | None
@@ -46,7 +46,7 @@ def draw_sheet(rows: Sequence[Sequence[Tile]], path: Path) -> None:
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
-    """Draw what the frames mean: without the photo's own label, no frame is red."""
+    """Draw the meaning of the frames; no frame is red if the query's own label is unknown."""
     left = _GAP
     for colour, text in ((_RIGHT, "the photo's label"), (_WRONG, "another label"), (None, "label not known")):
         draw.rectangle([left, top + 3, left + 10, top + 13], outline=colour or _RULE, width=3 if colour else 1)
@@ -76,18 +76,18 @@ def _picture(photo: str | Path | bytes | None) -> Image.Image | None:
         upright = _upright(photo if isinstance(photo, bytes) else Path(photo).read_bytes(), _TILE)
     except (OSError, errors.ImageError):
         return None
-    # Small pictures grow by whole pixels: blurring would hide what is there.
-    how = Image.Resampling.NEAREST if max(upright.size) < _TILE // 2 else Image.Resampling.LANCZOS
-    return ImageOps.fit(upright, (_TILE, _TILE), how)
+    # Small pictures are enlarged without blurring.
+    resampling = Image.Resampling.NEAREST if max(upright.size) < _TILE // 2 else Image.Resampling.LANCZOS
+    return ImageOps.fit(upright, (_TILE, _TILE), resampling)
 
 
 def _upright(data: bytes, side: int) -> Image.Image:
-    """Return a photo as the service sees it, upright and on white, large enough for `side` pixels; raise ImageError."""
+    """Return an image as the service decodes it, upright, on white, with at least `side` pixels; raise ImageError."""
     return preprocess.decode(data, spec=preprocess.Preprocess(resize=side, crop=side))
 
 
 def thumbnail(photo: Path, side: int = 256) -> bytes:
-    """Return a JPEG of a photo, its longer side at most `side` pixels; b"" where it cannot be read."""
+    """Return a JPEG of a photo, its longer side at most `side` pixels; b"" if it cannot be read."""
     try:
         small = _upright(photo.read_bytes(), side)
     except (OSError, errors.ImageError):

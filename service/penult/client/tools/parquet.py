@@ -1,4 +1,4 @@
-"""Parquet files: items in, to be stored; items out; photos in, in bulk, and descriptors out."""
+"""Parquet files of items, images and descriptors."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from penult.client.types import NewItem, RequestFailed, StoredItem
 
 _OWN = ("id", "label", "descriptor", "image", "source", "thumbnail")
-# What `penult describe` adds, which is no item's metadata.
+# Columns that `penult describe` adds, which are not metadata.
 _DESCRIBED = ("model", "version", "fingerprint", "error")
 _ROWS, _PHOTO_ROWS, _GROUP_ROWS = 500, 32, 8192
 _ARROW = {"string": pa.string(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -30,7 +30,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Row:
-    """A photo described in bulk, float32 [length], or why it is not."""
+    """An image with its descriptor, float32 [length], or the error."""
 
     id: str
     label: str
@@ -39,12 +39,12 @@ class Row:
 
 
 def row_count(path: Path) -> int:
-    """Return how many rows a file has; raise RequestFailed where it is no Parquet file."""
+    """Return how many rows a file has; raise RequestFailed if it is no Parquet file."""
     return int(_open(path).metadata.num_rows)
 
 
 def field_types(path: Path) -> dict[str, str]:
-    """Return the metadata fields that a file's further columns make. Raises RequestFailed."""
+    """Return the metadata fields of a file, which are its other columns. Raises RequestFailed."""
     schema = _open(path).schema_arrow
     missing = "id" not in schema.names or not {"descriptor", "image"} & set(schema.names)
     if missing:
@@ -105,7 +105,7 @@ def check_photo_columns(path: Path, column: str, id_column: str) -> str:
 
 
 def is_text(path: Path, column: str) -> bool:
-    """Tell whether a column holds texts, such as paths."""
+    """Return True if a column holds texts, such as paths."""
     kind = _open(path).schema_arrow.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
@@ -129,11 +129,12 @@ def read_rows(path: Path, columns: Sequence[str], start: int) -> Iterator[tuple[
 
 def described_in(path: Path) -> Described | None:
     """Return what made the descriptors of a file or a part of `penult describe`; None for any other file."""
-    told = _open(path).schema_arrow.metadata or {}
-    if b"penult.fingerprint" not in told:
+    recorded = _open(path).schema_arrow.metadata or {}
+    if b"penult.fingerprint" not in recorded:
         return None
     model, version, fingerprint, length = (
-        told[f"penult.{name}".encode()].decode() for name in ("model", "version", "fingerprint", "descriptor_length")
+        recorded[f"penult.{name}".encode()].decode()
+        for name in ("model", "version", "fingerprint", "descriptor_length")
     )
     return Described(model, int(version), fingerprint, int(length))
 
@@ -167,7 +168,7 @@ def write_part(path: Path, described: Described, rows: Sequence[Row]) -> None:
 
 
 def merge(parts: Sequence[Path], path: Path) -> int:
-    """Write the rows of parts into one file, holding a row group at a time; return how many have an error."""
+    """Merge parts into one file, with one row group in memory; return how many rows have an error."""
     failed, waiting, rows = 0, [], 0
     schema = pq.read_schema(parts[0])
     with _described_writer(path, schema) as writer:
@@ -185,13 +186,13 @@ def _described_schema(described: Described) -> Any:
     numbers = pa.list_(pa.float32(), described.length)
     types = {"id": pa.string(), "label": pa.string(), "descriptor": numbers, "model": pa.string()}
     types |= {"version": pa.int64(), "fingerprint": pa.string(), "error": pa.string()}
-    told = {"model": described.model, "version": described.version, "fingerprint": described.fingerprint}
-    told |= {"descriptor_length": described.length}
-    return pa.schema(list(types.items()), {f"penult.{name}": str(value) for name, value in told.items()})
+    recorded = {"model": described.model, "version": described.version, "fingerprint": described.fingerprint}
+    recorded |= {"descriptor_length": described.length}
+    return pa.schema(list(types.items()), {f"penult.{name}": str(value) for name, value in recorded.items()})
 
 
 def _described_writer(path: Path, schema: Any) -> Any:
-    # Descriptors hardly repeat and hardly shrink: trying costs time that the server on the same cores wants.
+    # Descriptors hardly compress: trying would take time from a server on the same cores.
     texts = [name for name in schema.names if name not in ("descriptor", "id")]
     return pq.ParquetWriter(path, schema, use_dictionary=texts, write_statistics=texts, compression="snappy")
 

@@ -1,7 +1,7 @@
-"""A Parquet file that grows: numbered parts beside it, each whole or not there, made one file at the end.
+"""A Parquet file written in numbered parts, which are merged at the end.
 
-A Parquet file cannot be appended to, and one that was cut off in writing cannot be read. Parts are written under
-another name, brought to the disk and renamed: a run that is killed loses what came after its last part, and no more.
+A Parquet file cannot be appended to, and a truncated one cannot be read. Parts are written to a temporary name, synced
+and renamed, so that a run that is killed loses only the rows after its last part.
 """
 
 import fcntl
@@ -15,12 +15,12 @@ from pathlib import Path
 from penult.client.tools import parquet
 from penult.client.tools.parquet import Described, Row
 
-# Whichever comes first: what a kill costs is little, and a million photos are not too many parts.
+# A part ends at whichever comes first: a kill loses little, and a million images do not make too many parts.
 _PART_ROWS, _PART_S = 1000, 10.0
 
 
 class PartsError(Exception):
-    """What is on the disk does not go with what is asked; the message says what to do."""
+    """The files on the disk do not match the command; the message says what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -28,10 +28,10 @@ class PartsError(Exception):
 
 
 class Parts:
-    """The parts of one file; the folder is ours alone while open() lasts."""
+    """The parts of one file; open() locks their folder."""
 
     def __init__(self, out: Path, folder: Path) -> None:
-        """Take stock of what is whole."""
+        """Find the parts that exist."""
         self._out, self._folder = out, folder
         self.paths = sorted(folder.glob("*.parquet"))
         self.rows = sum(map(parquet.row_count, self.paths))
@@ -41,14 +41,14 @@ class Parts:
 
     @classmethod
     @contextmanager
-    def open(cls, out: Path, is_anew: bool) -> Iterator["Parts"]:
-        """Hold the parts of a file, those of an earlier run too unless begun anew. Raises PartsError."""
+    def open(cls, out: Path, restart: bool) -> Iterator["Parts"]:
+        """Lock the parts of a file, and keep those of an earlier run unless `restart`. Raises PartsError."""
         folder = out.with_name(out.name + ".parts")
         _remove(_done(folder))
-        if out.exists() and not is_anew and not folder.is_dir():
-            raise PartsError(f"{out} is whole already; --restart makes it anew, another --out a further one")
+        if out.exists() and not restart and not folder.is_dir():
+            raise PartsError(f"{out} is complete; --restart writes it again, another --out writes another file")
         with _alone(folder):
-            if is_anew:
+            if restart:
                 for path in folder.iterdir():
                     path.unlink()
             for path in folder.glob("*.tmp"):
@@ -56,18 +56,18 @@ class Parts:
             yield cls(out, folder)
 
     def ids(self) -> Iterator[str]:
-        """Yield the ids of the rows that are whole, in order."""
+        """Yield the ids of the rows on the disk, in order."""
         for path in self.paths:
             yield from parquet.ids_in(path)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Keep rows; they are whole with the next part. `described` must be known by now."""
+        """Add rows, which the next part writes. `described` must be set."""
         self._waiting += rows
         if len(self._waiting) >= _PART_ROWS or time.monotonic() - self._since_s > _PART_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits as a part."""
+        """Write the waiting rows as a part."""
         if self._waiting:
             assert self.described is not None
             path = self._folder / f"{len(self.paths):08d}.parquet"
@@ -75,23 +75,23 @@ class Parts:
             parquet.write_part(being_written, self.described, self._waiting)
             _settle(being_written, path)
             now = [*self.paths, path], self.rows + len(self._waiting), list[Row]()
-            self.paths, self.rows, self._waiting = now  # at once: Ctrl-C in between would have it written twice
+            self.paths, self.rows, self._waiting = now  # in one assignment, as Ctrl-C in between would write them twice
         self._since_s = time.monotonic()
 
     def finish(self) -> int:
-        """Make the one file of the parts, in one step, and remove them; return how many rows have an error."""
+        """Merge the parts into the file, atomically, and remove them; return how many rows have an error."""
         self.flush()
         whole = self._folder / "whole.tmp"
         failed = parquet.merge(self.paths, whole)
         _settle(whole, self._out)
-        # Renamed first: a folder half removed must not be taken for the parts of another run.
+        # Renamed first, so that a half-removed folder is never read as the parts of a run.
         self._folder.rename(_done(self._folder))
         _remove(_done(self._folder))
         return failed
 
 
 def described_by(described: Described) -> str:
-    """Say which model made descriptors, for people."""
+    """Return which model made descriptors, as text."""
     return f"{described.model} version {described.version} ({described.fingerprint[:12]})"
 
 
@@ -121,7 +121,7 @@ def _lock(held: int, folder: Path) -> None:
 
 
 def _settle(being_written: Path, path: Path) -> None:
-    """Give a file its name once its bytes are on the disk, and see that the name is there too."""
+    """Sync a file, give it its name, and sync the folder."""
     with being_written.open("rb") as file:
         os.fsync(file.fileno())
     being_written.replace(path)

@@ -1,4 +1,4 @@
-"""Where the photos of a bulk run come from: a folder, a list, a column. Streamed, and in the same order every time."""
+"""Sources of images for a bulk run: a folder, a list, or a column. They stream, in a stable order."""
 
 import os
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from penult.folders.walk import LeftOut, walk
 
 @dataclass(frozen=True)
 class Wanted:
-    """One photo to describe: a file, its bytes, or why there are none; label "" for none."""
+    """One image to describe, as a path, bytes, or a failure; label "" means none."""
 
     id: str
     label: str
@@ -24,20 +24,20 @@ class Wanted:
 
 
 class Source(Protocol):
-    """Photos in an order that stays; each method begins at the first again."""
+    """Images in a stable order; each method starts at the first."""
 
     def ids(self) -> Iterable[str]:
         """Yield all ids."""
 
     def items(self, start: int) -> Iterator[Wanted]:
-        """Yield the photos from a place on."""
+        """Yield the images from a position on."""
 
     def count(self) -> int:
-        """Return how many there are."""
+        """Return how many images there are."""
 
 
 class _Paths(ABC):
-    """What folders and lists share: paths are quick to go through again."""
+    """What folders and lists share: their paths can be read again quickly."""
 
     def ids(self) -> Iterable[str]:
         return (_text(name) for name in self._names())
@@ -56,13 +56,13 @@ class _Paths(ABC):
 
 
 class Folder(_Paths):
-    """The photos below a folder, by their paths within it, labelled by the folders they lie in; as photos_in().
+    """The images below a folder, with their paths as ids and their folders' names as labels, as photos_in().
 
-    `left_out` is what the last walk has met, and did not take, so far.
+    `left_out` is what the last walk has skipped so far.
     """
 
     def __init__(self, root: Path) -> None:
-        """Look at nothing yet. Raises NotADirectoryError."""
+        """Read nothing yet. Raises NotADirectoryError."""
         if not root.is_dir():
             raise NotADirectoryError(f"{root} is not a folder of photos")
         self.root = root
@@ -77,10 +77,10 @@ class Folder(_Paths):
 
 
 class ListFile(_Paths):
-    """The photos that a file names, a path per line, from `root` on; ids are the lines."""
+    """The images that a file names, a path per line, relative to `root`; ids are the lines."""
 
     def __init__(self, path: Path, root: Path) -> None:
-        """Look at nothing yet."""
+        """Read nothing yet."""
         self._path, self._root = path, root
 
     def _names(self) -> Iterator[str]:
@@ -94,25 +94,27 @@ class ListFile(_Paths):
 
 
 class Column:
-    """The photos in a column of a Parquet file, as bytes or as paths from `root` on.
+    """The images in a column of a Parquet file, as bytes or as paths relative to `root`.
 
     Ids are another column's values; without one, the paths, or the rows' numbers.
     """
 
     def __init__(self, path: Path, column: str, id_column: str, root: Path) -> None:
-        """Look whether the columns are there. Raises RequestFailed."""
-        self._path, self._column, self._root = path, column, root
+        """Check that the columns exist. Raises RequestFailed."""
+        self._path = path
+        self._column = column
+        self._root = root
         self._id_column = parquet.check_photo_columns(path, column, id_column)
 
     def ids(self) -> Iterable[str]:
-        """Yield all ids, without reading photos where ids stand elsewhere."""
+        """Yield all ids, without reading images if another column has the ids."""
         is_named = self._id_column or parquet.is_text(self._path, self._column)
         columns = [self._id_column or self._column] if is_named else []
         for number, row in parquet.read_rows(self._path, columns, 0):
             yield self._id(number, row)
 
     def items(self, start: int) -> Iterator[Wanted]:
-        """Yield the photos from a row on; row groups before it are not read."""
+        """Yield the images from a row on; row groups before it are not read."""
         columns = [name for name in parquet.column_names(self._path) if name == "label"]
         columns += [self._column, *([self._id_column] if self._id_column else [])]
         for number, row in parquet.read_rows(self._path, columns, start):
@@ -139,5 +141,5 @@ def _label(name: str) -> str:
 
 
 def _text(name: str) -> str:
-    """Return a path as text that can be stored; file names may hold any bytes."""
+    """Return a path as valid text; file names may hold any bytes."""
     return os.fsencode(name).decode("utf-8", "replace")

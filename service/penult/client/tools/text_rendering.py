@@ -1,7 +1,7 @@
-"""Text in any script on a picture: with the fonts that this machine has, and readable where it has none.
+"""Draw text of any script on a picture, with the fonts of this machine.
 
-Pillow's own font knows Latin letters. Others are drawn with the first font that has them: DejaVu, which matplotlib
-brings, or one of the system's. What no font has is spelled out, never drawn as an empty box.
+Pillow's own font has Latin letters. Other letters are drawn with the first font that has them: DejaVu, which matplotlib
+brings, or one of the system's. A letter that no font has is spelled out, so that no empty box appears.
 """
 
 import functools
@@ -48,7 +48,13 @@ class Lettering:
     """The fonts in one size, opened as letters need them."""
 
     def __init__(self, size: int, others: Sequence[Path] | None = None, has_layout: bool | None = None) -> None:
-        """Open no font file yet; `others`: which there are beside Pillow's own, `has_layout`: libraqm is there."""
+        """Open no font file yet.
+
+        Args:
+            size: Size in pixels.
+            others: Font files beside Pillow's own; None: those of this machine.
+            has_layout: Whether Pillow has libraqm; None: find out.
+        """
         self._size = size
         self._fonts: list[Font] = [ImageFont.load_default(size)]
         self._more = iter(font_files() if others is None else others)
@@ -83,7 +89,7 @@ class Lettering:
         return runs
 
     def _font_of(self, cluster: str) -> Font | None:
-        """Return the first font that has all letters of a cluster; None if none has, or none can lay them out."""
+        """Return the first font that has all letters of a cluster; None if none has, or libraqm is missing."""
         if not self._has_layout and any(low <= ord(c) <= high for c in cluster for low, high in _SHAPED):
             return None
         for place, font in enumerate(self._fonts):
@@ -109,7 +115,7 @@ class Lettering:
 
 
 def spelled(cluster: str) -> str:
-    """Return letters that no font has as text that every font has: "e" for é, ":dog face:", or an escape as in JSON."""
+    """Return letters as text that every font has: "e" for é, ":dog face:", or an escape as in JSON."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", cluster) if not unicodedata.combining(c))
     if plain.isascii() and plain.isprintable():
         return plain
@@ -120,7 +126,7 @@ def spelled(cluster: str) -> str:
 
 
 def _clusters(text: str) -> list[str]:
-    """Return a text in pieces that belong together: a letter with its marks, an emoji with what is joined to it."""
+    """Return a text in clusters: a letter with its marks, an emoji with what is joined to it."""
     found: list[str] = []
     for each in text:
         kind = unicodedata.category(each)
