@@ -153,8 +153,10 @@ def report(
         raise BenchError("ended before anything was measured; measure longer, or shorten --warmup")
     within = [row for row in load.rows if load.start_s <= row.over_s <= load.end_s and row.code == OK]
     images = sum(row.images for row in within)
-    rows = [row._replace(due_s=row.due_s - load.start_s, sent_s=row.sent_s - load.start_s,
-                         over_s=row.over_s - load.start_s) for row in due]  # fmt: skip
+    rows = [
+        row._replace(due_s=row.due_s - load.start_s, sent_s=row.sent_s - load.start_s, over_s=row.over_s - load.start_s)
+        for row in due
+    ]
     server_ms, batch = _server(before, after, images)
     return Report(
         settings, model, photos, message_bytes, window_s, len(due),

@@ -34,8 +34,11 @@ def bench(report: Report) -> bytes:
         figure.suptitle(
             f"{model.name} {model.version} ({model.architecture}, {model.provider.removesuffix('ExecutionProvider')}): "
             f"{report.images_per_s:.0f} images/s\n{load_words(report.settings)}",
-            x=0.01, ha="left", fontsize=10, color=INK,
-        )  # fmt: skip
+            x=0.01,
+            ha="left",
+            fontsize=10,
+            color=INK,
+        )
         good = [row for row in report.rows if row.code == OK]
         bad = [row for row in report.rows if row.code != OK]
         _percentiles(axes[0], good)
@@ -156,8 +159,11 @@ def tune(settings: LoadSettings, trials: Sequence[Trial], best: Trial) -> bytes:
         chosen = f"circled: chosen, {gain(trials[0], best)}" if best.values else "circled: the settings as they are"
         figure.suptitle(
             f"Settings of penult serve: up and to the left is better\n{load_words(settings)}\n{chosen}",
-            x=0.01, ha="left", fontsize=10, color=INK,
-        )  # fmt: skip
+            x=0.01,
+            ha="left",
+            fontsize=10,
+            color=INK,
+        )
         x, y = [t.p99_ms for t in trials], [t.images_per_s for t in trials]
         axis.scatter(x, y, s=22, c=BLUE, zorder=3)
         axis.scatter(x[:1], y[:1], s=80, facecolors="none", edgecolors=MUTED, marker="s", zorder=4)

@@ -74,8 +74,9 @@ def _more(report: Report) -> Iterable[str]:
         stages = ", ".join(f"{name.removesuffix('_ms')} {value:.1f}" for name, value in report.stages_ms.items())
         yield f"in the server, mean ms: {stages}"
     for name, value, what in (
-        ("client", report.client_cpu_ms_per_image, ""), ("server", report.server_cpu_ms_per_image, _batch(report)),
-    ):  # fmt: skip
+        ("client", report.client_cpu_ms_per_image, ""),
+        ("server", report.server_cpu_ms_per_image, _batch(report)),
+    ):
         if value is not None:
             yield f"{name}: {value:.2f} CPU-ms per image{what}"
     for name, counts in (("requests failed", report.errors), ("images failed", report.item_errors)):

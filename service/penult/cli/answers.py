@@ -25,9 +25,13 @@ def last_answer(answers: Sequence[Any]) -> Any:
 
 
 def print_answers(
-    arguments: argparse.Namespace, answers: Sequence[Any], header: list[str], rows: list[list[str]],
-    values: list[Any], **more: str,
-) -> int:  # fmt: skip
+    arguments: argparse.Namespace,
+    answers: Sequence[Any],
+    header: list[str],
+    rows: list[list[str]],
+    values: list[Any],
+    **more: str,
+) -> int:
     """Print a table, or JSON; return 1 if any image failed."""
     last = last_answer(answers)
     versions = sorted({answer.version for answer in answers if answer.fingerprint})

@@ -41,13 +41,16 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--concurrency", type=int, metavar="N", help="closed loop: N workers, each sends when it was answered (8)"
     )
     group.add_argument(
-        "--rate", type=float, metavar="IMAGES_PER_S",
+        "--rate",
+        type=float,
+        metavar="IMAGES_PER_S",
         help="open loop: send on a schedule, answered or not; latency counts from the time a request was due",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--arrivals", choices=("poisson", "uniform"),
+        "--arrivals",
+        choices=("poisson", "uniform"),
         help="the schedule of --rate: at random, as independent users come, or evenly (poisson)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--stream", dest="is_stream", action="store_true", help="closed loop: each worker holds one stream"
     )
@@ -62,9 +65,11 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "--photos", type=Path, metavar="FOLDER", help="send its JPEG, PNG and WebP files (default: made-up JPEGs)"
     )
     group.add_argument(
-        "--raw", dest="is_raw", action="store_true",
+        "--raw",
+        dest="is_raw",
+        action="store_true",
         help="send pixels at the model's own size, so that the server decodes and resizes nothing",
-    )  # fmt: skip
+    )
 
 
 def _add_length(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +87,16 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--models", type=Path, metavar="FOLDER", help="the model repository (models)")
     group.add_argument("--device", choices=("auto", "cuda", "cpu"), help="where they run (auto)")
     group.add_argument(
-        "--goal", choices=("balanced", "throughput", "latency"),
+        "--goal",
+        choices=("balanced", "throughput", "latency"),
         help="balanced: most images/s with p99 within 1.5x of the best (balanced; with --rate: latency)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--config", type=Path, metavar="FILE.toml",
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
         help="start from this file of penult serve, and write what was found into it; other lines stay",
-    )  # fmt: skip
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,9 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="device of the golden tests (%(default)s)"
     )
     parser.add_argument(
-        "--trusted-key", type=Path, action="append", metavar="FILE", default=None,
+        "--trusted-key",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        default=None,
         help="public key of an accepted signer; repeat for several (PENULT_TRUSTED_KEY)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_connection_arguments(parser)
     bulk = parser.add_argument_group("any number of photos, into a file")
     bulk.add_argument(
-        "--out", type=file_to_write(PARQUET, _NOT_AS_TEXT, makes_folder=True), metavar="FILE.parquet",
+        "--out",
+        type=file_to_write(PARQUET, _NOT_AS_TEXT, makes_folder=True),
+        metavar="FILE.parquet",
         help="write descriptors to this file; run again to resume",
-    )  # fmt: skip
+    )
     bulk.add_argument("--list", type=file_to_read, metavar="FILE", help="file with a photo's path per line")
     bulk.add_argument(
         "--from", type=file_to_read, dest="source", metavar="FILE.parquet", help="Parquet file with a column of photos"

@@ -67,14 +67,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION", help="created if it does not exist")
     parser.add_argument(
-        "what", type=Path, metavar="FOLDER|PARQUET",
+        "what",
+        type=Path,
+        metavar="FOLDER|PARQUET",
         help="class folders of photos; or rows of id, descriptor or image, label, metadata",
-    )  # fmt: skip
+    )
     parser.add_argument("--model", default="", metavar="NAME", help="model that describes photos (the only one)")
     parser.add_argument(
-        "--keep", action="append", default=[], choices=("source", "thumbnail"),
+        "--keep",
+        action="append",
+        default=[],
+        choices=("source", "thumbnail"),
         help="store the photo's path, or a small JPEG, for sheets and reindex",
-    )  # fmt: skip
+    )
 
 
 def _add(arguments: argparse.Namespace, client: Client) -> int:
@@ -122,11 +127,12 @@ def _check_described(arguments: argparse.Namespace, client: Client, described: A
     served = client.get_model(arguments.model).version
     if served.fingerprint != described.fingerprint:
         raise RequestFailed(
-            "FAILED_PRECONDITION", "DESCRIPTOR_FINGERPRINT",
+            "FAILED_PRECONDITION",
+            "DESCRIPTOR_FINGERPRINT",
             f"{arguments.what} was described by {described.model} version {described.version} "
             f"({described.fingerprint[:12]}); {served.name} version {served.version} is another "
             f"({served.fingerprint[:12]})",
-        )  # fmt: skip
+        )
 
 
 def photo_item(photo: Path, arguments: argparse.Namespace) -> NewItem:
@@ -215,9 +221,11 @@ def _stats(arguments: argparse.Namespace, client: Client) -> int:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument(
-        "out", type=file_to_write(PARQUET, "items are written as Parquet"), metavar="OUT.parquet",
+        "out",
+        type=file_to_write(PARQUET, "items are written as Parquet"),
+        metavar="OUT.parquet",
         help="file that penult index add can read",
-    )  # fmt: skip
+    )
 
 
 def _export(arguments: argparse.Namespace, client: Client) -> int:

@@ -34,16 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collection", "-c", required=True, metavar="C", help="collection to search")
     parser.add_argument("-k", type=count, default=10, metavar="N", help="neighbours per photo (%(default)s)")
     parser.add_argument(
-        "--filter", action="append", default=[], type=_condition, metavar="FIELD=VALUE",
+        "--filter",
+        action="append",
+        default=[],
+        type=_condition,
+        metavar="FIELD=VALUE",
         help="only such items: label=cat, price>=10; repeat to narrow, or for alternatives of one field",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--max-distance", type=distance, default=0.0, metavar="D", help="maximum 1 - cosine, above 0, at most 2 (any)"
     )
     parser.add_argument(
-        "--sheet", type=file_to_write(PICTURES, "a sheet is a picture"), metavar="OUT.png",
+        "--sheet",
+        type=file_to_write(PICTURES, "a sheet is a picture"),
+        metavar="OUT.png",
         help="draw a contact sheet of the photos and their neighbours",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--photos", type=folder, metavar="FOLDER", help="folder of the items' photos, for --sheet (their sources)"
     )
@@ -167,9 +173,13 @@ def _own_labels(
         name = normalised(Path(image).resolve().parent.name)
         if name not in known and not isinstance(result, ItemFailure):
             near = client.lookup(
-                [image], arguments.collection, k=1, where={"label": name}, model=arguments.model,
+                [image],
+                arguments.collection,
+                k=1,
+                where={"label": name},
+                model=arguments.model,
                 version=arguments.version,
-            )  # fmt: skip
+            )
             known[name] = not isinstance(near.results[0], ItemFailure) and bool(near.results[0])
         labels[image] = name if known.get(name) else ""
     return labels

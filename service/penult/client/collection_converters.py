@@ -28,8 +28,10 @@ from penult.client.types import (
 from penult.v1 import penult_pb2 as pb
 
 _TYPES = {
-    "string": pb.FIELD_TYPE_STRING, "number": pb.FIELD_TYPE_NUMBER, "boolean": pb.FIELD_TYPE_BOOLEAN,
-}  # fmt: skip
+    "string": pb.FIELD_TYPE_STRING,
+    "number": pb.FIELD_TYPE_NUMBER,
+    "boolean": pb.FIELD_TYPE_BOOLEAN,
+}
 _TYPE_NAMES = {number: name for name, number in _TYPES.items()}
 _MAX_DESCRIPTORS = 256
 
@@ -76,9 +78,13 @@ def get_request(
 ) -> pb.GetItemsRequest:
     """Return the request for stored items."""
     return pb.GetItemsRequest(
-        collection=collection, ids=ids, after=after, limit=limit, include_descriptors=descriptors,
+        collection=collection,
+        ids=ids,
+        after=after,
+        limit=limit,
+        include_descriptors=descriptors,
         include_thumbnails=thumbnails,
-    )  # fmt: skip
+    )
 
 
 def stored_items(response: pb.GetItemsResponse) -> list[StoredItem]:

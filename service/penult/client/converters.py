@@ -31,8 +31,11 @@ _ENVELOPE_BYTES = 4096
 # How often a call starts again because the version that answered its first images was replaced.
 _RESTARTS = 3
 _SCORERS = {
-    None: pb.SCORER_UNSPECIFIED, "dense": pb.SCORER_DENSE, "svm": pb.SCORER_SVM, "neighbours": pb.SCORER_NEIGHBOURS,
-}  # fmt: skip
+    None: pb.SCORER_UNSPECIFIED,
+    "dense": pb.SCORER_DENSE,
+    "svm": pb.SCORER_SVM,
+    "neighbours": pb.SCORER_NEIGHBOURS,
+}
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
 Message = TypeVar("Message", pb.Image, pb.Item)
@@ -218,9 +221,11 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
 def neighbour_query(wanted: Neighbours) -> pb.NeighbourQuery:
     """Return which items to look up, as a message."""
     return pb.NeighbourQuery(
-        collection=wanted.collection, k=wanted.k, filter=[condition(name, what) for name, what in wanted.where.items()],
+        collection=wanted.collection,
+        k=wanted.k,
+        filter=[condition(name, what) for name, what in wanted.where.items()],
         max_distance=wanted.max_distance,
-    )  # fmt: skip
+    )
 
 
 def condition(name: str, what: Any) -> pb.Condition:

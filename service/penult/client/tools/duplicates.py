@@ -23,9 +23,12 @@ class Pair:
 
 
 def find_duplicates(
-    client: Client, collection: str, pages: Iterator[Sequence[StoredItem]], max_distance: float,
+    client: Client,
+    collection: str,
+    pages: Iterator[Sequence[StoredItem]],
+    max_distance: float,
     step: Callable[[int], None],
-) -> list[Pair]:  # fmt: skip
+) -> list[Pair]:
     """Return the pairs within a distance, nearest first; of each item at most its 20 nearest.
 
     Raises RequestFailed.
