@@ -13,7 +13,7 @@ import pytest
 
 from penult.cli import classify
 from penult.cli.parser import Parser
-from penult.cli.published import as_json, link, next_steps, show_last, show_published
+from penult.cli.published import as_json, link, next_steps, print_last, print_published
 from penult.export.jobs.packaging import Result
 from penult.service import config
 
@@ -70,16 +70,16 @@ def test_the_program_is_named_as_it_was_run(result: Result, monkeypatch: pytest.
 def test_the_report_is_a_link_and_json_is_as_it_was(result: Result, capsys: pytest.CaptureFixture[str]):
     """People get the report's address and what to do; scripts get the one line that they had, and files with names."""
     arguments = argparse.Namespace(json=False, data=None)
-    show_last(arguments, result)
+    print_last(arguments, result)
     (report,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("report: ")]
     address = urlparse(report.split()[1])
     assert address.scheme == "file"
     assert Path(url2pathname(address.path)) == result.folder.resolve() / "report" / "index.html"
     assert link(Path("ä b.html")).endswith("/%C3%A4%20b.html")
-    show_published(arguments, result)
+    print_published(arguments, result)
     assert "serve:" not in capsys.readouterr().out
     arguments.json = True
-    show_last(arguments, result)
+    print_last(arguments, result)
     answer = json.loads(capsys.readouterr().out)
     assert len(answer.pop("cautions")) == 1
     assert answer == {"bundle": "models/pets/3", "default_scorer": "svm", "test": {"svm": FIGURES}}
@@ -89,7 +89,7 @@ def test_people_are_told_what_few_photos_leave_open(result: Result, capsys: pyte
     """With few photos the table has counts and the interval, and sentences follow it; scripts get those as cautions."""
     disagree = {"svm": {"sentence": "They disagree."}}
     told = replace(result, metrics=result.metrics | {"test_against_validation": disagree})
-    show_published(argparse.Namespace(json=False), told)
+    print_published(argparse.Namespace(json=False), told)
     head, row, _, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["scorer", "right", "accuracy"]
     assert row.split() == ["svm", "18", "of", "20", "80–95", "%", "80–95", "%", "0.9"]
