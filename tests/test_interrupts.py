@@ -75,7 +75,7 @@ with Interrupts("interrupted") as interrupts:
         apart(long)
     except KeyboardInterrupt:
         say("cleaned up")
-        interrupts.tell()
+        interrupts.report()
 """)
     assert interrupt(process) == (1, "cleaned up\n", "interrupted\n")
 
@@ -93,7 +93,7 @@ with Interrupts("interrupted") as interrupts:
         say("completed")
     except KeyboardInterrupt:
         say("cleaned up")
-        interrupts.tell()
+        interrupts.report()
 """)
     assert interrupt(process) == (1, "cleaned up\n", "interrupted\n")
 

@@ -34,13 +34,14 @@ class Interrupts:
 
     def __init__(self, line: str) -> None:
         """Keep the line; nothing is watched yet."""
-        self._line, self._said = line, threading.Lock()
+        self._line = line
+        self._printed = threading.Lock()
         self._noticed = threading.Event()
         self._sender: socket.socket | None = None
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Print the line, if it was not printed yet."""
-        if self._line and self._said.acquire(blocking=False):
+        if self._line and self._printed.acquire(blocking=False):
             with suppress(OSError):
                 os.write(2, f"{self._line}\n".encode())
 
@@ -90,7 +91,7 @@ class Interrupts:
                     if not self._noticed.wait(_NOTICE_S):
                         break
                     receiver.settimeout(_CLEAN_UP_S)
-        self.tell()
+        self.report()
         os._exit(_EXIT_CODE)
 
 

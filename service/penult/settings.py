@@ -13,7 +13,6 @@ know neither ranges nor what a manifest records.
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Self, get_args
 
+from penult.console import say
 from penult.nearest import did_you_mean
 
 _PENULT = "PENULT_"
@@ -196,7 +196,7 @@ class Settings:
         found = {name: environment[each] for name, each in variables.items() if each in environment}
         found = {name: value for name, value in found.items() if not value.startswith("tcp://")}
         if found and cls.PREFIX != _PENULT:  # a server logs its settings
-            print(f"penult: settings from {', '.join(variables[name] for name in found)}", file=sys.stderr)
+            say(f"penult: settings from {', '.join(variables[name] for name in found)}")
         return found
 
     @classmethod

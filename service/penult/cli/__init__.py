@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     try:
         return int(_module(arguments.command).run(arguments))
     except KeyboardInterrupt:
-        interrupts.tell()
+        interrupts.report()
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has closed; the interpreter's last flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
