@@ -182,7 +182,7 @@ class Settings:
         except (OSError, ValueError) as error:
             raise cls.error(f"--config {path}: {error}") from error
         if unknown := sorted(set(values) - set(cls._keys())):
-            guess = did_you_mean(unknown[0], cls._keys()) or "; --help lists what there is"
+            guess = did_you_mean(unknown[0], cls._keys()) or "; see --help"
             raise cls.error(f"{path}: unknown setting {unknown[0]!r}{guess}")
         return values
 

@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line on stderr; exit with 2."""
         ends = "" if message.endswith("?") else "."
-        self.exit(2, f"{self.prog}: {message}{ends} {self.prog} --help lists what there is.\n")
+        self.exit(2, f"{self.prog}: {message}{ends} See {self.prog} --help.\n")
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         """Exit as error() does, for words that are no option or argument of this parser."""
