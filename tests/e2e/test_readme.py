@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+CLIENT = re.findall(r"^```javascript\n(.*?)^```", (ROOT / "docs" / "client.md").read_text(), re.MULTILINE | re.DOTALL)
 SECURITY = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE | re.DOTALL)
 LEARNING = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "learning.md").read_text(), re.MULTILINE | re.DOTALL)
 # Run by .ci/run on a clean clone: running them here would start this suite within itself.
@@ -63,7 +64,6 @@ def test_every_block_is_run_somewhere():
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "ItemFailure")]
     run_here += [block_of("bash", "--sweep"), block_of("bash", "penult lookup")]
     run_here += [block_of("bash", "penult bench"), block_of("bash", "penult sign")]
-    run_here.append(block_of("javascript", "PenultService"))
     run_here += [block_of("python", "tritonclient"), block_of("bash", "curl")]
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
 
@@ -191,7 +191,7 @@ def test_javascript_block(target: str, digits: Path, checkout: Path):
         ["npm", "install", "--silent", "--no-audit", "--no-fund", "@grpc/grpc-js", "@grpc/proto-loader"],
         cwd=checkout, check=True, timeout=180,
     )  # fmt: skip
-    code = adapted(block_of("javascript", "PenultService"), target, digits)
+    code = adapted(CLIENT[0], target, digits)
     result = subprocess.run(["node", "-e", code], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert re.match(r"^\d 0?\.?\d+", result.stdout)

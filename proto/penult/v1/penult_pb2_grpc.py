@@ -110,14 +110,14 @@ class PenultServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Classify(self, request, context):
-        """Names photos. One forward pass per photo, whichever scorer is asked for.
+        """Classifies images. One forward pass per image, for any scorer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Returns the descriptor of each photo: the activations of the layer before last, not normalised.
+        """Returns the descriptor of each image: the activations of the layer before last, not normalised.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +131,7 @@ class PenultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamClassify(self, request_iterator, context):
-        """Classify for bulk work: one response per request, in order; HTTP/2 flow control bounds what is in flight.
+        """Classify for bulk work: one response per request, in order. HTTP/2 flow control limits the in-flight requests.
         A request that fails as a whole ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -139,43 +139,43 @@ class PenultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamDescribe(self, request_iterator, context):
-        """Describe for bulk work; as StreamClassify.
+        """Describe for bulk work, like StreamClassify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models being served, by name, then version.
+        """Lists the served models, by name, then version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Tells all about one model: classes, preprocessing, scorers, provider.
+        """Returns the properties of one model: classes, preprocessing, scorers, provider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
-        """Finds the stored items nearest to photos, or to descriptors.
+        """Finds the stored items nearest to images or descriptors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutItems(self, request, context):
-        """Stores items, in place of those with the same ids. On return they are on the disk, and every later search sees
-        them. A photo that cannot be used is left out with its ItemError; of all others either all are stored or none.
+        """Stores items and replaces those with the same ids. On return they are on the disk, and every later search includes
+        them. An invalid image is left out with its ItemError. Of the others, all are stored or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Removes items. On return that is on the disk, and no later search finds them.
+        """Removes items. On return the removal is on the disk, and no later search finds them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,14 +196,14 @@ class PenultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Removes a collection with all that it holds.
+        """Removes a collection with its items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceCollection(self, request, context):
-        """Gives one collection the name of another, which is dropped, in one step: a search finds the one or the other.
+        """Renames a collection to another's name and drops the other, in one step. A search finds the one or the other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
