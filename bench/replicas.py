@@ -25,11 +25,11 @@ import prepare
 
 from penult.client import AsyncClient
 
-# The replicas and the shipped files with our addresses in them: the same as in the tests.
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "scale"))
+sys.path.append(str(Path(__file__).parent.parent))
 
-from fleet import Fleet
-from ways import Addresses, Haproxy, Nginx
+# The replicas and the shipped files with our addresses in them: the same as in the tests.
+from tests.scale.fleet import Fleet
+from tests.scale.ways import Addresses, Haproxy, Nginx
 
 WORKERS, WARMUP_S = 12, 0.7
 # What leaves a replica out, in each proxy's words.

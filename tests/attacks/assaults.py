@@ -7,8 +7,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 
-import http2
-from http2 import Connection
+from tests.attacks import http2
+from tests.attacks.http2 import Connection
 
 _BATCH = 500
 # No flood lasts longer, however slowly the other end reads.

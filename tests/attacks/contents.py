@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import good_bundle
 import numpy as np
 import onnx
-import pickles
 import sklearn
-from mutations import Parts, Spoil, seal, sealed
 from onnx import TensorProto, numpy_helper
+from tests.attacks import good_bundle, pickles
+from tests.attacks.mutations import Parts, Spoil, seal, sealed
 
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import FileEntry, Manifest

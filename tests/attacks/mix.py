@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from http2 import CLASSIFY, STREAM_CLASSIFY, Connection, data, message, opening
 from PIL import Image
+from tests.attacks.http2 import CLASSIFY, STREAM_CLASSIFY, Connection, data, message, opening
 
 from penult.oip import grpc_service_pb2 as oip
 from penult.oip import grpc_service_pb2_grpc as oip_grpc

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import good_bundle
 import numpy as np
+from tests.attacks import good_bundle
 
 from penult.bundle.manifest import FileEntry, Manifest
 from penult.bundle.preprocess import Preprocess

@@ -4,7 +4,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +14,9 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.attacks import contents, good_bundle, mutations, pickles
 
 from penult.client import Client
-
-sys.path.append(str(Path(__file__).parent))  # the corpus is no test module
-import contents
-import good_bundle
-import mutations
-import pickles
 
 FULL = os.environ.get("PENULT_FULL") == "1"
 SAMPLE = 120

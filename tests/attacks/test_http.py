@@ -6,8 +6,8 @@ Run with -s to see the figures of each.
 import http.client
 
 import pytest
-from bystander import Bystander, Prober, health, median, peak_rss_mib, percentile, vitals, wait_for
-from crumbs import ASSAULTS, connected
+from tests.attacks.bystander import Bystander, Prober, health, median, peak_rss_mib, percentile, vitals, wait_for
+from tests.attacks.crumbs import ASSAULTS, connected
 
 # The largest body that is taken is held whole, as bytes and as what was made of them.
 MAX_MORE_MIB = 300

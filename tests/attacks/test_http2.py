@@ -7,12 +7,12 @@ import resource
 import statistics
 
 import grpc
-import http2
 import httpx
 import pytest
-from assaults import ASSAULTS, rapid_reset
-from bystander import Bystander, Vitals, health, peak_rss_mib, vitals, wait_for
-from http2 import Connection
+from tests.attacks import http2
+from tests.attacks.assaults import ASSAULTS, rapid_reset
+from tests.attacks.bystander import Bystander, Vitals, health, peak_rss_mib, vitals, wait_for
+from tests.attacks.http2 import Connection
 
 from penult.v1 import penult_pb2 as pb
 

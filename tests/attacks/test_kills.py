@@ -6,7 +6,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from tests.attacks import good_bundle
 
 from penult.bundle.manifest import Manifest
 from penult.bundle.reader import read_bundle
 from penult.bundle.writer import publish
 from penult.client import Client, NewItem, RequestFailed
-
-sys.path.append(str(Path(__file__).parent))  # the corpus is no test module
-import good_bundle
 
 FULL = os.environ.get("PENULT_FULL") == "1"
 KILLS = 100 if FULL else 6

@@ -19,9 +19,9 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from assaults import many_slow_bodies, streams_never_read
-from bystander import Bystander, cpu_s, median, peak_rss_mib, percentile, vitals, wait_for
-from http2 import CLASSIFY, END_STREAM, Connection, data, message, opening
+from tests.attacks.assaults import many_slow_bodies, streams_never_read
+from tests.attacks.bystander import Bystander, cpu_s, median, peak_rss_mib, percentile, vitals, wait_for
+from tests.attacks.http2 import CLASSIFY, END_STREAM, Connection, data, message, opening
 
 from penult.bench import load
 from penult.bench.measure import Report

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import httpx
 import numpy as np
-from bystander import cpu_s, health, vitals, wait_for
-from mix import Mix, grey
+from tests.attacks.bystander import cpu_s, health, vitals, wait_for
+from tests.attacks.mix import Mix, grey
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "0"))
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "0"))

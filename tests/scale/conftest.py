@@ -1,17 +1,12 @@
 """Three real replicas, and every way to them."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-# The helpers beside this file: tests are imported one by one, without a package around them.
-sys.path.append(str(Path(__file__).parent))
-
-from fleet import Fleet
-from ways import WAYS, Way
+from tests.scale.fleet import Fleet
+from tests.scale.ways import WAYS, Way
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fleet import Fleet, Load
+from tests.scale.fleet import Fleet, Load
 
 from penult.client import Client
 from penult.client.types import NewItem

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
-from fleet import HOSTS, Load, asker, free_port, wait_for
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.attacks.http2 import CLASSIFY, END_STREAM, RST_STREAM, Connection, data, message, opening
 from tests.fixtures.authority import Authority
-from ways import PROXIES, Haproxy, Nginx, Proxy, tool
+from tests.scale.fleet import HOSTS, Load, asker, free_port, wait_for
+from tests.scale.ways import PROXIES, Haproxy, Nginx, Proxy, tool
 
 from penult.client import Client, RequestFailed, Security
 from penult.v1 import penult_pb2 as pb

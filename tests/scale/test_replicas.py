@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from fleet import Load, asker, wait_for
+from tests.scale.fleet import Load, asker, wait_for
 
 from penult.client import Client
 

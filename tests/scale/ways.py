@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from fleet import HOSTS, Fleet, wait_for
+from tests.scale.fleet import HOSTS, Fleet, wait_for
 
 PROXIES = Path(__file__).parents[2] / "deploy" / "proxy"
 _NAME = "penult.test"
