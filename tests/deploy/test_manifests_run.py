@@ -3,12 +3,12 @@
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from tests.attacks.bystander import wait_for
 from tests.fixtures.authority import Authority
 
 from penult.cli import main
@@ -33,13 +33,12 @@ def test_the_pod_serves_and_drains(build_with, image_environment, variables, qui
     """  # fmt: skip
     documents = build_with("cpu")
     container, grace_s = documents.container, documents.pod["spec"]["terminationGracePeriodSeconds"]
-    server = start(container["args"], image_environment | variables(container), {"/models": quick})
+    environment = image_environment | variables(container) | {"PENULT_DRAIN_LEAD": "4"}
+    server = start(container["args"], environment, {"/models": quick})
     assert all(answers(server, container, kind) for kind in PROBES)
     assert httpx.get(f"http://127.0.0.1:{server.ports[9095]}/metrics").status_code == 200
-    signalled = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    while answers(server, container, "readinessProbe"):
-        assert time.monotonic() - signalled < grace_s
+    wait_for(lambda: not answers(server, container, "readinessProbe"))
     assert answers(server, container, "livenessProbe")
     with Client(f"127.0.0.1:{server.ports[50051]}", retries=0) as client:
         assert client.list_models()

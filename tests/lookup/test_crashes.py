@@ -23,15 +23,17 @@ SCRIPT = Path(__file__).parent / "churn.py"
 SPEC = importlib.util.spec_from_file_location("churn", SCRIPT)
 churn = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(churn)
-KILLS = 100 if os.environ.get("PENULT_FULL") == "1" else 20
+# `make kills`: a hundred.
+KILLS = int(os.environ.get("PENULT_KILLS", "5"))
 LIMIT = 100 * churn.DIMENSION
 
 
-def churn_and_kill(folder: Path, first: int, seconds: float, said: list[str]) -> None:
-    """Let a process add and delete for a while, kill it with SIGKILL, and note what it had acknowledged."""
+def churn_and_kill(folder: Path, first: int, lines: int, seconds: float, said: list[str]) -> None:
+    """Let a process acknowledge some adds and deletes, kill it with SIGKILL, and note all that it had acknowledged."""
     command = [sys.executable, SCRIPT, folder, str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "open\n"
+        said += [process.stdout.readline().rstrip() for _ in range(lines)]
         time.sleep(seconds)
         process.kill()
         said += [line for line in process.stdout.read().split("\n") if re.fullmatch(r"added \d+|deleted \S+ \S+", line)]
@@ -73,17 +75,17 @@ def examine(folder: Path, said: list[str]) -> dict[int, int]:
 @pytest.mark.system
 @pytest.mark.timeout(3600)
 def test_kills_lose_nothing(tmp_path):
-    """Killed twenty times (a hundred with PENULT_FULL=1) amid adds, deletes, rebuilds: acknowledged is there, deleted gone."""
+    """Killed again and again amid adds, deletes and rebuilds: what was acknowledged is there, what was deleted is gone."""
     said: list[str] = []
     chance, rebuilt = random.Random(1), set()
     for _ in range(KILLS):
         first = max([int(line.split()[1]) for line in said if line.startswith("added")], default=0) + 5
-        churn_and_kill(tmp_path, first, chance.uniform(0.05, 0.6), said)
+        churn_and_kill(tmp_path, first, chance.randint(1, 150), chance.uniform(0, 0.02), said)
         examine(tmp_path, said)
         rebuilt |= {path.stat().st_ino for path in tmp_path.glob("graph-*")}
     added = sum(line.startswith("added") for line in said)
     print(f"\n{KILLS} kills, {added} batches acknowledged, {len(rebuilt)} graphs seen")
-    assert added > 10 * KILLS
+    assert added >= KILLS
     assert len(rebuilt) > 1
 
 

@@ -1,4 +1,4 @@
-"""kill -9 at ten random moments: every resumed run ends with the weights, the history and the SVM of an unbroken one."""
+"""kill -9 at random moments: every resumed run ends with the weights, the history and the SVM of an unbroken one."""
 
 import os
 import random
@@ -16,7 +16,8 @@ import torch
 from penult.bundle.naming import versions
 
 pytestmark = pytest.mark.system
-_KILLS = 10
+# `make kills`: more.
+_KILLS = int(os.environ.get("PENULT_KILLS", "4"))
 _PATIENCE_S = 240
 _WAYS = {
     "plateau": ("--freeze", "2"),
@@ -33,8 +34,8 @@ def start(few_digits: Path, tiny_weights: Path) -> Start:
     def begin(way: str, folder: Path, *options: str) -> "subprocess.Popen[str]":
         command = [
             *(sys.executable, "-m", "penult.cli", "train", str(few_digits), "--out", str(folder / "digits")),
-            *("--arch", "tiny5", "--weights", str(tiny_weights), "--augment", "gentle", "--head-epochs", "30"),
-            *("--epochs", "12", "--lr-backbone", "1e-3", "--batch-size", "16", "--device", "cpu", "--svm", "linear"),
+            *("--arch", "tiny5", "--weights", str(tiny_weights), "--augment", "gentle", "--head-epochs", "8"),
+            *("--epochs", "6", "--lr-backbone", "1e-3", "--batch-size", "16", "--device", "cpu", "--svm", "linear"),
             *("--save-weights", str(folder / "end.pt"), *_WAYS[way], *options),
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -55,41 +56,42 @@ def _finish(process: "subprocess.Popen[str]", folder: Path) -> tuple[dict[str, t
 
 @pytest.fixture(scope="module")
 def unbroken(start: Start, tmp_path_factory: pytest.TempPathFactory):
-    """For each way to learn: what an unbroken run ends with, and the seconds from its first line to its last."""
+    """For each way to learn: how many lines an unbroken run prints, and what it ends with."""
     ends = {}
     for way in _WAYS:
         folder = tmp_path_factory.mktemp("unbroken")
         process = start(way, folder)
-        process.stderr.readline()
-        begun = time.monotonic()
-        ends[way] = (_finish(process, folder), time.monotonic() - begun)
+        lines = len(process.stderr.readlines())
+        ends[way] = (lines, _finish(process, folder))
     return ends
 
 
-def test_ten_of_ten_end_alike(start: Start, unbroken, tmp_path: Path):
+def test_resumed_runs_end_alike(start: Start, unbroken, tmp_path: Path):
     """Wherever it is struck, before the first epoch or while publishing, the run resumes to the same end, bit for bit."""
-    moments = random.Random(7)
-    plans = [(number, way, moments.random()) for number, way in enumerate(list(_WAYS) * (_KILLS // len(_WAYS)))]
+    chance = random.Random(7)
+    plans = []
+    for number in range(_KILLS):
+        way = list(_WAYS)[number % 2]
+        # Behind the first line, "loading PyTorch", behind the last, "drawing the report", and anywhere between.
+        line = (1, unbroken[way][0])[number] if number < 2 else chance.randint(2, unbroken[way][0] - 1)
+        plans.append((number, way, line, chance.uniform(0, 0.1)))
 
-    def strike(plan: tuple[int, str, float]) -> bool:
-        number, way, share = plan
+    def strike(plan: tuple[int, str, int, float]) -> None:
+        number, way, line, seconds = plan
         folder = tmp_path / str(number)
         process = start(way, folder)
-        process.stderr.readline()  # "loading PyTorch": from here on, anything may be under way
-        time.sleep(share * unbroken[way][1])
-        was_running = process.poll() is None
+        for _ in range(line):
+            assert process.stderr.readline(), plan
+        time.sleep(seconds)
+        assert process.poll() is None, plan
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=_PATIENCE_S)
-        if not was_running:
-            return False  # it had published: nothing to resume
         weights, rows, svm = _finish(start(way, folder, "--resume"), folder)
-        expected = unbroken[way][0]
+        expected = unbroken[way][1]
         assert weights.keys() == expected[0].keys()
         assert all(torch.equal(value, expected[0][key]) for key, value in weights.items()), plan
         assert rows == expected[1], plan
         assert svm == expected[2], plan
-        return True
 
     with ThreadPoolExecutor(2) as two:
-        struck = sum(two.map(strike, plans))
-    assert struck >= _KILLS - 2, "too many runs had ended before they were struck"
+        list(two.map(strike, plans))
