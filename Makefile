@@ -5,8 +5,10 @@
 #   make test    unit and server tests; unit: the former only              make proto   regenerate the gRPC stubs
 #   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
 #   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
-#   make audit   known vulnerabilities of what images install              make soak    mixed requests for half an hour
-#   make fuzz    ever new bytes for the decoder and the message readers, FUZZ_SECONDS=60 for each
+#   make audit   known vulnerabilities of what images install
+#   make test-system    proxies, containers, Prometheus, browser, manifests, attacks; test-nightly: all of their cases
+#   make soak, overload mixed requests for half an hour; ten times the capacity for a minute
+#   make kills, fuzz    kill -9 a hundred times; ever new bytes for decoder and messages, FUZZ_SECONDS=60 for each
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
 # (that build is not in the lock file, so its hashes are then not checked).
@@ -27,11 +29,11 @@ export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help setup demo serve unit test test-system coverage soak fuzz audit check fmt proto lock image bench
-.PHONY: pictures bench-learning architecture clean
+.PHONY: help setup demo serve unit test test-system test-nightly coverage soak overload kills fuzz audit check fmt
+.PHONY: proto lock image bench pictures bench-learning architecture clean
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 # -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
 
@@ -80,6 +82,10 @@ test: setup
 test-system: setup
 	@$(RUN) -m pytest -m system $(ARGS)
 
+# The same with every mutant, the whole corpus and each version of Kubernetes, for hours.
+test-nightly: setup
+	@PENULT_FULL=1 $(RUN) -m pytest -m system --timeout 0 $(ARGS)
+
 # What make test runs, measured, with the servers and commands that tests start; the floor is in pyproject.toml.
 coverage: setup
 	@rm -rf .coverage
@@ -91,6 +97,16 @@ coverage: setup
 MINUTES ?= 30
 soak: setup
 	@SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/attacks/test_soak.py -s --timeout 0 $(ARGS)
+
+# Others' latency and what is refused, against the goals; on a quiet machine.
+overload: setup
+	@$(BIN)/python bench/overload.py
+
+# Servers, collections, bundles and training, killed again and again.
+KILLS ?= 100
+KILLED := tests/attacks/test_kills.py tests/bundle/test_writer.py tests/export/jobs/test_kills.py tests/lookup/test_crashes.py
+kills: setup
+	@PENULT_KILLS=$(KILLS) $(BIN)/python -m pytest $(KILLED) -k kill -s --timeout 0 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -14,16 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx.parser
-import onnxruntime as ort
 import pytest
 from PIL import Image
-
-from penult.bundle.goldens import Goldens
-from penult.bundle.manifest import Manifest
-from penult.bundle.preprocess import Preprocess, crop_encoded
-from penult.bundle.writer import publish
 
 ROOT = Path(__file__).parent.parent.parent
 BASE = "penult-base:debian"
@@ -187,7 +179,7 @@ def built(engine: Engine, base_tar: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def desk(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(built: Path, publish_brightness, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where the docs' commands run: the checkout's `.venv`, models/pets, PHOTOS/dark/…, the bill."""
     folder = tmp_path_factory.mktemp("desk")
     folder.chmod(0o755)
@@ -196,27 +188,5 @@ def desk(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, colour in (("dark", (10, 10, 60)), ("bright", (250, 200, 180))):
         (folder / "PHOTOS" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), colour).save(folder / "PHOTOS" / name / "1.png")
-    _publish(folder / "models" / "pets", [folder / "PHOTOS" / name / "1.png" for name in ("dark", "bright")])
+    publish_brightness(folder / "models", "pets")
     return folder
-
-
-def _publish(folder: Path, photos: list[Path]) -> None:
-    """Publish a network that tells dark from bright."""
-    network = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["" : 18]>
-        brightness (uint8[N,8,8,3] pixels) => (float[N,2] logits, float[N,3] descriptor)
-        <float[3,2] weights = {{-4, 4, -4, 4, -4, 4}}, float[2] bias = {{6, -6}}, float scale = {{{1 / 255}}}>
-        {{ sides = Constant<value_ints = [1, 2]>()
-           as_float = Cast<to = 1>(pixels)
-           scaled = Mul(as_float, scale)
-           descriptor = ReduceMean<keepdims = 0>(scaled, sides)
-           weighted = MatMul(descriptor, weights)
-           logits = Add(weighted, bias) }}""").SerializeToString()
-    spec = Preprocess(resize=8, crop=8)
-    images = tuple(photo.read_bytes() for photo in photos)
-    crops = np.stack([crop_encoded(image, spec) for image in images])
-    logits, descriptor = ort.InferenceSession(network).run(["logits", "descriptor"], {"pixels": crops})
-    goldens = Goldens(images=images, crops=crops, logits=logits, descriptor=descriptor,
-                      svm_scores=np.zeros((0, 0), dtype=np.float32))  # fmt: skip
-    manifest = Manifest("brightness", ("dark", "bright"), spec, 3, "dense", {"dense": 1.0, "svm": 1.0})
-    publish(folder, manifest, {"model.onnx": network, "golden.npz": goldens.to_bytes()})

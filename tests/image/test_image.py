@@ -44,7 +44,7 @@ def block(word: str) -> str:
 @pytest.fixture(scope="module")
 def serving(engine, desk: Path):
     """The container of the docs' `Run`, ready."""
-    engine.run(block("--name penult").replace("penult:cpu", "--env PENULT_DRAIN_LEAD=15 penult:cpu"), desk)
+    engine.run(block("--name penult").replace("penult:cpu", "--env PENULT_DRAIN_LEAD=10 penult:cpu"), desk)
     wait_until_ready(engine)
 
 
