@@ -1,5 +1,6 @@
 """`penult bench` on the command line: tables, JSON, files, one line per error, Ctrl-C."""
 
+import argparse
 import io
 import json
 import os
@@ -10,6 +11,10 @@ import time
 
 import pytest
 from PIL import Image
+
+from penult.bench.settings import BenchError, settings_of
+from penult.cli.bench import add_arguments
+from penult.client.credentials import NONE
 
 QUICK = ("--duration", "0.5", "--warmup", "0.1")
 
@@ -108,7 +113,7 @@ def test_ctrl_c_reports_what_was_measured(server):
         (("--requests", "5", "--duration", "3"), "--duration"),
         (("--requests", "0"), "at least 1"),
         (("--duration", "0"), "above 0"),
-        (("--warmup", "-1"), "negative"),
+        (("--warmup", "-1"), "at least 0"),
         (("--raw", "--photos", "."), "--photos"),
         (("--photos", "nowhere"), "no JPEG, PNG or WebP"),
         (("--rpc", "describe", "--scorer", "svm"), "--scorer"),
@@ -154,3 +159,16 @@ def test_nothing_answered_is_a_failure(penult, server, tmp_path):
     assert code == 1
     assert "images failed: IMAGE_" in out
     assert "no image was answered" in err
+
+
+def test_variables_give_options_and_flags_win(capsys):
+    """PENULT_BENCH_* are announced, and contradict flags as flags do; PENULT_TARGET is the server's address."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    variables = {"PENULT_BENCH_CONCURRENCY": "3", "PENULT_BENCH_DURATION": "4", "PENULT_TARGET": "there:1"}
+    flags = vars(parser.parse_args(["--duration", "2"]))
+    load = settings_of(flags, NONE, variables).load
+    assert (load.concurrency, load.duration_s, load.target) == (3, 2.0, "there:1")
+    assert capsys.readouterr().err == "penult: settings from PENULT_BENCH_CONCURRENCY, PENULT_BENCH_DURATION\n"
+    with pytest.raises(BenchError, match="--rate or --concurrency"):
+        settings_of(flags | {"rate": 5.0}, NONE, variables)
