@@ -1,14 +1,14 @@
 # penult: `make demo` and `make test` set everything up first. A machine needs python3 (>= 3.11) and make.
 #
-#   make demo    train, check, serve and ask, on scikit-learn's digits     make check   formatting, lint, types, spelling, words
-#   make serve   serve ./models until Ctrl-C                               make fmt     format the code
-#   make test    unit and server tests; unit: the former only              make proto   regenerate the gRPC stubs
-#   make bench   service against the in-process ceiling                    make lock    re-resolve the locked versions
-#   make image   container images, cpu and gpu                             make clean   remove what the Makefile made
-#   make audit   known vulnerabilities of what images install
+#   make demo    train, verify, serve and classify scikit-learn's digits  make check     formatting, lint, types, spelling, words
+#   make serve   serve ./models until Ctrl-C                              make fmt       format the code
+#   make test    unit and server tests; unit: the former only             make proto     regenerate the gRPC stubs
+#   make bench   compare the service with the network alone               make lock      resolve the locked versions again
+#   make image   container images, cpu and gpu                            make clean     remove everything that make created
+#   make audit   check the images' packages for vulnerabilities           make pictures  screenshots for the README
 #   make test-system    proxies, containers, Prometheus, browser, manifests, attacks; test-nightly: all of their cases
 #   make soak, overload mixed requests for half an hour; ten times the capacity for a minute
-#   make kills, fuzz    kill -9 a hundred times; ever new bytes for decoder and messages, FUZZ_SECONDS=60 for each
+#   make kills, fuzz    kill -9 a hundred times; random bytes for decoder and messages, FUZZ_SECONDS=60 for each
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
 # (that build is not in the lock file, so its hashes are then not checked).

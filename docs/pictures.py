@@ -21,15 +21,15 @@ CHROMIUM = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000",
 ]  # fmt: skip
 SCHEMES = {"": 1, "-dark": 0}  # Chromium's preferredColorScheme
-WIDTH, HEIGHT, COLOURS, LOAD_S = 1200, 900, 128, 90
+WIDTH, COLOURS, LOAD_S = 1200, 128, 90
 
 
-def picture(browser: str, url: str, name: str, folder: Path) -> None:
+def picture(browser: str, url: str, name: str, height: int, folder: Path) -> None:
     """Take pictures of the first screen of a page: docs/NAME.png and docs/NAME-dark.png, with few colours."""
     for suffix, scheme in SCHEMES.items():
         shot, file = folder / "shot.png", DOCS / f"{name}{suffix}.png"
         options = [f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={scheme}"]
-        command = [browser, *CHROMIUM, *options, f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", url]
+        command = [browser, *CHROMIUM, *options, f"--window-size={WIDTH},{height}", f"--screenshot={shot}", url]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
         image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
@@ -47,7 +47,7 @@ def main() -> int:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "penult.export.jobs.demo"], cwd=folder, check=True)
         (report,) = folder.glob("models/digits/*/report/index.html")
-        picture(browser, report.as_uri(), "report", folder)
+        picture(browser, report.as_uri(), "report", 1240, folder)
         serve = [*PENULT, "serve", "--port", "0", "--metrics-port", "0", "--lookup", "demo-out/lookup"]
         with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None  # asked for above
@@ -55,7 +55,7 @@ def main() -> int:
             ready = dict(word.split("=", 1) for word in line.split()[1:])
             load = ["--rate", "40", "--duration", str(LOAD_S), "--photos", "demo-out/digits-5-9/test"]
             subprocess.run([*PENULT, "bench", "--target", ready["grpc"], *load], cwd=folder, check=True)
-            picture(browser, ready["page"], "status", folder)
+            picture(browser, ready["page"], "status", 930, folder)
             server.terminate()
     return 0
 

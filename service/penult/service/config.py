@@ -1,6 +1,6 @@
 """The settings of `penult serve`: what each is, how they fit together, and what follows from them.
 
-Names carry their unit, except where DESIGN.md fixes a flag (--drain-lead, --grace: seconds).
+Names have their unit, except the fixed flags --drain-lead and --grace (seconds).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -137,7 +137,7 @@ class ServeConfig(Settings):
 
     @property
     def trust(self) -> Trust:
-        """Whose bundles are believed; reads the key files and raises KeyUnusable."""
+        """Read the trusted keys; raise KeyUnusable if a key file is invalid."""
         return trust(split_paths(self.trusted_key), self.allow_unsigned)
 
     @property
@@ -154,7 +154,7 @@ class ServeConfig(Settings):
 
     @property
     def lookup_place(self) -> str:
-        """Where collections are kept: what `lookup` says, "auto" looked up on the disk."""
+        """Return the store of collections; "auto" is resolved on the disk."""
         if self.lookup != AUTO:
             return self.lookup
         return str(self.old_lookup or self.lookup_beside)
@@ -187,7 +187,7 @@ class ServeConfig(Settings):
 
     @property
     def has_try_photos(self) -> bool:
-        """Whether the status page answers photos; where callers must say who they are, only if that is asked for."""
+        """Return True if the status page classifies photos; with authentication only if `try_photos` is "on"."""
         return (
             self.is_loopback and not (self.tokens or self.tls_client_ca)
             if self.try_photos == "auto"

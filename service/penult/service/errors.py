@@ -74,7 +74,7 @@ class ModelRefused(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """Nobody knows who asks."""
+    """The caller has no valid token or certificate."""
 
 
 class NotAllowed(ServiceError):
@@ -98,7 +98,7 @@ class LookupOff(ServiceError):
 
 
 class NoNeighbours(ServiceError):
-    """Nothing labelled lies near enough to vote."""
+    """No labelled item is near enough to vote."""
 
 
 class BadOutput(ServiceError):
@@ -111,7 +111,7 @@ _DEVICE_RETRY_MS = 500
 
 
 def device_error(error: Exception) -> ServiceError:
-    """Return what callers are told of a run that failed on the device: worth another try, and nothing internal."""
+    """Return the error for a run that failed on the device, with a retry hint and no internal details."""
     if any(word in str(error).lower() for word in _MEMORY_WORDS):
         return Overloaded("DEVICE_MEMORY", "the device has no memory left for this; try again, with fewer images",
                           retry_after_ms=_DEVICE_RETRY_MS)  # fmt: skip
@@ -153,7 +153,7 @@ def code_of(error: PenultError) -> str:
 
 
 def presentable(error: BaseException, request_id: str, method: str) -> PenultError:
-    """Return what a client may see of an error: a bug goes to the log, under the request's id, and nowhere else."""
+    """Return what a client may see of an error. Log a bug under the request's id and hide its details."""
     if isinstance(error, PenultError):
         return error
     log.exception("request %s of %s failed", request_id, method, exc_info=error)

@@ -1,7 +1,7 @@
 """Around every RPC of our own services: tokens, parsing, error mapping, request ids and metrics.
 
-Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNOWN and the exception's text
-(research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
+By default grpc.aio answers an invalid message with INTERNAL. It answers a bug with UNKNOWN and the exception's text
+(research/reliability.md, section 3). Here an invalid message is INVALID_ARGUMENT, and a bug is INTERNAL with an id.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ _AUTHORIZATION = "authorization"
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of the services named; health and reflection pass untouched.
 
-    Where there are tokens, everything but health and probes needs one, reflection too. That is seen when the headers
-    have come, before the message is read.
+    If tokens are required, every call but health and probes needs one, also reflection. The token is checked when the
+    headers arrive, before the message is read.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ def _metadata(context: Context) -> dict[str, str]:
 
 
 def _answered_by(response: Any) -> tuple[str, str]:
-    """Return the name and version of the model that gave a response, "" where none did."""
+    """Return the name and version of the model that gave a response, "" if none did."""
     if hasattr(response, "model_name"):  # the Open Inference Protocol's answers
         return response.model_name, response.model_version
     model: Any = getattr(response, "model", None)

@@ -105,7 +105,7 @@ class PenultServicer(LookupServicer):
         return pb.ListModelsResponse(models=[converters.model_told(model) for model in self._repository.all()])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        """Tell about one model."""
+        """Return the properties of one model."""
         return pb.GetModelResponse(
             model=converters.model_told(self._repository.get(request.model.name, request.model.version))
         )
@@ -117,6 +117,6 @@ def _vote(outcome: Outcome, top_k: int) -> Outcome:
     classes = voted(outcome.neighbours)[:top_k]
     if not classes:
         return NoNeighbours(
-            "NO_NEIGHBOURS", "no labelled item lies near enough to vote; add some, or allow more distance"
+            "NO_NEIGHBOURS", "no labelled item is near enough to vote; add some, or allow more distance"
         )
     return replace(outcome, classes=classes)
