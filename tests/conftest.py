@@ -22,7 +22,7 @@ import pytest
 import penult.export  # noqa: F401 - sets how OpenMP waits, before a test imports torch
 
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ["tests.tiers", "tests.fixtures.serving", "tests.fixtures.trained"]
+pytest_plugins = ["tests.tiers", "tests.fixtures.serving", "tests.fixtures.trained", "tests.fixtures.gates"]
 SHARED = ROOT.parent / "shared"
 READY_TIMEOUT_S = 60
 # Started in the background of a script, this process ignores Ctrl-C, and so would all those that tests interrupt.

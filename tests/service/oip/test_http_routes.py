@@ -7,12 +7,12 @@ import random
 import socket
 import subprocess
 import threading
-import time
 
 import httpx
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.fixtures.gates import eventually
 
 from penult.service.config import ServeConfig
 from penult.service.http import responses
@@ -373,32 +373,38 @@ def test_a_body_that_does_not_come_is_not_waited_for(empty_routes, monkeypatch):
 
 
 @pytest.fixture
-def slow(publish_brightness, tmp_path, start_server):
-    """A server of a model that takes a second per photo, with room for two photos."""
-    publish_brightness(tmp_path, work=10)
-    return start_server(tmp_path, "--http", "--queue-max-images", "2", "--threads", "1")
+def gated(quick, start_server, gate):
+    """A server whose runs wait while the gate is shut, with room for two photos."""
+    return start_server(quick, "--http", "--queue-max-images", "2", "--threads", "1", env=gate.env)
 
 
-def test_a_full_queue_and_a_timeout(slow, encode):
+def test_a_full_queue_and_a_timeout(gated, gate, encode):
     """A full queue is 429 with a hint in seconds; a timeout that is over is 504."""
-    url = f"{slow.http}/v2/models/light/infer"
-    busy = threading.Thread(target=lambda: httpx.post(url, json=request_of(encode(20), encode(30)), timeout=60))
+    url = f"{gated.http}/v2/models/light/infer"
+    busy = threading.Thread(target=lambda: httpx.post(url, json=request_of(encode(20), encode(30)), timeout=120))
+    gate.shut()
     busy.start()
-    time.sleep(0.3)
+    gate.wait_for(1)
     answer = httpx.post(url, json=request_of(encode(230)), timeout=60)
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 30
     assert int(answer.headers["retry-after-ms"]) >= 1
+    gate.open()
     busy.join()
+    gate.shut()
     answer = httpx.post(url, json=request_of(encode(230), timeout=200_000), timeout=60)
     assert (answer.status_code, answer.json()) == (504, {"error": "no answer within the timeout"})
 
 
-def test_who_goes_away_is_not_worked_for(slow, encode, samples):
+def test_who_goes_away_is_not_worked_for(gated, gate, encode, samples):
     """A client that closes its connection takes its photos out of the queue, and counts as CANCELLED."""
-    url = f"{slow.http}/v2/models/light/infer"
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=request_of(encode(20), encode(30)), timeout=0.3)
+    host, port = gated.http.removeprefix("http://").split(":")
+    body = json.dumps(request_of(encode(20), encode(30))).encode()
+    head = f"POST /v2/models/light/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    gate.shut()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        gate.wait_for(1)
     key = (
         "penult_requests_total",
         ("code", "CANCELLED"),
@@ -406,11 +412,8 @@ def test_who_goes_away_is_not_worked_for(slow, encode, samples):
         ("model", ""),
         ("version", ""),
     )
-    end = time.monotonic() + 10
-    while not samples(slow.http).get(key):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    assert samples(slow.http)["penult_dropped_total", ("reason", "cancelled")] == 2
+    eventually(lambda: samples(gated.http).get(key))
+    assert samples(gated.http)["penult_dropped_total", ("reason", "cancelled")] == 2
 
 
 def test_requests_are_counted_under_their_model(server, ask, photos, samples):
@@ -422,12 +425,12 @@ def test_requests_are_counted_under_their_model(server, ask, photos, samples):
 
 
 def test_mutated_requests_never_find_a_bug(ask, photos):
-    """Three hundred requests with bytes changed at random are answered or refused, never with 5xx."""
+    """A hundred requests with bytes changed at random are answered or refused, never with 5xx."""
     chance = random.Random(7)
     plain = json.dumps(request_of(photos[0], scorer="dense")).encode()
     body, headers = binary_of(request_of(photos[0]), as_strings(photos[:1]))
     seen = []
-    for turn in range(300):
+    for turn in range(100):
         good, head = (plain, {}) if turn % 2 else (body, headers)
         data = bytearray(good)
         for _ in range(chance.randint(1, 4)):
@@ -436,30 +439,32 @@ def test_mutated_requests_never_find_a_bug(ask, photos):
             )
         seen.append(ask(INFER, bytes(data), head).status_code)
     assert set(seen) <= {200, 400, 404}
-    assert seen.count(400) > 50
+    assert seen.count(400) > 15
 
 
-def test_a_leaving_server_answers_what_it_accepted(publish_brightness, tmp_path, start_server, encode):
+def test_a_leaving_server_answers_what_it_accepted(quick, start_server, gate, encode):
     """After SIGTERM: not ready but alive while it drains, "Connection: close", and the last request is answered."""
-    publish_brightness(tmp_path, work=10)
-    server = start_server(tmp_path, "--http", "--drain-lead", "1.5")
-    answers = []
-    url = f"{server.http}/v2/models/light/infer"
-    asking = threading.Thread(target=lambda: answers.append(httpx.post(url, json=request_of(*[encode(230)] * 3), timeout=60)))  # fmt: skip
+    server = start_server(quick, "--http", "--drain-lead", "3", env=gate.env)
+    answers, url = [], f"{server.http}/v2/models/light/infer"
+    body = request_of(*[encode(230)] * 3)
+    asking = threading.Thread(target=lambda: answers.append(httpx.post(url, json=body, timeout=120)))
+    gate.shut()
     server.process.terminate()
-    time.sleep(0.5)
-    states = [httpx.get(f"{server.http}/v2/{path}") for path in ("health/live", "health/ready", "models/light/ready")]
-    assert [state.status_code for state in states] == [200, 400, 400]
-    assert states[0].headers["connection"] == "close"
+    eventually(lambda: httpx.get(f"{server.http}/v2/health/ready").status_code == 400)
     asking.start()
-    time.sleep(1.2)  # the lead is over, the request is not
+    states = [httpx.get(f"{server.http}/v2/{path}") for path in ("health/live", "models/light/ready")]
+    assert [state.status_code for state in states] == [200, 400]
+    assert states[0].headers["connection"] == "close"
+    gate.wait_for(1)
+    eventually(lambda: httpx.post(f"{server.http}/v2/models/absent/infer", json=body).status_code == 503)
     assert httpx.get(f"{server.http}/v2/health/live").status_code == 200
     late = httpx.post(url, json=request_of(encode(230)))
     assert (late.status_code, late.headers["penult-reason"]) == (503, "DRAINING")
     assert int(late.headers["retry-after"]) >= 1
+    gate.open()
     asking.join()
     assert answers[0].json()["outputs"][0]["data"] == ["bright"] * 3
-    assert server.process.wait(30) == 0
+    assert server.process.wait(60) == 0
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(publish_brightness, tmp_path, start_server):
