@@ -128,7 +128,7 @@ def _unreachable(details: str, target: str | Sequence[str]) -> str:
         return f"{target} hung up; a server with TLS does that to clients without: add --tls or --ca FILE"
     ports = [one.port or "" for one in read_targets(target) if one.host]
     if not all(ports):
-        return f"no server answers at {target}; without a port gRPC asks at 443: write HOST:PORT, say {target}:50051"
+        return f"no server answers at {target}; gRPC's default port is 443: write HOST:PORT, for example {target}:50051"
     return f"no server answers at {target}; start one with penult serve, or name another with --target"
 
 

@@ -50,7 +50,7 @@ def read_targets(target: str | Sequence[str]) -> list[Target]:
     texts = target.split(",") if isinstance(target, str) else list(target)
     found = [_read(text.strip()) for text in texts if text.strip()]
     if not found:
-        raise TargetError("no address: give HOST:PORT, or several with commas between")
+        raise TargetError("no address: give HOST:PORT, or several separated by commas")
     if len({each.is_tls for each in found}) > 1:
         raise TargetError(f"{', '.join(texts)}: use TLS for all of them or for none")
     return found
@@ -86,7 +86,7 @@ def _read(text: str) -> Target:
     if url := _URL.match(text):
         host, port = host_and_port(text[url.end() :].removesuffix("/"))
         if not host or not port or "/" in text[url.end() :].removesuffix("/"):
-            raise TargetError(f"{text} is not HOST:PORT; gRPC has no paths: write 127.0.0.1:50051, say")
+            raise TargetError(f"{text} is not HOST:PORT; gRPC has no paths: write, for example, 127.0.0.1:50051")
         name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return Target(name, host, port, url[1].lower() in ("https", "grpcs"))
     if scheme := _RESOLVER.match(text):

@@ -97,7 +97,7 @@ def _read(path: Path) -> tuple[_Token, ...]:
 def add_token(path: Path, name: str, right: str) -> str:
     """Create a token, append its digest to a file, and return the token; raise PenultError."""
     if not _NAME.fullmatch(name):
-        raise PenultError("TOKEN_NAME", "a name is 1 to 64 letters, digits and _.@-")
+        raise PenultError("TOKEN_NAME", "NAME must be 1 to 64 letters, digits or _.@-; choose another")
     token = _PREFIX + secrets.token_urlsafe(32)
     line = f"{name} {right} {hashlib.sha256(token.encode()).hexdigest()}\n"
     try:
