@@ -225,7 +225,7 @@ def test_a_list_names_photos(album, penult, tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("\r\n".join(lines) + "\n\n")
     code, told, _ = penult("describe", folder, "--list", tmp_path / "list.txt", "--out", tmp_path / "v.parquet")
     rows = rows_of(tmp_path / "v.parquet")
-    assert (code, told.splitlines()[1]) == (1, "1 of them could not be described; column error says why")
+    assert (code, told.splitlines()[1]) == (1, "1 of them could not be described; the column error has the reasons")
     assert [(row["id"], row["label"]) for row in rows] == list(zip(lines, ["c2", "c0", None, "c1"], strict=True))
     assert [row["error"] is None for row in rows] == [True, True, False, True]
     monkeypatch.chdir(folder)

@@ -42,7 +42,7 @@ def test_each_step_can_be_taken(result: Result, tmp_path: Path):
     assert page.split()[1] == f"http://127.0.0.1:{config.ServeConfig().metrics_port}/"
     words = shlex.split(ask.removeprefix("ask:"))
     parser = Parser()
-    classify.add_classify_arguments(parser)
+    classify.add_arguments(parser)
     arguments = parser.parse_args(words[2:])
     assert (words[:2], arguments.model) == (["penult", "classify"], "pets")
     assert Path(str(arguments.images[0])) == tmp_path / "photos" / "Testing" / "dog" / "a b.jfif"
