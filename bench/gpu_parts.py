@@ -21,7 +21,7 @@ from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.export.networks.architectures import get
 from penult.export.networks.network import Normalise, PenultNet
 from penult.export.onnx.convert import to_onnx
-from penult.export.onnx.float16 import to_half
+from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.runtime import ExportedModel
 
 CLASSES = tuple("abcdefghij")
@@ -48,7 +48,7 @@ def make_bundle(models: Path, arch: str, cuda: bool) -> PenultNet:
         net(Normalise(spec).to(crops.device)(crops))
     net = net.cpu().eval()
     manifest = Manifest(arch, CLASSES, spec, length, "dense", {"dense": 1.0, "svm": 1.0})
-    model = to_half(to_onnx(net, manifest))
+    model = to_float16(to_onnx(net, manifest))
     files = {"model.onnx": model, "golden.npz": make_goldens(manifest, model).to_bytes()}
     writer.publish(models / "bench", manifest, files)
     return net

@@ -4,7 +4,7 @@
 
 Each network of bench/novelty_sets.py is trained and its photos are described once (about 25 CPU-minutes); then the
 table takes a minute. For each network and each set that is new to it: AUROC of each measure, and the share above the
-threshold by the rule of before (nearest of 256, 99 % of the validation photos) and by today's (drift_baseline.learn).
+threshold by the rule of before (nearest of 256, 99 % of the validation photos) and by today's (drift_baseline.fit).
 `--part val` shows the photos that measure and threshold were chosen on. Then what a photo costs, on one thread.
 """
 
@@ -76,7 +76,7 @@ def learn(found: novelty_sets.Described) -> drift_baseline.Baseline:
     classes = tuple(map(str, range(found.logits["val"].shape[1])))
     manifest = Manifest("any", classes, Preprocess(), found.descriptors["val"].shape[1], "dense", {"dense": 1.0},
                         files={"model.onnx": FileEntry(1, "0")})  # fmt: skip
-    return drift_baseline.learn(manifest, measured, {"dense": found.logits["val"]}, seed=0)
+    return drift_baseline.fit(manifest, measured, {"dense": found.logits["val"]}, seed=0)
 
 
 def row(network: novelty_sets.Network, found: novelty_sets.Described, part: str) -> list[dict]:
@@ -129,7 +129,7 @@ def cost(length: int = 1280, batch: int = 64, rounds: int = 400) -> None:
     """Print what a photo's novelty costs, in microseconds, alone and in a batch."""
     generator = np.random.default_rng(0)
     units = unit(generator.random((2000, length))).astype(np.float32)
-    residual = drift_baseline.learn_residual(units, 0)
+    residual = drift_baseline.fit_residual(units, 0)
     references = units[: drift_baseline.REFERENCES]
     for size in (1, batch):
         asked = generator.random((size, length), dtype=np.float32)

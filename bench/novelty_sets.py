@@ -90,7 +90,7 @@ def describe(network: Network, out: Path) -> Described:
         train(settings)
     bundle = read_bundle(settings.out)
     exported = ExportedModel(bundle.onnx, bundle.manifest)
-    own = load_splits(settings)
+    own = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
     parts = {part: [photo.path for photo in getattr(own, part)] for part in PARTS}
     parts |= {f"{name} {part}": sorted((out / "strange" / name / part).iterdir())
               for name in network.strange for part in ("val", "test")}  # fmt: skip

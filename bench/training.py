@@ -5,7 +5,7 @@
 The two loops run in processes of their own, alternating, on the same photos with the same network, frozen stages,
 batches, crops and optimizer; compared are CPU-seconds (children included) and seconds of epochs after the first, which
 also fills caches. The plain loop is what torchvision's references and tutorials do: ImageFolder, a DataLoader with
-workers, `requires_grad = False`, a training pass and a validation pass. penult's epoch also re-measures the training
+processes, `requires_grad = False`, a training pass and a validation pass. penult's epoch also re-measures the training
 loss and writes a checkpoint.
 """
 
@@ -53,7 +53,7 @@ def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048
     from penult.export.config.train import TrainSettings
     from penult.export.data.dataset import load_splits
     from penult.export.data.loader import Cache, PhotoReader
-    from penult.export.jobs.train import learn
+    from penult.export.jobs.train import Run, fine_tune
     from penult.export.training.distributed import ALONE
 
     settings = TrainSettings(
@@ -76,7 +76,8 @@ def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048
 
     reader = PhotoReader(preprocess(settings), Cache(cache_mb << 20), _BATCH)
     with tempfile.TemporaryDirectory() as scratch:
-        learn(settings, load_splits(settings), reader, ALONE, Path(scratch) / "checkpoint.pt", on_epoch)
+        splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+        fine_tune(settings, Run(ALONE, splits, reader), Path(scratch) / "checkpoint.pt", on_epoch)
     return found
 
 
@@ -142,15 +143,16 @@ def head_epochs(options: argparse.Namespace) -> dict[str, float]:
         data=options.data, out=Path("bench-out"), arch=options.arch, weights=str(options.weights), freeze=FREEZE_ALL,
         batch_size=_BATCH, device="cpu",
     )  # fmt: skip
-    splits, architecture = load_splits(settings), get(options.arch)
+    splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+    architecture = get(options.arch)
     net = build(architecture, settings, len(splits.classes))
     tuner = FineTuner(
         net, architecture, settings, splits, PhotoReader(architecture.preprocess, Cache(1 << 30), _BATCH), ALONE
     )
-    vectors = [tuner.learner.describe(part, "describing") for part in (splits.train, splits.val)]
+    vectors = [tuner.trainer.describe(part, "describing") for part in (splits.train, splits.val)]
     clock = _Clock()
-    tuner.learner.describe(splits.train, "describing")  # the crops are in memory by now
-    tuner.learner.describe(splits.val, "describing")
+    tuner.trainer.describe(splits.train, "describing")  # the crops are in memory by now
+    tuner.trainer.describe(splits.val, "describing")
     again = clock.tick()[1]
     phase, repeats = tuner._head_phase(*vectors, History()), 10
     clock.tick()

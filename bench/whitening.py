@@ -25,7 +25,7 @@ LENGTHS, SHRINKAGES, FEW = (32, 64, 128, 256, 512), (0.0, 0.1, 0.3, 1.0), 20
 def main() -> None:
     folder, photos = map(Path, sys.argv[1:3])
     bundle = read_bundle(folder)
-    splits = load_splits(TrainSettings(photos, folder, weights="none", freeze=0))
+    splits = load_splits(photos, folder, TrainSettings.val, TrainSettings.test, TrainSettings.seed)
     reader, model = PhotoReader(bundle.manifest.preprocess, Cache(0), 32), ExportedModel(bundle.onnx, bundle.manifest)
     described = {
         part: model.run_all(reader.crops(getattr(splits, part), f"describing {part} photos"))[1:]

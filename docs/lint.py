@@ -31,7 +31,7 @@ def _blank(found: re.Match[str]) -> str:
 def _markdown(source: str, line: int = 1) -> Iterator[Text]:
     """Split into paragraphs, list items, table rows and headings."""
     text = re.sub(r"^\s*```.*?^\s*```$", _blank, source, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"<!--.*?-->|``?[^`]+``?|<[^>\n]+>", _blank, text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|``?[^`]+``?|<[^>\n]+>|\{[{%].*?[%}]\}", _blank, text, flags=re.DOTALL)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for part in re.split(r"(\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |\||>|#)))", text):
         if part.strip(" |\n"):

@@ -94,4 +94,4 @@ def test_people_are_told_what_few_photos_leave_open(result: Result, capsys: pyte
     assert head.split()[:3] == ["scorer", "right", "accuracy"]
     assert row.split() == ["svm", "18", "of", "20", "80–95", "%", "80–95", "%", "0.9"]
     assert lines[:2] == ["They disagree.", *as_json(told)["cautions"][1:]]
-    assert lines[1].startswith("20 test photos leave open whether 80 or 95 %")
+    assert lines[1].startswith("With 20 test photos, the accuracy on new photos may be between 80 and 95 %.")

@@ -99,7 +99,7 @@ def report_data(
         photos = tuple(Photo(Path(f"{row}.png"), int(label), "0" * 64) for row, label in enumerate(labels))
         figures = evaluate(scores, labels, classes, 1.0)
         history = history or made_up_history(3)
-        verdict = diagnose(history, len(classes))
+        diagnosis = diagnose(history, len(classes))
         metrics = {part: dict.fromkeys(scorers, figures) for part in ("test", "val", "train")}
         metrics |= {"parity": {"photos": 20, "logits_difference": 1e-6, "descriptor_difference": 2e-6}, "goldens": 8}
         search = {"c": 1.0, "accuracy_by_c": {"0.1": 0.9, "1": 0.95}}
@@ -111,7 +111,7 @@ def report_data(
             "searches": {"linear": search},
         }
         metrics |= {"svm": {"photos": 24} | search | chosen}
-        metrics["verdict"] = verdict.as_json()
+        metrics["verdict"] = diagnosis.as_json()
         metrics["test_against_validation"] = dict.fromkeys(scorers, against_validation(figures, figures))
         if len(scorers) > 1:
             metrics["comparison"] = {part: compare(scores, scores, labels) for part in ("test", "val")}
@@ -129,7 +129,7 @@ def report_data(
             "labels": labels,
             "descriptors": np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32),
             "settings": settings(),
-            "learning": TrainingSummary(get("tiny5"), history, verdict, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
+            "learning": TrainingSummary(get("tiny5"), history, diagnosis, given, final, {"head": 1e-3, "stage 5": 1e-4}, 0.2),
             "validation": Validation(dict.fromkeys(scorers, scores), labels),
             "crops": lambda chosen: np.full((len(chosen), 32, 32, 3), 90, np.uint8),
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The places that a run writes to: tried before it learns, and told in one line where one refuses later."""
+"""Check the places that a run writes to before it trains, and report disk errors in one line."""
 
 import errno
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from penult.bundle.refusals import why
 from penult.export.errors import DiskError
 
-# More than a file system would keep beside the name: an empty file fits on a full disk.
+# More than a file system stores with the name, because an empty file fits on a full disk.
 _BLOCK = bytes(1 << 16)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Write `path` inside; raise DiskError, with the system's reason, where it refuses."""
+    """Write `path` inside; raise DiskError with the system's reason if that fails."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -27,7 +27,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _refused(error: BaseException | None) -> OSError | None:
-    """Return what the system said: torch.save then raises a RuntimeError of its own, as it closes the file."""
+    """Return the system's error. torch.save raises a RuntimeError after it, when it closes the file."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -35,21 +35,21 @@ def _refused(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Learn inside: a refusal of the disk then says that what is learnt is kept."""
+    """Train inside; a DiskError then says that the run can be resumed."""
     try:
         yield
     except DiskError as error:
-        raise DiskError(error.reason, f"{error.message}, then go on with --resume") from error
+        raise DiskError(error.reason, f"{error.message}, then rerun with --resume") from error
 
 
-def try_folder(option: str, given: Path, *folders: Path) -> None:
-    """Write into folders of what an option gives, and leave no trace; raise DiskError where that is refused."""
+def check_folder(option: str, given: Path, *folders: Path) -> None:
+    """Write a file into the folders of an option and delete it; raise DiskError if that fails."""
     for folder in folders or (given,):
         _try(option, given, folder / f".{secrets.token_hex(8)}")
 
 
-def try_file(option: str, path: Path) -> None:
-    """Write in the file's place, and leave no trace; one that is there is left alone. Raises DiskError."""
+def check_file(option: str, path: Path) -> None:
+    """Write a file at the path of an option and delete it; check an existing file only. Raises DiskError."""
     _try(option, path, path)
 
 
@@ -65,7 +65,7 @@ def _try(option: str, given: Path, path: Path) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise the OSError that opening it would; opening itself would wait for ever on a pipe."""
+    """Raise the OSError that opening would raise. Opening itself could block, for example on a pipe."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not os.access(path, os.W_OK):
@@ -74,14 +74,14 @@ def _check_writable(path: Path) -> None:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it for a while: the run may yet be refused, and shall leave no empty ones."""
+    """Create a folder and its parents, and remove those that were created: the run may still be rejected."""
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         for each in absent:
-            with suppress(OSError):  # it was not made, or another run has put something into it
+            with suppress(OSError):  # it was not created, or another run has written into it
                 each.rmdir()
 
 

@@ -1,30 +1,25 @@
-"""What can go wrong on the way from photos to a bundle.
+"""The errors of training and publishing.
 
-PenultError (penult.bundle.errors)
-├── DataError       the folder of photos cannot be learnt from
-├── SettingsError   the options contradict each other, or the weights do not fit
-├── DiskError       a file or folder cannot be read or written (any more)
-├── ParityError     the exported model does not answer as the trained network does: nothing is published
-└── QuantizeError   the int8 model cannot be made, or loses too much accuracy: it is not published
+All are kinds of PenultError (penult.bundle.errors) and have a reason code and a message of one line.
 """
 
 from penult.bundle.errors import PenultError
 
 
 class DataError(PenultError):
-    """The folder of photos cannot be learnt from."""
+    """The folder of photos cannot be used for training."""
 
 
 class SettingsError(PenultError):
-    """The options contradict each other, or the weights do not fit the network."""
+    """Options contradict each other, or the weights do not fit the network."""
 
 
 class DiskError(PenultError):
-    """A file or folder cannot be read or written (any more)."""
+    """A file or folder cannot be read or written."""
 
 
 class ParityError(PenultError):
-    """The exported model does not answer as the trained network does."""
+    """The outputs of the exported model and the trained network differ."""
 
 
 class QuantizeError(PenultError):

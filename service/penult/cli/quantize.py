@@ -11,7 +11,7 @@ add_arguments = QuantizeSettings.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, measure and publish; return 0."""
-    from penult.export.jobs.early import check_next_version
+    from penult.export.jobs.preflight import check_next_version
 
     settings = QuantizeSettings.load(arguments)
     check_next_version(settings)

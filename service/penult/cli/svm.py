@@ -13,7 +13,7 @@ add_arguments = RefitSettings.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit and publish; return 0."""
-    from penult.export.jobs.early import check_next_version
+    from penult.export.jobs.preflight import check_next_version
 
     settings = RefitSettings.load(arguments)
     check_next_version(settings)

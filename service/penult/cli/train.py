@@ -14,7 +14,7 @@ add_arguments = TrainSettings.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, compare settings, or print the plan; return 0, or 1 if the int8 version is rejected."""
-    from penult.export.jobs.early import check_training
+    from penult.export.jobs.preflight import check_training
     from penult.process_limits import keep_all_blocks
 
     settings = TrainSettings.load(arguments)
@@ -58,10 +58,10 @@ def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
 
 def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
     from penult.export.jobs import sweep_view
-    from penult.export.jobs.early import sweep_folder
-    from penult.export.jobs.train import compare
+    from penult.export.jobs.preflight import sweep_folder
+    from penult.export.jobs.run_sweep import run_sweep
 
-    sweep, folder = compare(settings), sweep_folder(settings)
+    sweep, folder = run_sweep(settings), sweep_folder(settings)
     if os.environ.get("RANK", "0") != "0":
         return 0
     if arguments.json:
@@ -69,5 +69,5 @@ def _sweep(arguments: argparse.Namespace, settings: Any) -> int:
                           "trials": sweep_view.rows(sweep)}))  # fmt: skip
         return 0
     print_table(["mode", sweep_view.AXES[sweep.kind], "validation", "test", "scorer"], sweep_view.table(sweep))
-    print(f"{sweep_view.advice(sweep)}\npicture: {link(folder / 'sweep.png')}\ntable: {folder / 'table.csv'}")
+    print(f"{sweep_view.advice(sweep)}\nplot: {link(folder / 'sweep.png')}\ntable: {folder / 'table.csv'}")
     return 0

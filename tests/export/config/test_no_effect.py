@@ -18,7 +18,7 @@ _GIVEN = {"weights": "w.pt", "freeze": 3}
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"freeze": FREEZE_ALL, "epochs": 3}, ["--epochs has no effect with --freeze all, where only the head learns"]),
+        ({"freeze": FREEZE_ALL, "epochs": 3}, ["--epochs has no effect with --freeze all, which trains the head only"]),
         (
             {"freeze": FREEZE_ALL, "epochs": 3, "lr_backbone": 0.1, "augment": "none", "schedule": "onecycle"},
             ["--epochs, --lr-backbone, --augment and --schedule have no effect with --freeze all"],
@@ -71,7 +71,7 @@ def test_all_that_is_refused_is_refused_at_once(settings: Settings, tmp_path: Pa
         settings(**_GIVEN, sweep="freeze", int8=True, save_weights=tmp_path / "w", tensorboard=tmp_path)
     assert caught.value.message == (
         "--int8 has no effect with --sweep, which publishes nothing; --save-weights has no effect with --sweep, which "
-        "keeps no network; --tensorboard has no effect with --sweep, which writes no event files; leave them out"
+        "keeps no network; --tensorboard has no effect with --sweep, which writes no event files; omit them"
     )
 
 

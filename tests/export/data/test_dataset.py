@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Splits, load_splits
+from penult.export.data.dataset import Splits
 from penult.export.errors import DataError
 
 Settings = Callable[..., TrainSettings]
@@ -18,7 +19,7 @@ Photos = Callable[..., Path]
 
 def _refused(settings: TrainSettings) -> tuple[str, str]:
     with pytest.raises(DataError) as caught:
-        load_splits(settings)
+        splits_of(settings)
     assert caught.value.message.isprintable()
     caught.value.message.encode()
     return caught.value.reason, caught.value.message
@@ -56,7 +57,7 @@ def test_photos_without_class_folders_are_said_to_be_none(settings: Settings, tm
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.png").write_bytes(photo_bytes(1))
     reason, message = _refused(settings())
-    assert (reason, "holds 1 photo and no class folders" in message) == ("DATA_FLAT", True)
+    assert (reason, "has 1 photo and no class folders" in message) == ("DATA_FLAT", True)
 
 
 def test_one_class_is_too_few(settings: Settings, make_photos: Photos, tmp_path: Path):
@@ -74,7 +75,7 @@ def test_a_class_with_too_few_photos_is_named(settings: Settings, make_photos: P
     assert reason == "DATA_FEW"
     assert "'dog' has 3" in message
     make_photos(tmp_path / "more", {"cat": 20, "dog": 4})
-    assert load_splits(settings(data=tmp_path / "more")).classes == ("cat", "dog")
+    assert splits_of(settings(data=tmp_path / "more")).classes == ("cat", "dog")
 
 
 def test_unreadable_photos_do_not_count_as_photos(settings: Settings, make_photos: Photos, tmp_path: Path):
@@ -109,7 +110,7 @@ def test_large_fractions_leave_photos_to_learn_from(
     """Whatever is set aside, two photos of each class remain for training and one for each split, or it is refused."""
     make_photos(tmp_path / "photos", {"cat": 4, "dog": 6})
     try:
-        splits = load_splits(settings(val=val, test=test))
+        splits = splits_of(settings(val=val, test=test))
     except DataError as error:
         assert error.reason in ("DATA_FEW", "DATA_SPLIT")
         return
@@ -129,7 +130,7 @@ def test_a_folder_among_the_classes_is_refused(settings: Settings, make_photos: 
     make_photos(tmp_path / "laid" / "train", {"cat": 9, "dog": 9})
     make_photos(tmp_path / "laid" / "val", {"cat": 2, "dog": 2}, seed=1)
     laid = settings(data=tmp_path / "laid", out=tmp_path / "laid" / "models" / "pets")
-    assert load_splits(laid).classes == ("cat", "dog")
+    assert splits_of(laid).classes == ("cat", "dog")
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_a_folder_among_the_classes_is_refused(settings: Settings, make_photos: 
 def test_class_names_may_be_in_any_language(settings: Settings, make_photos: Photos, tmp_path: Path, name: str):
     """Spaces, any script, emoji and punctuation name a class; accents are in one Unicode form, NFC."""
     make_photos(tmp_path / "photos", {name: 5, "other": 5})
-    assert set(load_splits(settings()).classes) == {unicodedata.normalize("NFC", name), "other"}
+    assert set(splits_of(settings()).classes) == {unicodedata.normalize("NFC", name), "other"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_unreadable_photos_are_counted_and_named(settings: Settings, make_photos
     folder = make_photos(tmp_path / "photos", {"cat": 10, "dog": 10})
     for number, data in enumerate((b"", b"text", (folder / "cat" / "009.png").read_bytes()[:60], b"x", b"y")):
         (folder / "dog" / f"broken{number}.jpg").write_bytes(data)
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert len(_all(splits)) == 20
     (note,) = (note for note in splits.notes if "cannot be read" in note)
     assert note == (
@@ -186,7 +187,7 @@ def test_a_link_to_nowhere_is_an_unreadable_photo(settings: Settings, make_photo
     """A photo that cannot be opened is noted like one that cannot be decoded."""
     folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
     (folder / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    assert any("gone.jpg (No such file or directory)" in note for note in load_splits(settings()).notes)
+    assert any("gone.jpg (No such file or directory)" in note for note in splits_of(settings()).notes)
 
 
 def test_a_photo_whose_name_is_no_text_is_used_and_can_be_named(
@@ -196,7 +197,7 @@ def test_a_photo_whose_name_is_no_text_is_used_and_can_be_named(
     folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
     Path(os.fsdecode(bytes(folder) + b"/cat/\xff.png")).write_bytes(photo_bytes(99))
     Path(os.fsdecode(bytes(folder) + b"/cat/\xfe.png")).write_bytes(b"broken")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert len(_all(splits)) == 11
     "".join(splits.notes).encode()
 
@@ -205,7 +206,7 @@ def test_a_folder_that_holds_itself_is_noted(settings: Settings, make_photos: Ph
     """A link back to a folder above it is named and not followed."""
     folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
     (folder / "cat" / "loop").symlink_to(folder / "cat")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     said = "cat/loop (a link back to a folder that holds it)"
     assert f"1 folder is left out that cannot be entered: {said}" in splits.notes
     assert splits.left_out == (("cat/loop", "a link back to a folder that holds it"),)
@@ -216,7 +217,7 @@ def test_a_class_may_be_a_link(settings: Settings, make_photos: Photos, tmp_path
     """A class folder that is a link to another place is a class like any other."""
     make_photos(tmp_path / "photos", {"cat": 5})
     (tmp_path / "photos" / "dog").symlink_to(make_photos(tmp_path / "store", {"beagle": 5}, seed=1) / "beagle")
-    assert load_splits(settings()).classes == ("cat", "dog")
+    assert splits_of(settings()).classes == ("cat", "dog")
 
 
 def test_hidden_files_and_folders_are_ignored(settings: Settings, make_photos: Photos, tmp_path: Path):
@@ -225,7 +226,7 @@ def test_hidden_files_and_folders_are_ignored(settings: Settings, make_photos: P
     make_photos(folder / "cat", {".thumbnails": 5}, seed=1)
     (folder / "cat" / ".DS_Store").write_bytes(b"x")
     (folder / "cat" / "._000.png").write_bytes(b"x")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert splits.classes == ("cat", "dog")
     assert len(_all(splits)) == 10
     assert not any("left out" in note for note in splits.notes)
@@ -237,7 +238,7 @@ def test_other_files_are_counted_and_named(settings: Settings, make_photos: Phot
     (folder / "README.md").write_bytes(b"x")
     for name in ("a.txt", "b.csv", "c", "d.xml"):
         (folder / "cat" / name).write_bytes(b"x")
-    (note,) = (note for note in load_splits(settings()).notes if "JPEG" in note)
+    (note,) = (note for note in splits_of(settings()).notes if "JPEG" in note)
     assert note == "4 files are not JPEG, PNG or WebP and left out: cat/a.txt, cat/b.csv, cat/c and 1 more"
 
 
@@ -248,5 +249,5 @@ def test_photos_below_a_class_belong_to_it(
     folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
     (folder / "cat" / "2024" / "may").mkdir(parents=True)
     (folder / "cat" / "2024" / "may" / "IMG.PNG").write_bytes(photo_bytes(99))
-    (found,) = (photo for photo in _all(load_splits(settings())) if photo.path.name == "IMG.PNG")
+    (found,) = (photo for photo in _all(splits_of(settings())) if photo.path.name == "IMG.PNG")
     assert found.label == 0

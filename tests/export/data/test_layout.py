@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Splits, check_folders, load_splits
+from penult.export.data.dataset import Splits, check_folders
 from penult.export.errors import DataError
 
 Settings = Callable[..., TrainSettings]
@@ -50,7 +51,7 @@ def _refused(settings: TrainSettings) -> str:
     """Return the one line with which a folder is refused, by its names alone and as it is read."""
     lines = []
     for refuse in (lambda: check_folders(settings.data, settings.out, settings.val, settings.test),
-                   lambda: load_splits(settings)):  # fmt: skip
+                   lambda: splits_of(settings)):  # fmt: skip
         with pytest.raises(DataError) as caught:
             refuse()
         lines.append(caught.value.message)
@@ -65,22 +66,22 @@ def _refused(settings: TrainSettings) -> str:
 _TWO = ("cat", "dog")
 _LAYOUTS = {
     "roboflow": (["train/{} 9", "valid/{} 3", "test/{} 2", "README.roboflow.txt", "README.dataset.txt"],
-                 ["splits by their folders' names: train is train/, val is valid/, test is test/"]),
+                 ["splits by folder name: train is train/, val is valid/, test is test/"]),
     "keras": (["Training/{} 9", "Validation/{} 3", "Testing/{} 2"], ["train is Training/, val is Validation/, test is"]),
     "capitals": (["TRAIN/{} 9", "VAL/{} 3", "TEST/{} 2"], []),
     "intel": (
         ["seg_train/seg_train/{} 9", "seg_test/seg_test/{} 2", "seg_pred/seg_pred 4"],
-        ["train is seg_train/, test is seg_test/", "1 folder is not used, as the names are those of no split: seg_pred",
+        ["train is seg_train/, test is seg_test/", "1 folder is not used, because no split has such a name: seg_pred",
          "deeper than seg_train/, in seg_train/seg_train/", "deeper than seg_test/, in seg_test/seg_test/"],
     ),
-    "an archive in a folder": (["archive/data/train/{} 9", "archive/data/test/{} 2"], ["in archive/data/: that folder"]),
+    "an archive in a folder": (["archive/data/train/{} 9", "archive/data/test/{} 2"], ["in archive/data/; that folder"]),
     "a zip of macOS": (
         ["data/train/{} 9", "data/test/{} 2", "__MACOSX/data/train/{}/._1.png", "data/.DS_Store", "data/train/.DS_Store"],
-        ["in data/: that folder", "1 file or folder is left out that systems add: __MACOSX (1)"],
+        ["in data/; that folder", "1 file or folder is left out that systems add: __MACOSX (1)"],
     ),
     "set": (["training_set/{} 9", "test_set/{} 2"], ["train is training_set/, test is test_set/"]),
-    "affixes behind": (["train_images/{} 9", "val_images/{} 3", "docs/a.pdf"], ["train is train_images/, val is val_images/", "those of no split: docs"]),
-    "another train": (["train/{} 9", "train_mini/{} 5", "test/{} 2"], ["those of no split: train_mini"]),
+    "affixes behind": (["train_images/{} 9", "val_images/{} 3", "docs/a.pdf"], ["train is train_images/, val is val_images/", "no split has such a name: docs"]),
+    "another train": (["train/{} 9", "train_mini/{} 5", "test/{} 2"], ["no split has such a name: train_mini"]),
 }  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def test_splits_of_other_tools_are_found(settings: Settings, tree: Tree, layout:
     tree(*(entry.format(name) for entry in entries for name in (_TWO if "{}" in entry else ("",))))
     check = settings()
     check_folders(check.data, check.out, check.val, check.test)
-    splits = load_splits(check)
+    splits = splits_of(check)
     has = {part: any(part in entry.lower() for entry in entries) for part in ("val", "test")}
     counts = _parts(splits)
     assert splits.classes == _TWO
@@ -105,9 +106,9 @@ def test_splits_of_other_tools_are_found(settings: Settings, tree: Tree, layout:
 def test_no_split_is_found_where_classes_are_meant(settings: Settings, tree: Tree):
     """A class may be called train, test or toy_train: it holds photos, and other classes lie beside it."""
     tree("train 5", "bus 5", "toy_train 5", "tram/old 3", "tram/new 3")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert splits.classes == ("bus", "toy_train", "train", "tram")
-    assert "train/ is taken for a class, since class folders lie beside it" in splits.notes
+    assert "train/ counts as a class, because there are class folders beside it" in splits.notes
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,9 @@ def test_no_split_is_found_where_classes_are_meant(settings: Settings, tree: Tre
         (["train/{} 9", "TRAIN/{} 9"], ["has TRAIN/ and train/; remove or rename one"]),
         (["test/{} 9", "validation/{} 9"], ["has test/ and validation/ and no train/"]),
         (["{} 9", "test/{} 2"], ["has test/ beside class folders; move those into train/"]),
-        (["train 9", "test 2"], ["train holds 9 photos and no class folders"]),
-        (["train/{} 9", "test 5"], ["test holds 5 photos and no class folders"]),
-        (["v1/train/{} 9", "v2/train/{} 9"], ["train/ lies deeper, in 2 of its 2 folders; did you mean", "/v1 or ", "/v2?"]),
+        (["train 9", "test 2"], ["train has 9 photos and no class folders"]),
+        (["train/{} 9", "test 5"], ["test has 5 photos and no class folders"]),
+        (["v1/train/{} 9", "v2/train/{} 9"], ["train/ is in 2 of its 2 folders; did you mean", "/v1 or ", "/v2?"]),
         (["a/{} 9", "papers/b.pdf"], ["class 'papers' has 0", "did you mean", "/a?"]),
     ],
 )  # fmt: skip
@@ -135,53 +136,50 @@ def test_what_could_be_meant_in_two_ways_is_refused(
 def test_an_option_chooses_between_two_splits(settings: Settings, tree: Tree, tmp_path: Path):
     """With --val naming one of val/ and valid/, the other is not in the way; the option's folder may be nested too."""
     tree("train/cat 9", "train/dog 9", "val/cat 2", "valid/cat 3", "valid/dog 3", "more/more/cat 1", "more/more/dog 1")
-    assert _parts(load_splits(settings(val=str(tmp_path / "photos" / "valid"))))["val"] == {"cat": 3, "dog": 3}
-    assert _parts(load_splits(settings(val=str(tmp_path / "photos" / "more"))))["val"] == {"cat": 1, "dog": 1}
+    assert _parts(splits_of(settings(val=str(tmp_path / "photos" / "valid"))))["val"] == {"cat": 3, "dog": 3}
+    assert _parts(splits_of(settings(val=str(tmp_path / "photos" / "more"))))["val"] == {"cat": 1, "dog": 1}
 
 
 def test_one_class_in_a_split_is_no_nesting(settings: Settings, tree: Tree):
     """A test folder with a single class whose photos lie in folders keeps that class."""
     tree("train/cat 9", "train/dog 9", "test/cat/may 2", "test/cat/june 2")
-    assert _parts(load_splits(settings()))["test"] == {"cat": 4}
+    assert _parts(splits_of(settings()))["test"] == {"cat": 4}
 
 
 def test_one_level_more_is_followed(settings: Settings, tree: Tree, tmp_path: Path):
     """Class folders one level deeper are used with a note, and a model that was published beside them changes nothing."""
     folder = tree("animals/cat 9", "animals/dog 9", "readme.txt")
     (folder / "models" / "pets" / "1").mkdir(parents=True)
-    splits = load_splits(settings(out=folder / "models" / "pets"))
+    splits = splits_of(settings(out=folder / "models" / "pets"))
     assert splits.classes == _TWO
-    assert "the class folders lie deeper than DATA, in animals/: that folder is used" in splits.notes
+    assert "the class folders are deeper than DATA, in animals/; that folder is used" in splits.notes
 
 
 def test_a_split_given_as_data_is_hinted_at(settings: Settings, tree: Tree):
     """DATA/train works, and a note names the splits beside it that are not used."""
     folder = tree("train/cat 9", "train/dog 9", "valid/cat 2", "test/cat 2")
-    splits = load_splits(settings(data=folder / "train"))
-    assert "test/ and valid/ beside DATA is not used; give the folder above, or --val and --test" in splits.notes
-    splits = load_splits(settings(data=folder / "train", val=str(folder / "valid"), test=str(folder / "test")))
+    splits = splits_of(settings(data=folder / "train"))
+    assert "test/ and valid/ beside DATA is not used; give the folder above DATA, or --val and --test" in splits.notes
+    splits = splits_of(settings(data=folder / "train", val=str(folder / "valid"), test=str(folder / "test")))
     assert not any("beside DATA" in note for note in splits.notes)
 
 
 def test_splits_inside_of_classes_are_noted(settings: Settings, tree: Tree):
     """CLASS/train and CLASS/test belong to their class, and a note says that they are no splits."""
     tree("cat/train 6", "cat/test 3", "dog/train 6", "dog/test 3")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert sum(splits.counts().values()) == 18
-    assert (
-        "test/, train/ inside of class folders are no splits; for those, make DATA/train/CLASS and so on"
-        in splits.notes
-    )
+    assert "test/, train/ inside class folders are not used as splits; create DATA/train/CLASS for that" in splits.notes
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("photo.JPG", "photo.JPG is one file; give the folder that holds one folder of photos per class"),
-        ("photos.zip", "photos.zip is an archive, not a folder; unpack it"),
+        ("photo.JPG", "photo.JPG is a file; give a folder that has one folder of photos per class"),
+        ("photos.zip", "photos.zip is an archive; unpack it"),
         ("photos.tar.gz", "photos.tar.gz is an archive"),
-        ("labels.csv", "labels are not read from files: put each class's photos into a folder of its own"),
-        ("data.bin", "data.bin is not a folder; give a folder that holds one folder of photos per class"),
+        ("labels.csv", "is a file of labels, which penult does not read; put the photos of each class into a folder"),
+        ("data.bin", "data.bin is not a folder; give a folder that has one folder of photos per class"),
     ],
 )
 def test_a_file_given_as_data_is_explained(settings: Settings, tree: Tree, name: str, said: str):
@@ -200,7 +198,7 @@ def test_a_class_folder_given_as_data_is_explained(settings: Settings, tree: Tre
     """A flat folder of photos is refused, and the folder above is named if it holds class folders."""
     folder = tree("cat 9", "dog 9")
     message = _refused(settings(data=folder / "cat"))
-    assert "cat holds 9 photos and no class folders; it needs one folder of photos per class; did you mean" in message
+    assert "cat has 9 photos and no class folders; it needs one folder of photos per class; did you mean" in message
     assert message.endswith(f"{folder}?")
 
 
@@ -212,7 +210,7 @@ def test_what_systems_add_is_left_out_and_counted(settings: Settings, tree: Tree
     tree("cat 5", "dog 5", "@eaDir/cat 3", "cat/@eaDir/001.jpg 2", "lost+found 0", "#recycle/cat 3", "__MACOSX/cat 5",
          "$RECYCLE.BIN/x 2", "cat/Thumbs.db", "dog/desktop.ini", "dog/1.png:Zone.Identifier", "dog/._1.jpg",
          ".DS_Store", ".Trash-1000/cat 3")  # fmt: skip
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert splits.classes == _TWO
     assert sum(splits.counts().values()) == 10
     (note,) = (note for note in splits.notes if "left out" in note)
@@ -226,14 +224,14 @@ def test_photos_by_other_endings_are_photos(settings: Settings, tree: Tree, phot
     endings = (".jfif", ".JPE", ".jpg.jpg", ".JPG.png", ".pjpeg", ".jif", ".JPG", ".WebP")
     for number, ending in enumerate(endings):
         (folder / "cat" / f"more{ending}").write_bytes(photo_bytes(1000 + number))
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert sum(splits.counts().values()) == 10 + len(endings)
 
 
 def test_a_folder_called_as_a_photo_is_a_folder(settings: Settings, tree: Tree):
     """A folder x.jpg is followed inside of a class, and is a class beside others."""
     tree("cat/x.jpg 3", "cat 2", "dog.png 5")
-    assert load_splits(settings()).classes == ("cat", "dog.png")
+    assert splits_of(settings()).classes == ("cat", "dog.png")
 
 
 def test_files_to_convert_are_counted_by_kind_with_a_command(settings: Settings, tree: Tree):
@@ -241,7 +239,7 @@ def test_files_to_convert_are_counted_by_kind_with_a_command(settings: Settings,
     tree(
         "cat 5", "dog 5", "cat/a.HEIC", "cat/b.HEIC", "dog/c.tiff", "dog/d.mp4", "dog/e.CR2", "cat/f.avif", "cat/g.txt"
     )
-    notes = load_splits(settings()).notes
+    notes = splits_of(settings()).notes
     assert (
         "2 HEIC files are left out; to make JPEGs with ImageMagick: find . -name '*.HEIC' -exec mogrify -format jpg {} +"
         in notes
@@ -257,15 +255,15 @@ def test_a_folder_of_nothing_but_files_to_convert_says_so(settings: Settings, tr
     """Where all files are HEIC, the refusal has their number and the command."""
     tree(*(inside.format(number) for number in range(12)))
     message = _refused(settings())
-    assert "holds no photos" in message
+    assert "has no photos" in message
     assert "; 12 HEIC files are left out; to make JPEGs with ImageMagick" in message
 
 
 def test_photos_beside_class_folders_are_noted(settings: Settings, tree: Tree):
     """Photos in no class folder are left out, with a note."""
     tree("cat 5", "dog 5", ". 3", "notes.txt")
-    notes = load_splits(settings()).notes
-    assert "3 photos in DATA itself, in no class folder: left out" in notes
+    notes = splits_of(settings()).notes
+    assert "3 photos directly in DATA, outside the class folders, left out" in notes
     assert not any("notes.txt" in note for note in notes)
 
 
@@ -275,7 +273,7 @@ def test_photos_beside_class_folders_are_noted(settings: Settings, tree: Tree):
 def test_two_spellings_of_one_class_are_one(settings: Settings, tree: Tree):
     """Names that are equal after NFC are one class, in every split; files keep the paths that they have."""
     folder = tree(f"train/{_NFC} 4", f"train/{_NFD} 5", "train/other 6", f"test/{_NFD} 2", "test/other 2")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert splits.classes == ("other", _NFC)
     counts = _parts(splits)
     assert (counts["train"][_NFC] + counts["val"][_NFC], counts["test"][_NFC]) == (9, 2)
@@ -288,9 +286,9 @@ def test_two_spellings_of_one_class_are_one(settings: Settings, tree: Tree):
 def test_classes_that_differ_in_capitals_are_noted(settings: Settings, tree: Tree):
     """Cat beside cat are two classes, and a note asks nobody to wonder why."""
     tree("Cat 5", "cat 5", "dog 5")
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     assert splits.classes == ("Cat", "cat", "dog")
-    assert "2 classes differ only in capital letters: Cat, cat" in splits.notes
+    assert "2 classes differ only in upper and lower case: Cat, cat" in splits.notes
 
 
 # -- all problems at once ----------------------------------------------------------------------------------------------
@@ -303,7 +301,7 @@ def test_all_problems_are_in_one_line(settings: Settings, tree: Tree):
     for path in sorted((folder / "train" / "dog").iterdir())[:3]:
         path.write_bytes(b"no photo")
     message = _refused(settings(val="2"))
-    for said in ("--val 2: must be above 0 and below 1", "unprintable name: 'eel\\n'", "'dgo' (did you mean 'dog'?)",
+    for said in ("--val 2 must be above 0 and below 1", "unprintable name: 'eel\\n'", "'dgo' (did you mean 'dog'?)",
                  "3 classes have too few photos: 'ant' has 2 readable photos, 'bee' has 0 readable photos, 'dog' has 1",
                  "3 that cannot be read, train/dog/", "12 HEIC files are left out; to make JPEGs"):  # fmt: skip
         assert said in message, message
@@ -326,12 +324,12 @@ def test_a_large_folder_is_refused_by_its_names(settings: Settings, tree: Tree, 
         (folder / "train" / "cat" / f"{number}.jpg").symlink_to("001.png")
     message = _refused(settings())
     assert "'cow'" in message
-    assert "test holds no photos" not in message
+    assert "test has no photos" not in message
     assert "class 'dog' has 3 photos; at least 4 are needed" in message
 
 
 def test_a_wrong_folder_is_refused_before_pytorch_is_there(run_python: Callable, tree: Tree, tmp_path: Path):
-    """A folder is refused by its names before what takes seconds is imported; test_early.py asks svm and quantize."""
+    """A folder is refused by its names before what takes seconds is imported; test_preflight.py asks svm and quantize."""
     argv = ["train", str(tree("cat 9")), "--out", str(tmp_path / "models" / "pets")]
     code = (
         f"import sys; from penult import cli; code = cli.main({argv!r})\n"
@@ -340,7 +338,7 @@ def test_a_wrong_folder_is_refused_before_pytorch_is_there(run_python: Callable,
     result = run_python("-c", code)
     assert result.stdout == "1 []\n", result
     assert (
-        result.stderr == "penult: only one class ('cat') was found; two or more are needed, each a folder of photos\n"
+        result.stderr == "penult: only one class ('cat') was found; at least two are needed, each a folder of photos\n"
     )
 
 
@@ -348,9 +346,9 @@ def test_a_wrong_folder_is_refused_before_pytorch_is_there(run_python: Callable,
 def test_a_folder_that_an_option_names_is_that_split_alone(part, other, tree: Tree, settings: Settings):
     """With --test DATA/val nothing is validated on the test photos: validation photos are drawn from the others."""
     data = tree("train/cat 8", "train/dog 8", f"{other}/cat 4", f"{other}/dog 4")
-    splits = load_splits(settings(data=data, **{part: str(data / other)}))
+    splits = splits_of(settings(data=data, **{part: str(data / other)}))
     assert _parts(splits) == {"train": {"cat": 7, "dog": 7}, part: {"cat": 4, "dog": 4}, other: {"cat": 1, "dog": 1}}
-    assert f"{other}/ is the {part} split, as --{part} says, and not {other}" in splits.notes
+    assert f"{other}/ is used as the {part} split, because of --{part}, and not as {other}" in splits.notes
     assert splits.copies == ()
 
 
@@ -359,12 +357,12 @@ def test_two_options_cannot_name_the_same_photos(tree: Tree, settings: Settings)
     data = tree("train/cat 8", "train/dog 8", "more/cat 4", "more/dog 4", "more/deep/cat 4", "more/deep/dog 4")
     for val, test in (("more", "more"), ("more", "more/deep"), ("more/deep", "more")):
         line = _refused(settings(data=data, val=str(data / val), test=str(data / test)))
-        assert "holds photos of the val split too; give each its own folder" in line
+        assert "has photos of the val split too; give each split its own folder" in line
 
 
 def test_a_fraction_beside_a_folder_is_said_to_be_idle(tree: Tree, settings: Settings):
     """--val 0.3 does nothing if DATA has a folder of validation photos, and a note says so."""
     data = tree("train/cat 8", "train/dog 8", "valid/cat 4", "valid/dog 4")
-    splits = load_splits(settings(data=data, val="0.3"))
+    splits = splits_of(settings(data=data, val="0.3"))
     assert "--val 0.3 is not used: the val split is valid/" in splits.notes
-    assert not any("not used" in note for note in load_splits(settings(data=data)).notes)
+    assert not any("not used" in note for note in splits_of(settings(data=data)).notes)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.export.splits import splits_of
 
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.export.config.train import TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo, load_splits
+from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.training.distributed import ALONE
 
@@ -25,7 +26,7 @@ def photos(
 ) -> tuple[Photo, ...]:
     """Twenty-odd photos of two classes."""
     make_photos(tmp_path / "photos", {"cat": 17, "dog": 13})
-    return load_splits(settings()).train
+    return splits_of(settings()).train
 
 
 def _reader(batch_size: int = 4, most_bytes: int = 1 << 24) -> PhotoReader:

@@ -1,4 +1,4 @@
-"""What curves are called: every verdict on curves made for it, and the edges where nothing can be said."""
+"""What curves are called: every diagnosis on curves made for it, and the edges where nothing can be said."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def _epochs(train: Sequence[float], val: Sequence[float], error: float = 0.0, ph
     ]
 
 
-def _verdict(train: Sequence[float], val: Sequence[float], error: float = 0.0, classes: int = 10):
+def _diagnosis(train: Sequence[float], val: Sequence[float], error: float = 0.0, classes: int = 10):
     return diagnose(History(_epochs(train, val, error)), classes)
 
 
@@ -48,22 +48,22 @@ _LEVEL = np.maximum(1.2 * np.exp(-_X / 4), 0.2)
 
 def test_curves_that_level_off_are_good():
     """Both losses fall, then the validation loss stays: under-fit zone first, then good to the end."""
-    verdict = _verdict(np.maximum(np.exp(-_X / 4), 0.15), _LEVEL, error=0.02)
-    assert verdict.conclusion == GOOD
-    zones = verdict.zones["all"]
+    diagnosis = _diagnosis(np.maximum(np.exp(-_X / 4), 0.15), _LEVEL, error=0.02)
+    assert diagnosis.conclusion == GOOD
+    zones = diagnosis.zones["all"]
     assert zones[0] == UNDER_FIT
     assert set(zones[8:]) == {GOOD}
-    assert "0.200" in verdict.sentence
+    assert "0.200" in diagnosis.sentence
 
 
 @pytest.mark.parametrize(("photos", "conclusion"), [(16, TOO_FEW), (30, TOO_FEW), (200, GOOD), (None, GOOD)])
 def test_few_validation_photos_say_nothing_of_the_fit(photos: int | None, conclusion: str):
     """The same curves are good where enough photos are behind them; of few, the sentence says that they are too few."""
     history = History(_epochs(np.maximum(np.exp(-_X / 4), 0.15), _LEVEL, error=0.02))
-    verdict = diagnose(history, 10, val_photos=photos)
-    assert verdict.conclusion == conclusion
-    assert ("Nothing can be said of the fit" in verdict.sentence) == (conclusion == TOO_FEW)
-    assert ("not about how accurate the model is" in verdict.sentence) == (conclusion == GOOD)
+    diagnosis = diagnose(history, 10, val_photos=photos)
+    assert diagnosis.conclusion == conclusion
+    assert ("Too few validation photos for a diagnosis" in diagnosis.sentence) == (conclusion == TOO_FEW)
+    assert ("not the accuracy of the model" in diagnosis.sentence) == (conclusion == GOOD)
 
 
 def test_few_photos_do_not_hide_what_is_seen():
@@ -76,27 +76,27 @@ def test_few_photos_do_not_hide_what_is_seen():
 def test_a_rising_validation_loss_is_over_fit():
     """The validation loss turns up while the training loss goes on falling; the kept epoch lies before."""
     val = np.where(_X < 10, 1 - 0.08 * _X, 0.2 + 0.02 * (_X - 10))
-    verdict = _verdict(np.exp(-_X / 6), val, error=0.03)
-    assert verdict.conclusion == OVER_FIT
-    assert verdict.kept_epoch == 11
-    zones = verdict.zones["all"]
+    diagnosis = _diagnosis(np.exp(-_X / 6), val, error=0.03)
+    assert diagnosis.conclusion == OVER_FIT
+    assert diagnosis.kept_epoch == 11
+    zones = diagnosis.zones["all"]
     first = zones.index(OVER_FIT)
     assert zones[first:] == (OVER_FIT,) * (30 - first)
     at_best = val[11]  # the running median of three cuts the tip off
     assert val[first] - at_best > 0.03 >= val[first - 1] - at_best
-    assert f"from epoch {first + 1} on" in verdict.sentence
+    assert f"from epoch {first + 1} on" in diagnosis.sentence
 
 
 def test_a_rise_within_the_noise_is_not_over_fit():
     """The same rise is good where so few photos validate that their standard error is larger."""
     val = np.where(_X < 10, 1 - 0.08 * _X, 0.2 + 0.02 * (_X - 10))
-    assert _verdict(np.exp(-_X / 6), val, error=0.5).conclusion == GOOD
+    assert _diagnosis(np.exp(-_X / 6), val, error=0.5).conclusion == GOOD
 
 
 def test_both_losses_rising_is_not_over_fit():
     """Where the training loss rises too, the cause is another: no epoch is called over-fit."""
     both = np.where(_X < 10, 1 - 0.08 * _X, 0.2 + 0.02 * (_X - 10))
-    assert OVER_FIT not in _verdict(both, both + 0.1, error=0.01).zones["all"]
+    assert OVER_FIT not in _diagnosis(both, both + 0.1, error=0.01).zones["all"]
 
 
 def test_a_single_spike_is_not_over_fit():
@@ -111,10 +111,10 @@ def test_a_single_spike_is_not_over_fit():
 def test_losses_that_still_fall_at_the_end_ask_for_more_epochs(phase: str, option: str):
     """The last epoch is the best by more than the noise: under-fit, with the option that gives the phase more."""
     epochs = _epochs(1 - 0.03 * _X, 1.1 - 0.03 * _X, 0.02, phase)
-    verdict = diagnose(History(epochs), 10)
-    assert verdict.conclusion == UNDER_FIT
-    assert f"Raise {option}." in verdict.sentence
-    assert set(verdict.zones[phase][:-2]) == {UNDER_FIT}
+    diagnosis = diagnose(History(epochs), 10)
+    assert diagnosis.conclusion == UNDER_FIT
+    assert f"Raise {option}." in diagnosis.sentence
+    assert set(diagnosis.zones[phase][:-2]) == {UNDER_FIT}
 
 
 def _cycle(train: np.ndarray, val: np.ndarray, error: float) -> History:
@@ -135,12 +135,12 @@ def test_losses_that_fall_with_the_rate_to_the_end_of_a_cycle_are_good():
     assert diagnose(history, 10).conclusion == UNDER_FIT
 
 
-@pytest.mark.parametrize(("until", "verdict"), [(12, GOOD), (30, UNSTABLE)])
-def test_jumps_at_a_cycles_height_are_none(until: int, verdict: str):
+@pytest.mark.parametrize(("until", "diagnosis"), [(12, GOOD), (30, UNSTABLE)])
+def test_jumps_at_a_cycles_height_are_none(until: int, diagnosis: str):
     """Losses jump while one-cycle's rate is high; where they go on jumping once it is low, the run is unstable."""
     jumps = 0.4 * (-1.0) ** _X * (until > _X)
     history = _cycle(_FALLING + jumps + 0.5, _LEVEL + jumps + 0.8, 0.02)
-    assert diagnose(history, 10, "onecycle").conclusion == verdict
+    assert diagnose(history, 10, "onecycle").conclusion == diagnosis
 
 
 def test_the_head_alone_is_no_cycle():
@@ -152,51 +152,51 @@ def test_the_head_alone_is_no_cycle():
 def test_a_last_epoch_that_is_best_by_chance_does_not():
     """A best last epoch within the noise of the ones before it is a good end."""
     val = _LEVEL - 0.0005 * (_X == 29)
-    assert _verdict(_LEVEL * 0.9, val, error=0.01).conclusion == GOOD
+    assert _diagnosis(_LEVEL * 0.9, val, error=0.01).conclusion == GOOD
 
 
 def test_a_net_that_learns_nothing_is_under_fit():
     """A training loss at the level of guessing is under-fit, though the curves are flat."""
     flat = np.full(30, math.log(10))
-    verdict = _verdict(flat, flat + 0.01, error=0.05)
-    assert verdict.conclusion == UNDER_FIT
-    assert "guessing (2.30)" in verdict.sentence
+    diagnosis = _diagnosis(flat, flat + 0.01, error=0.05)
+    assert diagnosis.conclusion == UNDER_FIT
+    assert "guessing (2.30)" in diagnosis.sentence
 
 
 def test_validation_photos_that_are_too_easy_are_called_so():
     """Validation loss below training loss: unrepresentative beyond two standard errors of the difference, not within."""
     train, val = _FALLING + 0.3, _FALLING
-    assert _verdict(train, val, error=0.05).conclusion == UNREPRESENTATIVE
-    assert _verdict(train, val, error=0.3 / 2 / math.sqrt(2) + 0.001).conclusion != UNREPRESENTATIVE
-    assert _verdict(train, val, error=0.0).conclusion != UNREPRESENTATIVE, "nothing is known of the error"
+    assert _diagnosis(train, val, error=0.05).conclusion == UNREPRESENTATIVE
+    assert _diagnosis(train, val, error=0.3 / 2 / math.sqrt(2) + 0.001).conclusion != UNREPRESENTATIVE
+    assert _diagnosis(train, val, error=0.0).conclusion != UNREPRESENTATIVE, "nothing is known of the error"
 
 
 def test_a_jumping_validation_loss_is_called_so():
     """Jumps beyond the standard error: unrepresentative where the training loss is calm, unstable where it jumps too."""
     jumps = 0.2 * (-1.0) ** _X
     calm = np.maximum(_FALLING, 0.15)
-    assert _verdict(calm, calm + 0.4 + jumps, error=0.02).conclusion == UNREPRESENTATIVE
-    assert _verdict(calm + 0.3 + jumps, calm + 0.4 + jumps, error=0.02).conclusion == UNSTABLE
-    assert _verdict(calm, calm + 0.4 + jumps, error=0.5).conclusion not in (UNREPRESENTATIVE, UNSTABLE)
+    assert _diagnosis(calm, calm + 0.4 + jumps, error=0.02).conclusion == UNREPRESENTATIVE
+    assert _diagnosis(calm + 0.3 + jumps, calm + 0.4 + jumps, error=0.02).conclusion == UNSTABLE
+    assert _diagnosis(calm, calm + 0.4 + jumps, error=0.5).conclusion not in (UNREPRESENTATIVE, UNSTABLE)
 
 
 def test_a_short_run_is_not_judged():
     """One or two epochs that show nothing are called too short, whatever their losses."""
-    assert _verdict([0.5], [0.6]).conclusion == TOO_SHORT
-    assert "only 1 epoch" in _verdict([0.5], [0.6]).sentence
-    assert _verdict([0.5, 0.5], [0.6, 0.6]).conclusion == TOO_SHORT
-    assert _verdict([0.5, 0.3], [0.6, 0.4]).conclusion == UNDER_FIT
+    assert _diagnosis([0.5], [0.6]).conclusion == TOO_SHORT
+    assert "only 1 epoch" in _diagnosis([0.5], [0.6]).sentence
+    assert _diagnosis([0.5, 0.5], [0.6, 0.6]).conclusion == TOO_SHORT
+    assert _diagnosis([0.5, 0.3], [0.6, 0.4]).conclusion == UNDER_FIT
 
 
 def test_two_phases_are_judged_by_the_last_and_kept_by_the_best():
     """Where the layers below never beat the head alone, the head's weights are named as the kept ones."""
     head = _epochs(np.maximum(_FALLING, 0.15), np.maximum(_FALLING, 0.2), 0.02, "head")
     worse = _epochs(np.full(12, 0.15), np.full(12, 0.3), 0.02, "all")
-    verdict = diagnose(History(head + worse), 10)
-    assert (verdict.conclusion, verdict.kept_phase) == (GOOD, "head")
-    assert "of the head alone" in verdict.sentence
-    assert "did not beat that" in verdict.sentence
-    assert [len(verdict.zones[phase]) for phase in ("head", "all")] == [30, 12]
+    diagnosis = diagnose(History(head + worse), 10)
+    assert (diagnosis.conclusion, diagnosis.kept_phase) == (GOOD, "head")
+    assert "of the head alone" in diagnosis.sentence
+    assert "did not improve on that" in diagnosis.sentence
+    assert [len(diagnosis.zones[phase]) for phase in ("head", "all")] == [30, 12]
 
 
 def test_a_history_without_errors_can_be_judged():
@@ -209,7 +209,7 @@ def test_a_history_without_errors_can_be_judged():
 
 def test_a_perfect_run_has_a_verdict():
     """Losses of exactly 0 divide by nothing."""
-    assert _verdict(np.zeros(5), np.zeros(5)).conclusion == GOOD
+    assert _diagnosis(np.zeros(5), np.zeros(5)).conclusion == GOOD
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -217,8 +217,8 @@ def test_any_curves_have_a_verdict_that_is_json(seed: int):
     """Random curves of any length: a known word, a zone per epoch, finite numbers, and the rule beside it."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 40))
-    verdict = _verdict(rng.uniform(0, 2, count), rng.uniform(0, 2, count), error=float(rng.uniform(0, 0.3)))
-    values = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
+    diagnosis = _diagnosis(rng.uniform(0, 2, count), rng.uniform(0, 2, count), error=float(rng.uniform(0, 0.3)))
+    values = json.loads(json.dumps(diagnosis.as_json(), allow_nan=False))
     assert values["conclusion"] in {UNDER_FIT, GOOD, OVER_FIT, UNREPRESENTATIVE, UNSTABLE, TOO_SHORT}
     assert len(values["zones"]["all"]) == count
     assert values["zones"]["all"][values["kept_epoch"] - 1] == GOOD

@@ -26,7 +26,7 @@ def photos(generator, count: int, noise: float = 1.0, at: int = 0) -> SplitOutpu
 
 def learn(train: SplitOutputs, val: SplitOutputs) -> Baseline:
     """The baseline of these photos."""
-    return drift_baseline.learn(MANIFEST, {"train": train, "val": val}, {"dense": val.logits}, seed=0)
+    return drift_baseline.fit(MANIFEST, {"train": train, "val": val}, {"dense": val.logits}, seed=0)
 
 
 @pytest.mark.parametrize("count", [30, 200, 1000])
@@ -59,5 +59,5 @@ def test_it_is_a_file_whatever_the_numbers():
         found = learn(train, val)
         assert Baseline.from_bytes(found.to_bytes(), MANIFEST).limit == found.limit
     assert not (learn(copies, copies).novelty(copies.descriptors) > learn(copies, copies).threshold).any()
-    residual = drift_baseline.learn_residual(np.eye(3, dtype=np.float32), seed=0)
+    residual = drift_baseline.fit_residual(np.eye(3, dtype=np.float32), seed=0)
     assert residual.directions.shape == (3, 0)

@@ -166,8 +166,8 @@ def test_mcnemars_test_of_known_counts(only_dense: int, only_svm: int, p_value: 
 @pytest.mark.parametrize(
     ("test", "val", "p_value", "words"),
     # One-sided tails by hand: C(18,18) * C(33,20) / C(51,38) = 0.0036 and its like, as in Fisher's 2 x 2 table.
-    [((18, 18), (20, 33), math.comb(33, 20) / math.comb(51, 38), "Count on the lower figure"),
-     ((60, 100), (90, 100), 0.0, "Count on the test photos"), ((18, 18), (18, 18), 1.0, ""),
+    [((18, 18), (20, 33), math.comb(33, 20) / math.comb(51, 38), "Rely on the lower figure"),
+     ((60, 100), (90, 100), 0.0, "Rely on the test photos"), ((18, 18), (18, 18), 1.0, ""),
      ((85, 100), (90, 100), 0.39, "")],
 )  # fmt: skip
 def test_test_and_validation_are_held_against_each_other(
@@ -221,22 +221,22 @@ def test_the_comparison_is_one_plain_sentence():
     labels = np.zeros(13, int)
     even = compare(_one_hot([True] * 4 + [False] * 9), _one_hot([False] * 4 + [True] * 9), labels)["sentence"]
     assert even == (
-        "The SVM names 9 photos right that the dense head gets wrong, and the other way round 4: no significant "
-        "difference (McNemar's exact test, p = 0.27)."
+        "Only the SVM is correct on 9 photos, only the dense head on 4: no significant difference (McNemar's exact "
+        "test, p = 0.27)."
     )
     one, other = _one_hot([False] * 13), _one_hot([True] * 13)
     assert "the SVM is better (McNemar's exact test, p < 0.001)" in compare(one, other, labels)["sentence"]
     assert "the dense head is better" in compare(other, one, labels)["sentence"]
     assert compare(one, one, labels)["sentence"] == (
-        "The SVM and the dense head name exactly the same photos right; 13 photos cannot show a difference of less than "
-        "23 points."
+        "The SVM and the dense head are correct on exactly the same photos; 13 photos cannot show a difference of less "
+        "than 23 points."
     )
     many = np.zeros(500, int)
     same = compare(_one_hot([True] * 500), _one_hot([True] * 500), many)["sentence"]
-    assert same == "The SVM and the dense head name exactly the same photos right."
+    assert same == "The SVM and the dense head are correct on exactly the same photos."
     # Of five photos, not even five to none would be significant.
     few = compare(_one_hot([True] * 8 + [False] * 5), other, labels)["sentence"]
-    assert "and the other way round 0: too few photos to say which is better (McNemar's exact test, p = 0.062)" in few
+    assert "only the dense head on 0: too few photos to say which is better (McNemar's exact test, p = 0.062)" in few
 
 
 def test_digits_are_named_as_well_as_promised(trained: Any):

@@ -14,12 +14,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
+from tests.export.splits import splits_of
 
 from penult.bundle import scores as bundle_scores
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import as_columns
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm, svm_cost
@@ -175,7 +175,7 @@ def test_balanced_weights_reach_the_estimator():
 
 def test_many_photos_are_searched_on_a_share_of_every_class(monkeypatch: pytest.MonkeyPatch):
     """Above the limit RBF is searched on that many photos, rare classes kept, and auto does not try it."""
-    monkeypatch.setattr(svm_cost, "RBF_MOST_SEARCHED", 100)
+    monkeypatch.setattr(svm_cost, "RBF_MAX_SEARCHED", 100)
     descriptors, labels = _blobs(3, 300, 1.0)
     labels[labels == 2] = np.where(np.arange(100) < 6, 2, 0)
     (search,) = svm.fit(descriptors, labels, seed=0, kernel="rbf").searches
@@ -188,7 +188,7 @@ def test_many_photos_are_searched_on_a_share_of_every_class(monkeypatch: pytest.
 
 def _squares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every linear fit be too much for LIBLINEAR."""
-    monkeypatch.setattr(svm_cost, "LINEAR_MOST_S", 0.0)
+    monkeypatch.setattr(svm_cost, "LINEAR_MAX_S", 0.0)
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
@@ -259,7 +259,7 @@ def test_c_is_searched_on_a_share_where_all_would_take_too_long(monkeypatch: pyt
     descriptors, labels = _blobs(3, 300, 9.0)
     counts = svm.counts_of(labels, 16)
     one, whole = svm_cost.linear_fit_s(counts), svm_cost.linear_search_s(counts)
-    monkeypatch.setattr(svm_cost, "LINEAR_MOST_S", 2 * one + 0.5 * whole)
+    monkeypatch.setattr(svm_cost, "LINEAR_MAX_S", 2 * one + 0.5 * whole)
     fitted = svm.fit(descriptors, labels, seed=0)
     found = {search.kernel: len(search.rows) for search in fitted.searches}
     assert found == {"linear": 150, "rbf": 300}
@@ -338,7 +338,7 @@ def test_the_pickle_is_plain_and_protocol_5(kernel: str, kind: type):
 def test_training_photos_choose_it_and_test_photos_never_count(trained: Any, digits: Any):
     """The published SVM is what the training part's descriptors alone choose, fitted on validation photos too."""
     settings = TrainSettings(data=digits, out=trained.folder.parent, arch="tiny5", weights="none", freeze=0)
-    bundle, splits = read_bundle(trained.folder.parent), load_splits(settings)
+    bundle, splits = read_bundle(trained.folder.parent), splits_of(settings)
     assert splits.sha256 == bundle.manifest.training["data_sha256"]
     reader = PhotoReader(bundle.manifest.preprocess, Cache(1 << 24), settings.batch_size)
     exported = ExportedModel(bundle.onnx, bundle.manifest)

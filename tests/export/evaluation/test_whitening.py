@@ -19,7 +19,7 @@ from penult.export.evaluation import whitening
 from penult.export.jobs import dry_run
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.train import train
-from penult.export.onnx.float16 import to_half
+from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.runtime import ExportedModel
 
 
@@ -107,7 +107,9 @@ def test_all_verbs_take_it(both: tuple[Result, Result], digits: Path, tmp_path: 
     bundle = read_bundle(folder, 1)
     crop = bundle.manifest.preprocess.crop
     pixels = np.random.default_rng(0).integers(0, 256, (50, crop, crop, 3), dtype=np.uint8)
-    exact, half = (ExportedModel(onnx, bundle.manifest).run(pixels)[1] for onnx in (bundle.onnx, to_half(bundle.onnx)))
+    exact, half = (
+        ExportedModel(onnx, bundle.manifest).run(pixels)[1] for onnx in (bundle.onnx, to_float16(bundle.onnx))
+    )
     assert largest_difference(half, exact) < 5e-3
 
 

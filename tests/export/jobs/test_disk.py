@@ -18,11 +18,12 @@ from penult.bundle.naming import versions
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
-from penult.export.disk import try_file, try_folder, writing
+from penult.export.disk import check_file, check_folder, writing
 from penult.export.errors import DataError, DiskError
-from penult.export.jobs import publish
+from penult.export.jobs import train as train_module
 from penult.export.jobs.packaging import Result
-from penult.export.jobs.train import compare, save_weights, train
+from penult.export.jobs.run_sweep import run_sweep
+from penult.export.jobs.train import save_weights, train
 from penult.export.networks.network import PenultNet
 from penult.export.training.history import History
 from penult.export.training.tensorboard import TensorBoardWriter
@@ -87,11 +88,9 @@ def test_unusable_places_are_refused_before_learning(
     options: dict[str, Any], file: Path, monkeypatch: pytest.MonkeyPatch, option: str, wrong: str, reason: str
 ):
     """Each place that a run will write to is tried first: one line names option, place and reason, and nothing is left."""
-    monkeypatch.setattr(
-        "penult.export.jobs.train.load_splits", lambda settings: pytest.fail("it went on to the photos")
-    )
+    monkeypatch.setattr("penult.export.jobs.train.load_splits", lambda *_: pytest.fail("it went on to the photos"))
     place = file.parent / wrong
-    named, run = ("out", compare) if option == "sweep" else (option, train)
+    named, run = ("out", run_sweep) if option == "sweep" else (option, train)
     given = {"out": file.parent / "digits", "sweep": "freeze" if option == "sweep" else "no", named: place}
     with pytest.raises(DiskError) as caught:
         run(TrainSettings(**options, **given))
@@ -128,9 +127,9 @@ def test_trying_disturbs_nothing(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     before = sorted(path.name for path in tmp_path.iterdir())
     for name in before:
-        try_file("--save-weights", tmp_path / name)
-    try_folder("--out", tmp_path)
-    try_folder("--out", tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "c")
+        check_file("--save-weights", tmp_path / name)
+    check_folder("--out", tmp_path)
+    check_folder("--out", tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert (tmp_path / "end.pt").read_bytes() == b"weights"
 
@@ -138,7 +137,7 @@ def test_trying_disturbs_nothing(tmp_path: Path):
 def test_a_full_disk_is_found_before_learning(tmp_path: Path):
     """Trying writes more than a name: a disk without room is refused, and the trial is taken away again."""
     with _files_of(1000), pytest.raises(DiskError, match=r"--out .* cannot be written to: File too large"):
-        try_folder("--out", tmp_path / "a")
+        check_folder("--out", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,7 +151,7 @@ def test_a_disk_that_fills_while_learning_is_one_line(options: dict[str, Any], t
     result = _run(*_command(options, out))
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
-        f"penult: cannot write {out}/.training/checkpoint.pt: {_FULL}, then go on with --resume"
+        f"penult: cannot write {out}/.training/checkpoint.pt: {_FULL}, then rerun with --resume"
     )
     assert "Traceback" not in result.stderr
     assert list((out / ".training").iterdir()) == [], "half a checkpoint takes up what is short"
@@ -166,7 +165,7 @@ def test_a_disk_that_fills_ends_all_processes(options: dict[str, Any], tmp_path:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     result = _run(*launcher, *_command(options, out))
     assert result.returncode == 1
-    assert f"penult: cannot write {out}/.training/checkpoint.pt: {_FULL}, then go on with --resume" in result.stderr
+    assert f"penult: cannot write {out}/.training/checkpoint.pt: {_FULL}, then rerun with --resume" in result.stderr
     assert versions(out) == []
 
 
@@ -174,8 +173,8 @@ def test_a_sweep_on_a_full_disk_is_one_line(options: dict[str, Any], tmp_path: P
     """The record of a sweep's trials that cannot be written is told likewise."""
     out = tmp_path / "digits"
     _is_full(out / "sweep-freeze" / "trials.tmp")
-    with pytest.raises(DiskError, match=f"trials.json: {_FULL}, then go on with --resume"):
-        compare(TrainSettings(**options, out=out, sweep="freeze"))
+    with pytest.raises(DiskError, match=f"trials.json: {_FULL}, then rerun with --resume"):
+        run_sweep(TrainSettings(**options, out=out, sweep="freeze"))
 
 
 def test_weights_on_a_full_disk_are_one_line(tiny_net: PenultNet):
@@ -190,13 +189,15 @@ def test_a_bundle_on_a_full_disk_can_be_published_later(
     """A disk that fills at the very end costs nothing that was learnt: resumed, the run publishes its first version."""
     settings = TrainSettings(**options | {"freeze": FREEZE_ALL}, out=tmp_path / "digits")
 
+    publish = train_module.publish
+
     def publish_on_little(*arguments: Any) -> Result:
         with _files_of(10_000):
-            return publish.publish(*arguments)
+            return publish(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr("penult.export.jobs.train.publish", publish_on_little)
-        with pytest.raises(DiskError, match=r"cannot write .*/digits: File too large; .*, then go on with --resume"):
+        patched.setattr(train_module, "publish", publish_on_little)
+        with pytest.raises(DiskError, match=r"cannot write .*/digits: File too large; .*, then rerun with --resume"):
             train(settings)
     assert versions(settings.out) == []
     resumed = TrainSettings(**options | {"freeze": FREEZE_ALL}, out=settings.out, resume=True)
@@ -242,7 +243,7 @@ def test_a_photo_that_vanishes_is_named(options: dict[str, Any], tmp_path: Path,
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 1
     assert last == (
-        f"penult: photo {gone} cannot be read any more: No such file or directory; restore it, then go on with --resume"
+        f"penult: photo {gone} can no longer be read: No such file or directory; restore it, then rerun with --resume"
     )
     gone.write_bytes(kept)
     assert train(TrainSettings(**given, out=tmp_path / "digits", resume=True)).folder == tmp_path / "digits" / "1"
@@ -260,5 +261,5 @@ def test_a_photo_that_changes_is_named(
     path.mkdir() if data is None else path.write_bytes(data)
     (tmp_path / "dog.png").write_bytes(photo_bytes(0))
     pair = (Photo(tmp_path / "dog.png", 0, "dog"), Photo(path, 1, "cat"))
-    with pytest.raises(DiskError, match=rf"photo {path} cannot be read any more.*{reason}.*restore it"):
+    with pytest.raises(DiskError, match=rf"photo {path} can no longer be read.*{reason}.*restore it"):
         list(PhotoReader(Preprocess(32, 32), Cache(0), 4).crops(pair, "test"))

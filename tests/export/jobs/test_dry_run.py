@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.export.splits import splits_of
 
 from penult.bundle.preprocess import Preprocess
 from penult.cli import main
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo, Splits, load_splits
+from penult.export.data.dataset import Photo, Splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.jobs import dry_run, estimate, sweep
@@ -24,7 +25,7 @@ from penult.export.networks.network import build, freeze_stages
 from penult.export.training.checkpoint import Checkpoint
 from penult.export.training.distributed import ALONE
 from penult.export.training.history import History
-from penult.export.training.schedule import Schedule
+from penult.export.training.schedule import plateau
 
 Settings = Callable[..., TrainSettings]
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def _splits(counts: dict[str, int], val: int = 1, test: int = 1) -> Splits:
 def planned(settings: Settings, few_digits: Path, tiny_weights: Path) -> dry_run.Plan:
     """The plan of a run on four digits with the first two stages frozen."""
     chosen = settings(data=few_digits, weights=str(tiny_weights), freeze=2, lr_stage_decay=0.5, batch_size=16)
-    return dry_run.make(chosen, load_splits(chosen), CPU)
+    return dry_run.make(chosen, splits_of(chosen), CPU)
 
 
 def test_counts_stages_and_rates_are_those_of_the_run(planned: dry_run.Plan):
@@ -60,7 +61,7 @@ def test_counts_stages_and_rates_are_those_of_the_run(planned: dry_run.Plan):
 def test_a_frozen_network_has_no_epochs_of_its_own(settings: Settings, few_digits: Path, tiny_weights: Path):
     """With --freeze all only the head has a rate, and the time is that of describing every photo."""
     chosen = settings(data=few_digits, weights=str(tiny_weights), freeze=FREEZE_ALL)
-    planned = dry_run.make(chosen, load_splits(chosen), CPU)
+    planned = dry_run.make(chosen, splits_of(chosen), CPU)
     assert [stage.name for stage in planned.stages if stage.rate is not None] == ["head"]
     assert (planned.epochs, planned.steps, planned.epoch_s, planned.batch.learn_s) == (0, 0, 0.0, 0.0)
     assert planned.most_s > 0
@@ -68,22 +69,22 @@ def test_a_frozen_network_has_no_epochs_of_its_own(settings: Settings, few_digit
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"crop": 40, "resize": 48}, "40 x 40 pixels from the middle of a photo whose shorter side is 48"),
-     ({"crop": 40, "resize": 48, "fit": "stretch"}, "40 x 40 pixels from the middle of a photo whose both sides are 48"),
-     ({"crop": 48, "fit": "stretch"}, "48 x 48 pixels of the whole photo, squeezed to a square"),
-     ({"crop": 48, "views": 2, "augment": "photo"}, "side is 48; serving looks at 2 views of it, at 2 times the cost")],
+    [({"crop": 40, "resize": 48}, "center crop of 40 x 40 pixels from a photo whose shorter side is 48"),
+     ({"crop": 40, "resize": 48, "fit": "stretch"}, "center crop of 40 x 40 pixels from a photo whose both sides are 48"),
+     ({"crop": 48, "fit": "stretch"}, "the whole photo, stretched to 48 x 48 pixels"),
+     ({"crop": 48, "views": 2, "augment": "photo"}, "side is 48; serving uses 2 views of it, at 2 times the cost")],
 )  # fmt: skip
 def test_the_input_is_said(settings: Settings, few_digits: Path, changes: dict[str, Any], sentence: str):
     """The plan names the sizes that the run would use, and how much of a photo is seen."""
     chosen = settings(data=few_digits, **changes)
-    planned = dry_run.make(chosen, load_splits(chosen), CPU)
+    planned = dry_run.make(chosen, splits_of(chosen), CPU)
     assert (planned.crop, planned.resize) == (changes["crop"], 48)
     assert sentence in "\n".join(dry_run.lines(planned))
 
 
 def test_a_random_start_has_no_phase_of_the_head(settings: Settings, few_digits: Path):
     """Where the network learns anew, head and network learn together from the first epoch."""
-    planned = dry_run.make(settings(data=few_digits), load_splits(settings(data=few_digits)), CPU)
+    planned = dry_run.make(settings(data=few_digits), splits_of(settings(data=few_digits)), CPU)
     assert planned.head_epochs == 0
     assert {stage.rate for stage in planned.stages} == {1e-3}
 
@@ -100,10 +101,10 @@ def test_the_checkpoint_is_as_large_as_estimated(settings: Settings, tmp_path: P
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad])
     net(torch.zeros(2, 3, 32, 32))[0].sum().backward()
     optimizer.step()
-    schedule = Schedule(optimizer, chosen, math.inf, warm_steps=0)
+    schedule = plateau(optimizer, chosen, math.inf)
     path = tmp_path / "checkpoint.pt"
     best = {key: value.clone() for key, value in net.state_dict().items()}
-    Checkpoint(path, chosen, "").save(1, net, optimizer, schedule, torch.amp.GradScaler("cpu"), best, History())
+    Checkpoint(path, [], resume=False).save(1, net, optimizer, schedule, torch.amp.GradScaler("cpu"), best, History())
     estimated, _ = estimate.file_bytes(net, 10, get("tiny5").preprocess)
     assert estimated == pytest.approx(path.stat().st_size, rel=0.1, abs=1 << 16)
 
@@ -124,7 +125,7 @@ def test_the_memory_is_what_the_reader_uses(settings: Settings, tmp_path: Path):
         for number in range(12):
             image = Image.effect_noise(shapes[number % 4], 50 + number + 20 * label).convert("RGB")
             image.save(tmp_path / "photos" / name / f"{number}.png")
-    splits, spec = load_splits(settings()), Preprocess(resize=32, crop=32)
+    splits, spec = splits_of(settings()), Preprocess(resize=32, crop=32)
     reader = PhotoReader(spec, Cache(1 << 30), 8)
     list(reader.augmented(splits.train, transforms.photo, "", "", ALONE.bounds))
     whole = reader.cache.used_bytes
@@ -170,7 +171,7 @@ def test_a_sweep_is_planned_trial_by_trial(
 ):
     """Each trial takes what its own run would, with the step of its depth measured; the sweep takes all of them."""
     chosen = settings(data=few_digits, weights=str(tiny_weights), freeze=3, sweep=kind, repeats=2, batch_size=10)
-    splits, measured = load_splits(chosen), []
+    splits, measured = splits_of(chosen), []
 
     def measure(net: torch.nn.Module, _: object, tried: TrainSettings, *rest: object) -> estimate.Seconds:
         learning = sum(p.numel() for p in net.body.parameters() if p.requires_grad)
@@ -241,8 +242,8 @@ def test_nothing_is_written(
     assert _tree(few_digits) == before
     assert list(tmp_path.iterdir()) == []
     assert ["0", "20", "4", "10"] in [line.split() for line in printed.splitlines()]
-    wanted = ("nothing is learnt or written", "note: val split", "bundle models/digits/1 of about", "190,548 learn",
-              "at most 30 epochs of 3 steps of 32 photos", "at the very most")  # fmt: skip
+    wanted = ("nothing is trained or written", "note: val split", "bundle models/digits/1 of about", "190,548 trained",
+              "at most 30 epochs of 3 steps of 32 photos", "an epoch; at most about")  # fmt: skip
     assert [words for words in wanted if words not in printed] == []
 
 
@@ -255,7 +256,7 @@ def test_a_sweep_is_said_before_it_is_run(
     printed = capsys.readouterr().out
     rows = [line.split()[1:4] for line in printed.splitlines() if line.startswith("fine-tuned")]
     assert rows == [["5", "20", "3"], ["10", "40", "3"], ["20", "80", "3"]]  # labels per class, photos, seeds
-    wanted = ("nothing is learnt or written", "labels per class", "for all 27 trials", "digits/sweep-labels")
+    wanted = ("nothing is trained or written", "labels per class", "for all 27 trials", "digits/sweep-labels")
     assert [words for words in wanted if words not in printed] == []
     assert "bundle" not in printed
     assert list(tmp_path.iterdir()) == []
@@ -284,8 +285,8 @@ def test_many_classes_are_cut_short():
     assert not any(row[:1] == ["c40"] for row in rows)
     assert ["and", "960", "more", "classes"] in rows
     assert ["all", "1,000", "1,000", "1,000"] in rows
-    assert ["SVM", "linear", "kernel;", "about", "40", "s", "at", "most"] in rows
-    assert "about 1 h 40 min at the very most" in "\n".join(dry_run.lines(planned))
+    assert ["SVM", "linear", "kernel;", "at", "most", "about", "40", "s"] in rows
+    assert "at most about 1 h 40 min" in "\n".join(dry_run.lines(planned))
 
 
 def test_weights_that_cannot_be_downloaded_are_said_and_the_plan_goes_on(
@@ -297,7 +298,7 @@ def test_weights_that_cannot_be_downloaded_are_said_and_the_plan_goes_on(
     words = ["train", str(few_digits), "--arch", "squeezenet1_1", "--dry-run", "--device", "cpu", "--batch-size", "4"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "a run would stop here: the squeezenet1_1 weights cannot be downloaded" in printed
+    assert "a run would fail: the weights of squeezenet1_1 cannot be downloaded" in printed
     assert "386,176" in printed
 
 
@@ -314,7 +315,7 @@ def test_weights_that_there_are_not_stop_the_plan_as_they_would_the_run(
 def test_photos_that_vanish_do_not_stop_the_estimate(settings: Settings, make_photos: Callable, tmp_path: Path):
     """A photo that is gone since it was checked is left out of the mean size."""
     folder = make_photos(tmp_path / "photos", {"cat": 8, "dog": 8})
-    splits = load_splits(settings())
+    splits = splits_of(settings())
     expected = estimate.cache_bytes(splits, Preprocess(resize=32, crop=32), learns_whole=True)
     splits.train[0].path.unlink()
     assert folder.is_dir()

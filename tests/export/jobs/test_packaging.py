@@ -7,7 +7,7 @@ from sklearn.base import clone
 from penult.bundle.scores import as_columns
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import refit_on_all, score, steady_rows
+from penult.export.jobs.packaging import refit_on_all, score, stable_rows
 
 
 def _overlapping(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def test_goldens_do_not_hang_on_rounding():
     descriptors, _ = _overlapping(600, 1)
     pairs = fitted.pipeline.set_params(svc__decision_function_shape="ovo").decision_function(descriptors)
     fitted.pipeline.set_params(svc__decision_function_shape="ovr")
-    steady = steady_rows(descriptors, fitted)
+    steady = stable_rows(descriptors, fitted)
     tied = np.flatnonzero((np.abs(pairs) < 1e-5).any(axis=1))
     assert 300 < len(steady) < 600
     assert set(tied).isdisjoint(steady)
@@ -40,7 +40,7 @@ def test_where_no_photo_is_steady_all_may_be_goldens(kernel: str, monkeypatch: p
     descriptors, _ = _overlapping(60, 1)
     if kernel == "rbf":
         monkeypatch.setattr("penult.export.jobs.packaging._MAX_MOVED", -1.0)
-    assert steady_rows(descriptors, fitted).tolist() == list(range(60))
+    assert stable_rows(descriptors, fitted).tolist() == list(range(60))
 
 
 @pytest.mark.parametrize(("kernel", "weight"), [("linear", None), ("rbf", "balanced")])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from PIL import Image
+from tests.export.splits import splits_of
 
 from penult.bundle.errors import BundleError
 from penult.bundle.goldens import TOLERANCE
@@ -28,7 +29,7 @@ from penult.client import Client
 from penult.export.config.quantize import QuantizeSettings
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits, load_splits
+from penult.export.data.dataset import Photo, Splits
 from penult.export.errors import QuantizeError, SettingsError
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.quantize import calibration_photos, quantize
@@ -143,7 +144,7 @@ def test_a_model_without_convolutions_is_refused(bundle: Bundle):
 def test_photos_held_out_decide_nothing(model: Path, digits: Path, tmp_path: Path, quantized: Result):
     """With inverted validation and test photos the int8 network is the same, byte for byte: it never saw them."""
     settings = TrainSettings(digits, model, weights="none", freeze=0)
-    splits = load_splits(settings)
+    splits = splits_of(settings)
     for part in ("train", "val", "test"):
         for photo in getattr(splits, part):
             folder = tmp_path / "photos" / part / splits.classes[photo.label]

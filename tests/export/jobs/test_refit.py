@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tests.export.splits import splits_of
 
 from penult.bundle.errors import BundleError
 from penult.bundle.naming import versions
@@ -23,8 +24,9 @@ from penult.bundle.writer import publish
 from penult.client import Client, RequestFailed
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits, load_splits
+from penult.export.data.dataset import Photo, Splits
 from penult.export.errors import SettingsError
+from penult.export.jobs import packaging
 from penult.export.jobs import refit as refit_module
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.refit import refit
@@ -284,10 +286,10 @@ def test_photos_are_set_aside_as_in_training(model: Path, digits: Path, tmp_path
     wanted = TrainSettings(flat, model, weights="none", freeze=0, seed=3, val="0.25", test="0.1")
     refit(RefitSettings(model, flat, kernel="linear"))
     record = read_bundle(model, 2).manifest.training["svm"]
-    assert (record["seed"], record["data_sha256"]) == (3, load_splits(wanted).sha256)
+    assert (record["seed"], record["data_sha256"]) == (3, splits_of(wanted).sha256)
     refit(RefitSettings(model, flat, kernel="linear", version=1, seed=4, val="0.3"))
     record = read_bundle(model, 3).manifest.training["svm"]
-    assert record["data_sha256"] == load_splits(replace(wanted, seed=4, val="0.3")).sha256
+    assert record["data_sha256"] == splits_of(replace(wanted, seed=4, val="0.3")).sha256
 
 
 _NFC, _NFD = "p\u00e9ch\u00e9", "pe\u0301che\u0301"
@@ -296,7 +298,7 @@ _NFC, _NFD = "p\u00e9ch\u00e9", "pe\u0301che\u0301"
 def test_a_bundles_spelling_of_a_class_stays():
     """A network of before whose class is in another Unicode form keeps it, its order and its dense head."""
     photos = tuple(Photo(Path(str(label)), label) for label in (0, 1))
-    found = refit_module._in_order(Splits(("a", _NFC), photos, (), (), ()), (_NFD, "a"), ("other",))
+    found = refit_module._reorder_classes(Splits(("a", _NFC), photos, (), (), ()), (_NFD, "a"), ("other",))
     assert found.classes == (_NFD, "a")
     assert [photo.label for photo in found.train] == [1, 0]
 
@@ -345,13 +347,13 @@ def test_a_seed_out_of_range_is_refused():
 
 def test_goldens_that_do_not_replay_publish_nothing(model: Path, other_classes: Path, monkeypatch: pytest.MonkeyPatch):
     """Where the recorded answers cannot be repeated, no version appears."""
-    made = refit_module.make_goldens
+    made = packaging.make_goldens
 
     def other_answers(*arguments: Any) -> Any:
         good = made(*arguments)
         return replace(good, svm_scores=good.svm_scores + 1)
 
-    monkeypatch.setattr(refit_module, "make_goldens", other_answers)
+    monkeypatch.setattr(packaging, "make_goldens", other_answers)
     with pytest.raises(BundleError) as caught:
         refit(RefitSettings(model, other_classes))
     assert caught.value.reason == "GOLDEN_VALUES"

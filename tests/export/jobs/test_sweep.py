@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.export.splits import splits_of
 
 from penult.export.config.train import FREEZE_ALL, TrainSettings
-from penult.export.data.dataset import Photo, Splits, load_splits
+from penult.export.data.dataset import Photo, Splits
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
-from penult.export.jobs.plot_sweep import sweep_picture
+from penult.export.jobs.plot_sweep import plot_sweep
+from penult.export.jobs.run_sweep import run_sweep
 from penult.export.jobs.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep, Trial, plan, trials
-from penult.export.jobs.sweep_view import advice, best_freeze, step, table, to_csv, told
-from penult.export.jobs.train import compare
+from penult.export.jobs.sweep_view import advice, best_freeze, outcome_line, step, table, to_csv
 
 PATIENCE_S = 240
 
@@ -36,11 +37,11 @@ def options(few_digits: Path, tiny_weights: Path) -> dict:
 def frozen(options: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     """A whole sweep over freezing depths."""
     out = tmp_path_factory.mktemp("sweep") / "digits"
-    return compare(TrainSettings(**options, out=out, sweep="freeze")), out / "sweep-freeze"
+    return run_sweep(TrainSettings(**options, out=out, sweep="freeze")), out / "sweep-freeze"
 
 
 def _splits(options: dict) -> Splits:
-    return load_splits(TrainSettings(**options, out=Path("unused")))
+    return splits_of(TrainSettings(**options, out=Path("unused")))
 
 
 def test_freezing_is_tried_at_every_depth(frozen: tuple[Sweep, Path]):
@@ -65,7 +66,7 @@ def test_the_svm_is_the_one_asked_for(options: dict, monkeypatch: pytest.MonkeyP
     svm_fit = svm.fit
     monkeypatch.setattr(svm, "fit", fit)
     asked = {"svm": "rbf", "class_weights": "balanced", "epochs": 1, "head_epochs": 1, "seed": 5}
-    compare(TrainSettings(**options | asked, out=tmp_path / "digits", sweep="labels"))
+    run_sweep(TrainSettings(**options | asked, out=tmp_path / "digits", sweep="labels"))
     assert [(one.kernel, one.class_weight, one.seed) for one in fitted] == [("rbf", "balanced", 5)] * 9
 
 
@@ -102,7 +103,7 @@ def test_a_killed_sweep_goes_on(frozen: tuple[Sweep, Path], options: dict, tmp_p
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(30) == -signal.SIGKILL
     done = json.loads(record.read_bytes())["outcomes"]
-    resumed = compare(TrainSettings(**options, out=out, sweep="freeze", resume=True))
+    resumed = run_sweep(TrainSettings(**options, out=out, sweep="freeze", resume=True))
     assert [vars(outcome) for outcome in resumed.outcomes[: len(done)]] == done
     for one, other in zip(resumed.outcomes, frozen[0].outcomes, strict=True):
         assert replace(one, seconds=0) == replace(other, seconds=0)
@@ -114,7 +115,7 @@ def test_a_finished_sweep_is_drawn_again(frozen: tuple[Sweep, Path], options: di
     for name in ("sweep.png", "table.csv"):
         (folder / name).unlink()
     before = (folder / "trials.json").read_bytes()
-    resumed = compare(TrainSettings(**options, out=folder.parent, sweep="freeze", resume=True))
+    resumed = run_sweep(TrainSettings(**options, out=folder.parent, sweep="freeze", resume=True))
     assert resumed == frozen[0]
     assert (folder / "trials.json").read_bytes() == before
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -124,7 +125,7 @@ def test_a_finished_sweep_is_drawn_again(frozen: tuple[Sweep, Path], options: di
 def test_a_sweep_of_other_settings_is_not_resumed(frozen: tuple[Sweep, Path], options: dict):
     """--resume with another setting is refused in one line."""
     with pytest.raises(SettingsError) as caught:
-        compare(TrainSettings(**options | {"epochs": 3}, out=frozen[1].parent, sweep="freeze", resume=True))
+        run_sweep(TrainSettings(**options | {"epochs": 3}, out=frozen[1].parent, sweep="freeze", resume=True))
     assert caught.value.reason == "RESUME"
 
 
@@ -220,13 +221,13 @@ def test_depths_that_tie_are_told_and_the_most_frozen_is_taken():
         "freeze", {key: (val, 0.9) for key, val in (ways | {(FROZEN, FREEZE_ALL): 0.945}).items()}, val=100
     )
     assert advice(sweep) == (
-        "best on validation photos: --freeze 5 (96.0%), but 6 ways tie within one standard error (93.5% or more of 100 "
-        "photos): take --freeze all (94.5%), the most frozen of them, which learns fastest"
+        "best on validation photos: --freeze 5 (96.0%), but 6 settings tie within one standard error (93.5% or more of "
+        "100 photos); use --freeze all (94.5%), which has the most frozen stages and trains fastest"
     )
     assert best_freeze(sweep) == (FROZEN, FREEZE_ALL)
     sweep = _made_up("freeze", {(REINIT, 3): (1.0, 0.9), (CONTINUE, 3): (1.0, 0.9), (CONTINUE, 0): (0.9, 0.9)}, val=20)
     assert advice(sweep).startswith(
-        "best on validation photos: --freeze 3 (100.0%), the most frozen of 2 ways that tie"
+        "best on validation photos: --freeze 3 (100.0%); it has the most frozen stages of 2 settings that tie"
     )
     assert best_freeze(sweep) == (CONTINUE, 3)
 
@@ -243,40 +244,43 @@ def test_the_line_of_a_trial_is_that_trials():
     """What is said after a trial are its own figures, whatever stands last in the table; all is never called 6."""
     sweep = _made_up("freeze", {(FROZEN, FREEZE_ALL): (0.5, 0.4), (CONTINUE, 5): (0.8, 0.7)})
     first, second = sweep.outcomes
-    assert told(sweep, first).startswith(
-        "frozen + SVM, all stages frozen: validation photos right: 50.0%, test photos: 80 of 200,"
+    assert outcome_line(sweep, first).startswith(
+        "frozen + SVM, all stages frozen: validation photos correct: 50.0%, test photos: 80 of 200,"
     )
-    assert told(sweep, second).startswith(
-        "continue, 5 stages frozen: validation photos right: 80.0%, test photos: 140 of 200,"
+    assert outcome_line(sweep, second).startswith(
+        "continue, 5 stages frozen: validation photos correct: 80.0%, test photos: 140 of 200,"
     )
     assert [row["at"] for row in csv.DictReader(to_csv(sweep).splitlines())] == ["all", "5"]
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "verdict", "points"),
+    ("accuracies", "diagnosis", "points"),
     [
-        ((0.6, 0.8), "label more", "+10.0"),
-        ((0.98, 0.99), "bring little", "+0.5"),
-        ((0.9, 0.88), "bring little", "+0.0"),
+        ((0.6, 0.8), "label more", "gain 10.0"),
+        ((0.98, 0.99), "gain little", "gain 0.5"),
+        ((0.9, 0.88), "gain little", "gain 0.0"),
     ],
 )
-def test_advice_on_labels_follows_the_power_law(accuracies: tuple[float, float], verdict: str, points: str):
+def test_advice_on_labels_follows_the_power_law(accuracies: tuple[float, float], diagnosis: str, points: str):
     """Where doubling halved the error it will halve it again; where it brought nothing, label no more."""
     found = {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])}
     sweep = _made_up("labels", found, test_photos=2000)
-    assert verdict in advice(sweep)
+    assert diagnosis in advice(sweep)
     assert points in advice(sweep)
 
 
 @pytest.mark.parametrize("repeats", [1, 5])
 @pytest.mark.parametrize("accuracies", [(0.9, 0.9), (0.85, 0.925), (0.9, 0.875), (1.0, 1.0), (0.45, 1.0)])
 def test_no_advice_on_labels_that_chance_could_give(accuracies: tuple[float, float], repeats: int):
-    """Within what 40 test photos leave open there is no verdict, but the way to one; more seeds test on no more photos."""
+    """Within what 40 test photos leave open there is no diagnosis, but the way to one; more seeds test on no more photos."""
     found = {(FINE_TUNED, 10): (0.5, accuracies[0]), (FINE_TUNED, 20): (0.5, accuracies[1])}
     said = advice(_made_up("labels", found, test_photos=40, repeats=repeats))
-    assert "as far as 40 test photos tell, twice as many may bring nothing or" in said
-    assert "too few to say whether to label more; test on more (--test, or DATA/test)" in said
-    assert "bring little" not in said
+    assert "by 40 test photos, twice as many may gain 0 to" in said
+    assert (
+        "which does not show whether to label more; repeat the sweep with more test photos (--test or DATA/test)"
+        in said
+    )
+    assert "gain little" not in said
     assert "\n" not in said
 
 
@@ -285,7 +289,7 @@ def test_what_twice_the_labels_may_bring_is_bounded():
     found = {(FINE_TUNED, 10): (0.5, 0.9), (FINE_TUNED, 20): (0.5, 0.9)}
     errors, largest_step = 0.2305, 0.1438
     most = errors * (1 - errors / (errors + largest_step))
-    assert f"nothing or {100 * most:.1f} points" in advice(_made_up("labels", found, test_photos=40))
+    assert f"0 to {100 * most:.1f} points" in advice(_made_up("labels", found, test_photos=40))
 
 
 @pytest.mark.parametrize(
@@ -301,8 +305,8 @@ def test_the_interval_of_a_step_is_newcombes(photos: int, right: tuple[int, int]
 def test_enough_test_photos_tell_that_labels_bring_nothing():
     """No step at all is an answer once the photos leave less open than what would be worth labelling for."""
     found = {(FROZEN, 10): (0.5, 0.9), (FROZEN, 20): (0.5, 0.9)}
-    assert "bring little" in advice(_made_up("labels", found, test_photos=10_000))
-    assert "too few to say" in advice(_made_up("labels", found, test_photos=1_000))
+    assert "gain little" in advice(_made_up("labels", found, test_photos=10_000))
+    assert "does not show whether to label more" in advice(_made_up("labels", found, test_photos=1_000))
 
 
 def test_repeats_that_differ_leave_more_open():
@@ -310,7 +314,7 @@ def test_repeats_that_differ_leave_more_open():
     sweep = _made_up("labels", {(FROZEN, 10): (0.5, 0.7), (FROZEN, 20): (0.5, 0.75)}, test_photos=10_000, repeats=2)
     assert "label more" in advice(sweep)
     moved = [replace(o, test_accuracy=o.test_accuracy + (0.08, -0.08)[o.repeat]) for o in sweep.outcomes]
-    assert "too few to say" in advice(replace(sweep, outcomes=tuple(moved)))
+    assert "does not show whether to label more" in advice(replace(sweep, outcomes=tuple(moved)))
 
 
 def test_advice_on_labels_is_of_the_mode_that_validation_chose():
@@ -321,7 +325,9 @@ def test_advice_on_labels_is_of_the_mode_that_validation_chose():
         (FINE_TUNED, 10): (0.5, 0.6),
         (FINE_TUNED, 20): (0.8, 0.8),
     }
-    assert advice(_made_up("labels", found)).startswith("fine-tuned: from 10 to 20 photos per class 60.0% became 80.0%")
+    assert advice(_made_up("labels", found)).startswith(
+        "fine-tuned: from 10 to 20 photos per class, accuracy went from 60.0% to 80.0%"
+    )
 
 
 def test_few_photos_have_intervals_in_the_table():
@@ -329,7 +335,7 @@ def test_few_photos_have_intervals_in_the_table():
     found = {(FROZEN, 6): (1.0, 1.0)}
     few = replace(_made_up("freeze", found, test_photos=18), val_photos=20)
     assert table(few)[0][2:4] == ["84–100 %", "82–100 %"]
-    assert "validation photos right: 20 of 20, test photos: 18 of 18," in told(few, few.outcomes[0])
+    assert "validation photos correct: 20 of 20, test photos: 18 of 18," in outcome_line(few, few.outcomes[0])
     many = replace(_made_up("freeze", found, test_photos=5000), val_photos=5000)
     assert table(many)[0][2:4] == ["100.0%", "100.0%"]
 
@@ -341,7 +347,7 @@ def test_pictures_show_every_trial(kind: str):
     modes = {"freeze": (CONTINUE, REINIT), "labels": (FROZEN, FINE_TUNED, SCRATCH)}[kind]
     places = range(6) if kind == "freeze" else (5, 10, 20, 50, 91)
     sweep = _made_up(kind, {(mode, at): (0.8, float(random.uniform(0.6, 0.95))) for mode in modes for at in places})
-    assert sweep_picture(sweep).startswith(b"\x89PNG")
+    assert plot_sweep(sweep).startswith(b"\x89PNG")
     assert len(table(sweep)) == len(modes) * len(places)
     assert len(to_csv(sweep).splitlines()) == 1 + len(sweep.outcomes)
     assert Trial(modes[0], places[0], 0) in {Trial(o.mode, o.at, o.repeat) for o in sweep.outcomes}

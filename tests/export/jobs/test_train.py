@@ -23,9 +23,9 @@ from penult.bundle.reader import read_bundle, read_manifest
 from penult.export.config.known_networks import preprocess
 from penult.export.config.train import TrainSettings
 from penult.export.errors import SettingsError
-from penult.export.jobs import publish
+from penult.export.jobs import packaging
 from penult.export.jobs.finished import finished_int8, finished_run
-from penult.export.jobs.publish import Result
+from penult.export.jobs.packaging import Result
 from penult.export.jobs.train import train
 from penult.export.onnx.runtime import ExportedModel
 
@@ -130,9 +130,7 @@ def test_a_finished_run_is_not_repeated(
     result, weights = uninterrupted
     again = TrainSettings(**options, out=result.folder.parent, save_weights=weights, resume=True)
     assert train(again) == Result(result.folder, json.loads(json.dumps(result.metrics)))
-    assert (
-        f"finished already: {result.folder}; to learn the same once more, leave --resume out" in capsys.readouterr().err
-    )
+    assert f"already finished: {result.folder}; to train again, omit --resume" in capsys.readouterr().err
     assert [path.name for path in result.folder.parent.iterdir()] == ["1"]
     sha256 = read_manifest(result.folder).training["data_sha256"]
     assert finished_run(again, sha256)
@@ -263,7 +261,7 @@ def test_photos_as_a_camera_makes_them_can_be_learnt_from(options: dict[str, Any
         TrainSettings(**options | {"epochs": 1, "head_epochs": 2}, val=str(tmp_path / "val"), out=tmp_path / "d")
     )
     (note,) = (note for note in result.metrics["notes"] if "MiB" in note)
-    assert note.startswith("1 of these are above the limits of training and penult serve (63 MiB, 200,000,000 pixels, ")
+    assert note.startswith("1 of these exceed the limits of training and penult serve (63 MiB, 200,000,000 pixels, ")
     assert "too-large.png (IMAGE_TOO_MANY_BYTES)" in note
     bundle = read_bundle(result.folder.parent)
     assert max(map(len, bundle.goldens.images)) < 10_000
@@ -274,13 +272,13 @@ def test_goldens_that_do_not_replay_publish_nothing(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Where the recorded answers cannot be repeated, the run fails and no version appears."""
-    made = publish.make_goldens
+    made = packaging.make_goldens
 
     def other_answers(*arguments: Any) -> Any:
         good = made(*arguments)
         return replace(good, logits=good.logits + 1)
 
-    monkeypatch.setattr(publish, "make_goldens", other_answers)
+    monkeypatch.setattr(packaging, "make_goldens", other_answers)
     with pytest.raises(BundleError) as caught:
         train(TrainSettings(**options | {"epochs": 1}, out=tmp_path / "digits"))
     assert caught.value.reason == "GOLDEN_VALUES"

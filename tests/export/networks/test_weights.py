@@ -44,27 +44,27 @@ def _told(path: Path, arch: str = "resnet18") -> str:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is an empty file"),
+        (b"", "is empty"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "is a web page"),
         (b"version https://x/git-lfs/spec\noid sha256:0\n", "git lfs pull"),
         (_ONNX, "is an ONNX model"),
         (_SAFETENSORS, "is a safetensors file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "as Keras writes"),
         (b"\x1f\x8b\x08" + bytes(40), "is compressed"),
-        (pickle.dumps({"a": 1}), "never unpickles"),
-        (b"PK\x03\x04" + bytes(100), "is cut short or damaged"),
+        (pickle.dumps({"a": 1}), "which penult does not load"),
+        (b"PK\x03\x04" + bytes(100), "is truncated or damaged"),
         (_zip("w/data.pkl", "w/constants.pkl"), "is TorchScript"),
         (_zip("config.json"), "is a zip archive"),
-        (b"no weights", "cannot be read: it is damaged, or no file of torch.save()"),
-        (lambda path: torch.save([1], path), "holds a list, not a state dict"),
-        (lambda path: torch.save(None, path), "holds nothing, not a state dict"),
-        (lambda path: torch.save({1: torch.zeros(1)}, path), "holds a dict, not a state dict"),
-        (lambda path: torch.save({"epoch": 3}, path), "holds no tensors by name"),
+        (b"no weights", "is damaged or was not written by torch.save()"),
+        (lambda path: torch.save([1], path), "contains a list, not a state dict"),
+        (lambda path: torch.save(None, path), "contains nothing, not a state dict"),
+        (lambda path: torch.save({1: torch.zeros(1)}, path), "contains a dict, not a state dict"),
+        (lambda path: torch.save({"epoch": 3}, path), "has no named tensors"),
         (lambda path: torch.save({"args": argparse.Namespace()}, path), "pickled objects (argparse.Namespace)"),
         (lambda path: torch.save(nn.Linear(1, 1), path), "pickled objects (torch.nn.modules.linear.Linear)"),
         (
             lambda path: torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}, "optimizer": {}}, path),
-            "it lies below 'model': torch.save(torch.load(",
+            "it is under the key 'model': torch.save(torch.load(",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -79,7 +79,7 @@ def test_what_is_no_state_dict_is_named(tmp_path: Path, content: Any, told: str)
 def test_a_folder_and_a_slip_of_the_finger(tmp_path: Path):
     """A folder names a file inside; a wrong name the nearest file beside, or the word that was meant."""
     (tmp_path / "resnet.pth").touch()
-    assert f"is a folder; give the state-dict file itself, such as {tmp_path / 'resnet.pth'}" in _told(tmp_path)
+    assert f"is a folder; give the state-dict file, such as {tmp_path / 'resnet.pth'}" in _told(tmp_path)
     assert f"did you mean {tmp_path / 'resnet.pth'}?" in _told(tmp_path / "resnet.pt")
     assert "did you mean imagenet?" in _told(Path("imagnet"))
 
@@ -102,14 +102,14 @@ def test_every_network_is_recognised(name: str):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda state: state, "they are of resnet50: give --arch resnet50"),
-        (lambda state: state | {"x.weight": torch.zeros(1)}, "they look most like resnet50: give --arch resnet50"),
+        (lambda state: state, "they fit resnet50: give --arch resnet50"),
+        (lambda state: state | {"x.weight": torch.zeros(1)}, "they are most similar to resnet50: give --arch resnet50"),
         (
             lambda state: {f"model.backbone.{key}": value for key, value in state.items()} | {"neck": torch.zeros(1)},
-            "without 'model.backbone.' before their names they look like resnet50: torch.save("
+            "without the prefix 'model.backbone.' they fit resnet50: torch.save("
             "{k.removeprefix('model.backbone.'): v for k, v in state.items() if k.startswith('model.backbone.')}, …), and give --arch resnet50",
         ),
-        (lambda state: {"embeddings.weight": torch.zeros(2)}, "they look like none of the networks that penult knows"),
+        (lambda state: {"embeddings.weight": torch.zeros(2)}, "they fit none of the networks that penult knows"),
     ],
     ids=["whole", "more", "prefixed", "strange"],
 )  # fmt: skip
@@ -118,7 +118,7 @@ def test_weights_of_another_network_name_it(change: Callable[..., Any], told: st
     own = get("resnet18").body().state_dict()
     with pytest.raises(SettingsError) as caught:
         weights.match(own, change(_weights_of("resnet50")), "w.pth", "resnet18")
-    assert caught.value.message.startswith("--weights w.pth are not weights of this --arch (resnet18): ")
+    assert caught.value.message.startswith("--weights w.pth does not fit --arch resnet18: ")
     assert caught.value.message.endswith(told)
 
 

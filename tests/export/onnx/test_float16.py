@@ -17,7 +17,7 @@ from penult.export.errors import ParityError
 from penult.export.networks.architectures import get
 from penult.export.networks.network import Normalise, build
 from penult.export.onnx.convert import to_onnx
-from penult.export.onnx.float16 import to_half
+from penult.export.onnx.float16 import to_float16
 
 # Seen: 3e-4 to 7e-4. One rounding to float16 is 5e-4.
 TOLERANCE = 2e-3
@@ -35,7 +35,7 @@ def models(request: pytest.FixtureRequest) -> tuple[int, bytes, bytes]:
         request.param, tuple("abcd"), architecture.preprocess, net.descriptor_length, "dense", {"dense": 1.0}
     )
     given = to_onnx(net, manifest)
-    return crop, given, to_half(given)
+    return crop, given, to_float16(given)
 
 
 def run(model: bytes, pixels: np.ndarray) -> list[np.ndarray]:
@@ -117,14 +117,14 @@ PLAIN = "descriptor = Gemm<transB = 1>(x, w) logits = Relu(descriptor)"
 def test_an_output_may_be_read_on():
     """A descriptor that the head reads, as in every network of ours, is both: float16 within, float32 outside."""
     pixels = np.array([[1, 2, 3], [0, 0, 1]], dtype=np.uint8)
-    for actual, expected in zip(run(to_half(small(PLAIN)), pixels), run(small(PLAIN), pixels), strict=True):
+    for actual, expected in zip(run(to_float16(small(PLAIN)), pixels), run(small(PLAIN), pixels), strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_weight_of_both_worlds_is_kept_twice():
     """A number that both normalising and the body use stays float32 there and is float16 here."""
     data = small("y = Sub(x, one) d = Gemm<transB = 1>(y, w) descriptor = Add(d, one) logits = Relu(descriptor)")
-    half = onnx.load_from_string(to_half(data))
+    half = onnx.load_from_string(to_float16(data))
     types = {weight.name: weight.data_type for weight in half.graph.initializer}
     assert (types["one"], types["one_half"]) == (TensorProto.FLOAT, TensorProto.FLOAT16)
     pixels = np.array([[1, 2, 3]], dtype=np.uint8)
@@ -138,14 +138,14 @@ def test_casts_and_constants_of_the_body_follow():
         "c = Constant<value = float[1] {0.1}>() descriptor = Add(back, c) logits = Relu(descriptor)"
     )
     pixels = np.array([[1, 2, 3]], dtype=np.uint8)
-    np.testing.assert_allclose(run(to_half(data), pixels)[0], run(data, pixels)[0], rtol=1e-3)
+    np.testing.assert_allclose(run(to_float16(data), pixels)[0], run(data, pixels)[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("value", ["70000", "-1e30"])
 def test_a_weight_too_large_is_refused(value: str):
     """What float16 cannot hold is an error that names the weight, not infinity in an answer."""
     with pytest.raises(ParityError, match="w has values beyond 65504"):
-        to_half(small(PLAIN, f"float[2,3] w = {{1,2,3,4,5,{value}}}"))
+        to_float16(small(PLAIN, f"float[2,3] w = {{1,2,3,4,5,{value}}}"))
 
 
 def test_not_a_number_is_refused():
@@ -154,17 +154,17 @@ def test_not_a_number_is_refused():
     weight = next(w for w in model.graph.initializer if w.name == "w")
     weight.CopyFrom(numpy_helper.from_array(np.full((2, 3), np.nan, dtype=np.float32), "w"))
     with pytest.raises(ParityError, match="w has values beyond"):
-        to_half(model.SerializeToString())
+        to_float16(model.SerializeToString())
 
 
 def test_a_model_is_halved_once(models):
     """A float16 model is not converted again."""
     with pytest.raises(ParityError, match="float16 already"):
-        to_half(models[2])
+        to_float16(models[2])
 
 
 def test_an_int8_model_is_refused():
     """Scales of a quantised model are not weights: the float version is to be converted instead."""
     body = "q = QuantizeLinear(x, one, zero) y = DequantizeLinear(q, one, zero) " + PLAIN.replace("(x,", "(y,")
     with pytest.raises(ParityError, match="int8 already"):
-        to_half(small(body, "float[2,3] w = {1,2,3,4,5,6}, float one = {1}, uint8 zero = {0}"))
+        to_float16(small(body, "float[2,3] w = {1,2,3,4,5,6}, float one = {1}, uint8 zero = {0}"))

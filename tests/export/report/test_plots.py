@@ -14,7 +14,7 @@ from penult.export.evaluation.diagnosis import diagnose
 from penult.export.evaluation.metrics import calibration
 from penult.export.networks.weight_changes import CONV, STATISTICS, LayerChange
 from penult.export.report.descriptor_map import DescriptorMap
-from penult.export.report.figures import illustrate
+from penult.export.report.figures import draw_figures
 from penult.export.report.plot_learning import learning_curves
 from penult.export.report.plot_network import first_filters, relative_changes
 from penult.export.report.plot_photos import descriptor_map
@@ -42,7 +42,7 @@ def _answers(classes: Sequence[str], wrong: int = 3) -> Confusions:
 
 
 def _illustrate(made: ReportData) -> dict[str, bytes]:
-    return illustrate(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[0]
+    return draw_figures(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[0]
 
 
 def test_text_can_be_read_on_a_phone(report_data: Callable):
@@ -112,16 +112,16 @@ def test_the_last_phase_has_the_fixed_name(report_data: Callable, made_up_histor
     made = report_data(("cat", "dog"), history=made_up_history(4, ("head", "all")))
     pictures = _illustrate(made)
     for name, phase in (("learning_curves.svg", "all"), ("learning_curves_head.svg", "head")):
-        assert pictures[name] == learning_curves(made.learning.history.phase(phase), made.learning.verdict)
+        assert pictures[name] == learning_curves(made.learning.history.phase(phase), made.learning.diagnosis)
 
 
 def test_over_fitting_is_shaded(made_up_history: Callable):
     """The shade of over-fitting is there where the zones are, and only there."""
     epochs = made_up_history(12).epochs
-    verdict = diagnose(made_up_history(12), 2)
+    diagnosis = diagnose(made_up_history(12), 2)
     for zone in ("good", "over-fit"):
-        object.__setattr__(verdict, "zones", {"all": ("good",) * 6 + (zone,) * 6})
-        assert _has(learning_curves(epochs, verdict), "#e69f00") == (zone == "over-fit")
+        object.__setattr__(diagnosis, "zones", {"all": ("good",) * 6 + (zone,) * 6})
+        assert _has(learning_curves(epochs, diagnosis), "#e69f00") == (zone == "over-fit")
 
 
 def test_many_classes_can_be_drawn():
@@ -143,7 +143,7 @@ def test_filters_show_before_after_and_difference(count: int, size: int):
     before = np.random.default_rng(0).normal(size=(count, 3, size, size)).astype(np.float32)
     same, other = first_filters(before, before, "conv1"), first_filters(before, before * 1.5, "conv1")
     assert (same.count(b"<image"), other.count(b"<image")) == (1, 3)
-    assert {"conv1", "the same, bit for bit"} <= set(_texts(same))
+    assert {"conv1", "unchanged, bit-identical"} <= set(_texts(same))
 
 
 def test_constant_filters_can_be_drawn():
@@ -199,7 +199,7 @@ def test_any_calibration_can_be_drawn(count: int):
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1, 1, 1], count)
     for labels in (probabilities.argmax(1), (probabilities.argmax(1) + 1) % 3):
-        assert "share of right answers" in _texts(reliability({"svm": calibration(probabilities, labels)}))
+        assert "accuracy" in _texts(reliability({"svm": calibration(probabilities, labels)}))
 
 
 def test_long_names_are_cut():
@@ -219,7 +219,7 @@ def test_names_of_wide_letters_keep_their_room():
 def test_tables_hold_what_is_drawn(report_data: Callable):
     """reliability.csv and svm_c.csv have a row per point of their pictures."""
     made: Any = report_data(("cat", "dog"))
-    tables = illustrate(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[1]
+    tables = draw_figures(made, dict.fromkeys(made.scores, _answers(made.splits.classes)))[1]
     bins = sum(len(figures["reliability"]) for figures in made.metrics["test"].values())
     assert len(tables["reliability.csv"].splitlines()) == 1 + bins
     assert tables["svm_c.csv"].decode().splitlines() == ["kernel,c,accuracy", "linear,0.1,0.9", "linear,1.0,0.95"]

@@ -78,7 +78,7 @@ def test_the_page_opens_alone(report_data: Callable):
 
 
 def test_the_report_states_the_figures(report_data: Callable):
-    """Accuracy, interval, default scorer, verdict and comparison stand in page and card; nothing is left unfilled."""
+    """Accuracy, interval, default scorer, diagnosis and comparison stand in page and card; nothing is left unfilled."""
     made = report_data(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
     files = report_files(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
@@ -87,11 +87,11 @@ def test_the_report_states_the_figures(report_data: Callable):
         assert "19 of 20" in text
         assert "95.0 %" not in text
         assert "svm (default)" in text
-        assert made.learning.verdict.sentence in text
-        assert "name exactly the same photos right" in text
+        assert made.learning.diagnosis.sentence in text
+        assert "are correct on exactly the same photos" in text
         assert "3 photos cannot be read" in text
         assert made.splits.sha256 in text
-        assert "frozen: identical, bit for bit" in text
+        assert "frozen, bit-identical" in text
         assert "{{" not in text
         assert "{%" not in text
 
@@ -100,7 +100,7 @@ def test_the_report_states_the_figures(report_data: Callable):
     ("schedule", "phases", "words"),
     [
         ("plateau", ("head", "all"), "stops the run"),
-        ("onecycle", ("head", "all"), "up and down once over all epochs"),
+        ("onecycle", ("head", "all"), "rises and falls once over all epochs"),
         ("onecycle", ("head",), "stops the run"),
     ],
 )
@@ -121,7 +121,7 @@ def test_the_page_says_what_set_the_rates(
     assert ("stops the run" in page) == (words == "stops the run")
     card = files["MODEL_CARD.md"].decode()
     assert ("stopped the run and chose the weights" in card) == (words == "stops the run")
-    assert ("up and down once over all epochs" in card) == (words != "stops the run")
+    assert ("rose and fell once over all epochs" in card) == (words != "stops the run")
 
 
 def test_names_are_escaped(report_data: Callable):
@@ -159,8 +159,11 @@ def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
     preprocess = Preprocess(32, 32, fit="stretch") if training else Preprocess(48, 32)
     made = replace(made, manifest=replace(made.manifest, training=training, preprocess=preprocess))
     card = report_files(made)["MODEL_CARD.md"].decode()
-    assert f"Input: {'both sides to 32' if training else 'shorter side to 48'}, middle 32 x 32" in card
-    assert ("in 2 views: as it is, mirrored." in card) == bool(training.get("settings"))
+    assert (
+        f"Input: {'both sides resized to 32' if training else 'shorter side resized to 48'} pixels, center crop of 32 x 32"
+        in card
+    )
+    assert ("in 2 views (unchanged, mirrored)." in card) == bool(training.get("settings"))
 
 
 @pytest.mark.parametrize("views", [1, 4])
@@ -169,11 +172,11 @@ def test_curves_of_one_view_say_so(report_data: Callable, views: int):
     made = report_data(("cat", "dog"))
     training = {"settings": made.manifest.training["settings"] | {"views": views}}
     page = report_files(replace(made, manifest=replace(made.manifest, training=training)))["report/index.html"].decode()
-    assert ("everything else here on 4 views" in page) == (views == 4)
+    assert ("Everything else is measured on 4 views" in page) == (views == 4)
 
 
 def test_a_new_svm_alone_has_a_report(report_data: Callable):
-    """Where no network learnt, there are no curves, filters or verdict, and nothing else is missing."""
+    """Where no network learnt, there are no curves, filters or diagnosis, and nothing else is missing."""
     made = report_data(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
     made.metrics.pop("verdict")
     made.metrics.pop("train")
@@ -192,7 +195,7 @@ def test_photos_can_be_kept_out(report_data: Callable):
     assert "--no-report-photos" in files["report/index.html"].decode()
     assert "The report shows no photos." in files["MODEL_CARD.md"].decode()
     shown = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
-    assert "`report/index.html` shows photos" in shown
+    assert "`report/index.html` shows small photos" in shown
 
 
 def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
@@ -224,9 +227,9 @@ def test_without_test_errors_other_photos_are_shown(report_data: Callable):
     right = np.eye(2, dtype=np.float32)[made.labels] * (1 + np.arange(20, dtype=np.float32) / 10)[:, None]
     page = report_files(report_data(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
     text = page["report/index.html"].decode()
-    assert "No test photo was named wrong" in text
+    assert "test photos are correct" in text
     assert "Errors on the validation photos" in text
-    assert "Right answers that it was least sure of, of each class" in text
+    assert "Correct answers with the lowest confidence, by class" in text
     least = [made.splits.test[row] for label in (0, 1) for row in np.flatnonzero(made.labels == label)[:6]]
     assert asked == [*least, made.splits.val[3]]
 
@@ -246,13 +249,13 @@ def test_few_photos_have_no_bare_percentage(report_data: Callable):
         assert "18 of 18" in text
         assert "9 of 9" in text
         assert "82–100 %" in text
-        assert not re.search(r"(?<![–\d])(?<!or )100(\.0)? ?%|1\.000", text)
-        assert "leave open whether 82 or 100 %" in text
+        assert not re.search(r"(?<![–\d])(?<!and )100(\.0)? ?%|1\.000", text)
+        assert "may be between 82 and 100 %" in text
 
 
 @pytest.mark.parametrize(
     ("test", "val", "words"),
-    [((18, 18), (20, 33), "Count on the lower figure"), ((60, 100), (85, 100), "Count on the test photos"),
+    [((18, 18), (20, 33), "Rely on the lower figure"), ((60, 100), (85, 100), "Rely on the test photos"),
      ((18, 18), (30, 33), "")],
 )  # fmt: skip
 def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], val: tuple[int, int], words: str):
@@ -264,7 +267,7 @@ def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], va
     files = report_files(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = html.unescape(files[name].decode())
-        assert ("disagree by more than chance" in text) == bool(words)
+        assert ("differs between test and validation photos by more than chance" in text) == bool(words)
         assert words in text
         assert not words or f"{val[0]} of {val[1]} validation photos" in text
 
@@ -321,9 +324,11 @@ def test_test_photos_that_may_have_been_learnt_from_are_told(report_data: Callab
     files = report_files(replace(made, manifest=replace(made.manifest, training=training)))
     page, card = (files[name].decode() for name in ("report/index.html", "MODEL_CARD.md"))
     assert (
-        ("the test photos decided nothing" in page) == ("The test photos, 20, decided nothing." in card) == has_learnt
+        ("test photos were used for this figure only" in page)
+        == ("were used for these figures only. The" in card)
+        == has_learnt
     )
-    assert ("may have learnt from some" in page) == ("may have learnt from some" in card) == (not has_learnt)
+    assert ("may have been trained on some" in page) == ("may have been trained on some" in card) == (not has_learnt)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +343,7 @@ def test_the_command_repeats_the_run(changes: dict[str, Any], words: str):
 
 
 def test_the_trained_bundle_has_a_report(trained: Any):
-    """A real run's page and card name its accuracy and its verdict, and metrics.json holds the verdict too."""
+    """A real run's page and card name its accuracy and its diagnosis, and metrics.json holds the diagnosis too."""
     figures = trained.metrics["test"]["dense"]
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = html.unescape((trained.folder / name).read_text())

@@ -19,9 +19,9 @@ from penult.export.errors import SettingsError
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.train import train
 from penult.export.networks.architectures import get
-from penult.export.networks.network import Normalise, PenultNet, build, look
+from penult.export.networks.network import Normalise, PenultNet, build, make_views
 from penult.export.onnx.convert import to_onnx
-from penult.export.onnx.float16 import to_half
+from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.int8 import to_int8
 from penult.export.onnx.runtime import ExportedModel
 
@@ -52,7 +52,7 @@ def _lying(pixels: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(("views", "ways"), [(2, {0, 1}), (4, {0, 1, 2, 3}), (8, set(range(8)))])
 def test_the_views_are_ways_to_lie(views: int, ways: set[int], pixels: np.ndarray):
     """Each of them once: two are the photo and its mirror image, four are those and quarter turns, eight are all."""
-    seen = look(torch.from_numpy(pixels).permute(0, 3, 1, 2), views).permute(0, 2, 3, 1).numpy()
+    seen = make_views(torch.from_numpy(pixels).permute(0, 3, 1, 2), views).permute(0, 2, 3, 1).numpy()
     found = [[np.array_equal(part, way) for way in _lying(pixels)].index(True) for part in np.split(seen, views)]
     assert len(found) == views
     assert set(found) == ways
@@ -64,7 +64,7 @@ def test_the_descriptor_is_the_mean_of_the_views(looking: Callable[[int], Penult
     net, photos = looking(views), torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         logits, descriptor = net(photos)
-        each = [net.body(part) for part in look(photos, views).chunk(views)]
+        each = [net.body(part) for part in make_views(photos, views).chunk(views)]
         assert torch.allclose(descriptor, torch.stack(each).mean(0), atol=1e-6)
         assert torch.equal(logits, net.head(descriptor))
         assert not torch.allclose(each[0], each[1], atol=1e-2)
@@ -80,7 +80,7 @@ def test_every_precision_looks_that_often(
     net, spec = looking(views), get("tiny5").preprocess
     manifest = Manifest("tiny5", tuple("abcd"), spec, net.descriptor_length, "dense", {"dense": 1.0})
     onnx = to_onnx(net, manifest)
-    made = {"float": lambda: onnx, "half": lambda: to_half(onnx), "int8": lambda: to_int8(onnx, manifest, [pixels])}
+    made = {"float": lambda: onnx, "half": lambda: to_float16(onnx), "int8": lambda: to_int8(onnx, manifest, [pixels])}
     model = ExportedModel(made[precision](), manifest)
     logits, descriptor = model.run(pixels)
     with torch.no_grad():

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.export.splits import splits_of
 from torch.nn import functional as F
 
 from penult.export.config.train import FREEZE_ALL, TrainSettings
-from penult.export.data.dataset import load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.networks.architectures import get
@@ -30,7 +30,7 @@ def _learn(folder: Path, **changes: Any) -> tuple[PenultNet, History, FineTuner]
     values = {"arch": "tiny5", "weights": "none", "freeze": 0, "device": "cpu", "epochs": 3, "augment": "gentle",
               "lr_head": 3e-3, "batch_size": 8}  # fmt: skip
     settings = TrainSettings(**({"data": folder, "out": Path("unused")} | values | changes))
-    architecture, splits = get("tiny5"), load_splits(settings)
+    architecture, splits = get("tiny5"), splits_of(settings)
     net = build(architecture, settings, len(splits.classes))
     reader = PhotoReader(architecture.preprocess, Cache(settings.cache_mb << 20), settings.batch_size)
     tuner = FineTuner(net, architecture, settings, splits, reader, ALONE)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.jobs.train import train
@@ -25,7 +25,7 @@ def _tuner(folder: Path, weights: Path, **changes) -> FineTuner:
         data=folder, out=Path("unused"), arch="tiny5", weights=str(weights), freeze=1, augment="gentle", device="cpu",
         batch_size=16, lr="auto", **changes,
     )  # fmt: skip
-    splits, architecture = load_splits(settings), get("tiny5")
+    splits, architecture = splits_of(settings), get("tiny5")
     net = build(architecture, settings, len(splits.classes))
     freeze_stages(net, architecture, 1)
     reader = PhotoReader(architecture.preprocess, Cache(1 << 26), settings.batch_size)
@@ -34,7 +34,7 @@ def _tuner(folder: Path, weights: Path, **changes) -> FineTuner:
 
 def _find(tuner: FineTuner) -> float:
     return lr_finder.find_factor(
-        tuner.trainer, tuner._optimizer(1.0), tuner.splits.train, transforms.gentle, tuner.settings
+        tuner.trainer, tuner._optimizer(1.0), tuner.splits.train, transforms.gentle, tuner.settings.seed
     )
 
 

@@ -1,7 +1,7 @@
-"""What is known of each network without building it, so that wrong options are refused before PyTorch is imported.
+"""Facts about each network that need no PyTorch, so that wrong options are rejected before it is imported.
 
-Five stages from the input, cut where the resolution halves (for AlexNet: its five convolutions). `dense` are hidden
-dense layers between the last convolution and the descriptor; they always learn, unless everything is frozen.
+A network has five stages from the input; each ends where the resolution halves (AlexNet's are its five convolutions).
+`dense` are hidden dense layers between the last convolution and the descriptor. They are frozen by `--freeze all` only.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,9 +17,13 @@ IMAGENET, IMAGENET_V2 = "imagenet", "imagenet-v2"
 
 @dataclass(frozen=True)
 class Network:
-    """One network: the modules of its stages, and what its pictures, descriptors and weights are like.
+    """One network.
 
-    `descriptor_length` counts numbers; `downloads` are the names of weights that torchvision has for it.
+    Attributes:
+        stages: The module names of each conv stage.
+        descriptor_length: Numbers per descriptor.
+        dense: The module names of hidden dense layers.
+        downloads: The weights that torchvision has for it.
     """
 
     name: str
@@ -62,10 +66,10 @@ NETWORKS = {
 
 
 def get(name: str) -> Network:
-    """Return the network of that name; raise SettingsError naming those there are, and the nearest."""
+    """Return the network of that name; raise SettingsError, which lists all names, if there is none."""
     if name not in NETWORKS:
         raise SettingsError(
-            "ARCHITECTURE", f"--arch {name}: not one of {', '.join(names())}{did_you_mean(name, NETWORKS)}"
+            "ARCHITECTURE", f"--arch {name} is not one of {', '.join(names())}{did_you_mean(name, NETWORKS)}"
         )
     return NETWORKS[name]
 
@@ -76,7 +80,7 @@ def names() -> list[str]:
 
 
 def preprocess(settings: TrainSettings) -> Preprocess:
-    """Return what becomes of a photo: the network's own values, or the sizes given; raise SettingsError."""
+    """Return the network's preprocessing with the given sizes; raise SettingsError."""
     network = get(settings.arch)
     own = network.preprocess
     crop = settings.crop or own.crop
@@ -91,13 +95,12 @@ def preprocess(settings: TrainSettings) -> Preprocess:
 
 
 def _check_crop(crop: int, network: Network) -> None:
-    """Refuse a size of input that the network cannot take, or is too small for it."""
+    """Raise SettingsError for an input size that the network cannot use or that is too small."""
     own = network.preprocess.crop
     if network.dense:
-        raise SettingsError(
-            "CROP", f"--crop {crop}: the dense layers of {network.name} are made for {own}; leave --crop out"
-        )
+        raise SettingsError("CROP", f"--crop {crop}: the dense layers of {network.name} need {own} pixels; omit --crop")
     if crop < own // 2:
         raise SettingsError(
-            "CROP", f"--crop {crop} is less than half of what {network.name} learnt on; give {own // 2} or more"
+            "CROP",
+            f"--crop {crop} is less than half of the {own} pixels of {network.name}; give at least {own // 2}",
         )

@@ -1,7 +1,7 @@
-"""Options of `penult train` that change nothing beside other ones: a table, and what is said of them.
+"""Options of `penult train` that have no effect in combination with others.
 
-An option that promises what will not happen is refused. One that only has nothing to do is noted, and the run goes on:
-scripts give the same options to runs that freeze more or less.
+An option whose promised result would not appear is rejected. An option that is merely unused is noted, because scripts
+give the same options to runs that freeze more or fewer stages.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _ONE_LEARNS, _NONE_LEARNS = 4, 5
 
 @dataclass(frozen=True)
 class Idle:
-    """Options that change nothing when `beside` holds. `why` follows "no effect"."""
+    """Options without effect if `beside` holds. `why` follows "no effect" in the message."""
 
     options: tuple[str, ...]
     beside: Callable[["TrainSettings"], bool]
@@ -27,12 +27,12 @@ class Idle:
 
 
 def _freezes_all(settings: "TrainSettings") -> bool:
-    """Whether only the head learns. A sweep learns in other ways too."""
+    """Return True if only the head is trained; a sweep has other trials too."""
     return settings.freezes_all and settings.sweep == "no"
 
 
 def _only_head_learns(settings: "TrainSettings") -> bool:
-    """Whether all conv stages are frozen, and the network has no hidden dense layers."""
+    """Return True if all conv stages are frozen and the network has no hidden dense layers."""
     from penult.export.config.known_networks import NETWORKS  # which imports the settings
 
     network = NETWORKS.get(settings.arch)
@@ -51,62 +51,62 @@ _REFUSED = (
     Idle(("max_loss",), lambda s: not s.int8, "without --int8, whose loss it limits: add --int8"),
     Idle(
         ("lr_factor", "lr_patience", "stop_patience"), lambda s: s.schedule == "onecycle",
-        "with --schedule onecycle, whose rates and end are fixed beforehand; --schedule plateau has them",
+        "with --schedule onecycle, whose rates and epochs are fixed; --schedule plateau uses them",
     ),
 )  # fmt: skip
 _NOTED = (
     Idle(
         ("epochs", "lr_backbone", "lr_stage_decay", "augment", "train_crop", "schedule"), _freezes_all,
-        "with --freeze all, where only the head learns, on photos as they are served; --head-epochs limits it",
+        "with --freeze all, which trains the head only, on center crops; --head-epochs limits it",
     ),
     Idle(
         ("head_epochs",), lambda s: s.starts_fresh and s.sweep == "no",
-        "with --weights none or --reinit, where the head learns together with the layers that start at random",
+        "with --weights none or --reinit, which train the head together with the layers that start at random",
     ),
     Idle(
         ("lr_backbone", "lr_stage_decay"), lambda s: s.starts_fresh and s.sweep == "no",
-        "with --weights none or --reinit, where all layers that learn have the rate of --lr-head",
+        "with --weights none or --reinit, which train all layers at the rate of --lr-head",
     ),
     Idle(
         ("lr_stage_decay",),
         lambda s: s.freeze >= _ONE_LEARNS and not (s.freezes_all or s.starts_fresh) and s.sweep == "no",
-        "with --freeze 4 or 5, where no second conv stage learns",
+        "with --freeze 4 or 5, which train at most one conv stage",
     ),
     Idle(
         ("lr_backbone", "reinit"), lambda s: _only_head_learns(s) and s.sweep == "no",
-        "with --freeze 5 and a network without hidden dense layers, where only the head learns",
+        "with --freeze 5 and a network without hidden dense layers, which train the head only",
     ),
-    Idle(("reinit",), lambda s: s.weights == "none", "with --weights none, where all layers start at random"),
-    Idle(("freeze", "reinit"), _sweeps("freeze"), "with --sweep freeze, which tries every depth and both starts"),
+    Idle(("reinit",), lambda s: s.weights == "none", "with --weights none, which starts all layers at random"),
+    Idle(("freeze", "reinit"), _sweeps("freeze"), "with --sweep freeze, which tries every depth and --reinit"),
     Idle(("report_photos",), _sweeps("freeze", "labels"), "with --sweep, which writes no report"),
-    Idle(("resume",), lambda s: s.dry_run, "with --dry-run, which learns nothing"),
+    Idle(("resume",), lambda s: s.dry_run, "with --dry-run, which trains nothing"),
 )  # fmt: skip
 
 
 def refuse(settings: "TrainSettings") -> None:
-    """Raise SettingsError, in one line, for all options that promise what will not happen."""
+    """Raise SettingsError, with one line, for all options whose promised result would not appear."""
     if found := _found(settings, _REFUSED):
-        out = "leave it out" if len(found) == 1 and " and " not in found[0][0] else "leave them out"
+        out = "omit it" if len(found) == 1 and " and " not in found[0][0] else "omit them"
         said = "; ".join(f"{names} no effect {why}" for names, why in found)
         raise SettingsError("NO_EFFECT", f"{said}; or {out}" if ": add" in said else f"{said}; {out}")
 
 
 def notes(settings: "TrainSettings") -> tuple[str, ...]:
-    """Return a line for each reason why options that were given have nothing to do in this run."""
+    """Return a line for each group of given options that are unused in this run."""
     return tuple(f"{names} no effect {why}" for names, why in _found(settings, _NOTED))
 
 
 def _found(settings: "TrainSettings", table: tuple[Idle, ...]) -> list[tuple[str, str]]:
-    """Return the options that are given and idle, as "--a and --b have", with the reason; each option once."""
-    found, told = [], set()
+    """Return the given options without effect, as "--a and --b have", with the reason; each option once."""
+    found, seen = [], set()
     for idle in table:
         given = [
             name
             for name in idle.options
-            if name not in told and getattr(settings, name) != getattr(type(settings), name)
+            if name not in seen and getattr(settings, name) != getattr(type(settings), name)
         ]
         if given and idle.beside(settings):
-            told |= {*given}
+            seen |= {*given}
             found.append((f"{_listed(given)} {'has' if len(given) == 1 else 'have'}", idle.why))
     return found
 

@@ -1,7 +1,7 @@
-"""Labelled photos in folders: found, checked, and split once by seed.
+"""Find labelled photos in folders, check them, and split them by seed.
 
-The layout is ImageFolder's: one folder per class, photos anywhere below it. Photos that cannot be read are left out
-and named; what else is wrong stops the run with one line that names all of it. Nothing here needs PyTorch.
+As for torchvision's ImageFolder, each class has a folder, with photos at any depth below it. Photos that cannot be read
+are left out and named. All other problems stop the run with one line. This module must not import PyTorch.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from penult.export.errors import DiskError
 from penult.folders.names import PHOTOS, printable
 from penult.folders.walk import LeftOut, some, walk
 
-# Fewer different photos than this leave nothing to learn from once some are set aside.
+# With fewer different photos, none are left for training once some are set aside.
 MIN_PER_CLASS = 4
-# The SVM's cross-validation needs two of each class.
-_MIN_LEARNT_FROM = 2
-# Of a folder that is wrong, so many photos are read all the same, to name the broken ones too: within a second.
+# The SVM's cross-validation needs two photos of each class.
+_MIN_TRAINING = 2
+# At most so many photos of a rejected folder are read, to name the broken ones too within a second.
 _SOON_READ = 500
 _SEVERAL = -1
 
@@ -39,12 +39,12 @@ class Photo:
     sha256: str = ""
 
     def read(self) -> bytes:
-        """Return the file's bytes; raise DiskError where it has gone since it was found."""
+        """Return the file's bytes; raise DiskError if it cannot be read."""
         try:
             return self.path.read_bytes()
         except OSError as error:
             raise DiskError(
-                "PHOTO_GONE", f"photo {self.path} cannot be read any more: {error.strerror or error}; restore it"
+                "PHOTO_GONE", f"photo {self.path} can no longer be read: {error.strerror or error}; restore it"
             ) from error
 
 
@@ -52,9 +52,10 @@ class Photo:
 class Splits:
     """The photos of one run.
 
-    `notes` are lines that the user should see and the report keeps. They name a few files; all of them stand in
-    `left_out` (file, why it cannot be read) and `copies` (files that are alike byte for byte, where they stand in
-    more than one split or under more than one label). Files are named relative to DATA where they lie below it.
+    Attributes:
+        notes: Lines for the user, kept in the report. Each names a few files.
+        left_out: Every file that cannot be read, with the reason.
+        copies: Groups of identical files in more than one split or with more than one label.
     """
 
     classes: tuple[str, ...]
@@ -78,21 +79,31 @@ class Splits:
         return {part: len(getattr(self, part)) for part in PARTS}
 
 
-def load_splits(settings: TrainSettings) -> Splits:
-    """Find, check and split the photos that `settings` names; raise DataError, with all that is wrong."""
-    layout = find_layout(settings.data, settings.out, settings.val, settings.test)
-    _told_without_reading(layout)
-    return _load(layout, settings.seed)
+def load_splits(data: Path, out: Path, val: str, test: str, seed: int) -> Splits:
+    """Find, check and split the photos of a folder.
+
+    Args:
+        data: The folder DATA.
+        out: The model's folder, which must not lie among the photos.
+        val: A folder of validation photos, or the fraction to set aside.
+        test: A folder of test photos, or the fraction to set aside.
+        seed: Decides which photos are set aside.
+
+    Raises:
+        DataError: The photos cannot be used; the message names all problems.
+    """
+    layout = find_layout(data, out, val, test)
+    _has_name_problems(layout)
+    return _load(layout, seed)
 
 
 def check_folders(data: Path, out: Path, val: str | None = None, test: str | None = None) -> None:
-    """Raise DataError as load_splits() would, if names alone show that the photos cannot be learnt from.
+    """Raise the DataError of load_splits() if names alone show that the photos cannot be used.
 
-    This takes a moment however many photos there are; of a small folder the photos are read too, so that all that is
-    wrong with it is in one message.
+    This is fast for any number of photos. If there are few, they are read too, so that one message names all problems.
     """
     layout = find_layout(data, out, val or TrainSettings.val, test or TrainSettings.test)
-    if _told_without_reading(layout):
+    if _has_name_problems(layout):
         _load(layout, seed=0)
 
 
@@ -111,17 +122,19 @@ def _load(layout: Layout, seed: int) -> Splits:
     refuse(problems and problems + _hints(layout, listings["train"].left_out))
     for later, part in zip(reversed(range(len(layout.fractions))), layout.fractions, strict=True):
         parts["train"], parts[part] = hold_out(
-            parts["train"], layout.fractions[part], f"{seed} {part}", _MIN_LEARNT_FROM + later
+            parts["train"], layout.fractions[part], f"{seed} {part}", _MIN_TRAINING + later
         )
-        notes.append(f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}); no folder has them")
+        notes.append(
+            f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}), as no folder has them"
+        )
     _note_absent(layout.classes, parts, notes)
     copies = _copies(layout.data, parts, notes)
     train, val, test = (tuple(parts[part]) for part in PARTS)
     return Splits(layout.classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies))
 
 
-def _told_without_reading(layout: Layout) -> bool:
-    """Return whether names alone show that something is wrong; raise DataError at once if reading would take long."""
+def _has_name_problems(layout: Layout) -> bool:
+    """Return True if names alone show a problem; raise DataError at once if reading would take long."""
     problems, met = list(layout.problems), LeftOut()
     for part, folder in layout.folders.items():
         counts = _quick_counts(folder, layout.labels[part], len(layout.classes), met if part == "train" else LeftOut())
@@ -139,7 +152,7 @@ def _told_without_reading(layout: Layout) -> bool:
 
 
 def _quick_counts(folder: Path, labels: Mapping[str, int], classes: int, met: LeftOut) -> list[int]:
-    """Return how many files of each class may be photos, counted up to MIN_PER_CLASS in each of its folders."""
+    """Return how many files of each class have a photo's name, counted up to MIN_PER_CLASS per folder."""
     counts = [0] * classes
     for name, label in labels.items():
         counts[label] += sum(1 for _ in islice(walk(folder, name, met), MIN_PER_CLASS))
@@ -148,18 +161,18 @@ def _quick_counts(folder: Path, labels: Mapping[str, int], classes: int, met: Le
 
 def _empty(folder: Path) -> Problem:
     return Problem(
-        "DATA_EMPTY", f"{printable(str(folder))} holds no photos; it needs one folder per class with {PHOTOS} files"
+        "DATA_EMPTY", f"{printable(str(folder))} has no photos; it needs one folder per class with {PHOTOS} files"
     )
 
 
 def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
-    """Return what is wrong with the classes: that there are too few, or too few photos of some."""
+    """Return a problem for each of: fewer than two classes, too few photos of some class."""
     problems = []
     if len(layout.classes) < 2:
-        line = f"only one class ({layout.classes[0]!r}) was found; two or more are needed, each a folder of photos"
+        line = f"only one class ({layout.classes[0]!r}) was found; at least two are needed, each a folder of photos"
         problems.append(Problem("DATA_ONE_CLASS", line))
     named = [f"{layout.classes[label]!r} has {text}" for label, text in few.items()]
-    needed = f"at least {MIN_PER_CLASS} are needed, and some tens are better"
+    needed = f"at least {MIN_PER_CLASS} are needed, some tens are better"
     if len(named) == 1:
         problems.append(Problem("DATA_FEW", f"class {named[0]}; {needed}"))
     elif named:
@@ -168,7 +181,7 @@ def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
 
 
 def _hints(layout: Layout, left_out: LeftOut) -> list[Problem]:
-    """Return what may be the cause: files to convert, a folder above the one that was meant."""
+    """Return possible causes: files that must be converted, class folders that hold class folders."""
     lines = [*left_out.convertible(), meant_below(layout)]
     return [Problem("", line) for line in lines if line]
 
@@ -176,7 +189,7 @@ def _hints(layout: Layout, left_out: LeftOut) -> list[Problem]:
 def _readable(
     data: Path, listing: file_index.Listing, notes: list[str], left_out: list[tuple[str, str]], problems: list[Problem]
 ) -> list[Photo]:
-    """Return the photos that can be read, with their digests; note and collect what is left out."""
+    """Return the readable photos with their digests; add the others to `notes`, `left_out` and `problems`."""
     photos, broken = [], list(listing.broken)
     for file, answer in zip(listing.files, file_index.check(listing), strict=True):
         if file_index.is_digest(answer):
@@ -200,16 +213,16 @@ def _readable(
 
 
 def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
-    """Note photos that are larger than training and the service take."""
+    """Add a note on photos above the size limits of training and the service."""
     if large := [entry for entry in named if entry[1] in ("IMAGE_TOO_MANY_BYTES", "IMAGE_TOO_MANY_PIXELS")]:
         notes.append(
-            f"{len(large)} of these are above the limits of training and penult serve ({DEFAULT_LIMITS}); make them "
+            f"{len(large)} of these exceed the limits of training and penult serve ({DEFAULT_LIMITS}); make them "
             f"smaller: {_some(large)}"
         )
 
 
 def _too_few(layout: Layout, photos: Sequence[Photo], listing: file_index.Listing) -> dict[int, str]:
-    """Return the classes with too few photos that differ and that no other class has too, and what they have."""
+    """Return the classes with too few different photos of their own, each with a text on what it has."""
     readable = Counter(photo.label for photo in photos)
     own = Counter(_owners(photos).values())
     unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -225,15 +238,15 @@ def _too_few(layout: Layout, photos: Sequence[Photo], listing: file_index.Listin
 
 
 def _note_absent(classes: Sequence[str], parts: Mapping[str, Sequence[Photo]], notes: list[str]) -> None:
-    """Note the classes of which nothing can be said, where a given folder lacks them."""
+    """Add a note on the classes that a validation or test folder lacks."""
     for part in ("val", "test"):
         present = {photo.label for photo in parts[part]}
         if absent := [name for label, name in enumerate(classes) if label not in present]:
-            notes.append(f"no {part} photo of {len(absent)} classes, so nothing is measured of them: {_some(absent)}")
+            notes.append(f"{len(absent)} classes have no {part} photo, so they are not measured: {_some(absent)}")
 
 
 def _owners(photos: Iterable[Photo]) -> dict[str, int]:
-    """Return the label of each content, or _SEVERAL."""
+    """Return the label of each content by its SHA-256; _SEVERAL if photos disagree."""
     owners: dict[str, int] = {}
     for photo in photos:
         owners[photo.sha256] = photo.label if owners.get(photo.sha256, photo.label) == photo.label else _SEVERAL
@@ -241,15 +254,19 @@ def _owners(photos: Iterable[Photo]) -> dict[str, int]:
 
 
 def hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
-    """Set a share of every class aside: at least one photo, and so that at least `keep` different ones stay.
+    """Set a share of every class aside.
 
-    Copies of one photo stay together. A photo that stands under several labels is never set aside: nobody could be
-    right about it. A photo's place in the order depends on its content and the seed alone: with more photos or classes,
-    hardly one that was learnt from before is set aside, and a network that knows them is not tested on them.
+    At least one photo of each class is set aside, and at least `keep` different ones stay. Copies of one photo stay
+    together. A photo with several labels is never set aside, because no answer to it is correct. The order depends on
+    contents and seed alone. So when photos are added, hardly any former training photo becomes a test photo.
+
+    Returns:
+        The photos that stay, and those set aside.
     """
     owners = _owners(photos)
     kept, aside = [], []
-    ordered = sorted(photos, key=lambda photo: (photo.label, _place(photo, seed), photo.sha256, photo.path))
+    drawn = {photo.sha256: hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest() for photo in photos}
+    ordered = sorted(photos, key=lambda photo: (photo.label, drawn[photo.sha256], photo.sha256, photo.path))
     for label, in_order in groupby(ordered, key=lambda photo: photo.label):
         of_class = list(in_order)
         own = [photo for photo in of_class if owners[photo.sha256] == label]
@@ -260,12 +277,8 @@ def hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> 
     return kept, aside
 
 
-def _place(photo: Photo, seed: str) -> bytes:
-    return hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest()
-
-
 def _divide(groups: Sequence[list[Photo]], wanted: int, most: int) -> tuple[list[Photo], list[Photo]]:
-    """Take groups in order as long as they fit into `wanted` photos, `most` groups; the smallest if none fits."""
+    """Take groups in order while they fit into `wanted` photos and `most` groups; the smallest if none fits."""
     if all(len(group) > wanted for group in groups):
         wanted = min(map(len, groups))
     taken: list[Photo] = []
@@ -278,9 +291,9 @@ def _divide(groups: Sequence[list[Photo]], wanted: int, most: int) -> tuple[list
 
 
 def _copies(data: Path, parts: Mapping[str, Sequence[Photo]], notes: list[str]) -> list[tuple[str, ...]]:
-    """Note photos that are alike byte for byte, and return the names of those that do harm.
+    """Add notes on identical photos; return the names of those in two splits or with two labels.
 
-    In two splits they make the test look easier than it is; under two labels one of them teaches a mistake.
+    Copies in two splits make accuracy too high. Of copies with two labels at least one is wrong.
     """
     count = Counter(photo.sha256 for photos in parts.values() for photo in photos)
     alike: dict[str, list[tuple[str, Photo]]] = defaultdict(list)
@@ -296,20 +309,20 @@ def _copies(data: Path, parts: Mapping[str, Sequence[Photo]], notes: list[str]) 
         extra += len(group) - len({(part, photo.label) for part, photo in group})
     if across:
         some = _some([" = ".join(names) for names in sorted(across)])
-        notes.append(f"{len(across)} photos stand in more than one split, byte for byte; remove the copies: {some}")
+        notes.append(f"{len(across)} photos are in more than one split, byte for byte; remove the copies: {some}")
     if conflicts:
         some = _some([" = ".join(names) for names in sorted(conflicts)])
-        notes.append(f"{len(conflicts)} photos have more than one label; keep the file whose label is right: {some}")
+        notes.append(f"{len(conflicts)} photos have more than one label; keep the file with the correct label: {some}")
     if extra:
-        notes.append(f"{extra} photos are copies of another one in the same split and class; each counts")
+        notes.append(f"{extra} photos are copies of another one in the same split and class; each of them counts")
     return sorted({*across, *conflicts})
 
 
 def _name(data: Path, path: Path) -> str:
-    """Return a file's name for people: printable, relative to DATA, and with no folder above the split's."""
+    """Return a printable name of a file, relative to DATA, or its last three parts if it is elsewhere."""
     return printable(str(path.relative_to(data)) if path.is_relative_to(data) else "/".join(path.parts[-3:]))
 
 
 def _some(items: Sequence[str] | Sequence[tuple[str, str]]) -> str:
-    """Return the first few, with the reason where there is one, and how many more there are."""
+    """Return the first few items as text, with their reasons, and the number of further ones."""
     return some([item if isinstance(item, str) else f"{item[0]} ({item[1]})" for item in items])

@@ -1,7 +1,7 @@
-"""The files below class folders: listed, read once, and remembered, so that the next run need not read them again.
+"""List and check the files below class folders, and cache the results for the next run.
 
-What was found about a file is kept in the user's cache folder and holds while its size, times and inode stay the same.
-That memory only saves time: where it is damaged, or cannot be written, the files are read again.
+The result for a file is kept in the user's cache folder. It is valid while size, times and inode stay the same. If the
+cache is damaged or cannot be written, the files are read again.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from penult.console import progress
 from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
-# What is learnt from can be served.
+# Training accepts the same photos as the service.
 OWN_LIMITS = DEFAULT_LIMITS
-# Of all threads that decode photos: 1.6 GB at most, which the largest photos alone come near.
+# For all threads that decode photos: at most 1.6 GB, which only the largest photos need.
 DECODING = PixelBudget(2 * DEFAULT_LIMITS.max_decoded_pixels)
-# A small target lets JPEGs be checked to their last byte at an eighth of their size.
-_GLANCE = Preprocess(resize=32, crop=32)
-# One future per photo would cost as much as a small photo. Processes were slower on real ones: Pillow frees the GIL.
+# With a small target size, JPEGs are checked to their last byte at an eighth of their size.
+_SMALL = Preprocess(resize=32, crop=32)
+# One future per photo would cost as much as a small photo. Processes were slower, since Pillow releases the GIL.
 _CHUNK = 64
-# Raise it when files that could not be read can be, too.
+# Increase it if files that could not be read before can be read now.
 _FORMAT = 3
-# File systems date changes in steps of a few ms: a file changed later than this could change again under its date.
+# Timestamps have steps of a few ms. A file changed more recently could change again without a new timestamp.
 _SETTLED_NS = 100_000_000
 _KEPT = 16
 _DIGEST_LENGTH = 64
 
 
 class File(NamedTuple):
-    """A file that may be a photo: `path` is relative to the listing's root; `identity` changes when the file does."""
+    """A file with a photo's name. `path` is relative to the listing's root, and `identity` changes with the file."""
 
     label: int
     path: str
@@ -52,7 +52,7 @@ class File(NamedTuple):
 
 @dataclass
 class Listing:
-    """What lies below the class folders of `root`; paths are relative to it, each list in order of class and name."""
+    """The files below the class folders of `root`, in order of class and name; paths are relative to `root`."""
 
     root: Path
     files: list[File] = field(default_factory=list)
@@ -61,14 +61,17 @@ class Listing:
 
     @property
     def broken(self) -> list[tuple[str, str]]:
-        """What has a photo's name and cannot be opened, with the reason."""
+        """Files with a photo's name that cannot be opened, with the reason."""
         return self.left_out.broken
 
 
 def find(root: Path, folders: Mapping[str, int], left_out: LeftOut | None = None) -> Listing:
-    """List what lies below root/FOLDER at any depth, as walk() finds it; `folders` gives each its label.
+    """List the files below root/FOLDER at any depth, in the order of walk().
 
-    Links to nowhere come as broken. `left_out` has what was met before.
+    Args:
+        root: The folder of the class folders.
+        folders: The label of each class folder.
+        left_out: Entries that were skipped before; further ones are added. Dangling links count as broken.
     """
     listing = Listing(root, left_out=left_out or LeftOut())
     for name, label in folders.items():
@@ -88,45 +91,47 @@ def _add(listing: Listing, label: int, path: str, entry: os.DirEntry[str]) -> No
 
 
 def check(listing: Listing) -> list[str]:
-    """Return for every file of the listing its SHA-256 (64 hex digits), or why it cannot be used: see is_digest()."""
+    """Return for every file its SHA-256 (64 hex digits) or why it cannot be used; is_digest() distinguishes them."""
     settled = time.time_ns() - _SETTLED_NS
-    memory = _Memory(listing.root)
-    answers = [memory.recall(file) for file in listing.files]
+    stored = _StoredAnswers(listing.root)
+    answers = [stored.get(file) for file in listing.files]
     unknown = [place for place, answer in enumerate(answers) if answer is None]
-    for place, answer in zip(unknown, _look_at(listing, unknown), strict=True):
+    for place, answer in zip(unknown, _check_files(listing, unknown), strict=True):
         answers[place] = answer
     found = [answer or "" for answer in answers]
-    if unknown or len(memory.entries) > len(found):
-        memory.write(
+    if unknown or len(stored.entries) > len(found):
+        stored.write(
             (file, answer)
             for file, answer in zip(listing.files, found, strict=True)
-            # An ImageError's reason (in capitals) holds as long as the file; what the system said may pass.
+            # The reason of an ImageError (in capitals) is valid as long as the file; a system error may be temporary.
             if file.changed_ns < settled and (is_digest(answer) or answer.isupper())
         )
     return found
 
 
 def is_digest(answer: str) -> bool:
-    """Whether check() gave a digest, and not a reason."""
+    """Return True if an answer of check() is a digest and not a reason."""
     return len(answer) == _DIGEST_LENGTH and set(answer) <= set("0123456789abcdef")
 
 
-def _look_at(listing: Listing, places: list[int]) -> Iterator[str]:
+def _check_files(listing: Listing, places: list[int]) -> Iterator[str]:
     chunks = [[listing.files[place] for place in places[at : at + _CHUNK]] for at in range(0, len(places), _CHUNK)]
 
-    def look(chunk: list[File]) -> list[str]:
-        return [_look(os.path.join(listing.root, file.path), file.size) for file in chunk]
+    def check_chunk(chunk: list[File]) -> list[str]:
+        return [_check_file(os.path.join(listing.root, file.path), file.size) for file in chunk]
 
     with pool() as threads:
-        yield from progress(itertools.chain.from_iterable(threads.map(look, chunks)), "reading photos", len(places))
+        yield from progress(
+            itertools.chain.from_iterable(threads.map(check_chunk, chunks)), "reading photos", len(places)
+        )
 
 
-def _look(path: str, size: int) -> str:
+def _check_file(path: str, size: int) -> str:
     try:
         OWN_LIMITS.check_bytes(size)
         with open(path, "rb", buffering=0) as file:
             data = file.read()
-        image = open_image(data, OWN_LIMITS, _GLANCE)
+        image = open_image(data, OWN_LIMITS, _SMALL)
         with DECODING.hold(decoding_pixels(image)):
             decode_opened(image)
     except ImageError as error:
@@ -136,12 +141,12 @@ def _look(path: str, size: int) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class _Memory:
-    """The answers of earlier runs on one folder, in a file of the user's cache folder."""
+class _StoredAnswers:
+    """The answers of earlier runs for one folder, in a file of the user's cache folder."""
 
     def __init__(self, root: Path) -> None:
-        """Load what there is."""
-        self.path = _memory_path(root)
+        """Load the file if it exists."""
+        self.path = _store_path(root)
         self.entries: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             self._load()
@@ -154,13 +159,13 @@ class _Memory:
                 if stored["made_by"] == _made_by():
                     self.entries = stored["files"]
 
-    def recall(self, file: File) -> str | None:
-        """Return the answer for this file if it has not changed since."""
+    def get(self, file: File) -> str | None:
+        """Return the answer for a file if it has not changed since."""
         identity, _, answer = self.entries.get(file.path, "").rpartition(" ")
         return answer if identity == file.identity else None
 
     def write(self, answers: Iterator[tuple[File, str]]) -> None:
-        """Replace the file, so that a reader sees the old one or the new one; only the newest few folders are kept."""
+        """Replace the file atomically, and delete those of all but the newest folders."""
         entries = {file.path: f"{file.identity} {answer}" for file, answer in answers}
         body = json.dumps({"made_by": _made_by(), "files": entries}, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
@@ -174,8 +179,8 @@ def _made_by() -> str:
     return f"{_FORMAT} {PREPROCESS_VERSION} {importlib.metadata.version('pillow')}"
 
 
-def _memory_path(root: Path) -> Path | None:
-    """Return where answers about this folder are kept; None if there is no cache folder, or only one inside it."""
+def _store_path(root: Path) -> Path | None:
+    """Return the file of this folder's answers; None if there is no cache folder, or it is inside this folder."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache"))
     here = os.path.realpath(root)

@@ -1,6 +1,6 @@
-"""Where the classes and splits of a folder are, however the tool that wrote it names and nests them.
+"""Find the classes and splits of a folder in the layouts of common tools.
 
-Nothing is read but names, so that a wrong folder is refused at once. All problems are reported together, in one line.
+Only names are read, so a wrong folder is rejected at once. One line reports all problems together.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from typing import NamedTuple
 from penult.export.config.train import TrainSettings
 from penult.export.data.split_folders import (
     PARTS,
-    Look,
+    Folder,
     has_train,
     have_photos,
     holding,
     is_data,
     is_nested,
-    look,
-    peek,
+    scan,
     splits_in,
+    subfolders,
 )
 from penult.export.errors import DataError
 from penult.folders import names
@@ -32,31 +32,35 @@ from penult.folders.walk import LeftOut, count, some
 from penult.nearest import did_you_mean, nearest
 
 _DEEPEST = 3
-# Control characters, line separators, what reverses the text after it; joiners are part of many scripts and stay.
+# Control characters, line separators and text direction marks. Joiners are part of many scripts and allowed.
 _UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _PER_CLASS = "it needs one folder of photos per class"
 _LABEL_FILES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xlsx", ".txt", ".xml", ".yaml", ".yml")
 
 
 class Problem(NamedTuple):
-    """Why a folder cannot be learnt from: a reason for programs, and a part of a line for people."""
+    """Why a folder cannot be used: a reason code, and a part of the error message."""
 
     reason: str
     line: str
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise DataError with all problems in one line, if there are any; the first one gives the reason."""
+    """Raise DataError with all problems in one line, if there are any; the first one gives the reason code."""
     if problems:
         raise DataError(problems[0].reason, "; ".join(dict.fromkeys(problem.line for problem in problems)))
 
 
 @dataclass
 class Layout:
-    """What a folder's names say.
+    """The splits and classes of a folder.
 
-    `folders` are those of the splits, `fractions` belong to the splits that are drawn, the test first, and `labels`
-    give each class folder of a split its place in `classes`. `left_out` has what lies beside class folders.
+    Attributes:
+        folders: The folder of each split that has one.
+        fractions: The fraction of each split that is set aside, test first.
+        classes: The class names, sorted.
+        labels: By split, the index in `classes` of each class folder.
+        left_out: By split, the entries beside class folders that are not used.
     """
 
     data: Path
@@ -69,22 +73,31 @@ class Layout:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, reason: str, line: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(Problem(reason, line))
 
 
 def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
-    """Find the splits and classes of `data`; raise DataError if there are none to find.
+    """Find the splits and classes of a folder.
 
-    `out` is where the run will write; `val` and `test` are their options: a folder, or the fraction to draw. What else
-    is wrong stands in the layout's problems.
+    Args:
+        data: The folder DATA.
+        out: The folder that the run writes to.
+        val: A folder of validation photos, or the fraction to set aside.
+        test: A folder of test photos, or the fraction to set aside.
+
+    Returns:
+        The layout; its `problems` list what else is wrong.
+
+    Raises:
+        DataError: There are no classes to find.
     """
     _check_is_folder(data)
     layout = Layout(data)
     options = {"test": test, "val": val}
     given = {part: Path(option) for part, option in options.items() if option and Path(option).is_dir()}
     root = _entered(layout, out)
-    top = look(root)
+    top = scan(root)
     named = splits_in(root, top)
     if "train" in named:
         _take_splits(layout, root, top, named, out, given)
@@ -112,22 +125,16 @@ def _check_is_folder(data: Path) -> None:
     if not data.exists():
         near = ""
         with contextlib.suppress(OSError):
-            near = did_you_mean(data.name, (printable(name) for name in look(data.parent).folders))
-        line = (
-            f"{shown} is not a folder, and there is nothing of that name; give a folder with one folder per class{near}"
-        )
+            near = did_you_mean(data.name, (printable(name) for name in scan(data.parent).folders))
+        line = f"{shown} does not exist; give a folder with one folder per class{near}"
     elif names.is_photo(lower) or (kind and kind.name != names.ARCHIVE):
-        line = f"{shown} is one file; give the folder that holds one folder of photos per class"
+        line = f"{shown} is a file; give a folder that has one folder of photos per class"
     elif kind:
-        line = (
-            f"{shown} is an archive, not a folder; unpack it, and give the folder with one folder of photos per class"
-        )
+        line = f"{shown} is an archive; unpack it, and give the folder that has one folder of photos per class"
     elif lower.endswith(_LABEL_FILES):
-        line = (
-            f"{shown} is not a folder; labels are not read from files: put each class's photos into a folder of its own"
-        )
+        line = f"{shown} is a file of labels, which penult does not read; put the photos of each class into a folder"
     else:
-        line = f"{shown} is not a folder; give a folder that holds one folder of photos per class"
+        line = f"{shown} is not a folder; give a folder that has one folder of photos per class"
     raise DataError("DATA_MISSING", line)
 
 
@@ -135,10 +142,10 @@ def _check_is_folder(data: Path) -> None:
 
 
 def _entered(layout: Layout, out: Path) -> Path:
-    """Return `data`, or the only folder in it that the photos can be meant by; raise DataError if there are several."""
+    """Return `data`, or the only folder in it that can be meant; raise DataError if there are several."""
     folder = layout.data
     for _ in range(_DEEPEST):
-        top = look(folder)
+        top = scan(folder)
         inner = [name for name in top.folders if name != holding(folder, out)]
         if top.photos or splits_in(folder, top).get("train"):
             break
@@ -147,8 +154,8 @@ def _entered(layout: Layout, out: Path) -> Path:
             meant = " or ".join(printable(str(folder / name)) for name in nested[:3])
             raise DataError(
                 "DATA_LAYOUT",
-                f"{printable(str(folder))} holds no class folders: train/ lies deeper, in {len(nested)} of its "
-                f"{len(inner)} folders; did you mean {meant}?",
+                f"{printable(str(folder))} has no class folders; train/ is in {len(nested)} of its {len(inner)} "
+                f"folders; did you mean {meant}?",
             )
         if not nested and (len(inner) != 1 or not is_data(folder / inner[0])):
             break
@@ -156,13 +163,13 @@ def _entered(layout: Layout, out: Path) -> Path:
         folder = folder / (nested or inner)[0]
     if folder != layout.data:
         layout.notes.append(
-            f"the class folders lie deeper than DATA, in {_relative(layout, folder)}: that folder is used"
+            f"the class folders are deeper than DATA, in {_relative(layout, folder)}; that folder is used"
         )
     return folder
 
 
 def _relative(layout: Layout, folder: Path) -> str:
-    """Return a folder's name for people, relative to DATA, with no folder above it."""
+    """Return a printable name of a folder, relative to DATA, or its last two parts if it is elsewhere."""
     inside = folder.relative_to(layout.data) if folder.is_relative_to(layout.data) else Path(*folder.parts[-2:])
     return printable(f"{inside}/")
 
@@ -171,9 +178,9 @@ def _relative(layout: Layout, folder: Path) -> str:
 
 
 def _take_splits(
-    layout: Layout, root: Path, top: Look, found: Mapping[str, list[str]], out: Path, given: Mapping[str, Path]
+    layout: Layout, root: Path, top: Folder, found: Mapping[str, list[str]], out: Path, given: Mapping[str, Path]
 ) -> None:
-    """Take the folders of splits, and account for all others."""
+    """Use the folders of splits, and add a note or a problem for the others."""
     layout.left_out["train"].add_beside(top.left_out, is_alone=False)
     for part, folders in found.items():
         if len(folders) > 1 and part not in given:
@@ -182,56 +189,60 @@ def _take_splits(
             layout.add("DATA_LAYOUT", f"{printable(str(root))} has {several}; remove or rename one{choose}")
         layout.folders[part] = root / folders[0]
     if any(folders[0].casefold() != part for part, folders in found.items()):
-        told = ", ".join(f"{part} is {_relative(layout, layout.folders[part])}" for part in PARTS if part in found)
-        layout.notes.append(f"splits by their folders' names: {told}")
+        assigned = ", ".join(f"{part} is {_relative(layout, layout.folders[part])}" for part in PARTS if part in found)
+        layout.notes.append(f"splits by folder name: {assigned}")
     taken = {name for folders in found.values() for name in folders} | {holding(root, out)}
     if unused := [printable(name) for name in top.folders if name not in taken]:
         layout.notes.append(
-            f"{count(len(unused), 'folder')} not used, as the names are those of no split: {some(unused)}"
+            f"{count(len(unused), 'folder')} not used, because no split has such a name: {some(unused)}"
         )
 
 
 def _inner(layout: Layout, folder: Path) -> Path:
-    """Return a split's folder, or the one in it where its classes lie: archives hold seg_train/seg_train, and such."""
-    top = look(folder)
+    """Return the folder with a split's classes; some archives nest it, as in seg_train/seg_train."""
+    top = scan(folder)
     name = top.folders[0] if len(top.folders) == 1 and not top.photos else ""
-    if not name or names.normalised(name) in layout.classes or not (peek(folder / name) and is_nested(folder, name)):
+    if (
+        not name
+        or names.normalised(name) in layout.classes
+        or not (subfolders(folder / name) and is_nested(folder, name))
+    ):
         return folder
     inner = folder / name
-    layout.notes.append(f"the class folders lie deeper than {_relative(layout, folder)}, in {_relative(layout, inner)}")
+    layout.notes.append(f"the class folders are deeper than {_relative(layout, folder)}, in {_relative(layout, inner)}")
     return inner
 
 
-def _check_no_train(layout: Layout, root: Path, top: Look, found: Mapping[str, list[str]]) -> None:
-    """Explain folders that are splits by their names where none is there to train on."""
+def _check_no_train(layout: Layout, root: Path, top: Folder, found: Mapping[str, list[str]]) -> None:
+    """Add notes or problems for folders named like splits if there is no training split."""
     named = [name for folders in found.values() for name in folders]
     others = set(top.folders) - set(named)
     if named and not others:
         shown = " and ".join(f"{printable(name)}/" for name in named)
         raise DataError(
             "DATA_LAYOUT",
-            f"{printable(str(root))} has {shown} and no train/; name the folder of the photos to learn from train/",
+            f"{printable(str(root))} has {shown} and no train/; rename the folder of training photos to train/",
         )
     for name in (name for name in top.folders if names.split_of(name)):
-        if others & set(peek(root / name) or ()):
+        if others & set(subfolders(root / name) or ()):
             layout.add(
                 "DATA_LAYOUT",
                 f"{printable(str(root))} has {printable(name)}/ beside class folders; move those into train/",
             )
         else:
-            layout.notes.append(f"{printable(name)}/ is taken for a class, since class folders lie beside it")
+            layout.notes.append(f"{printable(name)}/ counts as a class, because there are class folders beside it")
 
 
 def _hint_at_parent(layout: Layout, given: Mapping[str, Path]) -> None:
-    """Note the splits beside a DATA that is itself one."""
+    """Add a note on splits beside DATA if DATA is a training split itself."""
     here = layout.data.resolve()
     if _part_of(here.name) != "train":
         return
     with contextlib.suppress(OSError):
-        beside = [name for name in look(here.parent).folders if _part_of(name) in {"val", "test"} - set(given)]
+        beside = [name for name in scan(here.parent).folders if _part_of(name) in {"val", "test"} - set(given)]
         if beside:
             shown = " and ".join(f"{printable(name)}/" for name in beside)
-            layout.notes.append(f"{shown} beside DATA is not used; give the folder above, or --val and --test")
+            layout.notes.append(f"{shown} beside DATA is not used; give the folder above DATA, or --val and --test")
 
 
 def _part_of(name: str) -> str | None:
@@ -239,7 +250,7 @@ def _part_of(name: str) -> str | None:
 
 
 def _part_given(layout: Layout, given: Mapping[str, Path]) -> None:
-    """Let a folder that an option names be that split alone: with --test DATA/val, DATA/val validates nothing."""
+    """Use a folder that an option names for that split only: with --test DATA/val, no photos of it validate."""
     for part, other in (("test", "val"), ("val", "test")):
         if part not in given or other not in layout.folders:
             continue
@@ -249,15 +260,17 @@ def _part_given(layout: Layout, given: Mapping[str, Path]) -> None:
         shown = printable(str(given[part]))
         if other in given or mine != its:
             layout.add(
-                "DATA_SPLIT", f"--{part} {shown} holds photos of the {other} split too; give each its own folder"
+                "DATA_SPLIT", f"--{part} {shown} has photos of the {other} split too; give each split its own folder"
             )
             return
         del layout.folders[other]
-        layout.notes.append(f"{_relative(layout, given[part])} is the {part} split, as --{part} says, and not {other}")
+        layout.notes.append(
+            f"{_relative(layout, given[part])} is used as the {part} split, because of --{part}, and not as {other}"
+        )
 
 
 def _take_fractions(layout: Layout, options: Mapping[str, str]) -> None:
-    """Take the fractions of the splits that have no folder."""
+    """Read the fractions of the splits without a folder."""
     for part, option in options.items():
         if part in layout.folders:
             if option != getattr(TrainSettings, part) and not Path(option).is_dir():
@@ -267,14 +280,14 @@ def _take_fractions(layout: Layout, options: Mapping[str, str]) -> None:
         try:
             layout.fractions[part] = float(option)
         except ValueError:
-            layout.add("DATA_SPLIT", f"--{part} {option}: neither a folder nor a number between 0 and 1")
+            layout.add("DATA_SPLIT", f"--{part} {option} is neither a folder nor a number between 0 and 1")
         else:
             if not 0 < layout.fractions[part] < 1:
-                layout.add("DATA_SPLIT", f"--{part} {option}: must be above 0 and below 1")
+                layout.add("DATA_SPLIT", f"--{part} {option} must be above 0 and below 1")
 
 
 def _check_apart(layout: Layout, out: Path) -> None:
-    """Refuse folders that would be taken for a class of the photos among which they lie."""
+    """Add a problem for folders below the training photos, because they would count as a class."""
     root = layout.folders["train"]
     for option, folder in (
         ("--out", out),
@@ -284,8 +297,8 @@ def _check_apart(layout: Layout, out: Path) -> None:
         if folder and folder.resolve().is_relative_to(root.resolve()):
             layout.add(
                 "DATA_INSIDE",
-                f"{option} {printable(str(folder))} lies among the photos of {printable(str(root))}, where it would be "
-                "taken for a class; give a folder outside of it",
+                f"{option} {printable(str(folder))} is among the photos of {printable(str(root))} and would count as a "
+                "class; give a folder outside of it",
             )
 
 
@@ -293,22 +306,22 @@ def _check_apart(layout: Layout, out: Path) -> None:
 
 
 def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
-    """Take a split's class folders; those of the training photos are the classes."""
+    """Read the class folders of a split; those of the training photos are the classes."""
     folder = layout.folders[part]
     if is_split:
         folder = layout.folders[part] = _inner(layout, folder)
-    top = look(folder)
+    top = scan(folder)
     shown = printable(str(folder))
     layout.left_out[part].add_beside(top.left_out, is_alone=not top.folders)
     layout.problems += [Problem("DATA_CLASS_NAME", f"{shown} has {line}") for line in _name_problems(top.folders)]
     photos = f"{top.photos} photo{'s' * (top.photos != 1)}"
     if top.photos and not top.folders:
         near = _meant_above(folder) if part == "train" else ""
-        layout.add("DATA_FLAT", f"{shown} holds {photos} and no class folders; {_PER_CLASS}{near}")
+        layout.add("DATA_FLAT", f"{shown} has {photos} and no class folders; {_PER_CLASS}{near}")
         del layout.folders[part]
     elif top.photos:
         where = _relative(layout, folder) if folder != layout.data else "DATA"
-        layout.notes.append(f"{photos} in {where} itself, in no class folder: left out")
+        layout.notes.append(f"{photos} directly in {where}, outside the class folders, left out")
     found = _class_folders(top.folders)
     if part == "train":
         layout.classes = tuple(found)
@@ -317,7 +330,7 @@ def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
     unknown = [name for name in found if name not in labels] if layout.classes else []
     if unknown:
         lines = [f"{name!r}{_nearest(name, layout.classes)}" for name in unknown]
-        layout.add("DATA_CLASSES", f"{shown} has classes that training photos lack: {some(lines)}; add or remove them")
+        layout.add("DATA_CLASSES", f"{shown} has classes without training photos: {some(lines)}; add or remove them")
     layout.labels[part] = {each: labels[name] for name, spelt in found.items() if name in labels for each in spelt}
     if unknown and not layout.labels[part]:
         del layout.folders[part]
@@ -329,7 +342,7 @@ def _nearest(name: str, classes: Sequence[str]) -> str:
 
 
 def _class_folders(folders: Iterable[str]) -> dict[str, list[str]]:
-    """Return the folders of each class by its name in NFC, in order of name."""
+    """Return the folders of each class by its name in NFC, sorted by name."""
     found: dict[str, list[str]] = {}
     for folder in folders:
         found.setdefault(names.normalised(folder), []).append(folder)
@@ -337,7 +350,7 @@ def _class_folders(folders: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _name_problems(folders: Iterable[str]) -> Iterator[str]:
-    """Yield why names cannot be classes': not UTF-8, unprintable, or with spaces around them."""
+    """Yield a problem for each name that is not UTF-8, not printable, or has spaces around it."""
     for name in folders:
         try:
             name.encode()
@@ -350,31 +363,27 @@ def _name_problems(folders: Iterable[str]) -> Iterator[str]:
 
 
 def _note_classes(layout: Layout, folder: Path, found: Mapping[str, list[str]]) -> None:
-    """Note what may be meant otherwise: one name in two spellings, and splits inside of classes."""
+    """Add notes on names that differ only in Unicode form or case, and on splits inside of classes."""
     if merged := [name for name, spelt in found.items() if len(spelt) > 1]:
-        layout.notes.append(
-            f"folders whose names are one in two Unicode forms (NFC, NFD) are one class: {some(merged)}"
-        )
+        layout.notes.append(f"folders whose names differ only in Unicode form (NFC, NFD) are one class: {some(merged)}")
     folded = Counter(name.casefold() for name in found)
     if alike := [name for name in found if folded[name.casefold()] > 1]:
-        layout.notes.append(f"{len(alike)} classes differ only in capital letters: {some(alike)}")
-    inside = {below for spelt in found.values() for name in spelt for below in peek(folder / name) or ()}
+        layout.notes.append(f"{len(alike)} classes differ only in upper and lower case: {some(alike)}")
+    inside = {below for spelt in found.values() for name in spelt for below in subfolders(folder / name) or ()}
     if split := sorted(name for name in inside if names.split_of(name)):
         shown = ", ".join(f"{printable(name)}/" for name in split[:3])
-        layout.notes.append(
-            f"{shown} inside of class folders are no splits; for those, make DATA/train/CLASS and so on"
-        )
+        layout.notes.append(f"{shown} inside class folders are not used as splits; create DATA/train/CLASS for that")
 
 
 def _meant_above(folder: Path) -> str:
-    """Return a question whether the folder above is meant, if its folders hold photos."""
+    """Return a hint at the folder above, if its folders have photos; else ""."""
     above = folder.resolve().parent
-    holding = (name for name in peek(above) or () if peek(above / name) is None)
+    holding = (name for name in subfolders(above) or () if subfolders(above / name) is None)
     return f"; did you mean {printable(str(above))}?" if len(list(islice(holding, 2))) == 2 else ""
 
 
 def meant_below(layout: Layout) -> str:
-    """Return a question whether one of the class folders is meant, if they hold class folders themselves."""
+    """Return a hint at class folders that have class folders themselves; else ""."""
     root = layout.folders["train"]
     found = [printable(str(root / name)) for name in layout.labels["train"] if is_data(root / name)]
     return f"did you mean {' or '.join(found[:3])}?" if found else ""

@@ -1,4 +1,4 @@
-"""Photos as arrays: crops for measuring, augmented crops for learning, kept in memory as far as the budget goes."""
+"""Load photos as arrays: center crops for measuring, augmented crops for training, cached up to a memory budget."""
 
 import io
 import random
@@ -35,15 +35,19 @@ T = TypeVar("T")
 Batch = tuple[Pixels, NDArray[np.int64]]
 Bounds = Callable[[int], tuple[int, int]]
 _AHEAD = 3
-# A bundle's golden photos are read whenever it is loaded.
+# Golden photos are read every time a bundle is loaded, so they must be small.
 _GOLDEN_LIMITS = ImageLimits(max_bytes=8 << 20, max_pixels=50_000_000)
 
 
 @dataclass(frozen=True)
 class LearningBatch:
-    """One process's part of a batch: uint8 [n, crop, crop, 3], labels int64 [n], from row `first` on of the `whole`.
+    """One process's part of a batch.
 
-    `whole` are the labels of all processes' photos, int64 [N].
+    Attributes:
+        pixels: uint8 [n, crop, crop, 3].
+        labels: int64 [n].
+        first: The first row of this part in the whole batch.
+        whole: The labels of the whole batch, int64 [N].
     """
 
     pixels: Pixels
@@ -54,18 +58,18 @@ class LearningBatch:
 
 @dataclass
 class Cache:
-    """Decoded arrays by key, first come first kept, until `most_bytes` are used; the rest is decoded each time."""
+    """Decoded arrays by key. The first ones are kept, up to `max_bytes`; the others are decoded every time."""
 
-    most_bytes: int
+    max_bytes: int
     used_bytes: int = 0
     arrays: dict[tuple[str, str], Pixels] = field(default_factory=dict)
 
     def get(self, key: tuple[str, str], make: Callable[[], Pixels]) -> Pixels:
-        """Return the array of `key`, from memory or from `make`."""
+        """Return the array of `key`, from memory or from `make()`."""
         found = self.arrays.get(key)
         if found is None:
             found = make()
-            if self.used_bytes + found.nbytes <= self.most_bytes:
+            if self.used_bytes + found.nbytes <= self.max_bytes:
                 self.arrays[key] = found
                 self.used_bytes += found.nbytes
         return found
@@ -80,7 +84,7 @@ class PhotoReader:
     batch_size: int
 
     def crops(self, photos: Sequence[Photo], what: str) -> Iterator[Batch]:
-        """Yield (uint8 [n, crop, crop, 3], labels int64 [n]): the pixels that the service would see."""
+        """Yield the crops that the service uses, uint8 [n, crop, crop, 3], with labels int64 [n]."""
         groups = self._groups(photos)
         for pixels, group in zip(self._cut(groups, self._crop, what, self.spec.crop), groups, strict=True):
             yield pixels, np.array([photo.label for photo in group], dtype=np.int64)
@@ -92,25 +96,32 @@ class PhotoReader:
     def augmented(
         self, photos: Sequence[Photo], augmentation: Augmentation, seed: str, what: str, bounds: Bounds, side: int = 0
     ) -> Iterator[LearningBatch]:
-        """Yield the photos in an order and with crops that `seed` alone decides, whatever threads and processes do.
+        """Yield augmented crops; order and crops depend on `seed` alone, not on threads or processes.
 
-        `bounds` tells which rows of a batch of some size are this process's; `side` is the crops' in pixels (0: as in
-        serving).
+        Args:
+            photos: The photos of the epoch.
+            augmentation: Cuts a crop.
+            seed: Decides order and crops.
+            what: Names the progress bar.
+            bounds: Returns first and last row of this process in a batch of the given size.
+            side: Side of the crops in pixels; 0 is the size of serving.
         """
-        spec = _smaller(self.spec, side or self.spec.crop)
+        # The same part of the photo as in serving, with fewer or more pixels.
+        crop = side or self.spec.crop
+        spec = replace(self.spec, crop=crop, resize=max(crop, round(self.spec.resize * crop / self.spec.crop)))
         order = list(range(len(photos)))
         random.Random(f"order {seed}").shuffle(order)
         wholes = self._groups(order)
         rows = [bounds(len(group)) for group in wholes]
         parts = [group[start:end] for group, (start, end) in zip(wholes, rows, strict=True)]
 
-        def crop(index: int) -> Pixels:
+        def cut(index: int) -> Pixels:
             return augmentation(self._shrunk(photos[index]), spec, random.Random(f"{seed} {index}"))
 
         labels = (np.array([photos[index].label for index in group], dtype=np.int64) for group in wholes)
-        pixels = self._cut(parts, crop, what, spec.crop)
-        for cut, whole, (start, end) in zip(pixels, labels, rows, strict=True):
-            yield LearningBatch(cut, whole[start:end], start, whole)
+        crops = self._cut(parts, cut, what, spec.crop)
+        for pixels, whole, (start, end) in zip(crops, labels, rows, strict=True):
+            yield LearningBatch(pixels, whole[start:end], start, whole)
 
     def _groups(self, items: Sequence[T]) -> list[Sequence[T]]:
         return [items[at : at + self.batch_size] for at in range(0, len(items), self.batch_size)]
@@ -118,7 +129,7 @@ class PhotoReader:
     def _cut(
         self, groups: Sequence[Sequence[T]], crop: Callable[[T], Pixels], what: str, side: int
     ) -> Iterator[Pixels]:
-        """Yield uint8 [n, side, side, 3] per group; some groups ahead are being cut on threads meanwhile."""
+        """Yield uint8 [n, side, side, 3] per group, while threads cut the next groups."""
         empty = np.empty((0, side, side, 3), dtype=np.uint8)
         with pool() as threads:
             pending = [[threads.submit(crop, item) for item in group] for group in groups[:_AHEAD]]
@@ -133,7 +144,7 @@ class PhotoReader:
         return self.cache.get(("crop", photo.sha256), lambda: _made_of(photo, make, self.spec))
 
     def _shrunk(self, photo: Photo) -> Image.Image:
-        """Return the whole photo at the training size, squeezed if serving squeezes: what augmentation cuts from."""
+        """Return the whole photo at the size that augmentation crops from; stretched if serving stretches."""
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
@@ -144,7 +155,7 @@ class PhotoReader:
 
 
 def as_served(data: bytes, spec: Preprocess) -> bytes:
-    """Return an encoded photo as it is, or as a small PNG if it is too large for a bundle that is quick to load."""
+    """Return an encoded photo unchanged, or as a smaller PNG if it would make the bundle slow to load."""
     try:
         open_image(data, _GOLDEN_LIMITS)
     except ImageError:
@@ -157,9 +168,10 @@ def as_served(data: bytes, spec: Preprocess) -> bytes:
 def _made_of(
     photo: Photo, make: Callable[[Image.Image], T], spec: Preprocess | None, spare: Preprocess | None = None
 ) -> T:
-    """Return what `make` makes of a photo opened for `spec`; for `spare` if that takes more memory than is given.
+    """Return `make(image)` of a photo opened for `spec`, or for `spare` if `spec` needs too much memory.
 
-    Raises DiskError if the photo has changed, and is none any more.
+    Raises:
+        DiskError: The photo has changed and can no longer be read.
     """
     data = photo.read()
     try:
@@ -173,10 +185,5 @@ def _made_of(
             return make(image)
     except ImageError as error:
         raise DiskError(
-            "PHOTO_CHANGED", f"photo {photo.path} cannot be read any more ({error.reason}); restore it"
+            "PHOTO_CHANGED", f"photo {photo.path} can no longer be read ({error.reason}); restore it"
         ) from error
-
-
-def _smaller(spec: Preprocess, crop: int) -> Preprocess:
-    """Return the preprocessing at another scale: the same part of the photo in fewer (or more) pixels."""
-    return replace(spec, crop=crop, resize=max(crop, round(spec.resize * crop / spec.crop)))

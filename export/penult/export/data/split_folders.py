@@ -1,4 +1,4 @@
-"""What a folder of photos may be, by the names in it: a class, a split, or a whole data set."""
+"""Decide by names whether a folder of photos is a class, a split or a whole data set."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ PARTS = ("train", "val", "test")
 
 
 @dataclass
-class Look:
-    """One level of a folder: names of folders, and how many photos lie beside them."""
+class Folder:
+    """One level of a folder: the names of its folders, and the number of its photos."""
 
     folders: list[str] = field(default_factory=list)
     photos: int = 0
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def look(folder: Path) -> Look:
-    """Return what lies right in a folder. Raises OSError."""
-    seen = Look()
-    with os.scandir(folder) as scan:
-        for entry in scan:
+def scan(folder: Path) -> Folder:
+    """Return the direct contents of a folder. Raises OSError."""
+    seen = Folder()
+    with os.scandir(folder) as entries:
+        for entry in entries:
             if names.is_hidden(entry.name):
                 continue
             if names.is_from_system(entry.name):
@@ -42,11 +42,11 @@ def look(folder: Path) -> Look:
     return seen
 
 
-def peek(folder: Path) -> list[str] | None:
-    """Return the names of the folders in a folder that holds no photo itself; None if it does, or cannot be entered."""
+def subfolders(folder: Path) -> list[str] | None:
+    """Return the names of the folders in a folder; None if it has photos itself or cannot be read."""
     found = []
-    with contextlib.suppress(OSError), os.scandir(folder) as scan:
-        for entry in scan:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
             if names.is_hidden(entry.name) or names.is_from_system(entry.name):
                 continue
             if is_folder(entry):
@@ -58,42 +58,42 @@ def peek(folder: Path) -> list[str] | None:
 
 
 def holding(folder: Path, path: Path) -> str:
-    """Return the name of the folder right in `folder` in which a path lies; "" if it lies elsewhere."""
+    """Return the first folder on the way from `folder` to a path below it; "" if the path is elsewhere."""
     inside, whole = folder.resolve(), path.resolve()
     return whole.relative_to(inside).parts[0] if whole != inside and whole.is_relative_to(inside) else ""
 
 
 def has_train(folder: Path) -> bool:
-    """Whether a folder has a split to train on, with class folders in it."""
-    found = [name for name in peek(folder) or () if names.split_of(name) == "train"]
-    return any(peek(folder / name) for name in found)
+    """Return True if a folder has a training split with class folders."""
+    found = [name for name in subfolders(folder) or () if names.split_of(name) == "train"]
+    return any(subfolders(folder / name) for name in found)
 
 
 def is_data(folder: Path) -> bool:
-    """Whether a folder could be given as DATA: it has a split to train on, or two folders with photos right in them."""
-    inside = peek(folder) or []
-    if splits_in(folder, Look(inside)).get("train") or has_train(folder):
+    """Return True if a folder could be DATA: it has a training split, or two folders with photos."""
+    inside = subfolders(folder) or []
+    if splits_in(folder, Folder(inside)).get("train") or has_train(folder):
         return True
-    classes = (name for name in inside if peek(folder / name) is None)
+    classes = (name for name in inside if subfolders(folder / name) is None)
     return len(list(islice(classes, 2))) == 2 or (len(inside) == 1 and is_data(folder / inside[0]))
 
 
 def have_photos(folder: Path, inside: Iterable[str]) -> bool:
-    """Whether any of the folders inside of a folder has a photo somewhere."""
+    """Return True if any of the named folders of a folder has a photo at any depth."""
     return any(next(walk(folder, name), None) for name in inside)
 
 
-def splits_in(root: Path, top: Look) -> dict[str, list[str]]:
+def splits_in(root: Path, top: Folder) -> dict[str, list[str]]:
     """Return the names of the folders that are splits, by part.
 
-    A class may be called "train", too: such a folder holds photos, no folders, and stands beside other classes.
+    A class may have the name "train" too. Its folder has photos and no folders, and there are other classes beside it.
     """
     exact: dict[str, list[str]] = defaultdict(list)
     affixed: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in top.folders:
         if part := names.split_of(name):
             exact[part].append(name)
-        elif (found := names.affixed_split_of(name)) and peek(root / name):
+        elif (found := names.affixed_split_of(name)) and subfolders(root / name):
             affixed[found[0]][found[1]].append(name)
     if "train" in exact and not (len(exact) == 1 and _is_class(root, exact["train"], top.folders)):
         return exact
@@ -104,11 +104,11 @@ def splits_in(root: Path, top: Look) -> dict[str, list[str]]:
 
 
 def _is_class(root: Path, train: list[str], folders: list[str]) -> bool:
-    """Whether a folder called train is one of several classes: all hold photos."""
-    flat = (name for name in folders if name not in train and peek(root / name) is None)
-    return peek(root / train[0]) is None and len(list(islice(flat, 2))) == 2
+    """Return True if the folder named train is one of several classes, all of which have photos."""
+    flat = (name for name in folders if name not in train and subfolders(root / name) is None)
+    return subfolders(root / train[0]) is None and len(list(islice(flat, 2))) == 2
 
 
 def is_nested(folder: Path, name: str) -> bool:
-    """Whether the only folder in a split repeats the split, rather than being its only class."""
+    """Return True if the only folder in a split is the split itself again, and not its only class."""
     return name == folder.name or names.split_of(name) is not None or is_data(folder / name)

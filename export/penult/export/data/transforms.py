@@ -1,4 +1,4 @@
-"""Random crops for learning. Each is a function of the photo and a random generator of its own, so that runs repeat."""
+"""Augmentations. Each uses a random generator that belongs to the photo, so runs are reproducible."""
 
 import math
 import random
@@ -20,7 +20,7 @@ _ZOOM = 0.1
 
 
 def photo(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
-    """Cut a random part (35-100 % of the area), mirror half of them: torchvision's RandomResizedCrop and flip."""
+    """Crop 35 to 100 % of the area and mirror half of the crops, as torchvision's RandomResizedCrop and flip."""
     box = _random_box(image.size, rng)
     resized = image.resize((spec.crop, spec.crop), Image.Resampling.BILINEAR, box=box)
     if rng.random() < 0.5:
@@ -29,16 +29,16 @@ def photo(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
 
 
 def topdown(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
-    """As photo, then turned by 0 to 3 quarters: for things seen from above, which may lie any way round.
+    """As photo(), then rotate by 0 to 3 quarter turns, for photos taken from above.
 
-    Every photo then stands for eight. On TrashNet (1,768 photos of things on a board) that alone was worth one to three
-    points of validation accuracy, where stronger regularisation was worth none (bench/RESULTS.md).
+    On TrashNet (1,768 photos) this gained one to three points of validation accuracy. Stronger regularisation gained
+    none (bench/RESULTS.md).
     """
     return np.rot90(photo(image, spec, rng), rng.randrange(4))
 
 
 def gentle(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
-    """Turn, shift and zoom a little, never mirror: for digits, signs, and wherever left and right differ."""
+    """Rotate, shift and zoom a little, without mirroring: for digits, signs and other images that have a left side."""
     crop = Image.fromarray(crop_image(image, spec))
     turn = math.radians(rng.uniform(-_TURN_DEGREES, _TURN_DEGREES))
     zoom = rng.uniform(1 - _ZOOM, 1 + _ZOOM)
@@ -52,7 +52,7 @@ def gentle(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
 
 
 def none(image: Image.Image, spec: Preprocess, rng: random.Random) -> Pixels:
-    """Cut the middle, as serving does."""
+    """Take the center crop, as serving does."""
     return crop_image(image, spec)
 
 
@@ -60,7 +60,7 @@ BY_NAME: dict[str, Augmentation] = {"photo": photo, "topdown": topdown, "gentle"
 
 
 def _random_box(size: tuple[int, int], rng: random.Random) -> tuple[float, float, float, float]:
-    """Draw a box of random area and aspect inside `size`; the middle square after ten tries that do not fit."""
+    """Draw a box of random area and aspect inside `size`; the center square if ten draws do not fit."""
     width, height = size
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*_AREA)

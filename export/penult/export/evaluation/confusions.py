@@ -1,4 +1,4 @@
-"""One scorer's answers on labelled photos, class by class: counts that stay small with ten thousand classes."""
+"""Count one scorer's answers by class, with memory that stays small for ten thousand classes."""
 
 import csv
 import io
@@ -29,26 +29,26 @@ class Confusions:
 
     @property
     def answered(self) -> Counts:
-        """How often each class was answered."""
+        """How many photos got each class as answer."""
         return np.bincount(self.answers, minlength=len(self.classes))
 
     @property
     def right(self) -> Counts:
-        """How many photos of each class were named right."""
+        """How many photos of each class were answered correctly."""
         return np.bincount(self.labels[self.labels == self.answers], minlength=len(self.classes))
 
     def matrix(self, blocks: int) -> Counts:
-        """Return photos by true class and answer, [blocks, blocks], each of neighbouring classes; at most [classes]."""
+        """Return photos by true class and answer, [blocks, blocks]; a block has neighbouring classes."""
         side = min(blocks, len(self.classes))
         cells = [values * side // len(self.classes) for values in (self.labels, self.answers)]
         return np.bincount(cells[0] * side + cells[1], minlength=side * side).reshape(side, side)
 
-    def worst(self, most: int) -> list[tuple[str, str, str]]:
-        """Return the commonest mistakes: true class, answer, share of the class's photos (a count where few)."""
+    def worst(self, count: int) -> list[tuple[str, str, str]]:
+        """Return the most frequent mistakes: true class, answer, share of the class's photos (a count if few)."""
         pairs = self.labels * len(self.classes) + self.answers
         found, counts = np.unique(pairs[self.labels != self.answers], return_counts=True)
         rows, photos = [], self.photos
-        for at in np.argsort(-counts, kind="stable")[:most]:
+        for at in np.argsort(-counts, kind="stable")[:count]:
             true, answer = divmod(int(found[at]), len(self.classes))
             rows.append((self.classes[true], self.classes[answer], share(int(counts[at]), int(photos[true]))))
         return rows
@@ -56,7 +56,7 @@ class Confusions:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What a report says of one class: photos of every split, and recall and precision by scorer, in words."""
+    """One class in a report: photos of every split, and recall and precision by scorer, as text."""
 
     number: int
     name: str
@@ -68,10 +68,10 @@ class ClassRow:
 def class_rows(
     by_scorer: Mapping[str, Confusions], counts: Sequence[tuple[int, int, int]], default: str
 ) -> list[ClassRow]:
-    """Return a row per class, the weakest first: by the upper end of the recall interval of the scorer `default`.
+    """Return a row per class, sorted by the upper end of the recall interval of the scorer `default`.
 
-    `counts` holds the photos of each class for training, validation and test. A class with one photo, named wrong, may
-    be as good as any other; one with fifty, half of them wrong, is not. Classes without test photos come last.
+    So a class with one wrong photo comes after one with 25 wrong photos of 50. Classes without test photos come last.
+    `counts` has the training, validation and test photos of each class.
     """
     first = by_scorer[default]
     tables = [(c.right.tolist(), c.photos.tolist(), c.answered.tolist()) for c in by_scorer.values()]
@@ -79,16 +79,18 @@ def class_rows(
     upper = [wilson(r / n, n)[1] if n else 2.0 for r, n in zip(right, photos, strict=True)]
     return [
         ClassRow(
-            at + 1, first.classes[at], counts[at],
-            tuple(share(right[at], photos[at]) for right, photos, _ in tables),
-            tuple(share(right[at], answered[at]) for right, _, answered in tables),
+            number=at + 1,
+            name=first.classes[at],
+            counts=counts[at],
+            recall=tuple(share(right[at], photos[at]) for right, photos, _ in tables),
+            precision=tuple(share(right[at], answered[at]) for right, _, answered in tables),
         )
         for at in sorted(range(len(first.classes)), key=lambda at: (upper[at], at))
-    ]  # fmt: skip
+    ]
 
 
 def classes_csv(by_scorer: Mapping[str, Confusions], counts: Sequence[tuple[int, int, int]]) -> bytes:
-    """Return a CSV with a row per class: photos by split, then what was right and what was answered, by scorer."""
+    """Return a CSV with a row per class: photos by split, then correct photos and answers by scorer."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(

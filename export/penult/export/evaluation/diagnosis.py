@@ -1,12 +1,12 @@
-"""What the learning curves say: under-fit, good, over-fit, or validation photos that do not represent the others.
+"""Diagnose learning curves: under-fit, good, over-fit, or unrepresentative validation photos.
 
-The shapes are those of Brownlee, "How to use Learning Curves to Diagnose Machine Learning Model Performance" (2019);
-the thresholds that make them a rule are ours, and stand below. Nothing is decided by this: early stopping has chosen
-the weights by then. It tells a person what to change in the next run.
+The shapes follow Brownlee, "How to use Learning Curves to Diagnose Machine Learning Model Performance" (2019). The
+thresholds below are penult's. The diagnosis decides nothing, because early stopping has chosen the weights already. It
+helps the user to change the next run.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,57 +20,59 @@ UNDER_FIT, GOOD, OVER_FIT = "under-fit", "good", "over-fit"
 UNREPRESENTATIVE, UNSTABLE, TOO_SHORT, TOO_FEW = "unrepresentative", "unstable", "too short", "too few photos"
 ZONES = (UNDER_FIT, GOOD, OVER_FIT)
 
-# A loss that changes by a smaller share than this stands still.
+# A loss that changes by less than this share counts as constant.
 TOLERANCE = 0.02
-# Validation loss counts as lower than training loss where it is so by this many standard errors of their difference.
+# Validation loss is lower than training loss if it is so by this many standard errors of their difference.
 EASIER_ERRORS = 2.0
-# Training loss is measured on about as many photos as validation loss, so their difference errs this much more.
+# Both losses are measured on about as many photos, so the error of their difference is larger by this factor.
 DIFFERENCE = math.sqrt(2)
-# Validation loss jumps where the median jump is larger than this many of its standard errors. Where the training loss
-# jumps at least this share of that, the weights jump, and the validation photos are not to blame.
+# Validation loss jumps if the median jump is larger than this many of its standard errors. If training loss jumps by at
+# least this share of that, the weights cause it and not the validation photos.
 JUMP_ERRORS, JUMP_SHARE = 2.0, 0.5
-# Fewer epochs show no jumps; fewer than the other show nothing at all.
+# With fewer epochs, jumps or anything at all cannot be found.
 MIN_FOR_JUMPS, MIN_EPOCHS = 8, 3
-# Losses are still falling if they fell over so many last epochs.
+# Losses are still falling if they fell over the last so many epochs.
 LAST_EPOCHS = 5
-# A training loss above this share of an even guess's means that nothing was learnt.
+# A training loss above this share of the loss of guessing means that nothing was learnt.
 GUESSING = 0.9
 
 RULE = (
     "Losses are smoothed by a running median of three epochs. The noise of the validation loss is its standard error, "
-    f"and at least {TOLERANCE:.0%} of its lowest value. "
-    "Under-fit: before the best epoch, where both losses are still above their values at the best epoch, the "
-    f"validation loss by more than the noise, the training loss by more than {TOLERANCE:.0%}; or still falling like "
-    f"that over the last {LAST_EPOCHS} epochs; or the training loss at the kept epoch is above {GUESSING:.0%} of a "
-    "guess's. "
-    "Over-fit: after the best epoch, where the validation loss has risen above its value there by more than the noise "
-    f"while the training loss fell by more than {TOLERANCE:.0%}; the run is, if most epochs after the best are. "
+    f"or {TOLERANCE:.0%} of its lowest value if that is more. "
+    "Under-fit: epochs before the best one in which both losses are above their values at the best epoch, the "
+    f"validation loss by more than the noise, the training loss by more than {TOLERANCE:.0%}. A run is under-fit if "
+    f"both losses still fall by as much over the last {LAST_EPOCHS} epochs, or if the training loss at the kept epoch "
+    f"is above {GUESSING:.0%} of the loss of guessing. "
+    "Over-fit: epochs after the best one in which the validation loss is above its value there by more than the noise "
+    f"while the training loss fell by more than {TOLERANCE:.0%}. A run is over-fit if more than half of the epochs "
+    "after the best one are. "
     "Unrepresentative validation photos: at the kept epoch the validation loss is below the training loss by more "
-    f"than {EASIER_ERRORS:g} standard errors of the difference; or it jumps from epoch to epoch by more than "
-    f"{JUMP_ERRORS:g} standard errors (median) and the training loss by less than {JUMP_SHARE:.0%} of that; where the "
-    "training loss jumps along, the run is unstable instead. Under one-cycle, losses jump while the rate is high and "
-    "fall until it is nothing: jumps count once it is below half its height, and that losses still fall is no finding. "
-    "Nothing can be said: none of these, but the accuracy on the validation photos is known to no better than "
-    f"±{100 * HALF_WIDTH:g} points (95 % interval). Good: none of these, and more validation photos. The rule is about "
-    "the shape of the curves; how accurate the model is, only the test photos show."
+    f"than {EASIER_ERRORS:g} standard errors of the difference, or it jumps from epoch to epoch by more than "
+    f"{JUMP_ERRORS:g} standard errors (median) and the training loss by less than {JUMP_SHARE:.0%} of that. If the "
+    "training loss jumps too, the run is unstable instead. With the one-cycle schedule, losses jump while the rate is "
+    "high and fall until it is 0. So jumps count once the rate is below half its maximum, and falling losses are no "
+    "finding. "
+    "Too few photos: none of these, but the 95 % interval of the accuracy on the validation photos is wider than "
+    f"±{100 * HALF_WIDTH:g} points. Good: none of these, and more validation photos. The rule describes the shape of "
+    "the curves. Only the test photos show how accurate the model is."
 )
 RULE_IN_SHORT = (
-    "under-fit: both losses still falling to the best epoch · over-fit: validation loss up by more than its noise, "
-    "training loss still falling · good: the rest"
+    "under-fit: both losses fall until the best epoch · over-fit: validation loss rises by more than its noise while "
+    "training loss falls · good: all other epochs"
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the curves show, and what to do about it."""
+    """One finding in the curves, with what to do about it."""
 
-    verdict: str
+    kind: str
     sentence: str
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the curves of a run say: `findings`, the gravest first, and the zone of every epoch by phase."""
+class Diagnosis:
+    """The diagnosis of a run: `findings`, the most serious first, and the zone of every epoch by phase."""
 
     findings: tuple[Finding, ...]
     kept_phase: str
@@ -79,34 +81,41 @@ class Verdict:
 
     @property
     def conclusion(self) -> str:
-        """The gravest finding in a word."""
-        return self.findings[0].verdict
+        """The kind of the most serious finding."""
+        return self.findings[0].kind
 
     @property
     def sentence(self) -> str:
-        """The findings as running text."""
+        """All findings as text."""
         return " ".join(finding.sentence for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what metrics.json tells, the rule included."""
-        values = asdict(self)
-        # Lists, as JSON gives them back.
-        values["findings"] = [dict(finding) for finding in values["findings"]]
-        values["zones"] = {name: list(zones) for name, zones in values["zones"].items()}
-        return values | {"conclusion": self.conclusion, "sentence": self.sentence, "rule": RULE}
+        """Return the entry of metrics.json, with the rule."""
+        return {
+            "findings": [{"verdict": finding.kind, "sentence": finding.sentence} for finding in self.findings],
+            "kept_phase": self.kept_phase,
+            "kept_epoch": self.kept_epoch,
+            "zones": {name: list(zones) for name, zones in self.zones.items()},
+            "conclusion": self.conclusion,
+            "sentence": self.sentence,
+            "rule": RULE,
+        }
 
 
-def diagnose(history: History, classes: int, schedule: str = PLATEAU, val_photos: int | None = None) -> Verdict:
-    """Judge a run of at least one epoch that told `classes` classes apart, by RULE.
+def diagnose(history: History, classes: int, schedule: str = PLATEAU, val_photos: int | None = None) -> Diagnosis:
+    """Diagnose a run of at least one epoch by RULE.
 
-    `schedule` is that of the phase in which more than the head learnt; `val_photos` is how many photos the validation
-    loss is of (None: unknown, and taken for enough).
+    Args:
+        history: The epochs of the run.
+        classes: The number of classes.
+        schedule: The schedule of the phase that trains more than the head.
+        val_photos: The number of validation photos; None is unknown and counts as enough.
     """
     kept = min(history.epochs, key=lambda epoch: epoch.val_loss)
     phases = {name: history.phase(name) for name in dict.fromkeys(epoch.phase for epoch in history.epochs)}
     zones = {name: zones_of(epochs) for name, epochs in phases.items()}
     last = history.phase(history.epochs[-1].phase)
-    # The head alone always learns by plateau.
+    # The phase of the head always uses the plateau schedule.
     cycles = {name for name in phases if schedule == ONE_CYCLE and name != "head"}
     found = [
         *_guessing(kept, classes),
@@ -115,7 +124,7 @@ def diagnose(history: History, classes: int, schedule: str = PLATEAU, val_photos
         *([] if kept.phase in cycles else _still_falling(last, kept)),
         *_over_fit(last, zones[last[0].phase], kept),
     ]
-    return Verdict(tuple(found or [_nothing_wrong(last, kept, val_photos)]), kept.phase, kept.epoch, zones)
+    return Diagnosis(tuple(found or [_nothing_wrong(last, kept, val_photos)]), kept.phase, kept.epoch, zones)
 
 
 def zones_of(epochs: list[Epoch]) -> tuple[str, ...]:
@@ -142,7 +151,7 @@ def _guessing(kept: Epoch, classes: int) -> list[Finding]:
         Finding(
             UNDER_FIT,
             f"Under-fit: even on the training photos the loss ({kept.train_loss:.2f}) is hardly below that of guessing "
-            f"({guess:.2f}). Freeze fewer stages, raise --lr-head, or look at whether the labels are right.",
+            f"({guess:.2f}). Freeze fewer stages, raise --lr-head, or check the labels.",
         )
     ]
 
@@ -155,14 +164,14 @@ def _easier(kept: Epoch) -> list[Finding]:
         Finding(
             UNREPRESENTATIVE,
             f"The validation photos do not represent the others: their loss ({kept.val_loss:.3f} ± {error:.3f}) is "
-            f"well below that of the training photos ({kept.train_loss:.3f}). They are easier, or copies of photos "
-            "learnt from; set others aside with --val or another --seed.",
+            f"well below that of the training photos ({kept.train_loss:.3f}). They are easier, or copies of training "
+            "photos. Set others aside with --val or another --seed.",
         )
     ]
 
 
 def _calm(epochs: list[Epoch]) -> list[Epoch]:
-    """Return the end of a cycle, where the rate is below half its height."""
+    """Return the end of a cycle, when the rate is below half its maximum."""
     highest = max(range(len(epochs)), key=lambda row: epochs[row].learning_rate)
     return [epoch for epoch in epochs[highest:] if 2 * epoch.learning_rate < epochs[highest].learning_rate]
 
@@ -173,12 +182,12 @@ def _jumping(epochs: list[Epoch]) -> list[Finding]:
     train, val = (_jump([getattr(epoch, name) for epoch in epochs]) for name in ("train_loss", "val_loss"))
     if val <= JUMP_ERRORS * error:
         return []
-    size = f"jumps from epoch to epoch by {val:.3f}, much more than its standard error ({error:.3f}) explains"
+    size = f"jumps from epoch to epoch by {val:.3f}, much more than its standard error ({error:.3f})"
     if train >= JUMP_SHARE * val:
         return [
             Finding(
                 UNSTABLE,
-                f"Unstable: the validation loss {size}, and the training loss jumps along ({train:.3f}). "
+                f"Unstable: the validation loss {size}, and the training loss jumps too ({train:.3f}). "
                 "Lower --lr-head and --lr-backbone.",
             )
         ]
@@ -202,7 +211,7 @@ def _still_falling(last: list[Epoch], kept: Epoch) -> list[Finding]:
     return [
         Finding(
             UNDER_FIT,
-            f"Under-fit: the validation loss was still falling when the epochs ran out, from {before.val_loss:.3f} at "
+            f"Under-fit: the validation loss was still falling at the last epoch, from {before.val_loss:.3f} at "
             f"epoch {before.epoch} to {kept.val_loss:.3f} at epoch {kept.epoch}. Raise {option}.",
         )
     ]
@@ -219,8 +228,8 @@ def _over_fit(last: list[Epoch], zones: tuple[str, ...], kept: Epoch) -> list[Fi
         Finding(
             OVER_FIT,
             f"Over-fit from epoch {first} on: the validation loss rose from {last[best].val_loss:.3f} to "
-            f"{last[-1].val_loss:.3f} while the training loss went on falling. The weights of {where}, before that, "
-            "were kept. More photos, more frozen stages or a higher --dropout would let it learn for longer.",
+            f"{last[-1].val_loss:.3f} while the training loss kept falling. The weights of {where}, before that, "
+            "were kept. More photos, more frozen stages or a higher --dropout may help.",
         )
     ]
 
@@ -228,32 +237,32 @@ def _over_fit(last: list[Epoch], zones: tuple[str, ...], kept: Epoch) -> list[Fi
 def _nothing_wrong(last: list[Epoch], kept: Epoch, val_photos: int | None) -> Finding:
     if len(last) < MIN_EPOCHS:
         epochs = "1 epoch" if len(last) == 1 else f"{len(last)} epochs"
-        return Finding(TOO_SHORT, f"Too short to say: the last phase had only {epochs}. Raise --epochs.")
+        return Finding(TOO_SHORT, f"Too few epochs for a diagnosis: the last phase had only {epochs}. Raise --epochs.")
     kept_at = f"epoch {kept.epoch}" if kept.phase == last[0].phase else f"epoch {kept.epoch} of the head alone"
-    more = "" if kept.phase == last[0].phase else " Learning in more layers did not beat that."
+    more = "" if kept.phase == last[0].phase else " Training more layers did not improve on that."
     if val_photos and is_rough(*(interval := wilson(kept.val_accuracy, val_photos))):
         return Finding(
             TOO_FEW,
-            "Nothing can be said of the fit: the learning curves show no under-fitting and no over-fitting, but they "
-            f"are of {val_photos} validation photos (accuracy {between(*interval)}), too few to show it. "
-            f"Kept: {kept_at}.{more}",
+            "Too few validation photos for a diagnosis: the learning curves show no under-fitting and no over-fitting, "
+            f"but {val_photos} validation photos (accuracy {between(*interval)}) would not show it. "
+            f"The weights of {kept_at} were kept.{more}",
         )
     return Finding(
         GOOD,
-        "The learning curves show no under-fitting and no over-fitting: the validation loss levelled off at "
-        f"{kept.val_loss:.3f} ({kept_at}, kept; training loss there {kept.train_loss:.3f}) and did not rise beyond its "
-        f"noise afterwards.{more} This is about the curves, not about how accurate the model is.",
+        "The learning curves show no under-fitting and no over-fitting: the validation loss reached "
+        f"{kept.val_loss:.3f} ({kept_at}, kept; training loss {kept.train_loss:.3f}) and did not rise by more than its "
+        f"noise afterwards.{more} This describes the curves, not the accuracy of the model.",
     )
 
 
 def _smoothed(losses: list[float]) -> list[float]:
-    """Return the running median of three; the ends stay as they are."""
+    """Return the running median of three; both ends are unchanged."""
     inner = [float(np.median(losses[row - 1 : row + 2])) for row in range(1, len(losses) - 1)]
     return [losses[0], *inner, losses[-1]] if len(losses) > 1 else list(losses)
 
 
 def _jump(losses: list[float]) -> float:
-    """Return the median distance of a loss from the middle between its neighbours: 0 on a straight line."""
+    """Return the median distance of a loss from the mean of its neighbours; 0 on a straight line."""
     values = np.array(losses)
     return float(np.median(np.abs(values[1:-1] - (values[:-2] + values[2:]) / 2)))
 
@@ -263,5 +272,5 @@ def _noise(best: Epoch) -> float:
 
 
 def _error(epoch: Epoch) -> float:
-    """Return the standard error of the validation loss; 0 where the history does not know it."""
+    """Return the standard error of the validation loss; 0 if the history has none."""
     return float(getattr(epoch, "val_loss_error", 0.0))

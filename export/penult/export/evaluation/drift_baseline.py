@@ -1,8 +1,8 @@
-"""What the service will hold answers against: learnt on training photos, measured on photos that were held out.
+"""Fit the baseline that the service compares answers with, to detect drift and novel photos.
 
-The threshold needs many distances of photos that the measure was not learnt from. Validation photos are often few, so
-distances of the training photos join them, each by a measure that was learnt from four fifths of the others
-(bench/novelty.py compares measures and thresholds; docs/novelty.md has the table).
+The novelty threshold needs many distances of photos that the measure was not fitted on. Validation photos are often
+few, so distances of training photos are added, each by a measure fitted on the other four fifths (bench/novelty.py
+compares measures and thresholds; docs/novelty.md has the table).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,42 +15,40 @@ from sklearn.decomposition import PCA
 from penult.bundle.baseline import Baseline, Limit, Residual, nearest_distance
 from penult.bundle.manifest import Manifest
 from penult.bundle.scores import Floats, best_of
-from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.evaluation.outputs import SplitOutputs, unit_rows
 
-# What penult before the residual reads: distances to so many training photos.
+# Older versions of penult read distances to so many training photos instead of the residual.
 REFERENCES = 256
-# Directions of the subspace: a matrix of 64 by 1,280 costs a quarter of 256 references. Descriptors are expected to be
-# several times as long, else nothing would be left over; and to come from more photos than there are directions.
+# Directions of the subspace; a matrix of 64 by 1,280 costs a quarter of 256 references. Descriptors must be several
+# times as long, so that a residual is left, and must come from more photos than there are directions.
 _MAX_DIRECTIONS, _LENGTH_PER_DIRECTION, _PHOTOS_PER_DIRECTION = 64, 8, 2
-# More photos do not change a subspace of 64 directions, and cost time.
+# More photos hardly change a subspace of 64 directions, but take time.
 _MAX_PHOTOS = 10_000
 _FOLDS = 5
-# The share of held-out photos that are no more novel than the threshold.
+# The share of held-out photos below the threshold.
 ORDINARY = 0.975
-# Where held-out photos all lie at distance 0, as copies would, any other photo is still not novel for a rounding.
+# If all held-out photos are copies at distance 0, rounding must not make a photo novel.
 _MIN_THRESHOLD = 1e-3
 _STANDARD_ERRORS = 2.0
 
 Distance = Callable[[Floats], Floats]
 
 
-def learn(
-    manifest: Manifest, measured: Mapping[str, SplitOutputs], scores: Mapping[str, Floats], seed: int
-) -> Baseline:
-    """Return the baseline of a model; `scores` are those of the validation photos, [N, classes] by scorer."""
+def fit(manifest: Manifest, measured: Mapping[str, SplitOutputs], scores: Mapping[str, Floats], seed: int) -> Baseline:
+    """Return the baseline of a model; `scores` are [N, classes] of the validation photos by scorer."""
     train, val = measured["train"], measured["val"]
     rows = _spread(train.labels, seed, _MAX_PHOTOS)
-    units, labels = _unit(train.descriptors[rows]), train.labels[rows]
+    units, labels = unit_rows(train.descriptors[rows]).astype(np.float32), train.labels[rows]
 
     def residual_of(chosen: NDArray[np.intp]) -> Distance:
-        return learn_residual(units[chosen], seed).distance
+        return fit_residual(units[chosen], seed).distance
 
     def nearest_of(chosen: NDArray[np.intp]) -> Distance:
         references = units[chosen[_spread(labels[chosen], seed, REFERENCES)]]
         return lambda descriptors: nearest_distance(references, descriptors)
 
     everything = np.arange(len(units))
-    residual = learn_residual(units, seed)
+    residual = fit_residual(units, seed)
     limit = _limit(_held_out(residual_of, units, seed), residual.distance(val.descriptors))
     near = nearest_of(everything)(val.descriptors)
     named = scores[manifest.default_scorer].argmax(axis=1)
@@ -68,22 +66,23 @@ def learn(
     )
 
 
-def learn_residual(units: Floats, seed: int) -> Residual:
+def fit_residual(units: Floats, seed: int) -> Residual:
     """Return the mean and the main directions of descriptors of unit length, float32 [N, length]."""
     count, length = units.shape
     wanted = min(_MAX_DIRECTIONS, length // _LENGTH_PER_DIRECTION, count // _PHOTOS_PER_DIRECTION)
     mean = units.mean(axis=0, dtype=np.float64)
-    if not wanted or not np.ptp(units, axis=0).any():  # descriptors that are all alike differ in no direction
+    if not wanted or not np.ptp(units, axis=0).any():  # identical descriptors have no directions
         return Residual(mean.astype(np.float32), np.empty((length, 0), dtype=np.float32))
     found = PCA(wanted, svd_solver="randomized", random_state=seed).fit(units.astype(np.float64))
     return Residual(mean.astype(np.float32), np.ascontiguousarray(found.components_.T.astype(np.float32)))
 
 
-def told(baseline: Baseline, measured: Mapping[str, SplitOutputs]) -> dict[str, Any]:
-    """Return what metrics.json tells of novelty."""
+def as_metrics(baseline: Baseline, measured: Mapping[str, SplitOutputs]) -> dict[str, Any]:
+    """Return the entry "novelty" of metrics.json."""
     limit = baseline.limit
-    above = {part: float((baseline.novelty(measured[part].descriptors) > limit.threshold).mean())
-             for part in ("val", "test")}  # fmt: skip
+    above = {
+        part: float((baseline.novelty(measured[part].descriptors) > limit.threshold).mean()) for part in ("val", "test")
+    }
     low, high = limit.interval
     return {
         "measure": "residual" if baseline.residual else "nearest",
@@ -96,7 +95,7 @@ def told(baseline: Baseline, measured: Mapping[str, SplitOutputs]) -> dict[str, 
 
 
 def _held_out(make: Callable[[NDArray[np.intp]], Distance], units: Floats, seed: int) -> Floats:
-    """Return a distance for each photo, by what `make` learns from the rows of the other folds."""
+    """Return a distance for each photo, by the measure that `make` fits on the rows of the other folds."""
     folds = np.random.default_rng(seed).permutation(len(units)) % _FOLDS
     found = np.zeros(len(units), dtype=np.float32)
     for fold in np.unique(folds):
@@ -107,10 +106,10 @@ def _held_out(make: Callable[[NDArray[np.intp]], Distance], units: Floats, seed:
 
 
 def _limit(held_out: Floats, val: Floats) -> Limit:
-    """Return the threshold from distances of training photos that were held out, and of validation photos.
+    """Return the threshold from distances of held-out training photos and of validation photos.
 
-    A network that learns pulls its own training photos together. Where validation photos lie further away than chance
-    explains, the distances of training photos are made longer by as much.
+    Training moves a network's own training photos closer together. If validation photos are further away than chance
+    explains, the distances of training photos are scaled up to the same mean.
     """
     means = val.mean(), held_out.mean()
     error = np.sqrt(val.var() / len(val) + held_out.var() / len(held_out))
@@ -121,17 +120,11 @@ def _limit(held_out: Floats, val: Floats) -> Limit:
     return Limit(threshold, share, float(np.median(distances)), len(distances))
 
 
-def _spread(labels: NDArray[np.int64], seed: int, most: int) -> NDArray[np.intp]:
-    """Return rows of up to `most` photos, drawn by seed, of every class alike as far as it can."""
+def _spread(labels: NDArray[np.int64], seed: int, count: int) -> NDArray[np.intp]:
+    """Return rows of up to `count` photos, drawn by seed, equally many of each class if possible."""
     order = np.random.default_rng(seed).permutation(len(labels))
     rank = np.empty(len(labels), dtype=np.intp)
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         rank[rows] = np.arange(len(rows))
-    return np.sort(order[np.argsort(rank[order], kind="stable")][:most])
-
-
-def _unit(rows: Floats) -> Floats:
-    exact = rows.astype(np.float64)
-    unit: Floats = (exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    return unit
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:count])

@@ -1,13 +1,11 @@
-"""A linear SVM of very many classes or photos, by least squares: all classes at once, and C searched exactly.
+"""Fit a linear SVM of many classes by least squares, all classes at once, with an exact search for C.
 
-LIBLINEAR fits one class against the rest after the other, which is work of photos x classes x numbers, for every C and
-fold: hours for ten thousand classes. The least-squares SVM (Suykens and Vandewalle 1999) has the same objective but for
-the loss, which counts distances to -1 and 1 on both sides. Its matrix is the same for all classes, so it is factored
-once, and its leave-one-out answers follow from one fit (Cawley 2006). Photos are gone through in pieces: memory holds
-scores of one piece, never of all photos.
+LIBLINEAR fits one class at a time, for every C and fold, which takes hours for ten thousand classes. The least-squares
+SVM (Suykens and Vandewalle 1999) has the same objective except for the loss, which penalises distances to
+-1 and 1 on both sides. Its matrix is the same for all classes and is factored once. Its leave-one-out answers follow
+from one fit (Cawley 2006). Photos are processed in pieces, so memory has the scores of one piece only.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +18,17 @@ _Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Factored:
-    """What does not depend on C: unit descriptors float32 [N, length] with labels and weights, in their own directions.
+    """The parts of the fit that do not depend on C.
 
-    `mean` is [length]; `directions` [length, length] and `variance` [length] are the eigenvectors and -values of the
-    weighted scatter; `sums` [length, classes] of each class, along the directions; `mass` [classes] their weights.
+    Attributes:
+        unit: Descriptors of unit length, float32 [N, length].
+        labels: [N].
+        weights: [N].
+        mean: The weighted mean, [length].
+        directions: The eigenvectors of the weighted scatter, [length, length].
+        variance: Its eigenvalues, [length].
+        sums: The weighted sum of each class along the directions, [length, classes].
+        mass: The sum of weights of each class, [classes].
     """
 
     unit: Floats
@@ -48,24 +53,21 @@ class Factored:
         return coefficients, bias - coefficients @ self.mean
 
     def hits(self, c: float) -> NDArray[np.bool_]:
-        """Return which photos are named right by the SVM that all the others would give, bool [N]."""
+        """Return for each photo whether the SVM fitted on all others is correct on it, bool [N]."""
         along, bias = self.solve(c)
         single, found = along.astype(np.float32), np.empty(len(self.labels), dtype=bool)
-        for rows in self._pieces():
+        for rows in pieces(len(self.labels), max(self.sums.shape)):
             centred = (self.unit[rows] - self.mean) @ self.directions
-            scores = centred.astype(np.float32) @ single  # in float32: the most of the work, and of the memory
+            scores = centred.astype(np.float32) @ single  # float32, since this is most of the work and memory
             scores += bias.astype(np.float32)
             leverage = centred**2 @ (1 / (self.variance + 1 / (2 * c))) + 1 / self.mass.sum()
             leverage = np.minimum(leverage * self.weights[rows], 1.0)
-            # Left out, a score s of target t is (s - leverage t) / (1 - leverage): the order of classes needs no more.
+            # The leave-one-out score is (s - leverage t) / (1 - leverage) for target t; only its order matters.
             places, own = np.arange(len(scores)), self.labels[rows]
             right = scores[places, own] - leverage
             scores[places, own] = -np.inf
             found[rows] = right > scores.max(axis=1) + leverage
         return found
-
-    def _pieces(self) -> Iterator[slice]:
-        return pieces(len(self.labels), max(self.sums.shape))
 
 
 def factor(unit: Floats, labels: NDArray[np.int64], weights: _Doubles) -> Factored:

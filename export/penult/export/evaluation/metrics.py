@@ -1,4 +1,4 @@
-"""How good a scorer is, and which of two is better: accuracy with its interval, figures per class, calibration."""
+"""Measure scorers: accuracy with its interval, figures per class, calibration, and tests of differences."""
 
 import math
 import warnings
@@ -15,28 +15,35 @@ from penult.bundle.scores import Floats, best_of, pieces, probability_of, softma
 from penult.export.evaluation.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
-# Reliability: no more bins than this, and each with enough photos for its accuracy to mean something.
+# A reliability diagram has at most so many bins, each with at least so many photos.
 _MAX_BINS = 10
 _PHOTOS_PER_BIN = 20
-# More classes have no confusion matrix: of 10,000 it is a hundred million numbers, nearly all of them 0.
+# With more classes there is no confusion matrix; for 10,000 it would have a hundred million numbers.
 MAX_CONFUSED = 300
 _MAX_PAIRS = 100
-# A temperature is one number; it is found on no more scores than this.
+# A temperature is one number, and so many scores are enough to fit it.
 _MAX_FITTED = 20_000_000
-# The least that a probability in float32 counts as in log loss, as in scikit-learn's.
-_LEAST = float(np.finfo(np.float32).eps)
-# A difference (of scorers, of test and validation photos) that chance gives less often than this is significant.
+# Log loss raises smaller float32 probabilities to this value, as scikit-learn does.
+_MIN_PROBABILITY = float(np.finfo(np.float32).eps)
+# A difference is significant if chance alone gives it less often than this.
 SIGNIFICANCE = 0.05
-# McNemar's exact test cannot find a difference on fewer photos than this that only one scorer names right: 2 / 2**5.
+# McNemar's exact test needs at least so many photos that only one scorer gets right: 2 / 2**6 < 0.05.
 _MIN_APART = 6
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
-    """Return the metrics of scores [N, classes] against true labels [N], as plain values for metrics.json.
+    """Return the metrics of scores against true labels, as plain values for metrics.json.
 
-    A class without photos has no recall, one that was never answered no precision (None). Macro-F1 is the mean over
-    classes that occur as either, as scikit-learn has it: the others would count as failures. Of more than MAX_CONFUSED
-    classes, "confusion" is None; "confused" names the pairs of classes that are mistaken most often, true one first.
+    Args:
+        scores: [N, classes].
+        labels: [N].
+        classes: The class names.
+        temperature: Turns scores into probabilities.
+
+    Returns:
+        Recall is None for a class without photos, precision for a class that is never answered. Macro-F1 is the mean
+        over classes with photos or answers, as in scikit-learn. "confusion" is None with more than MAX_CONFUSED
+        classes. "confused" lists the most frequent mistakes, true class first.
     """
     predicted, confidence = best_of(scores, temperature)
     every = list(range(len(classes)))
@@ -49,7 +56,7 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
             labels, predicted, labels=every, average=None, zero_division=0
         )
         confusion = confusion_matrix(labels, predicted, labels=every) if len(classes) <= MAX_CONFUSED else None
-    of_true = np.maximum(probability_of(scores, labels, temperature).astype(np.float64), _LEAST)
+    of_true = np.maximum(probability_of(scores, labels, temperature).astype(np.float64), _MIN_PROBABILITY)
     return {
         "photos": len(labels),
         "accuracy": accuracy,
@@ -66,7 +73,7 @@ def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...]
 
 
 def _confused(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> list[list[Any]]:
-    """Return the pairs of classes that are mistaken most often: the true one, the one answered, and the photos."""
+    """Return the most frequent mistakes: true class, answered class, number of photos."""
     wrong = labels != predicted
     pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
     by_count = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MAX_PAIRS]
@@ -74,18 +81,24 @@ def _confused(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: 
 
 
 def calibration(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return how far confidence and accuracy are apart: the bins of a reliability diagram and their mean distance.
+    """Return the bins of a reliability diagram, the mean confidence and the calibration error.
 
-    `probabilities` is [N, classes]; a photo's confidence is its largest. The bins hold equally many photos (Nixon et
-    al. 2019): bins of equal width would leave most of them empty, as most answers of a good network are confident.
-    `ece` is the expected calibration error (Naeini et al. 2015), the distance averaged over photos. With few photos
-    it is too high by chance: a perfectly calibrated scorer does not reach 0.
+    A photo's confidence is its largest probability. The bins have equally many photos (Nixon et al. 2019), because most
+    bins of equal width would be empty: most answers of a good network are confident.
+
+    Args:
+        probabilities: [N, classes].
+        labels: [N].
+
+    Returns:
+        `ece` is the expected calibration error (Naeini et al. 2015), the mean distance of confidence and accuracy over
+        photos. With few photos it is too high by chance; even a perfectly calibrated scorer does not reach 0.
     """
     return _calibration(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
 def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return what calibration() does, of confidence [N] and whether each answer was right [N]."""
+    """Do the work of calibration() on confidence [N] and correctness [N] of the answers."""
     count = min(_MAX_BINS, max(1, len(right) // _PHOTOS_PER_BIN))
     groups = np.array_split(np.argsort(confidence, kind="stable"), count)
     bins = [
@@ -99,8 +112,8 @@ def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]
 def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return McNemar's exact test of two scorers on the same photos (McNemar 1947; binomial form).
 
-    Scores are [N, classes], `labels` [N]. Photos that both name right, or both wrong, say nothing of which is better:
-    the test asks whether the others divide more unevenly than a fair coin would.
+    The test uses the photos that only one scorer gets right. It checks whether they are split more unevenly than by a
+    fair coin. Scores are [N, classes], `labels` [N].
     """
     dense, svm = dense_scores.argmax(axis=1) == labels, svm_scores.argmax(axis=1) == labels
     only_dense, only_svm = int((dense & ~svm).sum()), int((svm & ~dense).sum())
@@ -120,24 +133,23 @@ def _sentence(only_dense: int, only_svm: int, p_value: float, photos: int) -> st
     if not only_dense + only_svm:
         most = wilson(0.0, photos)[1]
         open_still = f"; {photos} photos cannot show a difference of less than {100 * most:.0f} points"
-        same = "The SVM and the dense head name exactly the same photos right"
+        same = "The SVM and the dense head are correct on exactly the same photos"
         return same + (open_still if most > HALF_WIDTH else "") + "."
     better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
     outcome = better if p_value < SIGNIFICANCE else "no significant difference"
     if only_dense + only_svm < _MIN_APART:
         outcome = "too few photos to say which is better"
     return (
-        f"The SVM names {only_svm} {'photo' if only_svm == 1 else 'photos'} right that the dense head gets wrong, and "
-        f"the other way round {only_dense}: "
+        f"Only the SVM is correct on {_photos(only_svm)}, only the dense head on {only_dense}: "
         f"{outcome} (McNemar's exact test, {_p(p_value)})."
     )
 
 
 def against_validation(test: dict[str, Any], val: dict[str, Any]) -> dict[str, Any]:
-    """Return Fisher's exact test of whether one scorer's accuracies on test and validation photos differ by chance.
+    """Return Fisher's exact test of whether a scorer's accuracies on test and validation photos differ by chance.
 
-    Both are figures of evaluate(). `sentence` is empty where chance explains the difference (two-sided p of 0.05 or
-    more). Validation photos have chosen the epoch and the scorer, so a little above the test photos is what to expect.
+    Both arguments are figures of evaluate(). `sentence` is empty if chance explains the difference (two-sided p of at
+    least 0.05). Validation photos chose the epoch and the scorer, so a slightly higher accuracy on them is expected.
     """
     rows = [(right_of(figures), figures["photos"] - right_of(figures)) for figures in (test, val)]
     p_value = float(fisher_exact(rows).pvalue)
@@ -153,18 +165,23 @@ def against_validation(test: dict[str, Any], val: dict[str, Any]) -> dict[str, A
 
 def _disagreement(test: dict[str, Any], val: dict[str, Any], p_value: float) -> str:
     seen = (
-        f"Test and validation photos disagree by more than chance explains: {counted(test)} test photos are named "
-        f"right ({stated(test)}), {counted(val)} validation photos ({stated(val)}; Fisher's exact test, {_p(p_value)})."
+        f"Accuracy differs between test and validation photos by more than chance: {counted(test)} test photos are "
+        f"correct ({stated(test)}), {counted(val)} validation photos ({stated(val)}; Fisher's exact test, "
+        f"{_p(p_value)})."
     )
     if val["accuracy"] < test["accuracy"]:
         return (
-            f"{seen} Validation photos chose the epoch and the scorer, so they should look better, not worse: the test "
-            "photos are easier than the others. Count on the lower figure, and test on more photos."
+            f"{seen} Validation photos chose the epoch and the scorer, so their accuracy should be higher. The test "
+            "photos are easier than the others. Rely on the lower figure, and use more test photos."
         )
     return (
-        f"{seen} Validation photos chose the epoch and the scorer, which makes their figure too good; so large a gap "
-        "also means that they are easier, or copies of photos learnt from. Count on the test photos."
+        f"{seen} Validation photos chose the epoch and the scorer, so their accuracy is too high. So large a gap also "
+        "means that they are easier, or copies of training photos. Rely on the test photos."
     )
+
+
+def _photos(count: int) -> str:
+    return "1 photo" if count == 1 else f"{count} photos"
 
 
 def _p(p_value: float) -> str:
@@ -174,16 +191,15 @@ def _p(p_value: float) -> str:
 def _by_class(
     classes: tuple[str, ...], shares: NDArray[np.floating], counts: NDArray[np.integer]
 ) -> dict[str, float | None]:
-    """Return the share of every class; None where it is one of no photos."""
+    """Return the share of every class; None for a class whose count is 0."""
     return {name: float(share) if n else None for name, share, n in zip(classes, shares, counts, strict=True)}
 
 
 def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
-    """Return the temperature with the lowest log loss on held-out scores (Guo et al. 2017).
+    """Return the temperature with the lowest log loss on held-out scores [N, classes] (Guo et al. 2017).
 
-    The true class counts as (n + 1) / (n + 2), not as 1 (Platt 1999): where every held-out photo is right, the
-    temperature would fall without end and every answer claim certainty. Of very many scores every second, third, …
-    photo is taken.
+    The true class counts as (n + 1) / (n + 2), not as 1 (Platt 1999). Otherwise the temperature would fall without
+    limit if every held-out photo is correct. If there are very many scores, every nth photo is used.
     """
     step = -(-scores.size // _MAX_FITTED)
     scores, labels = scores[::step], labels[::step]

@@ -1,9 +1,9 @@
-"""The SVM on descriptors: L2-normalised, linear or RBF, C (and gamma) searched by cross-validation on training photos.
+"""Fit an SVM on L2-normalised descriptors; cross-validation on training photos searches kernel, C and gamma.
 
-The dense head is rarely the best use of few labels (research/learning.md, part A); both are always fitted and reported.
-C must be searched: a fixed C = 1 cost 11 points there. On frozen descriptors the RBF kernel is worth points too
-(TrashNet, SqueezeNet 1.1: 83.1 % against 79.0 % in cross-validation); after fine-tuning the classes lie apart, the
-kernels tie, and the linear one serves quicker. StandardScaler after the normaliser did not help either kernel.
+With few labels the SVM is often better than the dense head (research/learning.md, part A). So both are always fitted
+and reported. A fixed C = 1 cost 11 points there, so C is searched. On frozen descriptors the RBF kernel gains points
+too (TrashNet, SqueezeNet 1.1: 83.1 % against 79.0 % in cross-validation). After fine-tuning the classes are well
+separated, the kernels tie, and the linear one is faster to serve. StandardScaler did not help either kernel.
 """
 
 import math
@@ -44,24 +44,29 @@ _PATIENCE = 2
 _TIE = 1e-6
 _FOLDS = 5
 _MAX_ITERATIONS = 20_000
-# LIBLINEAR's own default: half the time of scikit-learn's 1e-4, with the same choices. The SVM is fitted to the latter.
+# LIBLINEAR's default takes half the time of scikit-learn's 1e-4 and gave the same choices. The final fit uses 1e-4.
 _SEARCH_TOLERANCE = 1e-2
-# A longer fit is announced with its time; a shorter one is over before the line is read.
+# Longer fits are announced with their time.
 _LONG_S = 20.0
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
 Hits = NDArray[np.bool_]
-# Fits on some rows and names the classes of others.
+# Fits on some rows and returns the classes of others.
 _Predict = Callable[[Rows, Rows], Labels]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What cross-validation found for one kernel: `accuracy` by (C, gamma), gamma 0 for the linear kernel.
+    """The cross-validation of one kernel.
 
-    `hits` tells for each photo of `rows` whether the best choice named it right when it was held out. Where classes
-    are balanced, accuracy is the mean of their recalls: plain accuracy would choose the SVM that names the common ones.
+    Attributes:
+        c: The chosen C.
+        gamma: The chosen gamma; 0 for the linear kernel.
+        accuracy: Accuracy by (C, gamma). With balanced class weights it is the mean recall over classes.
+        rows: The photos that were used.
+        hits: For each of `rows`, whether the chosen SVM was correct when it was held out.
+        solver: LIBLINEAR, LIBSVM or LEAST_SQUARES.
     """
 
     kernel: str
@@ -82,7 +87,7 @@ class Search:
         return {c: value for (c, at), value in self.accuracy.items() if at == gamma}
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values: the best, and accuracy by every C (and gamma) that was tried."""
+        """Return plain values: the best choice, and accuracy by every C and gamma that was tried."""
         best = {"photos": len(self.rows), "c": self.c, "accuracy": self.best}
         if self.kernel == LINEAR:
             return best | {"accuracy_by_c": _by_text(self.accuracy_by_c(self.gamma))}
@@ -93,7 +98,7 @@ class Search:
 
 @dataclass(frozen=True)
 class FittedSvm:
-    """A pipeline fitted on raw descriptors of `photos` photos, and the search of each kernel, the chosen one first."""
+    """A pipeline fitted on raw descriptors, and the search of each kernel, the chosen one first."""
 
     pipeline: Pipeline
     searches: tuple[Search, ...]
@@ -125,7 +130,7 @@ class FittedSvm:
         return self.searches[0].accuracy_by_c(self.searches[0].gamma)
 
     def scores(self, descriptors: Floats) -> Floats:
-        """Return decision values, float32 [N, classes]; those in float64 are held of some photos at a time."""
+        """Return decision values float32 [N, classes]; scikit-learn's float64 values are computed in pieces."""
         classes = len(self.pipeline.classes_)
         columns = classes**2 // 2 if self.kernel == RBF else classes
         found = np.empty((len(descriptors), classes), dtype=np.float32)
@@ -138,7 +143,7 @@ class FittedSvm:
         return pickle.dumps(self.pipeline, protocol=5)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what metrics.json tells of the choice."""
+        """Return the entry "svm" of metrics.json."""
         return {
             "kernel": self.kernel,
             "solver": self.searches[0].solver,
@@ -162,23 +167,33 @@ def _by_text(accuracy_by_c: dict[float, float]) -> dict[str, float]:
 def fit(
     descriptors: Floats, labels: Labels, seed: int, kernel: str = AUTO, class_weight: str | None = None
 ) -> FittedSvm:
-    """Fit on descriptors [N, length] and labels [N], 0 to classes - 1, by Normalizer → LinearSVC or Normalizer → SVC.
+    """Fit Normalizer and LinearSVC, or Normalizer and SVC.
 
-    `kernel` "auto" tries both and takes the RBF one where it is clearly better in cross-validation; where counts say
-    that RBF cannot pay, it is linear. Of many classes or photos, C of the linear one is searched on a share of the
-    photos, or least squares take LIBLINEAR's place (see svm_cost). `class_weight` is None or "balanced", as
-    scikit-learn means it. Raises SettingsError where "rbf" would take hours.
+    With many classes or photos, C is searched on a share of the photos, or by least squares (see svm_cost).
+
+    Args:
+        descriptors: float32 [N, length].
+        labels: [N], 0 to classes - 1.
+        seed: Decides folds and samples.
+        kernel: "linear", "rbf" or "auto". "auto" uses RBF if it is clearly better in cross-validation, and does not try
+            it if the counts show that it is too slow.
+        class_weight: None or "balanced", as in scikit-learn.
+
+    Raises:
+        SettingsError: "rbf" would take hours.
     """
     started = time.perf_counter()
     counts = counts_of(labels, descriptors.shape[1])
     svm_cost.check(kernel, counts)
-    _tell_of(kernel, counts)
+    if svm_cost.seconds(kernel, counts) > _LONG_S:
+        what = f"{counts.photos:,} photos of {counts.classes:,} classes"
+        say(f"fitting the SVM on {what}: {svm_cost.summary(kernel, counts)}")
     searches: list[Search] = []
     with _quiet(), pool(svm_cost.linear_threads(counts)) as threads:
         folds = _Folds(labels, seed, class_weight, threads)
         if kernel != RBF:
             searches.append(_search_linear(descriptors, labels, folds, counts))
-        # Nothing can be better than all of them.
+        # If the linear kernel is correct on all photos, RBF cannot be better.
         if kernel == RBF or (kernel == AUTO and not (svm_cost.why_no_rbf(counts) or searches[0].hits.all())):
             searches.append(_search_rbf(descriptors, labels, folds))
         if len(searches) == 2 and _beats(searches[1], searches[0], folds):
@@ -186,12 +201,12 @@ def fit(
         pipeline = _fitted(searches[0], class_weight, seed, descriptors, labels)
     seconds = time.perf_counter() - started
     times = len(labels) if searches[0].solver == LEAST_SQUARES else counts.folds
-    how = svm_cost.how(kernel, counts)
+    how = svm_cost.method(kernel, counts)
     return FittedSvm(pipeline, tuple(searches), times, class_weight, seed, len(labels), seconds, how)
 
 
 def fit_again(chosen: FittedSvm, descriptors: Floats, labels: Labels) -> FittedSvm:
-    """Fit what was chosen, kernel, C and gamma, on other descriptors [N, length] and labels [N]."""
+    """Fit the chosen kernel, C and gamma on other descriptors [N, length] and labels [N]."""
     started = time.perf_counter()
     with _quiet():
         pipeline = _fitted(chosen.searches[0], chosen.class_weight, chosen.seed, descriptors, labels)
@@ -200,26 +215,19 @@ def fit_again(chosen: FittedSvm, descriptors: Floats, labels: Labels) -> FittedS
 
 
 def counts_of(labels: Labels, length: int) -> Counts:
-    """Return what an SVM on such labels [N] is, for svm_cost."""
+    """Return the counts that svm_cost needs, for labels [N] and descriptors of `length` numbers."""
     return Counts(len(labels), len(np.unique(labels)), length, _count_folds(labels))
-
-
-def _tell_of(kernel: str, counts: Counts) -> None:
-    """Say how long it will take, if that is long."""
-    if svm_cost.seconds(kernel, counts) > _LONG_S:
-        what = f"{counts.photos:,} photos of {counts.classes:,} classes"
-        say(f"fitting the SVM on {what}: {svm_cost.told(kernel, counts)}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what scikit-learn warns of, where the choice of C and folds allows for it already."""
+    """Suppress warnings of scikit-learn that the choice of C and folds already accounts for."""
     with warnings.catch_warnings():
-        # A C that does not converge shows in its cross-validated accuracy, which decides.
+        # The cross-validated accuracy shows whether a C that does not converge is good enough.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # Fewer photos than folds: _count_folds() goes as low as it can.
+        # Fewer photos than folds: _count_folds() uses as few folds as possible.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        # Few photos per class: scikit-learn takes the classes' numbers for measurements.
+        # With few photos per class, scikit-learn suspects that labels are measurements.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         yield
 
@@ -232,25 +240,31 @@ def _fitted(chosen: Search, class_weight: str | None, seed: int, descriptors: Fl
     unit = pipeline[0].fit_transform(descriptors)
     factored = apart(lambda: factor(unit, labels, np.asarray(compute_sample_weight(class_weight, labels))))
     coefficients, intercepts = factored.plane(chosen.c)
-    # As scikit-learn's own fit leaves it, with coefficients that this fit has found. Of two classes there is one plane.
+    # The attributes that scikit-learn's own fit sets, with these coefficients. Two classes have one plane.
     places = slice(1, 2) if len(coefficients) == 2 else slice(None)
-    estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coefficients[places]), intercepts[places]
-    estimator.classes_, estimator.n_features_in_, estimator.n_iter_ = np.arange(len(coefficients)), unit.shape[1], 1
+    estimator.coef_ = np.ascontiguousarray(coefficients[places])
+    estimator.intercept_ = intercepts[places]
+    estimator.classes_ = np.arange(len(coefficients))
+    estimator.n_features_in_ = unit.shape[1]
+    estimator.n_iter_ = 1
     return pipeline
 
 
 class _Folds:
-    """Stratified folds, worked on by threads: both solvers leave Python's lock and use no random numbers."""
+    """Stratified folds on threads: both solvers release Python's lock and use no random numbers."""
 
     def __init__(self, labels: Labels, seed: int, class_weight: str | None, threads: ThreadPoolExecutor) -> None:
-        self.labels, self.seed, self.class_weight, self._threads = labels, seed, class_weight, threads
+        self.labels = labels
+        self.seed = seed
+        self.class_weight = class_weight
+        self._threads = threads
 
     def weights(self, rows: Rows) -> NDArray[np.float64]:
-        """Return what a hit on each of `rows` counts; the mean is 1."""
+        """Return the weight of each of `rows` in the accuracy; the mean is 1."""
         return np.asarray(compute_sample_weight(self.class_weight, self.labels[rows]))
 
     def of(self, rows: Rows) -> Callable[[_Predict], Hits]:
-        """Return a function that tells which of `rows` are named right when held out."""
+        """Return a function that returns which of `rows` are correct when they are held out."""
         labels = self.labels[rows]
         splitter = StratifiedKFold(_count_folds(labels), shuffle=True, random_state=self.seed)
         splits = list(splitter.split(np.zeros((len(rows), 1)), labels))
@@ -266,9 +280,9 @@ class _Folds:
 
 
 def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds, counts: Counts) -> Search:
-    """Try C upwards; the smallest C among the best wins.
+    """Try rising C; the smallest C with the best accuracy is chosen.
 
-    C rises until accuracy has stayed below its best for a while: the largest values cost the most and rarely win.
+    The search ends once accuracy stays below its best. The largest C take the most time and are rarely best.
     """
     share = svm_cost.linear_share(counts)
     candidates = progress([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
@@ -276,7 +290,9 @@ def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds, counts: C
         rows, unit = np.arange(len(labels)), Normalizer().fit_transform(descriptors)
         weights = folds.weights(rows)
         factored = apart(lambda: factor(unit, labels, weights))
-        found = _climb(LINEAR, candidates, rows, weights, lambda c, _: apart(partial(factored.hits, c)), past_ties=True)
+        found = _search_c(
+            LINEAR, candidates, rows, weights, lambda c, _: apart(partial(factored.hits, c)), past_ties=True
+        )
         return replace(found, solver=LEAST_SQUARES)
     rows = _sample(labels, folds.seed, share)
     unit, seen = Normalizer().fit_transform(descriptors[rows]), labels[rows]
@@ -286,19 +302,19 @@ def _search_linear(descriptors: Floats, labels: Labels, folds: _Folds, counts: C
         estimator = _estimator(LINEAR, c, 0, folds.class_weight, folds.seed).set_params(tol=_SEARCH_TOLERANCE)
         return np.asarray(estimator.fit(unit[train], seen[train]).predict(unit[held_out]))
 
-    return _climb(
+    return _search_c(
         LINEAR, candidates, rows, folds.weights(rows), lambda c, _: hits_of(partial(predict, c)), past_ties=True
     )
 
 
 def _search_rbf(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
-    """Try every gamma with C upwards, on distances that are computed once; ties go to the smallest C, then gamma."""
-    rows = _sample(labels, folds.seed, svm_cost.RBF_MOST_SEARCHED / len(labels))
+    """Try rising C for every gamma, on distances computed once; of ties the smallest C, then gamma, is chosen."""
+    rows = _sample(labels, folds.seed, svm_cost.RBF_MAX_SEARCHED / len(labels))
     unit = Normalizer().fit_transform(descriptors[rows]).astype(np.float64)
     distances, seen = euclidean_distances(unit, squared=True), labels[rows]
     hits_of, weight = folds.of(rows), folds.class_weight
     scale = 1 / (unit.shape[1] * (unit.var() or 1))
-    pairs = len(np.unique(labels)) ** 2 // 2  # a photo's answer is a number for each
+    pairs = len(np.unique(labels)) ** 2 // 2  # each photo's answer has a number for each
 
     def try_c(kernel: NDArray[np.float64], c: float, gamma: float) -> Hits:
         def predict(train: Rows, held_out: Rows) -> Labels:
@@ -313,15 +329,15 @@ def _search_rbf(descriptors: Floats, labels: Labels, folds: _Folds) -> Search:
     for multiple in progress(RBF_GAMMAS, "searching C and gamma of the RBF SVM", len(RBF_GAMMAS)):
         gamma = float(f"{multiple * scale:.4g}")
         hits = partial(try_c, np.exp(-gamma * distances))
-        # Once every photo is on its right side, a larger C changes nothing any more.
+        # Once every photo is on the correct side, a larger C changes nothing.
         candidates = [(c, gamma) for c in RBF_GRID]
-        searches.append(_climb(RBF, candidates, rows, folds.weights(rows), hits, past_ties=False))
+        searches.append(_search_c(RBF, candidates, rows, folds.weights(rows), hits, past_ties=False))
     best = max(searches, key=lambda search: (round(search.best, 6), -search.c, -search.gamma))
     tried = {key: value for search in searches for key, value in search.accuracy.items()}
     return Search(RBF, best.c, best.gamma, tried, rows, best.hits, LIBSVM)
 
 
-def _climb(
+def _search_c(
     kernel: str,
     candidates: Iterable[tuple[float, float]],
     rows: Rows,
@@ -329,9 +345,9 @@ def _climb(
     hits_of: Callable[[float, float], Hits],
     past_ties: bool,
 ) -> Search:
-    """Try (C, gamma) in order, until all are right or the best lies a few values back.
+    """Try (C, gamma) in order until all photos are correct, or until the last few values were not better.
 
-    `past_ties`: an equally good value is no reason to stop, only a worse one.
+    If `past_ties` is True, only worse values end the search, not equally good ones.
     """
     accuracy: dict[tuple[float, float], float] = {}
     best, best_hits, since = (0.0, 0.0), np.zeros(len(rows), dtype=bool), 0
@@ -350,11 +366,11 @@ def _climb(
 
 
 def _beats(rbf: Search, linear: Search, folds: _Folds) -> bool:
-    """Tell whether RBF was better by more than two standard errors, on the photos that only one of them named right.
+    """Return True if RBF is better by two standard errors on the photos that only one kernel gets right.
 
-    Within that margin (McNemar 1947; two, as RBF is the best of three times as many tries) the linear SVM is taken: it
-    is a few hundred numbers per class, where RBF keeps most of the training descriptors, and the service scores it
-    without scikit-learn in a hundredth of the time.
+    The test is McNemar's (1947); the margin is two, because RBF is the best of three times as many tries. Otherwise the
+    linear SVM is chosen: it has a few hundred numbers per class, while RBF keeps most training descriptors, and the
+    service scores it in a hundredth of the time.
     """
     rows, ours, theirs = np.intersect1d(rbf.rows, linear.rows, assume_unique=True, return_indices=True)
     lead = folds.weights(rows) * (rbf.hits[ours].astype(float) - linear.hits[theirs])
@@ -363,9 +379,9 @@ def _beats(rbf: Search, linear: Search, folds: _Folds) -> bool:
 
 def _estimator(kernel: str, c: float, gamma: float, class_weight: str | None, seed: int) -> LinearSVC | SVC:
     if kernel == RBF:
-        # break_ties: the class is the one of the largest decision value, as the service reads it.
+        # break_ties: the class is the one with the largest decision value, as in the service.
         return SVC(C=c, gamma=gamma, class_weight=class_weight, decision_function_shape="ovr", break_ties=True)
-    # The primal solver: at large C it is the quicker one, and it draws no random numbers (threads share those).
+    # The primal solver is faster at large C and draws no random numbers, which threads would share.
     return LinearSVC(C=c, dual=False, class_weight=class_weight, max_iter=_MAX_ITERATIONS, random_state=seed)
 
 
@@ -374,7 +390,7 @@ def _count_folds(labels: Labels) -> int:
 
 
 def _sample(labels: Labels, seed: int, share: float) -> Rows:
-    """Return a share of the rows of every class, at least as many as there are folds; all rows for a share of 1."""
+    """Return a share of the rows of every class, at least as many as there are folds."""
     if share >= 1:
         return np.arange(len(labels))
     random = np.random.default_rng(seed)

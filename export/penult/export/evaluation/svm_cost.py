@@ -1,8 +1,8 @@
-"""What an SVM costs, worked out from counts before it is fitted, and what is done where that is too much.
+"""Estimate the time of fitting an SVM from counts, and choose a cheaper search if it is too long.
 
-Which search is made depends on these counts alone and never on a clock, so that the same photos give the same SVM on
-every machine. The constants were measured (bench/RESULTS.md, "Many classes"); for a time that is printed they are
-scaled by how long a small fit takes here.
+The choice depends on the counts and not on a clock. So the same photos give the same SVM on every machine.
+The constants were measured (bench/RESULTS.md, "Many classes"). Printed times are scaled by the time of a small fit on
+this machine.
 """
 
 import os
@@ -19,34 +19,34 @@ from penult.export.errors import SettingsError
 from penult.interrupts import apart
 
 LINEAR, RBF, AUTO = "linear", "rbf", "auto"
-# The RBF search holds the distances of all pairs (8 bytes each), and its time grows with their number.
-RBF_MOST_SEARCHED = 4000
-# With fewer photos per class than this, each pair of classes has too few for a curved border between them.
-RBF_FEWEST_PER_CLASS = 5.0
-# C is not searched on fewer photos per class than this, if there are more.
+# The RBF search stores the distances of all pairs (8 bytes each), and its time grows with their number.
+RBF_MAX_SEARCHED = 4000
+# With fewer photos per class, a pair of classes has too few for a curved boundary.
+RBF_MIN_PER_CLASS = 5.0
+# C is searched on at least so many photos per class, if there are as many.
 _MIN_SEARCHED = 20
-# CPU seconds of a search with its final fits: RBF chosen by `auto`, RBF asked for by --svm rbf, linear.
-RBF_MOST_S, RBF_MOST_ASKED_S, LINEAR_MOST_S = 600.0, 7200.0, 100.0
-# The C's that are tried upwards, and for RBF times the gammas; most searches end earlier.
+# CPU seconds of a search with its final fits: RBF under `auto`, RBF requested by --svm rbf, linear.
+RBF_MAX_S, RBF_MAX_REQUESTED_S, LINEAR_MAX_S = 600.0, 7200.0, 100.0
+# Tries of a search: values of C, for RBF times those of gamma; most searches end earlier.
 LINEAR_TRIES, RBF_TRIES = 11, 25
-# LIBLINEAR, for each photo, class and number of the descriptor.
+# LIBLINEAR: ns for each photo, class and number of the descriptor.
 _LINEAR_NS = 25.0
-# LIBLINEAR's own copy of the photos, beside one in float64: bytes per number, in each thread.
+# Bytes per number in each thread: LIBLINEAR's own copy and one in float64.
 _LINEAR_BYTES = 24
 _MAX_BYTES = 2 << 30
-# LIBSVM on a given kernel, for each pair of photos and each pair of classes in a fit; for each photo and pair of
-# classes in an answer.
+# LIBSVM on a precomputed kernel: ns for each pair of photos and each pair of classes in a fit, and for each photo and
+# pair of classes in an answer.
 _RBF_PHOTO_PAIR_NS, _RBF_CLASS_PAIR_NS, _RBF_ANSWER_NS = 120.0, 50_000.0, 500.0
-# A fit by least squares and the answers of all photos, for each photo, class and number; then the factors.
+# Least squares: ns of fit and answers for each photo, class and number; then of the factorisation.
 _SQUARES_NS, _FACTOR_NS = 0.1, 1.0
 
-# A small fit of known counts, on the machine of these constants; the quickest of some tries.
+# The time of a small fit on the machine of these constants, the fastest of some tries.
 _PROBE_S, _PROBES = 0.08, 3
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What an SVM is to be fitted on: photos, classes, numbers per descriptor, and folds of the cross-validation."""
+    """Photos, classes, numbers per descriptor, and folds of the cross-validation."""
 
     photos: int
     classes: int
@@ -55,7 +55,7 @@ class Counts:
 
     @property
     def planes(self) -> int:
-        """How many classes are each separated from the rest; of two, one."""
+        """The planes that separate a class from the rest: one per class, and one for two classes."""
         return 1 if self.classes == 2 else self.classes
 
     @property
@@ -70,13 +70,13 @@ def linear_fit_s(counts: Counts) -> float:
 
 
 def linear_search_s(counts: Counts) -> float:
-    """Return the CPU seconds of searching C on so many photos."""
+    """Return the CPU seconds of searching C."""
     return LINEAR_TRIES * (counts.folds - 1) * linear_fit_s(counts)
 
 
 def rbf_search_s(counts: Counts) -> float:
-    """Return the CPU seconds of searching C and gamma, and of one fit, on the photos that are searched."""
-    photos = min(counts.photos, RBF_MOST_SEARCHED)
+    """Return the CPU seconds of searching C and gamma, and of the final fits."""
+    photos = min(counts.photos, RBF_MAX_SEARCHED)
     fit = _RBF_PHOTO_PAIR_NS * photos**2 + _RBF_CLASS_PAIR_NS * counts.class_pairs
     answers = _RBF_ANSWER_NS * photos * counts.class_pairs if counts.classes > 2 else 0
     return 1e-9 * (RBF_TRIES * (counts.folds * fit + answers) + 2 * fit * (counts.photos / photos) ** 2)
@@ -89,34 +89,34 @@ def squares_s(counts: Counts) -> float:
 
 
 def why_no_rbf(counts: Counts) -> str:
-    """Return why `auto` does not try RBF on so many photos and classes; "" where it does."""
-    if counts.photos > RBF_MOST_SEARCHED:
-        return f"there are more than {RBF_MOST_SEARCHED:,} photos"
-    if counts.photos < RBF_FEWEST_PER_CLASS * counts.classes:
-        return f"there are fewer than {RBF_FEWEST_PER_CLASS:g} training photos per class"
-    if rbf_search_s(counts) > RBF_MOST_S:
+    """Return why `auto` does not try RBF; "" if it does."""
+    if counts.photos > RBF_MAX_SEARCHED:
+        return f"there are more than {RBF_MAX_SEARCHED:,} photos"
+    if counts.photos < RBF_MIN_PER_CLASS * counts.classes:
+        return f"there are fewer than {RBF_MIN_PER_CLASS:g} training photos per class"
+    if rbf_search_s(counts) > RBF_MAX_S:
         return f"it would compare all {counts.class_pairs:,} pairs of classes"
     return ""
 
 
-def how(kernel: str, counts: Counts) -> str:
-    """Return in words what an SVM is searched by."""
+def method(kernel: str, counts: Counts) -> str:
+    """Return a description of the search."""
     if kernel == RBF:
         return "RBF kernel"
     linear = "linear kernel"
     if (share := linear_share(counts)) == 0:
-        linear += ", by least squares for all classes at once, as one class after the other would take too long"
+        linear += ", by least squares for all classes at once, because one class at a time would take too long"
     elif share < 1:
         linear += f", C searched on {share:.0%} of the photos"
     if kernel == LINEAR:
         return linear
     why = why_no_rbf(counts)
-    return f"{linear}; RBF is not tried, as {why}" if why else f"{linear}, then RBF"
+    return f"{linear}; RBF is not tried, because {why}" if why else f"{linear}, then RBF"
 
 
 def linear_share(counts: Counts) -> float:
-    """Return the share of the photos on which LIBLINEAR searches C: 1 for all; 0 where even one fit is too much."""
-    left_s = LINEAR_MOST_S - 2 * linear_fit_s(counts)
+    """Return the share of the photos for LIBLINEAR's search of C; 0 if one fit takes too long."""
+    left_s = LINEAR_MAX_S - 2 * linear_fit_s(counts)
     if left_s <= 0 or _LINEAR_BYTES * counts.photos * counts.length > _MAX_BYTES:
         return 0.0
     share = min(1.0, left_s / linear_search_s(counts))
@@ -124,24 +124,24 @@ def linear_share(counts: Counts) -> float:
 
 
 def linear_threads(counts: Counts) -> int:
-    """Return how many folds may be fitted at a time, by cores and memory."""
+    """Return how many folds are fitted at the same time, by cores and memory."""
     by_memory = _MAX_BYTES // max(1, _LINEAR_BYTES * counts.photos * counts.length)
     return max(1, min(os.cpu_count() or 1, by_memory))
 
 
 def check(kernel: str, counts: Counts) -> None:
-    """Raise SettingsError where RBF is asked for, and would take hours."""
-    if kernel == RBF and (seconds := rbf_search_s(counts)) > RBF_MOST_ASKED_S:
+    """Raise SettingsError if RBF is requested and would take hours."""
+    if kernel == RBF and (seconds := rbf_search_s(counts)) > RBF_MAX_REQUESTED_S:
         raise SettingsError(
             "SVM_RBF",
             f"the RBF kernel compares all {counts.class_pairs:,} pairs of {counts.classes:,} classes: about "
-            f"{seconds / 3600:,.0f} hours of CPU time for {counts.photos:,} photos; leave the kernel to auto, which "
-            "takes the linear one",
+            f"{seconds / 3600:,.0f} hours of CPU time for {counts.photos:,} photos; use the kernel auto, which chooses "
+            "the linear one",
         )
 
 
 def seconds(kernel: str, counts: Counts) -> float:
-    """Return the time in seconds, at the very most, that fitting an SVM takes: search, and fits after it."""
+    """Return the time in seconds of the search and the final fits, at most."""
     share, cores = linear_share(counts), os.cpu_count() or 1
     total = 0.0
     if kernel != RBF:
@@ -162,7 +162,7 @@ def here_s(kernel: str, counts: Counts) -> float:
 
 @cache
 def slowness() -> float:
-    """Return how many times as long a small fit takes here as on the machine of these constants."""
+    """Return the time of a small fit here, divided by the time on the machine of these constants."""
     labels = np.arange(600) % 6
     rows = np.random.default_rng(0).normal(size=(len(labels), 512)) + 0.3 * labels[:, None]
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -170,12 +170,12 @@ def slowness() -> float:
 
 
 def _probe_s(unit: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    # Of this thread: what else the machine does for a moment says nothing of the minutes to come.
+    # CPU time of this thread, because other load at this moment says nothing about the next minutes.
     started = time.thread_time()
     LinearSVC(dual=False).fit(unit, labels)
     return time.thread_time() - started
 
 
-def told(kernel: str, counts: Counts) -> str:
-    """Return how an SVM is searched, and how long that takes on this machine, in words."""
-    return f"{how(kernel, counts)}; about {duration(here_s(kernel, counts))} at most"
+def summary(kernel: str, counts: Counts) -> str:
+    """Return a description of the search with its time on this machine."""
+    return f"{method(kernel, counts)}; about {duration(here_s(kernel, counts))} at most"

@@ -1,12 +1,12 @@
-"""`--whiten N`: a last linear layer under the descriptor, learnt on the training photos, so that neighbours are better.
+"""`--whiten N`: a last linear layer before the descriptor, fitted on the training photos, that improves lookups.
 
-Descriptors of a network lie in few directions: much of their length says the same of every photo. PCA-whitening (Jégou
-and Chum, "Negative evidences and co-occurrences in image retrieval", ECCV 2012) centres descriptors of unit length,
-keeps the N directions of most variance, and gives each about the same weight. It is part of the exported network, so
-everything after it, SVM, goldens, fingerprint and collections, knows one descriptor; the dense head reads the raw one.
+The variance of descriptors is concentrated in few directions. PCA-whitening (Jégou and Chum, "Negative evidences and
+co-occurrences in image retrieval", ECCV 2012) centres descriptors of unit length, keeps the N directions with the most
+variance, and gives them about equal weight. It is part of the exported network, so SVM, goldens, fingerprint and
+collections use the whitened descriptor. The dense head reads the raw one.
 
-To each variance the mean of those kept is added: with a few hundred photos the small ones are guesses, and dividing by
-them magnifies noise, rounding included (bench/RESULTS.md, "Whitening").
+The mean of the kept variances is added to each variance. With a few hundred photos small variances are uncertain, and
+dividing by them would magnify noise and rounding (bench/RESULTS.md, "Whitening").
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from penult.bundle.scores import Floats, pieces
 from penult.console import say
 from penult.export.data.loader import Batch
 from penult.export.errors import SettingsError
+from penult.export.evaluation.outputs import unit_rows
 from penult.export.networks.network import Normalise, PenultNet, Whitening
 from penult.lookup.types import Hit
 from penult.lookup.vote import vote
@@ -32,10 +33,15 @@ SHRINKAGE = 1.0
 
 @dataclass(frozen=True)
 class WhiteningResult:
-    """What whitening did: lengths before and after, and what it kept and won.
+    """The effect of whitening.
 
-    `variance_kept` is a share of 1. The votes are the shares of validation photos whose ten nearest training photos
-    name them right, by raw and by whitened descriptors.
+    Attributes:
+        from_length: Numbers per raw descriptor.
+        to_length: Numbers per whitened descriptor.
+        photos: The photos that it was fitted on.
+        variance_kept: The share of the variance that is kept, 0 to 1.
+        raw_vote: The share of validation photos that a vote of their ten nearest training photos classifies correctly.
+        whitened_vote: The same by whitened descriptors.
     """
 
     from_length: int
@@ -46,24 +52,24 @@ class WhiteningResult:
     whitened_vote: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, as metrics.json tells them."""
+        """Return the entry of metrics.json."""
         return asdict(self) | {"neighbours": NEIGHBOURS}
 
 
 def check(wanted: int, length: int, photos: int) -> None:
-    """Raise SettingsError where a network's descriptors or so few photos have no `wanted` directions."""
+    """Raise SettingsError if the descriptors or the photos are too few for `wanted` directions."""
     if wanted and wanted > min(length, photos - 1):
         raise SettingsError(
             "WHITEN",
             f"--whiten {wanted}: descriptors of {length:,} numbers of {photos:,} training photos have at most "
-            f"{min(length, photos - 1):,} directions; give less, a third of that or below",
+            f"{min(length, photos - 1):,} directions; give at most a third of that",
         )
 
 
 def whiten(
     net: PenultNet, normalise: Normalise, wanted: int, train: Iterator[Batch], val: Iterator[Batch]
 ) -> WhiteningResult:
-    """Learn whitening on the photos of `train`, put it into the network, and return what it does to those of `val`."""
+    """Fit whitening on the photos of `train`, add it to the network, and return its effect on those of `val`."""
     (learnt_on, labels), (asked, truth) = _describe(net, normalise, train), _describe(net, normalise, val)
     weight, bias, kept = directions(learnt_on, wanted)
     net.whitening = Whitening(torch.from_numpy(weight), torch.from_numpy(bias))
@@ -71,8 +77,8 @@ def whiten(
         after = [net.whitening(torch.from_numpy(rows)).numpy() for rows in (learnt_on, asked)]
     raw, whitened = vote_accuracy(learnt_on, labels, asked, truth), vote_accuracy(after[0], labels, after[1], truth)
     say(
-        f"whitening: descriptors of {learnt_on.shape[1]:,} numbers become {wanted:,}; the {NEIGHBOURS} nearest "
-        f"training photos name {whitened:.1%} of the validation photos right, without it {raw:.1%}"
+        f"whitening: {learnt_on.shape[1]:,} numbers per descriptor become {wanted:,}; the {NEIGHBOURS} nearest "
+        f"training photos classify {whitened:.1%} of the validation photos correctly, without whitening {raw:.1%}"
     )
     return WhiteningResult(learnt_on.shape[1], wanted, len(learnt_on), kept, raw, whitened)
 
@@ -82,7 +88,7 @@ def directions(descriptors: Floats, wanted: int, shrinkage: float = SHRINKAGE) -
 
     Descriptors are float32 [N, length]; the layer is applied to descriptors of unit length.
     """
-    units = _unit(descriptors)
+    units = unit_rows(descriptors)
     found = PCA(wanted, svd_solver="full").fit(units)
     scale = 1 / np.sqrt(found.explained_variance_ + shrinkage * found.explained_variance_.mean())
     weight = found.components_ * scale[:, None]
@@ -91,10 +97,10 @@ def directions(descriptors: Floats, wanted: int, shrinkage: float = SHRINKAGE) -
 
 
 def vote_accuracy(stored: Floats, labels: NDArray[np.int64], asked: Floats, truth: NDArray[np.int64]) -> float:
-    """Return how often the nearest of `stored` [N, length] with `labels` [N] name those of `asked` right."""
-    units, right = _unit(stored), 0
+    """Return how often the nearest of `stored` [N, length] with `labels` [N] classify those of `asked` correctly."""
+    units, right = unit_rows(stored), 0
     for rows in pieces(len(asked), len(stored)):
-        similarities = _unit(asked[rows]) @ units.T
+        similarities = unit_rows(asked[rows]) @ units.T
         nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
         for row, places, true in zip(similarities, nearest, truth[rows], strict=True):
             votes = vote([Hit(str(n), float(row[n]), str(labels[n])) for n in places])
@@ -111,9 +117,3 @@ def _describe(net: PenultNet, normalise: Normalise, batches: Iterator[Batch]) ->
             rows.append(net.describe(normalise(torch.from_numpy(pixels))).numpy())
             labels.append(truth)
     return np.concatenate(rows), np.concatenate(labels)
-
-
-def _unit(rows: Floats) -> NDArray[np.float64]:
-    exact = rows.astype(np.float64)
-    unit: NDArray[np.float64] = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
-    return unit

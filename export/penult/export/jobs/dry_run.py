@@ -1,6 +1,6 @@
-"""`penult train --dry-run`: what a run would do, how large it would be, and about how long it would take.
+"""`penult train --dry-run`: show what a run would do, and estimate its memory, disk and time.
 
-Photos are checked and the network is built as for a run; a batch is tried with weights that are thrown away.
+Photos are checked and the network is built as for a run. One batch is measured, with weights that are not kept.
 """
 
 import json
@@ -22,7 +22,7 @@ from penult.export.errors import SettingsError
 from penult.export.evaluation import svm_cost
 from penult.export.jobs import estimate
 from penult.export.jobs.dry_run_sweep import TrialPlan, trial_plans
-from penult.export.jobs.early import sweep_folder
+from penult.export.jobs.preflight import sweep_folder
 from penult.export.jobs.sweep_view import AXES
 from penult.export.jobs.train import check_svm
 from penult.export.networks import architectures
@@ -38,7 +38,7 @@ _SHOWN_CLASSES = 40
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A row of the table of stages: `rate` is the learning rate, None where it is frozen."""
+    """A row of the table of stages: `rate` is the learning rate, None if the stage is frozen."""
 
     name: str
     modules: str
@@ -48,12 +48,18 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. Counts are by class, in the order of `classes`; bytes and seconds are estimates.
+    """The plan of a run. Bytes and seconds are estimates.
 
-    `head_epochs` is 0 where the head has no phase of its own; `epochs` and `steps` (per epoch) are 0 where only the
-    head learns. `svm_s` is the time of the SVM at most, and `svm` how it is searched. `most_s` is the time of all if
-    nothing stops the run early, without the export. Of a sweep, `trials` is
-    what it would try, `most_s` the time of them all, and `bundle` the folder of its table and picture.
+    Attributes:
+        bundle: The folder of the bundle; of a sweep, the folder of its table and plot.
+        photos: By split, the photos of each class, in the order of `classes`.
+        head_epochs: 0 if the head has no phase of its own.
+        epochs: 0 if only the head is trained.
+        steps: Steps per epoch; 0 if only the head is trained.
+        svm_s: The time of the SVM, at most.
+        svm: How the SVM is searched.
+        most_s: The time of the run, or of all trials, without early stopping and without the export.
+        trials: The trials of a sweep.
     """
 
     architecture: str
@@ -88,16 +94,17 @@ class Plan:
 
 
 def show(settings: TrainSettings, as_json: bool = False) -> None:
-    """Print the plan of a run, as text or JSON; nothing is learnt or written. Raise PenultError as the run would."""
+    """Print the plan of a run, as text or JSON; raise the PenultError that the run would raise."""
     name_to_publish(settings.out)
     preprocess(settings)
     device = device_for(settings.device)
-    plan = make(settings, load_splits(settings), device)
+    splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+    plan = make(settings, splits, device)
     print(json.dumps(asdict(plan)) if as_json else "\n".join(lines(plan)))
 
 
 def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
-    """Build the network, try a batch, and return the plan; raise SettingsError as the run would."""
+    """Build the network, measure a batch, and return the plan; raise the SettingsError of the run."""
     architecture = architectures.get(settings.arch)
     net, problem = _build(architecture, settings, len(splits.classes))
     counts = check_svm(settings, splits, net)
@@ -138,7 +145,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         batch=batch,
         epoch_s=epoch_s,
         svm_s=svm_s,
-        svm=svm_cost.how(settings.svm, counts),
+        svm=svm_cost.method(settings.svm, counts),
         most_s=most_s + svm_s,
     )
     if not sweeps:
@@ -149,27 +156,27 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
 
 
 def _build(architecture: Architecture, settings: TrainSettings, classes: int) -> tuple[PenultNet, tuple[str, ...]]:
-    """Build the network; where only the download of its weights fails, build it with random ones and say so."""
+    """Build the network; if only the download of its weights fails, use random ones and return a note on it."""
     try:
         return build(architecture, settings, classes), ()
     except SettingsError as error:
-        # A failed download has a cause; weights that torchvision lacks have none, and would never come.
+        # A failed download has a cause; weights that torchvision does not have raise an error without one.
         if not settings.weights.startswith("imagenet") or error.__cause__ is None:
             raise
         net = build(
             architecture, replace(settings, weights="none", freeze=0, reinit=False, sweep="no", repeats=1), classes
         )
-        return net, (f"a run would stop here: {error.message}",)
+        return net, (f"a run would fail: {error.message}",)
 
 
 def per_class(photos: Iterable[Photo], classes: int) -> tuple[int, ...]:
-    """Return how many photos each class has."""
+    """Return the number of photos of each class."""
     count = Counter(photo.label for photo in photos)
     return tuple(count[label] for label in range(classes))
 
 
 def advice(splits: Splits, settings: TrainSettings, needed_bytes: int) -> tuple[str, ...]:
-    """Return what other settings may do better, a line each."""
+    """Return a line for each setting that may give a better result."""
     count = per_class(splits.train, len(splits.classes))
     most, least = (splits.classes[count.index(pick(count))] for pick in (max, min))
     said = []
@@ -179,23 +186,23 @@ def advice(splits: Splits, settings: TrainSettings, needed_bytes: int) -> tuple[
     tries_frozen = settings.sweep != "no" or settings.freeze == FREEZE_ALL
     if min(count) < _MANY and not tries_frozen and settings.weights != "none":
         said.append(
-            f"{least!r} has {min(count)} photos to learn from; below {_MANY}, a frozen network with an SVM on top is "
-            "often better: compare with --freeze all"
+            f"{least!r} has {min(count)} training photos; below {_MANY}, a frozen network with an SVM is often better, "
+            "compare with --freeze all"
         )
     if needed_bytes > settings.cache_mb << 20:
-        said.append(f"if there is memory to spare, --cache-mb {-(-needed_bytes >> 20)} keeps every decoded photo")
+        said.append(f"--cache-mb {-(-needed_bytes >> 20)} keeps every decoded photo in memory")
     return tuple(said)
 
 
 def stage_plans(net: PenultNet, architecture: Architecture, settings: TrainSettings) -> tuple[StagePlan, ...]:
-    """Return the stages, hidden dense layers and head of a network that is frozen as in the run, with their rates."""
+    """Return stages, hidden dense layers and head of a network that is frozen as in the run, with their rates."""
     rates = {group["name"]: group["lr"] for group in parameter_groups(net, architecture, settings)}
     rows = [(stage.name, stage.modules, stage.parameters) for stage in stages_of(architecture, net.body)]
     rows.append(("head", "dropout, dense", sum(p.numel() for p in net.head.parameters())))
     return tuple(StagePlan(*row, float(str(rates[row[0]])) if row[0] in rates else None) for row in rows)
 
 
-# -- for people --------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
 def lines(plan: Plan) -> list[str]:
@@ -203,7 +210,7 @@ def lines(plan: Plan) -> list[str]:
     total = sum(map(sum, plan.photos.values()))
     return [
         f"{plan.architecture} from {plan.weights} on {plan.device}, {total:,} photos of {len(plan.classes)} classes; "
-        "nothing is learnt or written",
+        "nothing is trained or written",
         "",
         *_photo_table(plan),
         "",
@@ -231,7 +238,7 @@ def _stage_table(plan: Plan) -> list[str]:
         rate = "frozen" if stage.rate is None else f"{stage.rate:.3g}"
         rows.append([stage.name, stage.modules, f"{stage.parameters:,}", rate])
     learning = sum(stage.parameters for stage in plan.stages if stage.rate is not None)
-    rows.append(["all", "", f"{sum(stage.parameters for stage in plan.stages):,}", f"{learning:,} learn"])
+    rows.append(["all", "", f"{sum(stage.parameters for stage in plan.stages):,}", f"{learning:,} trained"])
     return table(rows, left=2)
 
 
@@ -243,19 +250,19 @@ def _trial_table(plan: Plan) -> list[str]:
 
 
 def _input(plan: Plan) -> str:
-    cost = f"; serving looks at {plan.views} views of it, at {plan.views} times the cost" if plan.views > 1 else ""
+    cost = f"; serving uses {plan.views} views of it, at {plan.views} times the cost" if plan.views > 1 else ""
     if plan.fit == STRETCH and plan.resize == plan.crop:
-        return f"{plan.crop} x {plan.crop} pixels of the whole photo, squeezed to a square{cost}"
-    brought = "both sides are" if plan.fit == STRETCH else "shorter side is"
-    return f"{plan.crop} x {plan.crop} pixels from the middle of a photo whose {brought} {plan.resize}{cost}"
+        return f"the whole photo, stretched to {plan.crop} x {plan.crop} pixels{cost}"
+    resized = "both sides are" if plan.fit == STRETCH else "shorter side is"
+    return f"center crop of {plan.crop} x {plan.crop} pixels from a photo whose {resized} {plan.resize}{cost}"
 
 
 def _facts(plan: Plan) -> list[str]:
     share = min(1.0, plan.cache_bytes / max(plan.cache_needed_bytes, 1))
-    kept = "all of them stay" if share == 1 else f"{share:.0%} of that stays, the rest is read and decoded every time"
+    kept = "all are kept" if share == 1 else f"{share:.0%} is kept, the rest is decoded every time"
     facts = []
     if plan.head_epochs and not plan.trials:
-        facts.append(["head", f"at most {plan.head_epochs} epochs alone, on descriptors that are computed once"])
+        facts.append(["head", f"at most {plan.head_epochs} epochs on descriptors that are computed once"])
     if plan.epochs and not plan.trials:
         facts.append(["network", f"at most {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} photos"])
     facts += [
@@ -265,13 +272,13 @@ def _facts(plan: Plan) -> list[str]:
                    f"{plan.cache_bytes >> 20:,}: {kept}"],
         ["disk", _disk(plan)],
     ]  # fmt: skip
-    facts.append(["SVM", f"{plan.svm}; about {duration(plan.svm_s)} at most"])
+    facts.append(["SVM", f"{plan.svm}; at most about {duration(plan.svm_s)}"])
     if plan.trials:
         runs = sum(trial.repeats for trial in plan.trials)
-        facts.append(["time", f"about {duration(plan.most_s)} at the very most for all {runs} trials, and their SVMs"])
+        facts.append(["time", f"at most about {duration(plan.most_s)} for all {runs} trials, and their SVMs"])
     elif plan.epochs:
         each = f"about {duration(plan.epoch_s)} an epoch; "
-        facts.append(["time", f"{each}about {duration(plan.most_s)} at the very most, and the export"])
+        facts.append(["time", f"{each}at most about {duration(plan.most_s)}, and the export"])
     else:
         facts.append(["time", f"about {duration(plan.most_s)}, and the export"])
     return table(facts, left=2)
@@ -280,8 +287,8 @@ def _facts(plan: Plan) -> list[str]:
 def _disk(plan: Plan) -> str:
     checkpoint = f"a checkpoint of about {_mib(plan.checkpoint_bytes)}"
     if plan.trials:
-        return f"table and picture in {plan.bundle}; until each trial ends {checkpoint}"
-    return f"bundle {plan.bundle} of about {_mib(plan.bundle_bytes)}; until then {checkpoint}"
+        return f"table and plot in {plan.bundle}; during each trial {checkpoint}"
+    return f"bundle {plan.bundle} of about {_mib(plan.bundle_bytes)}; during training {checkpoint}"
 
 
 def _mib(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep would try, and how long it would take: a batch is measured at every depth of freezing."""
+"""List the trials of a sweep and estimate their time; a batch is measured at every depth of freezing."""
 
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,9 @@ from penult.export.networks.network import build, freeze_stages
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """One way to learn, `photos` from all classes, with `repeats` seeds: `most_s` is the time of all of them.
+    """A trial with `repeats` seeds on `photos` training photos.
 
-    That is if nothing stops them early, as in a plan of one run.
+    `most_s` is the time of all repeats in seconds without early stopping.
     """
 
     mode: str
@@ -38,13 +38,13 @@ def trial_plans(
     needed_bytes: int,
     device: torch.device,
 ) -> tuple[TrialPlan, ...]:
-    """Return what `settings.sweep` would try, in its order.
+    """Return the trials of `settings.sweep` in order.
 
-    `batch` was measured at `settings.freeze`; reading and describing take as long at every depth.
+    `batch` was measured at `settings.freeze`. Reading and describing take the same time at every depth.
     """
     tried = sweep.trials(replace(settings, repeats=1), splits)
     runs = [(trial, *sweep.plan(settings, splits, trial)) for trial in tried]
-    # Weights do not change how long a step takes; these are thrown away. A module stays frozen, so depth only grows.
+    # The time of a step does not depend on the weights. Depths are measured in rising order.
     net = build(
         architecture,
         replace(settings, weights="none", freeze=0, reinit=False, sweep="no", repeats=1),

@@ -1,4 +1,4 @@
-"""How large and how long a run would be: one batch measured, everything else worked out from counts and shapes."""
+"""Estimate memory, disk and time of a run from one measured batch, counts and shapes."""
 
 import math
 import time
@@ -19,14 +19,14 @@ from penult.export.errors import DiskError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, parameter_groups
 from penult.export.training.distributed import ALONE, ProcessGroup
-from penult.export.training.trainer import Trainer
+from penult.export.training.trainer import Trainer, class_weights
 
-# As the run measures the training loss: on as many photos as there are for validation, but not on fewer than this.
+# The run measures training loss on as many photos as there are for validation, but at least on so many.
 _MIN_MEASURED = 200
 _SIZES_SAMPLED = 100
 _GOLDENS = 8
 _REPORT_BYTES = 600_000
-# A step that takes longer than this is not worth repeating to leave out what only the first one does.
+# A step that takes longer is not measured a second time without the work of the first call.
 _LONG_S = 15.0
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Seconds:
-    """Measured on one batch: reading it anew, cutting it from memory, learning from it, describing it."""
+    """Seconds for one batch: reading and decoding, cropping from memory, a training step, describing."""
 
     read_s: float
     cut_s: float
@@ -48,7 +48,7 @@ def batches(photos: int, batch_size: int) -> int:
 
 
 def file_bytes(net: PenultNet, classes: int, spec: Preprocess) -> tuple[int, int]:
-    """Estimate the sizes of the checkpoint (the network twice, AdamW's two moments) and of the bundle."""
+    """Estimate the bytes of the checkpoint (the network twice, AdamW's two moments) and of the bundle."""
     state = sum(value.nbytes for value in net.state_dict().values())
     learning = sum(p.nbytes for p in net.parameters() if p.requires_grad)
     network = sum(p.nbytes for p in net.parameters())
@@ -58,18 +58,18 @@ def file_bytes(net: PenultNet, classes: int, spec: Preprocess) -> tuple[int, int
 
 
 def cache_bytes(splits: Splits, spec: Preprocess, learns_whole: bool) -> int:
-    """Estimate the memory of all decoded photos: a crop of each, and whole ones if training crops are cut from them."""
+    """Estimate the bytes of all decoded photos: a crop of each, and whole ones if training crops need them."""
     crops = sum(splits.counts().values()) * 3 * spec.crop**2
     return crops + (round(len(splits.train) * _mean_shrunk_bytes(splits.train, spec)) if learns_whole else 0)
 
 
 def _mean_shrunk_bytes(photos: Sequence[Photo], spec: Preprocess) -> float:
-    """Return the mean size of photos as augmentation gets them, from the headers of some of them."""
+    """Return the mean bytes of photos at the size that augmentation uses, from the headers of some of them."""
     sizes = []
     for photo in photos[:: max(1, len(photos) // _SIZES_SAMPLED)]:
         try:
             size = open_image(photo.read(), OWN_LIMITS).size
-        except (ImageError, DiskError):  # gone since it was checked: the run itself will say so
+        except (ImageError, DiskError):  # deleted since the check; the run itself will report it
             continue
         shrunk = math.prod(spec.resized_size(*size))
         sizes.append(3 * (shrunk if spec.fit == STRETCH else min(shrunk, math.prod(size))))
@@ -79,11 +79,11 @@ def _mean_shrunk_bytes(photos: Sequence[Photo], spec: Preprocess) -> float:
 def durations(
     splits: Splits, settings: TrainSettings, batch: Seconds, needed_bytes: int, shares_cores: bool
 ) -> tuple[float, float]:
-    """Extrapolate to seconds for an epoch, and for a run that nothing stops early; the export is left out.
+    """Estimate the seconds of an epoch and of a run without early stopping; the export is not included.
 
-    A device learns while photos are read; a CPU has to do both. Every photo is read once, and those that memory has no
-    room for again in each pass. All are described after the last epoch, and all but the test's before the first if the
-    head learns alone first.
+    A GPU trains while photos are read; a CPU does both in turn. Every photo is read once, and those that do not fit
+    into memory again in each pass. All are described after the last epoch. If the head is trained first, training and
+    validation photos are described before.
     """
     missing = max(0.0, 1 - (settings.cache_mb << 20) / max(needed_bytes, 1))
     count = splits.counts()
@@ -95,7 +95,7 @@ def durations(
 
     measured = count["val"] + min(count["train"], max(count["val"], _MIN_MEASURED))
     around = pass_s(sum(count.values()), batch.describe_s, 0, 1)
-    if not (settings.starts_fresh):
+    if not settings.starts_fresh:
         around += pass_s(count["train"] + count["val"], batch.describe_s, 0, missing)
     if settings.freeze == FREEZE_ALL:
         return 0.0, around
@@ -111,8 +111,9 @@ def measure(
     reader: PhotoReader,
     device: torch.device,
 ) -> Seconds:
-    """Read, learn and describe one batch of training photos on the device; the network's weights move."""
-    trainer = Trainer(net, settings, splits.train, reader, ProcessGroup(device))
+    """Measure reading, training and describing one batch on the device; the network's weights change."""
+    weights = class_weights(settings.class_weights, splits.train, net.classes)
+    trainer = Trainer(net, reader, ProcessGroup(device), weights, settings.precision)
     photos = splits.train[:: max(1, len(splits.train) // settings.batch_size)][: settings.batch_size]
     augmentation = transforms.BY_NAME[settings.augment]
 
@@ -131,19 +132,19 @@ def measure(
 
     learn_s = 0.0
     if settings.freeze < FREEZE_ALL:
-        learn_s = _settled_s(lambda: trainer.epoch(batches, optimizer, _Still(), net), device)
+        learn_s = _settled_s(lambda: trainer.epoch(batches, optimizer, _ConstantRates(), net), device)
     return Seconds(read_s, cut_s, learn_s, _settled_s(describe, device))
 
 
-class _Still:
-    """Rates that stay as they are."""
+class _ConstantRates:
+    """Constant learning rates."""
 
     def before_step(self) -> None:
         pass
 
 
 def _settled_s(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the second time, since the first one also prepares; of the first if that is long."""
+    """Return the seconds of the second call, because the first one includes preparation; of the first if it is long."""
     first_s, _ = _timed(work, device)
     return first_s if first_s > _LONG_S else _timed(work, device)[0]
 

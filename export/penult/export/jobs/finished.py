@@ -1,4 +1,4 @@
-"""Runs that have ended already: what `--resume` finds if it is given once more."""
+"""Find the version that an earlier run published, for `--resume`."""
 
 import json
 from collections.abc import Callable
@@ -15,12 +15,12 @@ _METRICS = "metrics.json"
 
 
 def finished_run(settings: TrainSettings, data_sha256: str) -> Result | None:
-    """Return the newest version that a run of these settings on these photos published; None if there is none."""
+    """Return the newest version that a run with these settings and photos published; None if there is none."""
     wanted = json.loads(json.dumps(settings.as_json()))
 
     def is_it(manifest: Manifest) -> bool:
         training = manifest.training
-        # A new SVM and lower precision keep the record of the training; what they publish is no end of the run.
+        # Versions of `penult svm` and `penult quantize` copy the record of the training, but do not end the run.
         is_plain = SVM not in training and "precision" not in training
         return is_plain and (training.get("settings"), training.get("data_sha256")) == (wanted, data_sha256)
 
@@ -28,7 +28,7 @@ def finished_run(settings: TrainSettings, data_sha256: str) -> Result | None:
 
 
 def finished_int8(model: Path, float_version: int) -> Result | None:
-    """Return the newest int8 version made of this one; None if there is none."""
+    """Return the newest int8 version of a float version; None if there is none."""
 
     def is_it(manifest: Manifest) -> bool:
         made_of = manifest.training.get("calibration")
@@ -45,5 +45,5 @@ def _newest(model: Path, is_it: Callable[[Manifest], bool]) -> Result | None:
             if is_it(manifest):
                 return Result(folder, json.loads(read_file(folder, manifest, _METRICS)))
         except BundleError:
-            continue  # a damaged version is no version to end with
+            continue  # a damaged version does not count
     return None

@@ -1,10 +1,11 @@
-"""What a training run and a new SVM do alike between descriptors and a bundle: calibrate, choose, measure, record.
+"""From descriptors to a published bundle: calibrate, measure, choose the default scorer, make goldens, publish.
 
-Nothing here needs PyTorch: `penult svm` must not wait for it.
+`penult train`, `svm` and `quantize` share this module, so it must not import PyTorch, which takes seconds.
 """
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle import goldens, writer
-from penult.bundle.manifest import DENSE, GOLDEN_NAME, SVM, Manifest
-from penult.bundle.preprocess import crop_encoded
+from penult.bundle.baseline import BASELINE_NAME
+from penult.bundle.goldens import Goldens
+from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
+from penult.bundle.naming import model_name
+from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats, pieces
+from penult.console import say
+from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Photo, Splits
 from penult.export.data.loader import as_served
 from penult.export.disk import writing
+from penult.export.evaluation import drift_baseline
 from penult.export.evaluation.metrics import against_validation, compare, evaluate, fit_temperature
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import predictions_csv, report_files
-from penult.export.report.report_data import ReportData
+from penult.export.report.report_data import ReportData, TrainingSummary, Validation
 
+Crops = Callable[[Sequence[Photo]], Pixels]
+
+HISTORY_NAME = "history.csv"
 _GOLDENS = 8
 # Relative to the largest value. TF32 on a GPU keeps ten bits: the descriptor moves by about a thousandth.
 _DEVICE_NOISE = 1e-3
 _MAX_MOVED = 0.05
-_SHAKES = 4
-# Of the training photos, as many are judged as have this many scores (400 MB); validation and test photos all are.
-_MAX_JUDGED = 100_000_000
+_NOISE_DRAWS = 4
+# At most so many scores of training photos are computed (400 MB); validation and test photos are all scored.
+_MAX_SCORED = 100_000_000
 _MAX_CHOSEN_FROM = 10_000_000
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow")
 
@@ -45,10 +55,33 @@ class Result:
     metrics: dict[str, Any]
 
 
-def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
-    """Fit the chosen SVM once more, on training and validation photos: labels are too dear to leave a part unused.
+@dataclass(frozen=True)
+class Candidate:
+    """A network and its SVM, to be measured and published.
 
-    What validation decides (scorer, temperatures, gates) is decided before, by the SVM that has not seen it.
+    Attributes:
+        draft: The manifest without what measuring adds.
+        splits: The photos.
+        exported: The ONNX model.
+        outputs: Its outputs by split.
+        svm: The SVM, fitted on the training photos alone.
+        metrics: Further entries of metrics.json.
+        files: Further files of the bundle: history.csv, if there is one.
+    """
+
+    draft: Manifest
+    splits: Splits
+    exported: ExportedModel
+    outputs: Mapping[str, SplitOutputs]
+    svm: FittedSvm
+    metrics: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
+    """Fit the chosen SVM again on training and validation photos, so that no label is left unused.
+
+    What validation photos decide (scorer, temperatures, gates) is decided before, by the SVM that has not seen them.
     """
     parts = [measured[part] for part in ("train", "val")]
     descriptors, labels = (np.concatenate([getattr(m, name) for m in parts]) for name in ("descriptors", "labels"))
@@ -58,12 +91,16 @@ def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> Fit
 def score(
     measured: Mapping[str, SplitOutputs], scorers: Sequence[str], chosen: FittedSvm, final: FittedSvm
 ) -> dict[str, dict[str, Floats]]:
-    """Return scores [N, classes] by split and scorer: of the test photos those that the bundle will give.
+    """Return scores [N, classes] by split and scorer.
 
-    The SVM's of the validation photos are those of the `chosen` one, which learnt from the training photos alone.
+    Args:
+        measured: The network's outputs by split.
+        scorers: The scorers of the bundle.
+        chosen: The SVM fitted on the training photos alone; it scores training and validation photos.
+        final: The SVM of the bundle; it scores the test photos.
     """
     svm = {"train": chosen, "val": chosen, "test": final}
-    rows = {part: judged(part, len(m.labels), len(chosen.pipeline.classes_)) for part, m in measured.items()}
+    rows = {part: scored_rows(part, len(m.labels), len(chosen.pipeline.classes_)) for part, m in measured.items()}
     return {
         part: {
             name: m.logits[rows[part]] if name == DENSE else svm[part].scores(m.descriptors[rows[part]])
@@ -73,18 +110,24 @@ def score(
     }
 
 
-def judged(part: str, photos: int, classes: int) -> slice:
-    """Return which photos of a split are scored: every second, third, … of very many training photos, else all."""
-    return slice(None, None, -(-photos * classes // _MAX_JUDGED) if part == "train" else 1)
+def scored_rows(part: str, photos: int, classes: int) -> slice:
+    """Return the rows of a split that are scored: every nth of very many training photos, else all."""
+    return slice(None, None, -(-photos * classes // _MAX_SCORED) if part == "train" else 1)
 
 
 def measure(
     draft: Manifest, splits: Splits, scores: dict[str, dict[str, Floats]], labels: dict[str, np.ndarray]
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Calibrate and choose the scorer on validation photos, then measure each scorer on every split.
+    """Calibrate the scorers and choose the default one on validation photos, then measure every split.
 
-    `scores` is [N, classes] by split and scorer, as score() gives them; `labels` [N] by split. Temperatures that the
-    draft holds were found on photos that were new to the network; they stay, and so does its default scorer.
+    Args:
+        draft: The manifest. If it has temperatures, they and its default scorer are kept.
+        splits: The photos.
+        scores: [N, classes] by split and scorer, as score() returns them.
+        labels: [N] by split.
+
+    Returns:
+        The manifest with temperatures and default scorer, and the contents of metrics.json so far.
     """
     known = draft.temperatures
     temperatures = {
@@ -95,7 +138,7 @@ def measure(
         part: {
             name: evaluate(
                 values,
-                labels[part][judged(part, len(labels[part]), len(splits.classes))],
+                labels[part][scored_rows(part, len(labels[part]), len(splits.classes))],
                 splits.classes,
                 temperatures[name],
             )
@@ -104,10 +147,10 @@ def measure(
         for part in ("test", "val", "train")
     }
     for figures in (metrics["test"], metrics["val"], metrics["train"]):
-        # Photos are few for all scorers or for none: they stand in one table.
+        # All scorers or none have few photos: they share a table, which shows intervals or shares.
         few = any(m["few_photos"] for m in figures.values())
         figures.update({name: m | {"few_photos": few} for name, m in figures.items()})
-    # Where both are equally good it is the first, the dense head: it costs nothing.
+    # If both are equally good, the first is chosen: the dense head costs nothing.
     best = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
     default = draft.default_scorer if known else best
     if len(scores["val"]) > 1:
@@ -122,61 +165,101 @@ def measure(
 def publish_bundle(
     folder: Path,
     data: Path,
-    files: dict[str, bytes],
-    report_data: ReportData,
-    exported: ExportedModel,
-    fitted: FittedSvm,
+    candidate: Candidate,
+    crops: Crops | None = None,
+    settings: TrainSettings | None = None,
+    learning: TrainingSummary | None = None,
+    renew: Callable[[FittedSvm], Goldens] | None = None,
 ) -> Result:
-    """Add the report on the photos below `data`, replay the goldens, and publish below `folder`.
+    """Measure a candidate, replay its goldens, and publish it as the next version of a model.
 
-    Raises BundleError where a golden photo gets another answer, DiskError where the disk refuses; nothing is published
-    then.
+    Args:
+        folder: The model's folder, models/NAME.
+        data: The folder of the photos.
+        candidate: The network and its SVM.
+        crops: Returns photos as uint8 [n, size, size, 3] for the report; None shows none.
+        settings: The training run; None if only the SVM is new.
+        learning: The training for the report; None if only the SVM is new.
+        renew: Makes the goldens of the final SVM; None chooses validation photos.
+
+    Raises:
+        BundleError: A golden photo gets another answer.
+        DiskError: The bundle cannot be written.
     """
-    manifest = report_data.manifest
-    predictions = predictions_csv(report_data.splits, data, report_data.scores, manifest.temperatures)
-    files = files | report_files(report_data) | {"report/predictions.csv": predictions}
-    # From their bytes, as the service will read them, and before anything can be served.
-    goldens.replay(goldens.Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
+    splits, outputs, chosen, exported = candidate.splits, candidate.outputs, candidate.svm, candidate.exported
+    fitted = refit_on_all(chosen, outputs)
+    scores = score(outputs, candidate.draft.stated_scorers or SCORERS, chosen, fitted)
+    manifest, metrics = measure(candidate.draft, splits, scores, {part: m.labels for part, m in outputs.items()})
+    baseline = drift_baseline.fit(manifest, outputs, scores["val"], chosen.seed)
+    novelty = drift_baseline.as_metrics(baseline, outputs)
+    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), "novelty": novelty, **candidate.metrics}
+    golden = renew(fitted) if renew else make_goldens(manifest, splits.val, outputs["val"], exported, fitted)
+    files = candidate.files | {
+        MODEL_NAME: exported.onnx,
+        SVM_NAME: fitted.to_bytes(),
+        GOLDEN_NAME: golden.to_bytes(),
+        BASELINE_NAME: baseline.to_bytes(),
+        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
+    }
+    manifest = replace(manifest, files={name: FileEntry.of(content) for name, content in files.items()})
+    say("drawing the report")
+    report_data = ReportData(
+        name=model_name(folder),
+        manifest=manifest,
+        splits=splits,
+        metrics=metrics,
+        scores=scores["test"],
+        labels=outputs["test"].labels,
+        descriptors=outputs["test"].descriptors,
+        settings=settings,
+        learning=learning,
+        validation=Validation(scores["val"], outputs["val"].labels),
+        crops=crops,
+    )
+    files |= report_files(report_data)
+    files["report/predictions.csv"] = predictions_csv(splits, data, scores["test"], manifest.temperatures)
+    # From their bytes, as the service will read them.
+    goldens.replay(Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
     with writing(folder):
-        return Result(writer.publish(folder, manifest, files), report_data.metrics)
+        return Result(writer.publish(folder, manifest, files), metrics)
 
 
 def make_goldens(
     manifest: Manifest, photos: tuple[Photo, ...], measured: SplitOutputs, exported: ExportedModel, fitted: FittedSvm
-) -> goldens.Goldens:
-    """Choose validation photos that are clear cases, and record the answers of the exported model and the SVM."""
-    # Of very many scores, those of every second, third, … photo are enough to choose from.
+) -> Goldens:
+    """Choose validation photos with clear answers, and record the outputs of the exported model and the SVM."""
+    # If there are very many scores, those of every nth photo are enough to choose from.
     some = np.arange(0, len(photos), -(-len(photos) * len(manifest.classes) // _MAX_CHOSEN_FROM))
     clear = measured.logits[some] if DENSE in manifest.scorers else fitted.scores(measured.descriptors[some])
-    steady = steady_rows(measured.descriptors[some], fitted)
-    rows = some[steady[goldens.choose(clear[steady], measured.labels[some[steady]].tolist(), _GOLDENS)]]
+    stable = stable_rows(measured.descriptors[some], fitted)
+    rows = some[stable[goldens.choose(clear[stable], measured.labels[some[stable]].tolist(), _GOLDENS)]]
     images = tuple(as_served(photos[row].read(), manifest.preprocess) for row in rows)
     crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
     logits, descriptor = exported.run(crops)
-    return goldens.Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
+    return Goldens(images, crops, logits, descriptor, fitted.scores(descriptor))
 
 
-def steady_rows(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
-    """Return the rows whose SVM scores move no further than their descriptors do (all, where there are none).
+def stable_rows(descriptors: Floats, fitted: FittedSvm) -> NDArray[np.intp]:
+    """Return the rows whose SVM scores barely change when noise is added to their descriptors; all if none are stable.
 
-    An RBF SVM counts votes between pairs of classes: where two classes tie, a rounding difference on another device
-    moves a whole vote, and a golden photo would be refused without any fault.
+    An RBF SVM counts votes between pairs of classes. If two classes tie, a rounding difference on another device moves
+    a whole vote, and a golden photo would fail although nothing is wrong.
     """
     random, moved, largest = np.random.default_rng(0), np.zeros(len(descriptors)), 0.0
     for rows in pieces(len(descriptors), max(len(fitted.pipeline.classes_), descriptors.shape[1])):
-        still = descriptors[rows]
-        scores = fitted.scores(still)
+        given = descriptors[rows]
+        scores = fitted.scores(given)
         largest = max(largest, float(np.abs(scores).max()))
-        for _ in range(_SHAKES):
-            noise = random.normal(size=still.shape) * _DEVICE_NOISE * np.abs(still).max(axis=1, keepdims=True)
-            shaken = fitted.scores((still + noise).astype(np.float32))
-            moved[rows] = np.maximum(moved[rows], np.abs(shaken - scores).max(axis=1))
-    steady = np.flatnonzero(moved <= _MAX_MOVED * largest)
-    return steady if len(steady) else np.arange(len(descriptors))
+        for _ in range(_NOISE_DRAWS):
+            noise = random.normal(size=given.shape) * _DEVICE_NOISE * np.abs(given).max(axis=1, keepdims=True)
+            noisy = fitted.scores((given + noise).astype(np.float32))
+            moved[rows] = np.maximum(moved[rows], np.abs(noisy - scores).max(axis=1))
+    stable = np.flatnonzero(moved <= _MAX_MOVED * largest)
+    return stable if len(stable) else np.arange(len(descriptors))
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that decide the numbers, as far as they are installed."""
+    """Return the versions of the installed libraries that numbers depend on."""
     installed = {
         distribution.metadata["Name"].lower(): distribution.version
         for distribution in importlib.metadata.distributions()

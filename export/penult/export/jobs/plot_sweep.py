@@ -1,4 +1,4 @@
-"""The picture of a sweep: accuracy on test photos against freezing depth, or against labelled photos per class."""
+"""The plot of a sweep: accuracy on test photos by frozen stages, or by labelled photos per class."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from penult.drawing import BLUE, GREEN, INK, PURPLE, VERMILION, png, style
 from penult.export.config.train import ALL_STAGES, FREEZE_ALL
-from penult.export.jobs.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep
+from penult.export.jobs.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Sweep
 from penult.export.jobs.sweep_view import best_freeze, interval, mean, place
 from penult.export.report.plot_style import new, percent
 
@@ -19,8 +19,8 @@ _LOOKS = {
 }
 
 
-def sweep_picture(sweep: Sweep) -> bytes:
-    """Draw a line per mode, as PNG bytes: points are means over repeats, bars 95 % intervals on the test photos."""
+def plot_sweep(sweep: Sweep) -> bytes:
+    """Return a PNG with a line per mode. Points are means over repeats, bars 95 % intervals on test photos."""
     with style():
         figure, axes = new(3.6, width=4.6)
         axis = axes[0][0]
@@ -42,28 +42,23 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     middle = [mean(found, "test_accuracy") for found in points.values()]
     low, high = np.transpose([interval(found, sweep.test_photos) for found in points.values()])
     bars = np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0)
-    axis.errorbar(
-        list(points), middle, yerr=bars, color=colour, marker=marker,
-        ms=5, lw=1.6, elinewidth=0.8, capsize=2, label=mode,
-    )  # fmt: skip
+    look = {"color": colour, "marker": marker, "ms": 5, "lw": 1.6, "elinewidth": 0.8, "capsize": 2}
+    axis.errorbar(list(points), middle, yerr=bars, label=mode, **look)
 
 
 def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     places = sorted({outcome.at for outcome in sweep.outcomes})
     axis.set_xticks(places, [place(sweep.kind, at) for at in places])
     axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
-    axis.set_xlabel("conv stages frozen, from the input")
+    axis.set_xlabel("frozen conv stages, from the input")
     mode, at = best_freeze(sweep)
     axis.margins(y=0.15)
-    top = max(high for _, high in (interval(found, sweep.test_photos) for found in _found_at(sweep, at)))
+    here = [found[at] for found in map(sweep.points, sweep.modes()) if at in found]
+    top = max(interval(outcomes, sweep.test_photos)[1] for outcomes in here)
     axis.annotate(
-        f"advised:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
+        f"recommended:\n{mode}, {place(sweep.kind, at)}", (at, top), xytext=(0, 4), textcoords="offset points",
         ha="right" if at > ALL_STAGES else "center", va="bottom", fontsize=8, color=INK,
     )  # fmt: skip
-
-
-def _found_at(sweep: Sweep, at: int) -> list[list[Outcome]]:
-    return [found for mode in sweep.modes() for place, found in sweep.points(mode).items() if place == at]
 
 
 def _labels_axis(axis: Any, sweep: Sweep) -> None:
@@ -71,4 +66,4 @@ def _labels_axis(axis: Any, sweep: Sweep) -> None:
     axis.set_xscale("log")
     axis.set_xticks(places, [str(at) for at in places])
     axis.minorticks_off()
-    axis.set_xlabel("labelled photos per class to learn from, at most")
+    axis.set_xlabel("training photos per class, at most")

@@ -1,8 +1,8 @@
-"""`penult quantize`: a bundle's network in int8 or float16, published as its next version behind an accuracy gate.
+"""`penult quantize`: convert a bundle's network to int8 or float16 and publish it if it loses little accuracy.
 
-That is another network: its descriptors are measured anew, and SVM, temperatures, default scorer, goldens and report
-are made of them. So that only the precision decides the comparison, the float network's SVM is fitted again in the same
-way on the same photos. Needs no PyTorch.
+The result is another network, so its SVM, temperatures, default scorer, goldens and report are made from its own
+descriptors. The float network's SVM is fitted again on the same photos, so that only the precision differs. This module
+must not import PyTorch.
 """
 
 import random
@@ -24,76 +24,89 @@ from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_int8
-from penult.export.jobs.packaging import Result
-from penult.export.jobs.refit import Trained, draft, publish_next, seed_of, splits_as_trained
-from penult.export.onnx.float16 import to_half
+from penult.export.jobs.packaging import Candidate, Result, publish_bundle
+from penult.export.jobs.refit import BATCH, TrainingRecord, draft, history_of, seed_of, splits_as_trained
+from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.int8 import METHOD, to_int8
 from penult.export.onnx.runtime import ExportedModel
 
-# More photos widen the ranges, fewer leave values of unseen ones outside; a few hundred are usual.
+# With more photos the ranges get wider; with fewer, values of new photos lie outside. A few hundred are usual.
 CALIBRATION_PHOTOS = 256
-_BATCH = 32
 
 
 def quantize(settings: QuantizeSettings) -> Result:
-    """Publish a bundle in lower precision, or raise PenultError with what to do and nothing published."""
+    """Publish a bundle's network in lower precision; raise PenultError if it loses more accuracy than allowed."""
     bundle = read_bundle(settings.model, settings.version)
     check_precision(bundle.manifest, bundle.name, bundle.version, settings.to)
-    trained = Trained.of(bundle.manifest)
+    trained = TrainingRecord.of(bundle.manifest)
     splits, seed = splits_as_trained(settings, bundle, trained), seed_of(settings, trained)
-    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
-    onnx, method = _to_int8(bundle, splits, seed, reader) if settings.to == INT8 else (to_half(bundle.onnx), {})
+    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
+    if settings.to == INT8:
+        chosen = calibration_photos(splits, seed)
+        batches = reader.crops(chosen, "measuring the ranges of values")
+        onnx = to_int8(bundle.onnx, bundle.manifest, (pixels for pixels, _ in batches))
+        calibration = METHOD | {"photos": len(chosen)}
+    else:
+        onnx, calibration = to_float16(bundle.onnx), {}
     models = ExportedModel(bundle.onnx, bundle.manifest), ExportedModel(onnx, bundle.manifest)
-    # Both side by side: each photo is decoded once.
-    measured = {part: _run(models, reader.crops(getattr(splits, part), f"describing {part} photos, both networks"))
-                for part in ("train", "val")}  # fmt: skip
+    # Both side by side, so that each photo is decoded once.
+    train, val = (
+        _run(models, reader.crops(getattr(splits, part), f"describing {part} photos, both networks"))
+        for part in ("train", "val")
+    )
     kernel, class_weights = _svm_options(bundle.manifest, trained)
     weight = None if class_weights == "none" else class_weights
-    fitted = [svm.fit(train.descriptors, train.labels, seed, kernel, weight) for train in measured["train"]]
+    fitted = [svm.fit(part.descriptors, part.labels, seed, kernel, weight) for part in train]
+    svm_entry = {
+        "kernel": fitted[1].kernel,
+        "class_weights": class_weights,
+        "seed": seed,
+        "data_sha256": splits.sha256,
+        "photos": splits.counts(),
+    }
     record = {
-        "svm": {"kernel": fitted[1].kernel, "class_weights": class_weights, "seed": seed,
-                "data_sha256": splits.sha256, "photos": splits.counts()},
+        "svm": svm_entry,
         "precision": settings.to,
-        "calibration": method | {"float_version": bundle.version},
-    }  # fmt: skip
+        "calibration": calibration | {"float_version": bundle.version},
+    }
     manifest = draft(bundle, splits, trained, record)
-    (before, after), (svm_before, svm_after) = measured["val"], fitted
-    loss = compare(before, after, svm_before, svm_after, manifest.stated_scorers or SCORERS, settings.to)
+    scorers = manifest.stated_scorers or SCORERS
+    loss = compare(val[0], val[1], fitted[0], fitted[1], scorers, settings.to)
     _gate(loss, settings, bundle)
-    described = {part: of_both[1] for part, of_both in measured.items()}
-    described |= {"test": _run(models[1:], reader.crops(splits.test, "describing test photos"))[0]}
-    told = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
-    return publish_next(settings, bundle, manifest, splits, models[1], onnx, described, fitted[1], told)
-
-
-def _to_int8(bundle: Bundle, splits: Splits, seed: int, reader: PhotoReader) -> tuple[bytes, dict[str, Any]]:
-    """Return the int8 model, and how its ranges were found."""
-    chosen = calibration_photos(splits, seed)
-    ranging = reader.crops(chosen, "looking for the ranges of values")
-    onnx = to_int8(bundle.onnx, bundle.manifest, (pixels for pixels, _ in ranging))
-    return onnx, METHOD | {"photos": len(chosen)}
+    (test,) = _run(models[1:], reader.crops(splits.test, "describing test photos"))
+    outputs = {"train": train[1], "val": val[1], "test": test}
+    metrics = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
+    history = history_of(settings, bundle)
+    candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], metrics, history)
+    return publish_bundle(settings.model, settings.data, candidate, reader.stack if settings.report_photos else None)
 
 
 def after_training(settings: TrainSettings, float_version: int) -> Result:
-    """Publish the int8 version of what `penult train` has published; raise as quantize() does.
+    """Publish the int8 version of a version of `penult train`; raise as quantize() does.
 
-    With --resume it is the one that there is already, if there is one.
+    With --resume, return the int8 version that exists already, if there is one.
     """
     if settings.resume and (before := finished_int8(settings.out, float_version)):
-        say(f"finished already: {before.folder}")
+        say(f"already finished: {before.folder}")
         return before
     return quantize(
         QuantizeSettings(
-            settings.out, settings.data, float_version, val=settings.val, test=settings.test, seed=settings.seed,
-            report_photos=settings.report_photos, max_loss=settings.max_loss,
+            settings.out,
+            settings.data,
+            float_version,
+            val=settings.val,
+            test=settings.test,
+            seed=settings.seed,
+            report_photos=settings.report_photos,
+            max_loss=settings.max_loss,
         )
-    )  # fmt: skip
+    )
 
 
-def calibration_photos(splits: Splits, seed: int, most: int = CALIBRATION_PHOTOS) -> list[Photo]:
-    """Return up to `most` training photos, of every class alike as far as it can; contents and `seed` decide.
+def calibration_photos(splits: Splits, seed: int, count: int = CALIBRATION_PHOTOS) -> list[Photo]:
+    """Return up to `count` training photos, equally many of each class if possible, drawn by contents and `seed`.
 
-    Photos that stand in the validation or test photos too, byte for byte, are left out: those must decide nothing.
+    Copies of validation or test photos are left out, because those must decide nothing.
     """
     held_out = {photo.sha256 for photo in (*splits.val, *splits.test)}
     by_label = defaultdict(list)
@@ -103,7 +116,7 @@ def calibration_photos(splits: Splits, seed: int, most: int = CALIBRATION_PHOTOS
     for label, photos in by_label.items():
         random.Random(f"calibration {seed} {label}").shuffle(photos)
     ranked = [(rank, photo.label, photo) for photos in by_label.values() for rank, photo in enumerate(photos)]
-    return [photo for *_, photo in sorted(ranked, key=lambda row: row[:2])[:most]]
+    return [photo for *_, photo in sorted(ranked, key=lambda row: row[:2])[:count]]
 
 
 def compare(
@@ -116,48 +129,58 @@ def compare(
 ) -> dict[str, Any]:
     """Return what the precision `kind` costs on the same photos in the same order, as plain values for metrics.json.
 
-    By scorer: accuracy of FLOAT and `kind`, the share of photos that both name alike, and the loss in percentage points
-    (negative where `kind` is better). `loss` is that of the default scorers, each network with its own: what a client
-    notices that names no scorer. `descriptor_cosine_min` is of the photo whose descriptor changed most.
+    Returns:
+        By scorer, the accuracy of FLOAT and `kind`, the share of photos with the same answer, and the loss in
+        percentage points (negative if `kind` is better). `loss` is the one of the default scorers, each network with
+        its own. `descriptor_cosine_min` belongs to the photo whose descriptor changed most.
     """
-    told = {}
+    measured = {}
     for name in scorers:
-        named = [_scores(m, fitted, name).argmax(axis=1) for m, fitted in ((before, svm_before), (after, svm_after))]
+        scores = [
+            m.logits if name == DENSE else fitted.scores(m.descriptors)
+            for m, fitted in ((before, svm_before), (after, svm_after))
+        ]
+        named = [values.argmax(axis=1) for values in scores]
         right = [int((labels == before.labels).sum()) for labels in named]
-        told[name] = {
+        measured[name] = {
             FLOAT: right[0] / len(before.labels),
             kind: right[1] / len(before.labels),
             "loss": 100 * (right[0] - right[1]) / len(before.labels),
             "agreement": float((named[0] == named[1]).mean()),
         }
-    # As in bundling.measure(): the first of equals.
-    default = {of: max(told, key=lambda name: told[name][of]) for of in (FLOAT, kind)}
-    lost = 100 * (told[default[FLOAT]][FLOAT] - told[default[kind]][kind])
-    return {"photos": len(before.labels), "loss": round(lost, 9), "default_scorers": default, "scorers": told,
-            "descriptor_cosine_min": _least_cosine(before.descriptors, after.descriptors)}  # fmt: skip
+    # As in packaging.measure(), the first of equals.
+    default = {of: max(measured, key=lambda name: measured[name][of]) for of in (FLOAT, kind)}
+    lost = 100 * (measured[default[FLOAT]][FLOAT] - measured[default[kind]][kind])
+    return {
+        "photos": len(before.labels),
+        "loss": round(lost, 9),
+        "default_scorers": default,
+        "scorers": measured,
+        "descriptor_cosine_min": _min_cosine(before.descriptors, after.descriptors),
+    }
 
 
 def _gate(loss: dict[str, Any], settings: QuantizeSettings, bundle: Bundle) -> None:
-    """Raise QuantizeError where more than --max-loss percentage points are lost, exactly: half a photo does not count.
+    """Raise QuantizeError if more than --max-loss percentage points are lost.
 
-    With fewer than 100 / max_loss validation photos, not one of them may be lost.
+    With fewer than 100 / max_loss validation photos, none of them may be lost.
     """
     kind, max_loss = settings.to, settings.max_loss
     photos = loss["photos"]
     before, after = (round(photos * loss["scorers"][loss["default_scorers"][of]][of]) for of in (FLOAT, kind))
-    figures = f"{kind} names {after} of {photos} validation photos right, float {before}"
+    figures = f"{kind} classifies {after} of {photos} validation photos correctly, float {before}"
     if loss["loss"] > max_loss:
         raise QuantizeError(
             f"{kind.upper()}_LOSS",
-            f"{figures}: a loss of {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no {kind} version is "
-            f"published: serve version {bundle.version} as it is, or allow more",
+            f"{figures}: it loses {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no {kind} version is "
+            f"published. Serve version {bundle.version}, or raise --max-loss",
         )
-    one = f"; one photo is {100 / photos:.1f}, too few photos to show less" if 100 / photos > max_loss else ""
-    say(f"{figures}: a loss of {loss['loss']:.2f} points, {max_loss:g} are allowed{one}")
+    one = f"; one photo is {100 / photos:.1f} points" if 100 / photos > max_loss else ""
+    say(f"{figures}: it loses {loss['loss']:.2f} points, at most {max_loss:g} are allowed{one}")
 
 
-def _svm_options(manifest: Manifest, trained: Trained) -> tuple[str, str]:
-    """Return kernel and class weights as they were asked for when the bundle's SVM was made."""
+def _svm_options(manifest: Manifest, trained: TrainingRecord) -> tuple[str, str]:
+    """Return kernel and class weights that the bundle's SVM was requested with."""
     refitted = manifest.training.get(SVM)
     record = refitted if isinstance(refitted, dict) else {"kernel": trained.settings.get("svm"), **trained.settings}
     kernel, weights = str(record.get("kernel")), str(record.get("class_weights"))
@@ -173,10 +196,6 @@ def _run(models: Sequence[ExportedModel], batches: Iterable[Batch]) -> list[Spli
     return [SplitOutputs(*map(np.concatenate, zip(*of_model, strict=True))) for of_model in rows]
 
 
-def _scores(measured: SplitOutputs, fitted: svm.FittedSvm, scorer: str) -> Floats:
-    return measured.logits if scorer == DENSE else fitted.scores(measured.descriptors)
-
-
-def _least_cosine(before: Floats, after: Floats) -> float:
+def _min_cosine(before: Floats, after: Floats) -> float:
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     return float(((before * after).sum(axis=1) / np.maximum(lengths, 1e-12)).min())

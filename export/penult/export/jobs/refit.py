@@ -1,53 +1,49 @@
-"""`penult svm`: a new SVM on a bundle's descriptors, published as the model's next version, without PyTorch.
+"""`penult svm`: fit a new SVM on a bundle's descriptors and publish it as the model's next version, without PyTorch.
 
-The network stays byte for byte, so its fingerprint does too and descriptors of both versions compare. The photos may
-have other classes than the network was trained on; its dense head then has nothing to say, and the SVM is the only
-scorer.
+The network keeps its bytes and its fingerprint, so descriptors of both versions can be compared. If the photos have
+other classes than the network was trained on, the SVM is the only scorer.
 """
 
-import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from penult.bundle.baseline import BASELINE_NAME
-from penult.bundle.goldens import Goldens
-from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
+from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
-from penult.export.evaluation import drift_baseline, svm, svm_cost
+from penult.export.data.split_folders import PARTS
+from penult.export.evaluation import svm, svm_cost
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import Result, libraries, make_goldens, measure, publish_bundle, refit_on_all, score
+from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.onnx.runtime import ExportedModel
-from penult.export.report.report_data import ReportData, Validation
 from penult.folders.names import normalised
 
-_BATCH = 32
-_FRACTION = TrainSettings.val
-_HISTORY = "history.csv"
-_ONLY_WHERE_SILENT = ("classes", "dense_is_silent")
+BATCH = 32
+_OTHER_PHOTOS = (
+    "the network was trained on other photos or on another split; if it has seen a test photo in training, the "
+    "accuracy here is too high"
+)
+_ONLY_WITHOUT_DENSE = ("classes", "dense_is_silent")
 # Libraries that a new SVM and its goldens depend on; the others made the network.
 _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a bundle tells of its network's training: classes in the order of the logits, and how photos were split."""
+class TrainingRecord:
+    """What a manifest records of the network's training: classes in the order of the logits, settings, SHA-256."""
 
     classes: tuple[str, ...]
     settings: dict[str, Any]
     data_sha256: str
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Trained":
-        """Read a manifest; fields of other types than penult writes count as absent."""
+    def of(cls, manifest: Manifest) -> "TrainingRecord":
+        """Read a manifest; fields of an unexpected type count as absent."""
         settings, classes = manifest.training.get("settings"), manifest.training.get("classes")
         if DENSE in manifest.scorers or not isinstance(classes, list) or len(classes) != manifest.logits_length:
             classes = manifest.classes if DENSE in manifest.scorers else ()
@@ -56,111 +52,87 @@ class Trained:
 
 
 def refit(settings: RefitSettings) -> Result:
-    """Fit a new SVM on the photos of `settings.data` and publish it; raise PenultError with what to do."""
+    """Fit a new SVM on the photos of `settings.data` and publish it; raise PenultError."""
     bundle = read_bundle(settings.model, settings.version)
-    trained = Trained.of(bundle.manifest)
-    seed = seed_of(settings, trained)
-    splits = splits_as_trained(settings, bundle, trained)
+    record = TrainingRecord.of(bundle.manifest)
+    splits = splits_as_trained(settings, bundle, record)
     labels = np.array([photo.label for photo in splits.train])
     svm_cost.check(settings.kernel, svm.counts_of(labels, bundle.manifest.descriptor_length))
     exported = ExportedModel(bundle.onnx, bundle.manifest)
-    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), _BATCH)
-    measured = {
+    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
+    outputs = {
         part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in ("train", "val", "test")
+        for part in PARTS
     }
-    train = measured["train"]
+    train, seed = outputs["train"], seed_of(settings, record)
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
-    chosen = {"kernel": fitted.kernel, "class_weights": settings.class_weights, "seed": seed}
-    chosen |= {"data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version}
-    manifest = draft(bundle, splits, trained, {"svm": chosen})
-    told = {"network_of_version": bundle.version}
-    return publish_next(settings, bundle, manifest, splits, exported, bundle.onnx, measured, fitted, told)
+    manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
+    metrics = {"network_of_version": bundle.version}
+    candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
+    return publish_bundle(settings.model, settings.data, candidate, reader.stack if settings.report_photos else None)
 
 
-def publish_next(
-    settings: VersionSettings,
-    bundle: Bundle,
-    draft: Manifest,
-    splits: Splits,
-    exported: ExportedModel,
-    onnx: bytes,
-    measured: dict[str, SplitOutputs],
-    chosen: svm.FittedSvm,
-    told: dict[str, Any],
-    renew: Callable[[svm.FittedSvm], Goldens] | None = None,
-) -> Result:
-    """Measure on `splits`, and write the version after `bundle`, whose network is `onnx`, loaded as `exported`.
-
-    `measured` holds the network's outputs by split; `chosen` is the SVM fitted on the training photos; `told` is what
-    metrics.json tells besides the figures; `renew` makes goldens that take the place of validation photos. Raises
-    BundleError, with nothing published, where the goldens do not replay.
-    """
-    fitted = refit_on_all(chosen, measured)
-    scores = score(measured, draft.stated_scorers or SCORERS, chosen, fitted)
-    manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in measured.items()})
-    ordinary = drift_baseline.learn(manifest, measured, scores["val"], seed_of(settings, Trained.of(bundle.manifest)))
-    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), **told}
-    metrics["novelty"] = drift_baseline.told(ordinary, measured)
-    golden = renew(fitted) if renew else make_goldens(manifest, splits.val, measured["val"], exported, fitted)
-    files = _history(settings.model / str(bundle.version), bundle.manifest) | {
-        MODEL_NAME: onnx,
-        SVM_NAME: fitted.to_bytes(),
-        GOLDEN_NAME: golden.to_bytes(),
-        BASELINE_NAME: ordinary.to_bytes(),
-        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
+def svm_record(
+    settings: RefitSettings, bundle: Bundle, splits: Splits, fitted: svm.FittedSvm, **more: object
+) -> dict[str, Any]:
+    """Return what the manifest records of a new SVM on the network of `bundle`."""
+    record = {
+        "kernel": fitted.kernel,
+        "class_weights": settings.class_weights,
+        "seed": fitted.seed,
+        "data_sha256": splits.sha256,
+        "photos": splits.counts(),
+        "network_of_version": bundle.version,
     }
-    # The report reads the manifest, so it must know which files there will be.
-    listed = replace(manifest, files={name: FileEntry.of(data) for name, data in files.items()})
-    test = measured["test"]
-    reader = PhotoReader(manifest.preprocess, Cache(0), _BATCH)
-    report_data = ReportData(
-        bundle.name, listed, splits, metrics, scores["test"], test.labels, test.descriptors,
-        validation=Validation(scores["val"], measured["val"].labels),
-        crops=reader.stack if settings.report_photos else None,
-    )  # fmt: skip
-    return publish_bundle(settings.model, settings.data, files, report_data, exported, fitted)
+    return {"svm": record | more}
 
 
-def splits_as_trained(settings: VersionSettings, bundle: Bundle, trained: Trained) -> Splits:
-    """Load the photos of `settings.data`, split as the network's were, and say what they are; raise DataError.
+def history_of(settings: VersionSettings, bundle: Bundle) -> dict[str, bytes]:
+    """Return history.csv of the network's training, if the bundle has it."""
+    if HISTORY_NAME not in bundle.manifest.files:
+        return {}
+    return {HISTORY_NAME: read_file(settings.model / str(bundle.version), bundle.manifest, HISTORY_NAME)}
 
-    Where the photos have the classes of the network or of the bundle, they are in the order of those.
+
+def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: TrainingRecord) -> Splits:
+    """Load the photos of `settings.data`, split as for the network's training, and print what they are.
+
+    The same seed and fractions set the same photos aside, so the test photos stay new to the network. If the photos
+    have the classes of the network or of the bundle, these keep their order.
+
+    Raises:
+        DataError: The photos cannot be used.
     """
-    asked = _split_settings(settings, trained, seed_of(settings, trained))
-    splits = _in_order(load_splits(asked), trained.classes, bundle.manifest.classes)
-    splits = replace(splits, notes=(*splits.notes, *_notes(splits, trained)))
-    introduce(bundle, splits, why_dense_is_silent(splits, trained))
+    val, test = (
+        given or _recorded_fraction(record.settings.get(part))
+        for part, given in (("val", settings.val), ("test", settings.test))
+    )
+    splits = load_splits(settings.data, settings.model, val, test, seed_of(settings, record))
+    splits = _reorder_classes(splits, record.classes, bundle.manifest.classes)
+    if splits.sha256 != record.data_sha256:
+        splits = replace(splits, notes=(*splits.notes, _OTHER_PHOTOS))
+    announce(bundle, splits, why_no_dense(splits, record))
     return splits
 
 
-def seed_of(settings: VersionSettings, trained: Trained) -> int:
-    """Return the seed asked for, else the one that the network was trained with."""
-    seed = trained.settings.get("seed") if settings.seed is None else settings.seed
+def seed_of(settings: VersionSettings, record: TrainingRecord) -> int:
+    """Return the seed of the settings, else the one of the network's training."""
+    seed = record.settings.get("seed") if settings.seed is None else settings.seed
     return seed if type(seed) is int and 0 <= seed < 2**32 else 0
 
 
-def _split_settings(settings: VersionSettings, trained: Trained, seed: int) -> TrainSettings:
-    """Return what decides the splits. Drawn as they were for training, the test photos are as new to the network."""
-    val, test = (
-        asked or _fraction(trained.settings.get(part))
-        for part, asked in (("val", settings.val), ("test", settings.test))
-    )
-    return TrainSettings(settings.data, settings.model, weights="none", freeze=0, seed=seed, val=val, test=test)
-
-
-def _fraction(before: object) -> str:
-    """Return a recorded fraction; of a folder only its name was recorded, which says nothing here."""
+def _recorded_fraction(value: object) -> str:
+    """Return a recorded fraction, else the default: of a folder only its name is recorded."""
     try:
-        return str(before) if 0 < float(str(before)) < 1 else _FRACTION
+        return str(value) if 0 < float(str(value)) < 1 else TrainSettings.val
     except ValueError:
-        return _FRACTION
+        return TrainSettings.val
 
 
-def _in_order(splits: Splits, *orders: tuple[str, ...]) -> Splits:
-    """Return the splits with their classes in the first of the given orders that has the same classes, if one has.
+def _reorder_classes(splits: Splits, *orders: tuple[str, ...]) -> Splits:
+    """Return the splits with their classes in the first of `orders` that has the same classes; unchanged if none has.
 
-    Bundles of before have names in whatever Unicode form the folders had, and keep them.
+    Bundles of older versions keep class names in the Unicode form of their folders.
     """
     for classes in orders:
         places = {normalised(name): place for place, name in enumerate(classes)}
@@ -173,45 +145,41 @@ def _in_order(splits: Splits, *orders: tuple[str, ...]) -> Splits:
     return splits
 
 
-def _notes(splits: Splits, trained: Trained) -> Iterable[str]:
-    if splits.sha256 != trained.data_sha256:
-        yield (
-            "the network was trained on other photos, or on another split of these: where it has seen a test photo in "
-            "training, the accuracy here is too good"
-        )
+def why_no_dense(splits: Splits, record: TrainingRecord) -> str:
+    """Return why the network's dense head cannot score the classes of `splits`; "" if it can."""
+    return "" if splits.classes == record.classes else "the network was trained on other classes"
 
 
-def why_dense_is_silent(splits: Splits, trained: Trained) -> str:
-    """Return why the network's dense head cannot name the classes of `splits`; "" where it can."""
-    return "" if splits.classes == trained.classes else "the network was trained on other classes"
-
-
-def introduce(bundle: Bundle, splits: Splits, why_silent: str) -> None:
-    """Say what a new SVM is about to learn from, and what to know about it."""
+def announce(bundle: Bundle, splits: Splits, why_no_dense: str) -> None:
+    """Print the photos of a new SVM, and the notes on them."""
     counts = splits.counts()
     say(
         f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "
-        f"{counts['train']} photos to learn from, {counts['val']} to validate, {counts['test']} to test"
+        f"{counts['train']} training, {counts['val']} validation and {counts['test']} test photos"
     )
-    if why_silent:
-        say(f"note: {why_silent}, so the SVM will be the only scorer")
+    if why_no_dense:
+        say(f"note: {why_no_dense}, so the SVM is the only scorer")
     for note in splits.notes:
         say(f"note: {note}")
 
 
 def draft(
-    bundle: Bundle, splits: Splits, trained: Trained, more: dict[str, Any], why_silent: str | None = None
+    bundle: Bundle, splits: Splits, record: TrainingRecord, more: dict[str, Any], no_dense: str | None = None
 ) -> Manifest:
-    """Return the manifest but for what measuring adds: the record of the training stays, and gets `more` entries.
+    """Return the next version's manifest without what measuring adds.
 
-    `why_silent` is why the dense head is no scorer, "" where it is one, None to find out by the classes.
+    Args:
+        bundle: The version that the network is taken from; the record of its training is kept.
+        splits: The photos.
+        record: The network's training.
+        more: Further entries of the training record.
+        no_dense: Why the dense head is no scorer, "" if it is one; None decides by the classes.
     """
     before = bundle.manifest
-    why_silent = why_dense_is_silent(splits, trained) if why_silent is None else why_silent
-    has_dense = not why_silent
-    record = {key: value for key, value in before.training.items() if key not in _ONLY_WHERE_SILENT} | more
-    if not has_dense:
-        record |= {"classes": list(trained.classes), "dense_is_silent": why_silent}
+    no_dense = why_no_dense(splits, record) if no_dense is None else no_dense
+    training = {key: value for key, value in before.training.items() if key not in _ONLY_WITHOUT_DENSE} | more
+    if no_dense:
+        training |= {"classes": list(record.classes), "dense_is_silent": no_dense}
     now = {name: version for name, version in libraries().items() if name in _USED}
     return replace(
         before,
@@ -219,13 +187,8 @@ def draft(
         default_scorer=SVM,
         temperatures={},
         libraries=dict(before.libraries) | now,
-        training=record,
+        training=training,
         files={},
-        stated_scorers=None if has_dense else (SVM,),
-        stated_logits_length=None if has_dense else before.logits_length,
+        stated_scorers=(SVM,) if no_dense else None,
+        stated_logits_length=before.logits_length if no_dense else None,
     )
-
-
-def _history(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Return the history of the network's training, as far as there is one."""
-    return {_HISTORY: read_file(folder, manifest, _HISTORY)} if _HISTORY in manifest.files else {}

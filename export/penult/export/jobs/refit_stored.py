@@ -1,7 +1,7 @@
-"""`penult svm --from-collection`: a new SVM from descriptors that are stored already, in seconds and without a photo.
+"""`penult svm --from-collection`: fit a new SVM on the stored descriptors of a collection, without photos.
 
-The items' descriptors are the network's own, by their fingerprint. Some are set aside, as photos would be, to calibrate
-and to measure; the golden photos are those of the bundle, with what the new SVM says of them.
+The fingerprint shows that the descriptors are the network's own. Some items are set aside to calibrate and to measure.
+The golden photos are those of the bundle, with the scores of the new SVM.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from penult.bundle.goldens import Goldens
-from penult.bundle.manifest import DENSE, GOLDEN_NAME
-from penult.bundle.reader import read_bundle, read_file
+from penult.bundle.manifest import DENSE
+from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
 from penult.export.config.refit import RefitSettings
 from penult.export.data.dataset import MIN_PER_CLASS, Photo, Splits, hold_out
@@ -22,24 +22,32 @@ from penult.export.data.split_folders import PARTS
 from penult.export.errors import DataError
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import Result, steady_rows
-from penult.export.jobs.refit import Trained, draft, introduce, publish_next, seed_of, why_dense_is_silent
+from penult.export.jobs.packaging import Candidate, Result, publish_bundle, stable_rows
+from penult.export.jobs.refit import (
+    TrainingRecord,
+    announce,
+    draft,
+    history_of,
+    seed_of,
+    svm_record,
+    why_no_dense,
+)
 from penult.export.onnx.head import cut_head
 from penult.export.onnx.runtime import ExportedHead, ExportedModel
 from penult.folders.names import normalised
 
 WHITENED = "the stored descriptors are whitened, and the dense head reads them raw"
 _MAY_BE_KNOWN = (
-    "the network may have learnt from some of these items: then accuracy here is too good, the SVM too sure of itself, "
-    "and photos count as novel too soon"
+    "the network may have learnt from some of these items; then the accuracy and the SVM's confidence here are too "
+    "high, and the threshold for novel photos is too low"
 )
 _FRACTION = 0.15
-_LEARNT_FROM = 2
+_MIN_TRAINING = 2
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Labelled items of a collection: ids and labels [N], descriptors float32 [N, length], and whose they are."""
+    """Labelled items of a collection: ids and labels [N], descriptors float32 [N, length], and their fingerprint."""
 
     collection: str
     fingerprint: str
@@ -49,69 +57,66 @@ class Stored:
 
 
 def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
-    """Fit a new SVM on stored descriptors, and publish it; raise PenultError with what to do."""
+    """Fit a new SVM on stored descriptors and publish it; raise PenultError."""
     bundle = read_bundle(settings.model, settings.version)
     if stored.fingerprint != bundle.manifest.fingerprint:
         raise DataError(
             "FINGERPRINT",
-            f"collection {stored.collection} holds another network's descriptors; penult index reindex "
-            f"{stored.collection} --model {bundle.name} describes its photos with this one",
+            f"collection {stored.collection} holds descriptors of another network; describe its photos again "
+            f"with penult index reindex {stored.collection} --model {bundle.name}",
         )
-    trained, seed = Trained.of(bundle.manifest), seed_of(settings, Trained.of(bundle.manifest))
-    splits = _split(stored, trained.classes, seed)
-    # What the dense head reads is not stored where descriptors are whitened: nothing can be measured of it.
-    why_silent = WHITENED if bundle.manifest.is_whitened else why_dense_is_silent(splits, trained)
-    introduce(bundle, splits, why_silent)
-    head = None if why_silent else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
-    measured = {part: _measured(getattr(splits, part), stored, head) for part in PARTS}
-    train = measured["train"]
+    record = TrainingRecord.of(bundle.manifest)
+    seed = seed_of(settings, record)
+    splits = _split(stored, record.classes, seed)
+    # The dense head reads raw descriptors. If whitened ones are stored, it cannot be measured.
+    no_dense = WHITENED if bundle.manifest.is_whitened else why_no_dense(splits, record)
+    announce(bundle, splits, no_dense)
+    head = None if no_dense else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
+    outputs = {part: _outputs(getattr(splits, part), stored, head) for part in PARTS}
+    train = outputs["train"]
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
-    chosen = {"kernel": fitted.kernel, "class_weights": settings.class_weights, "seed": seed}
-    chosen |= {"data_sha256": splits.sha256, "photos": splits.counts(), "network_of_version": bundle.version}
-    manifest = draft(bundle, splits, trained, {"svm": chosen | {"collection": stored.collection}}, why_silent)
-    if not why_silent:
-        # A head that learnt from these items would be judged too good, and its temperature found too low.
+    more = svm_record(settings, bundle, splits, fitted, collection=stored.collection)
+    manifest = draft(bundle, splits, record, more, no_dense)
+    if not no_dense:
+        # The head may have learnt from these items; a temperature fitted on them would be too low.
         before = bundle.manifest
         manifest = replace(
             manifest, temperatures={DENSE: before.temperatures[DENSE]}, default_scorer=before.default_scorer
         )
-    old = Goldens.from_bytes(read_file(settings.model / str(bundle.version), bundle.manifest, GOLDEN_NAME))
-    told = {"network_of_version": bundle.version, "collection": stored.collection}
-    return publish_next(
-        replace(settings, report_photos=False), bundle, manifest, splits, ExportedModel(bundle.onnx, bundle.manifest),
-        bundle.onnx, measured, fitted, told, partial(_renewed, old),
-    )  # fmt: skip
+    metrics = {"network_of_version": bundle.version, "collection": stored.collection}
+    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
+    return publish_bundle(settings.model, settings.data, candidate, renew=partial(_renewed, bundle.goldens))
 
 
 def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
-    """Set some of each class aside, by seed; classes in the network's order and spelling where they are the same."""
+    """Set items of each class aside by seed; keep the network's class order and spelling if the classes are equal."""
     labels, known = ([normalised(name) for name in given] for given in (stored.labels, order))
     classes = sorted(set(labels))
     classes = known if sorted(known) == classes else classes
     if len(classes) < 2:
-        raise DataError("DATA_ONE_CLASS", f"the items of {stored.collection} bear fewer than two labels; label more")
+        raise DataError("DATA_ONE_CLASS", f"the items of {stored.collection} have fewer than two labels; label more")
     counts, place = Counter(labels), {name: at for at, name in enumerate(classes)}
     for name, count in counts.items():
         if count < MIN_PER_CLASS:
             raise DataError(
                 "DATA_FEW",
-                f"label {name!r} has {count} items in {stored.collection}; at least {MIN_PER_CLASS} are needed, and "
-                "some tens are better",
+                f"label {name!r} has {count} items in {stored.collection}; add more, {MIN_PER_CLASS} are needed",
             )
     items = [
         Photo(Path(id_), place[label], _digest(vector))
         for id_, label, vector in zip(stored.ids, labels, stored.descriptors, strict=True)
     ]
-    left, test = hold_out(items, _FRACTION, f"{seed} test", _LEARNT_FROM + 1)
-    train, val = hold_out(left, _FRACTION, f"{seed} val", _LEARNT_FROM)
-    notes = (f"learnt from the stored items of collection {stored.collection}; no photo was seen", _MAY_BE_KNOWN)
+    left, test = hold_out(items, _FRACTION, f"{seed} test", _MIN_TRAINING + 1)
+    train, val = hold_out(left, _FRACTION, f"{seed} val", _MIN_TRAINING)
+    notes = (f"the SVM is fitted on the stored items of collection {stored.collection}, not on photos", _MAY_BE_KNOWN)
     return Splits(order if classes == known else tuple(classes), tuple(train), tuple(val), tuple(test), notes)
 
 
-def _measured(items: tuple[Photo, ...], stored: Stored, head: ExportedHead | None) -> SplitOutputs:
+def _outputs(items: tuple[Photo, ...], stored: Stored, head: ExportedHead | None) -> SplitOutputs:
     rows = {_digest(vector): row for row, vector in enumerate(stored.descriptors)}
     chosen = stored.descriptors[[rows[item.sha256] for item in items]]
-    logits = head.run(chosen) if head else np.empty((len(chosen), 0), dtype=np.float32)  # nobody asks a silent head
+    logits = head.run(chosen) if head else np.empty((len(chosen), 0), dtype=np.float32)  # without a head none are read
     return SplitOutputs(logits, chosen, np.array([item.label for item in items]))
 
 
@@ -120,7 +125,7 @@ def _digest(vector: Floats) -> str:
 
 
 def _renewed(old: Goldens, fitted: svm.FittedSvm) -> Goldens:
-    """Return the golden photos with the new SVM's scores, those alone that rounding does not move."""
-    rows = steady_rows(old.descriptor, fitted)
+    """Return the golden photos with the new SVM's scores; photos whose scores rounding would change are left out."""
+    rows = stable_rows(old.descriptor, fitted)
     images = tuple(old.images[row] for row in rows)
     return Goldens(images, old.crops[rows], old.logits[rows], old.descriptor[rows], fitted.scores(old.descriptor[rows]))

@@ -1,50 +1,32 @@
-"""`penult train --sweep`: the same photos learnt in many ways, as a table and a picture.
+"""The trials of `penult train --sweep`, and what they result in.
 
-freeze   how many conv stages to keep (0 to 5, and all), with the rest continued or re-initialised: Yosinski et al.
-         (2014) found early stages transfer and the middle ones fragile; here is what your photos say
-labels   accuracy against labelled photos per class, from scratch, fine-tuned, and frozen + SVM: whether to label more
+freeze   accuracy by the number of frozen conv stages (0 to 5, and all), with the others continued or re-initialised.
+         Yosinski et al. (2014) found that early stages transfer well and middle ones poorly.
+labels   accuracy by labelled photos per class: from scratch, fine-tuned, and frozen + SVM. It shows whether to label
+         more.
 
-Nothing is published. Validation photos choose; the test photos are only reported. What is done is written after every
-trial, and `--resume` goes on from there.
+Validation photos choose; the test photos are only reported.
 """
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from penult.bundle.manifest import DENSE, SVM
-from penult.console import say
 from penult.export.config.train import ALL_STAGES, FREEZE_ALL, TrainSettings, freeze_text
 from penult.export.data.dataset import Splits
-from penult.export.disk import writing
-from penult.export.errors import SettingsError
-from penult.export.evaluation import svm
-from penult.export.jobs.early import UNFINISHED
-from penult.export.networks.network import PenultNet
-from penult.export.training.checkpoint import NOTHING_TO_RESUME
-from penult.export.training.distributed import ProcessGroup
-from penult.export.training.history import History
-from penult.export.training.trainer import Trainer
 
 CONTINUE, REINIT, FROZEN = "continue", "re-initialise", "frozen + SVM"
 FINE_TUNED, SCRATCH = "fine-tuned", "from scratch"
 _LABELS = (5, 10, 20, 50, 100, 200, 500, 1000)
-# Few photos make few steps an epoch: epochs and patience grow as the photos shrink, up to this.
+# With fewer photos an epoch has fewer steps. Epochs and patience grow by the same factor, at most this one.
 _MAX_TIMES_EPOCHS = 8
-
-Learn = Callable[[TrainSettings, Splits, Path], tuple[PenultNet, Trainer, History]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to learn: `mode` is a line of the picture, `at` its place (stages kept, or photos per class)."""
+    """One run of a sweep. `mode` is a line of the plot, `at` its place (frozen stages, photos per class)."""
 
     mode: str
     at: int
@@ -53,7 +35,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial gave. `scorer` is the better one on validation photos, whose accuracies these are."""
+    """The result of a trial. `scorer` is the better one on validation photos; the accuracies are its own."""
 
     mode: str
     at: int
@@ -70,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All that a sweep found, in order; the intervals rest on `test_photos`, the choice on `val_photos`."""
+    """The outcomes of a sweep in order; its intervals depend on `test_photos`, its choice on `val_photos`."""
 
     kind: str
     outcomes: tuple[Outcome, ...]
@@ -78,7 +60,7 @@ class Sweep:
     val_photos: int = 0
 
     def points(self, mode: str) -> dict[int, list[Outcome]]:
-        """Return the outcomes of one mode by place, each with its repeats."""
+        """Return the outcomes of one mode by place; each place has one per repeat."""
         found: dict[int, list[Outcome]] = {}
         for outcome in self.outcomes:
             if outcome.mode == mode:
@@ -91,7 +73,7 @@ class Sweep:
 
 
 def trials(settings: TrainSettings, splits: Splits) -> list[Trial]:
-    """Return what the sweep will try, cheapest first where that does not matter."""
+    """Return the trials of a sweep, the quickest first."""
     repeats = range(settings.repeats)
     if settings.sweep == "freeze":
         modes = [(FROZEN, FREEZE_ALL)]
@@ -101,40 +83,9 @@ def trials(settings: TrainSettings, splits: Splits) -> list[Trial]:
     return [Trial(mode, at, repeat) for repeat in repeats for mode, at in modes]
 
 
-def run(
-    settings: TrainSettings,
-    splits: Splits,
-    workers: ProcessGroup,
-    learn: Learn,
-    folder: Path,
-    on_outcome: Callable[[Sweep, Outcome | None], None],
-) -> Sweep:
-    """Run every trial that is not in `folder` yet; raise PenultError.
-
-    `on_outcome` gets all that there is, and the trial that has just ended: None for those of a run before.
-    """
-    record = _Record(folder / "trials.json", settings, splits, workers)
-    wanted = trials(settings, splits)
-    if settings.resume:
-        say(f"{len(record.done)} of {len(wanted)} trials were finished before" if record.done else NOTHING_TO_RESUME)
-    if record.done and workers.is_first:
-        on_outcome(record.sweep, None)  # a run cut off after a trial's record had not drawn it
-    for number, trial in enumerate(wanted, 1):
-        if trial in record.done:
-            continue
-        say(f"trial {number} of {len(wanted)}: {_title(settings, trial)}")
-        checkpoint = folder / UNFINISHED / f"{number}.pt"
-        outcome = _try(*plan(settings, splits, trial), trial, learn, checkpoint)
-        record.add(outcome)
-        if workers.is_first:
-            checkpoint.unlink(missing_ok=True)
-            on_outcome(record.sweep, outcome)
-    return record.sweep
-
-
 def plan(settings: TrainSettings, splits: Splits, trial: Trial) -> tuple[TrainSettings, Splits]:
     """Return the settings and photos of one trial."""
-    # A plain run: a trial that freezes all is no sweep over labels that does, which is refused.
+    # sweep="no": settings reject a sweep over labels that freezes all stages, and one trial does.
     seeded = replace(settings, sweep="no", repeats=1, seed=settings.seed + trial.repeat)
     frozen = replace(seeded, freeze=FREEZE_ALL, reinit=False, lr="fixed")
     if settings.sweep == "freeze":
@@ -146,80 +97,16 @@ def plan(settings: TrainSettings, splits: Splits, trial: Trial) -> tuple[TrainSe
     return {FROZEN: frozen, FINE_TUNED: longer, SCRATCH: scratch}[trial.mode], fewer
 
 
-def _try(settings: TrainSettings, splits: Splits, trial: Trial, learn: Learn, checkpoint: Path) -> Outcome:
-    net, trainer, history = learn(settings, splits, checkpoint)
-    vectors, truth = {}, {}
-    for part in ("train", "val", "test"):
-        found = trainer.describe_all(getattr(splits, part), f"describing {part} photos")
-        vectors[part], truth[part] = (values.cpu() for values in found)
-    labels = truth["train"].numpy()
-    # Cross-validation of the SVM needs two photos of each class.
-    has_svm = min(Counter(labels.tolist()).values()) >= 2
-    fitted = None
-    if has_svm:
-        fitted = svm.fit(vectors["train"].numpy(), labels, settings.seed, settings.svm, settings.class_weight)
-    head = net.head.cpu().eval()
-
-    def accuracies(part: str) -> dict[str, float]:
-        with torch.no_grad():
-            answers = {DENSE: head(vectors[part]).argmax(1).numpy()}
-        if fitted:
-            answers[SVM] = fitted.scores(vectors[part].numpy()).argmax(1)
-        return {name: float((answer == truth[part].numpy()).mean()) for name, answer in answers.items()}
-
-    val, test = accuracies("val"), accuracies("test")
-    scorer = SVM if fitted and (trial.mode == FROZEN or val[SVM] > val[DENSE]) else DENSE
-    return Outcome(
-        **asdict(trial), photos=len(splits.train), scorer=scorer, val_accuracy=val[scorer], test_accuracy=test[scorer],
-        dense_test_accuracy=test[DENSE], svm_test_accuracy=test.get(SVM), epochs=len(history.epochs),
-        seconds=sum(epoch.seconds for epoch in history.epochs),
-    )  # fmt: skip
-
-
-class _Record:
-    """The trials done, in a file of their own; those of other settings or photos are refused on --resume."""
-
-    def __init__(self, path: Path, settings: TrainSettings, splits: Splits, workers: ProcessGroup) -> None:
-        self._path, self._workers = path, workers
-        self._identity = [settings.as_json(), splits.sha256]
-        self.sweep = Sweep(settings.sweep, (), len(splits.test), len(splits.val))
-        before = workers.same(path.read_text() if workers.is_first and settings.resume and path.is_file() else "")
-        if before:
-            self._load(json.loads(before))
-
-    @property
-    def done(self) -> set[Trial]:
-        return {Trial(outcome.mode, outcome.at, outcome.repeat) for outcome in self.sweep.outcomes}
-
-    def _load(self, state: dict[str, Any]) -> None:
-        if state["identity"] != json.loads(json.dumps(self._identity)):
-            raise SettingsError(
-                "RESUME", "--resume: the sweep begun here had other settings or photos; repeat those, or leave it out"
-            )
-        self.sweep = replace(self.sweep, outcomes=tuple(Outcome(**values) for values in state["outcomes"]))
-
-    def add(self, outcome: Outcome) -> None:
-        self.sweep = replace(self.sweep, outcomes=(*self.sweep.outcomes, outcome))
-        if not self._workers.is_first:
-            return
-        scratch = self._path.with_suffix(".tmp")
-        state = {"identity": self._identity, "outcomes": [asdict(o) for o in self.sweep.outcomes]}
-        with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps(state, indent=1))
-            scratch.replace(self._path)
-
-
 def _label_counts(splits: Splits) -> list[int]:
     most = max(Counter(photo.label for photo in splits.train).values())
-    # A last step of few photos tells nothing but noise, and what a doubling brings is read off it.
+    # The gain of more labels is read off the last step; a small step would show only noise.
     return [n for n in _LABELS if 1.4 * n < most] + [most]
 
 
 def _subset(splits: Splits, per_class: int, seed: int) -> Splits:
-    """Keep at most `per_class` training photos of each class, and as large a share of the validation photos.
+    """Keep at most `per_class` training photos of each class, and the same share of the validation photos.
 
-    A smaller subset is part of a larger one. Who has five labels per class has no three hundred to validate with.
+    A smaller subset is part of a larger one. With few labels there would be few validation photos too.
     """
     kept, val = [], []
     for label in range(len(splits.classes)):
@@ -236,18 +123,15 @@ def _longer(settings: TrainSettings, times: float) -> TrainSettings:
     if settings.schedule != "plateau":
         return replace(settings, epochs=settings.epochs * factor)
     return replace(
-        settings, epochs=settings.epochs * factor, lr_patience=settings.lr_patience * factor,
+        settings,
+        epochs=settings.epochs * factor,
+        lr_patience=settings.lr_patience * factor,
         stop_patience=(settings.stop_patience + 2) * factor,
-    )  # fmt: skip
+    )
 
 
-def _title(settings: TrainSettings, trial: Trial) -> str:
-    seed = f", seed {settings.seed + trial.repeat}" if settings.repeats > 1 else ""
-    return f"{way(settings.sweep, trial)}{seed}"
-
-
-def way(kind: str, trial: Trial | Outcome) -> str:
-    """Name one way to learn, for a person."""
+def trial_name(kind: str, trial: Trial | Outcome) -> str:
+    """Return the name of a trial for progress lines."""
     if kind == "labels":
         return f"{trial.mode}, {trial.at} photos per class"
     return f"{trial.mode}, {freeze_text(trial.at)} stages frozen"

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a table, a sentence of advice, CSV, and a picture."""
+"""The table, the advice and the CSV of a sweep."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from penult.bundle.scores import wilson
 from penult.export.config.train import freeze_text
 from penult.export.evaluation.accuracy import between, is_rough, share
-from penult.export.jobs.sweep import REINIT, Outcome, Sweep, way
+from penult.export.jobs.sweep import REINIT, Outcome, Sweep, trial_name
 
 _WORTH_LABELLING = 0.01
 # What the mean of equal accuracies may differ by.
@@ -20,7 +20,7 @@ AXES = {"freeze": "stages frozen", "labels": "labels per class"}
 
 
 def table(sweep: Sweep) -> list[list[str]]:
-    """Return rows for a person: mode, place, validation and test accuracy (means over repeats), the scorer chosen."""
+    """Return the rows of the table: mode, place, mean validation and test accuracy over repeats, and the scorer."""
     found = []
     for mode in sweep.modes():
         for at, repeats in sweep.points(mode).items():
@@ -33,12 +33,12 @@ def table(sweep: Sweep) -> list[list[str]]:
 
 
 def _stated(accuracy: float, bounds: tuple[float, float]) -> str:
-    """Write a mean accuracy, or its interval where photos are few."""
+    """Return a mean accuracy as text, or its interval if there are few photos."""
     return between(*bounds) if is_rough(*bounds) else f"{accuracy:.1%}"
 
 
 def _knows_validation(sweep: Sweep) -> bool:
-    """Say whether all trials had the same validation photos: with fewer labels there are fewer."""
+    """Return True if all trials had the same validation photos; in a sweep over labels their number differs."""
     return sweep.kind == "freeze" and sweep.val_photos > 0
 
 
@@ -52,37 +52,37 @@ def to_csv(sweep: Sweep) -> str:
 
 
 def rows(sweep: Sweep) -> list[dict[str, object]]:
-    """Return a row of plain values per trial; a place that is no number of stages is "all", as --freeze takes it."""
+    """Return plain values per trial; `at` is written as --freeze takes it, 0 to 5 or "all"."""
     return [
         asdict(outcome) | ({"at": freeze_text(outcome.at)} if sweep.kind == "freeze" else {})
         for outcome in sweep.outcomes
     ]
 
 
-def told(sweep: Sweep, outcome: Outcome) -> str:
-    """Return the line of one trial that has ended."""
+def outcome_line(sweep: Sweep, outcome: Outcome) -> str:
+    """Return the progress line of a finished trial."""
     val, test = outcome.val_accuracy, share(round(outcome.test_accuracy * sweep.test_photos), sweep.test_photos)
     val_share = share(round(val * sweep.val_photos), sweep.val_photos) if _knows_validation(sweep) else f"{val:.1%}"
     return (
-        f"{way(sweep.kind, outcome)}: validation photos right: {val_share}, test photos: {test}, "
+        f"{trial_name(sweep.kind, outcome)}: validation photos correct: {val_share}, test photos: {test}, "
         f"by the {outcome.scorer} scorer"
     )
 
 
 def mean(outcomes: list[Outcome], name: str) -> float:
-    """Return the mean of one figure over repeats."""
+    """Return the mean of one field over repeats."""
     return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
 
 
 def place(kind: str, at: int) -> str:
-    """Name a place on the axis of a kind of sweep."""
+    """Return the label of a place on the axis."""
     return str(freeze_text(at)) if kind == "freeze" else str(at)
 
 
 def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
-    """Return the 95 % interval of a mean test accuracy, widened where the repeats differ by more than that.
+    """Return the 95 % interval of a mean test accuracy, widened if the repeats differ by more.
 
-    Repeats have other seeds and the same test photos, so they do not narrow it.
+    Repeats have other seeds but the same test photos, so they do not narrow it.
     """
     accuracies = [outcome.test_accuracy for outcome in found]
     low, high = wilson(float(np.mean(accuracies)), test_photos)
@@ -90,9 +90,10 @@ def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
 
 
 def step(first: list[Outcome], last: list[Outcome], test_photos: int) -> tuple[float, float]:
-    """Return the 95 % interval of what the step from `first` to `last` brought (Newcombe 1998, method 10).
+    """Return the 95 % interval of the gain in accuracy from `first` to `last` (Newcombe 1998, method 10).
 
-    It takes both accuracies for independent. They are of the same photos, so it errs on the wide side.
+    The method assumes independent samples. Both accuracies are measured on the same photos, so the interval is too wide
+    rather than too narrow.
     """
     low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
     (low_from, low_to), (high_from, high_to) = interval(first, test_photos), interval(last, test_photos)
@@ -101,23 +102,23 @@ def step(first: list[Outcome], last: list[Outcome], test_photos: int) -> tuple[f
 
 
 def advice(sweep: Sweep) -> str:
-    """Return one sentence on what to do. Validation photos choose; what labels brought is read off the test photos."""
+    """Return one sentence on what to do next. Validation photos choose; test photos measure the gain from labels."""
     return _freeze_advice(sweep) if sweep.kind == "freeze" else _label_advice(sweep)
 
 
 def best_freeze(sweep: Sweep) -> tuple[str, int]:
-    """Return mode and place to choose: the most frozen of those that tie with the best on validation photos.
+    """Return mode and place to choose: the one with the most frozen stages among those that tie with the best.
 
-    Of the same depth it is the one that continues. The more is frozen, the faster a run is.
+    The more is frozen, the faster a run is. At the same depth, continuing wins over re-initialising.
     """
     return max(_ties(sweep)[0], key=lambda key: (key[1], key[0] != REINIT))
 
 
 def _ties(sweep: Sweep) -> tuple[dict[tuple[str, int], float], float]:
-    """Return mode and place of all that tie with the best on validation photos, best first, and the least of a tie.
+    """Return mode and place of all that tie with the best on validation photos, best first, and the lowest accuracy.
 
-    They tie within one standard error of the best, as its Wilson interval has it; where its repeats differ by more,
-    within that. (The one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".)
+    They tie within one standard error of the best, by its Wilson interval or its repeats. This is the
+    one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".
     """
     found = {(mode, at): o for mode in sweep.modes() for at, o in sweep.points(mode).items()}
     accuracy = {key: mean(outcomes, "val_accuracy") for key, outcomes in found.items()}
@@ -137,10 +138,10 @@ def _freeze_advice(sweep: Sweep) -> str:
         return said
     rule = f"tie within one standard error ({least:.1%} or more of {sweep.val_photos} photos)"
     if chosen == best:
-        return f"{said}, the most frozen of {len(ties)} ways that {rule}"
+        return f"{said}; it has the most frozen stages of {len(ties)} settings that {rule}"
     return (
-        f"{said}, but {len(ties)} ways {rule}: take {_options(chosen)} ({ties[chosen]:.1%}), the most frozen of them, "
-        "which learns fastest"
+        f"{said}, but {len(ties)} settings {rule}; use {_options(chosen)} ({ties[chosen]:.1%}), which has the most "
+        "frozen stages and trains fastest"
     )
 
 
@@ -150,33 +151,33 @@ def _options(key: tuple[str, int]) -> str:
 
 
 def _label_advice(sweep: Sweep) -> str:
-    """Say what the last step in labels brought, and what a doubling may: errors fall as a power of the count.
+    """Return the gain of the last step in labels, and the expected gain of twice as many.
 
-    Source: Hestness et al. 2017, "Deep learning scaling is predictable, empirically".
+    Errors fall as a power of the number of labels (Hestness et al. 2017, "Deep learning scaling is predictable,
+    empirically").
     """
     best = max(sweep.modes(), key=lambda mode: mean(list(sweep.points(mode).values())[-1], "val_accuracy"))
     if len(sweep.points(best)) < 2:
-        return "too few photos per class to tell what more labels would bring"
+        return "too few photos per class to estimate the gain of more labels"
     (before, first), (now, last) = list(sweep.points(best).items())[-2:]
     low, high = mean(first, "test_accuracy"), mean(last, "test_accuracy")
-    seen = f"{best}: from {before} to {now} photos per class {low:.1%} became {high:.1%}"
+    seen = f"{best}: from {before} to {now} photos per class, accuracy went from {low:.1%} to {high:.1%}"
     gain = _doubling(before, 1 - low, now, 1 - high)
     least, most = step(first, last, sweep.test_photos)
-    # The errors of the last place may be as many as its interval allows, and the step as large as its own does.
+    # The largest gain that both intervals allow: the most errors at the last place, and the largest step to it.
     errors = 1 - interval(last, sweep.test_photos)[0]
     gain_at_most = _doubling(before, errors + most, now, errors)
     if gain_at_most >= _WORTH_LABELLING and (least <= 0 or gain < _WORTH_LABELLING):
         return (
-            f"{seen}; as far as {sweep.test_photos} test photos tell, twice as many may bring nothing or "
-            f"{100 * gain_at_most:.1f} points: too few to say whether to label more; test on more (--test, or "
-            "DATA/test) and sweep again"
+            f"{seen}; by {sweep.test_photos} test photos, twice as many may gain 0 to {100 * gain_at_most:.1f} points, "
+            "which does not show whether to label more; repeat the sweep with more test photos (--test or DATA/test)"
         )
-    verdict = "label more" if gain >= _WORTH_LABELLING else "more labels of the same kind will bring little"
-    return f"{seen}; twice as many may bring {100 * gain:+.1f} points: {verdict}"
+    conclusion = "label more" if gain >= _WORTH_LABELLING else "more labels of the same kind will gain little"
+    return f"{seen}; twice as many may gain {100 * gain:.1f} points: {conclusion}"
 
 
 def _doubling(before: int, error_before: float, now: int, error_now: float) -> float:
-    """Return how much error a doubling would take away, by the power law through two points."""
+    """Return by how much twice as many labels would lower the error, by the power law through two points."""
     if not 0 < error_now < error_before:
         return 0.0
     slope = math.log(error_now / error_before) / math.log(now / before)

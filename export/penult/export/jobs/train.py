@@ -1,12 +1,16 @@
-"""`penult train` from top to bottom: photos → network → fine-tuning → bundle."""
+"""`penult train` from top to bottom: read the photos, fine-tune, export, fit the SVM, publish."""
 
-from dataclasses import replace
-from functools import partial
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from penult.bundle.manifest import DENSE, Manifest
 from penult.bundle.naming import name_to_publish
 from penult.console import say, silence
 from penult.export.config import no_effect
@@ -14,113 +18,118 @@ from penult.export.config.known_networks import preprocess
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.split_folders import PARTS
 from penult.export.disk import resumable, writing
 from penult.export.evaluation import svm, svm_cost, whitening
-from penult.export.jobs import sweep, sweep_view
-from penult.export.jobs.early import UNFINISHED, sweep_folder, try_places
+from penult.export.evaluation.diagnosis import diagnose
+from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_run
-from penult.export.jobs.plot_sweep import sweep_picture
-from penult.export.jobs.publish import Result, publish
-from penult.export.jobs.sweep import Outcome, Sweep
+from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
+from penult.export.jobs.preflight import UNFINISHED, check_places
 from penult.export.networks import architectures
-from penult.export.networks.network import PenultNet, Weights, build, copy_weights
+from penult.export.networks.network import Normalise, PenultNet, Weights, build, copy_weights, parameter_groups
+from penult.export.onnx.convert import to_onnx
+from penult.export.onnx.parity import check_parity
+from penult.export.onnx.runtime import ExportedModel
+from penult.export.report.report_data import TrainingSummary
 from penult.export.training.checkpoint import NOTHING_TO_RESUME, Checkpoint
 from penult.export.training.distributed import ProcessGroup, started
 from penult.export.training.finetune import FineTuner, OnEpoch
 from penult.export.training.history import History
 from penult.export.training.tensorboard import TensorBoardWriter
-from penult.export.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run shares: its processes, its photos, and what reads them."""
+
+    processes: ProcessGroup
+    splits: Splits
+    reader: PhotoReader
 
 
 def train(settings: TrainSettings) -> Result:
-    """Learn from a folder of photos and publish a bundle; raise PenultError with one line on what to do.
+    """Fine-tune on a folder of photos and publish a bundle; raise PenultError.
 
     Under torchrun, all processes learn together, the first one publishes, and all return its result.
     """
-    name_to_publish(settings.out)
-    with started(settings.device) as workers:
-        if not workers.is_first:
-            silence()
-        else:
-            try_places(settings)
-        with resumable():
-            return _train(settings, workers)
-
-
-def _train(settings: TrainSettings, workers: ProcessGroup) -> Result:
-    splits, photos = _prepare(settings, workers)
     checkpoint = settings.out / UNFINISHED / "checkpoint.pt"
-    before = workers.same(_ended(settings, splits, checkpoint) if workers.is_first else None)
-    if before:
-        return before
-    with TensorBoardWriter(settings.tensorboard if workers.is_first else None) as board:
-        tuner, given, history = learn(settings, splits, photos, workers, checkpoint, board.add)
-    result = workers.same(_finish(settings, splits, tuner.net, given, photos, history) if workers.is_first else None)
-    Checkpoint(checkpoint, settings, splits.sha256, workers).remove()
-    assert result is not None  # the first process has published
-    return result
+    with started_run(settings) as run:
+        processes = run.processes
+        if settings.resume:
+            published = _published_before(settings, run.splits, checkpoint) if processes.is_first else None
+            if published := processes.same(published):
+                return published
+        with TensorBoardWriter(settings.tensorboard if processes.is_first else None) as writer:
+            tuner, initial, history = fine_tune(settings, run, checkpoint, writer.add)
+        result = None
+        if processes.is_first:
+            net = tuner.net.to("cpu").to(memory_format=torch.contiguous_format).eval()
+            noted = replace(run.splits, notes=(*run.splits.notes, *history.notes))
+            with _saved_weights(settings, net):
+                result = publish(settings, noted, net, initial, run.reader, history)
+        result = processes.same(result)
+        if processes.is_first:
+            Checkpoint.remove(checkpoint)
+        assert result is not None  # the first process has published
+        return result
 
 
-def _ended(settings: TrainSettings, splits: Splits, checkpoint: Path) -> Result | None:
-    """Return what --resume finds published already, and say what it found; None if the run is to learn."""
-    if not settings.resume or checkpoint.is_file():
+@contextmanager
+def started_run(settings: TrainSettings) -> Iterator[Run]:
+    """Join the processes, check the places to write to, and read the photos once for all processes."""
+    name_to_publish(settings.out)
+    with started(settings.device) as processes, resumable():
+        if processes.is_first:
+            check_places(settings)
+        else:
+            silence()
+        splits = None
+        if processes.is_first:
+            splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+        splits = processes.same(splits)
+        assert splits is not None  # the first process has read them
+        counts = splits.counts()
+        say(
+            f"{len(splits.classes)} classes; {counts['train']} training, {counts['val']} validation and "
+            f"{counts['test']} test photos; {settings.arch} on {processes.device.type}"
+            + (f", {processes.size} processes" if processes.are_joined else "")
+        )
+        for note in (*no_effect.notes(settings), *splits.notes):
+            say(f"note: {note}")
+        yield Run(
+            processes, splits, PhotoReader(preprocess(settings), Cache(settings.cache_mb << 20), settings.batch_size)
+        )
+
+
+def _published_before(settings: TrainSettings, splits: Splits, checkpoint: Path) -> Result | None:
+    """Return the version that an earlier run of these settings published; None if there is something to train."""
+    if checkpoint.is_file():
         return None
-    before = finished_run(settings, splits.sha256)
-    if before is None:
+    published = finished_run(settings, splits.sha256)
+    if published is None:
         say(NOTHING_TO_RESUME)
         return None
-    say(f"finished already: {before.folder}; to learn the same once more, leave --resume out")
+    say(f"already finished: {published.folder}; to train again, omit --resume")
     if settings.save_weights and not settings.save_weights.exists():
-        say(f"note: --save-weights {settings.save_weights} is not written: only a run that learns has the weights")
-    return before
+        say(f"note: --save-weights {settings.save_weights} is not written, because this run does not train")
+    return published
 
 
-def compare(settings: TrainSettings) -> Sweep:
-    """Run `settings.sweep`; table and picture are written anew after every trial. Raises PenultError."""
-    name_to_publish(settings.out)
-    with started(settings.device) as workers:
-        if not workers.is_first:
-            silence()
-        else:
-            try_places(settings)
-
-        def learn_one(trial: TrainSettings, part: Splits, checkpoint: Path) -> tuple[PenultNet, Trainer, History]:
-            tuner, _, history = learn(trial, part, photos, workers, checkpoint)
-            return tuner.net, tuner.trainer, history
-
-        folder = sweep_folder(settings)
-        with resumable():
-            splits, photos = _prepare(settings, workers)
-            return sweep.run(settings, splits, workers, learn_one, folder, partial(_show, folder))
-
-
-def _show(folder: Path, found: Sweep, latest: Outcome | None) -> None:
-    with writing(folder):
-        (folder / "table.csv").write_text(sweep_view.to_csv(found))
-        (folder / "sweep.png").write_bytes(sweep_picture(found))
-    if latest:
-        say(sweep_view.told(found, latest))
-
-
-def learn(
-    settings: TrainSettings,
-    splits: Splits,
-    photos: PhotoReader,
-    workers: ProcessGroup,
-    checkpoint: Path,
-    on_epoch: OnEpoch = lambda epoch: None,
+def fine_tune(
+    settings: TrainSettings, run: Run, checkpoint: Path, on_epoch: OnEpoch = lambda epoch: None
 ) -> tuple[FineTuner, Weights, History]:
-    """Fine-tune a network; return its trainer, the weights that it began with, and the history."""
+    """Fine-tune a network; return its trainer, its initial weights, and the history."""
     architecture = architectures.get(settings.arch)
-    net = build(architecture, settings, len(splits.classes))
-    check_svm(settings, splits, net)
-    given = copy_weights(net)
-    tuner = FineTuner(net, architecture, settings, splits, photos, workers, on_epoch)
-    return tuner, given, tuner.run(checkpoint)
+    net = build(architecture, settings, len(run.splits.classes))
+    check_svm(settings, run.splits, net)
+    initial = copy_weights(net)
+    tuner = FineTuner(net, architecture, settings, run.splits, run.reader, run.processes, on_epoch)
+    return tuner, initial, tuner.run(checkpoint)
 
 
 def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_cost.Counts:
-    """Return what the SVM will be fitted on; raise SettingsError where it, or whitening before it, cannot work."""
+    """Return the counts that the SVM is fitted on; raise SettingsError if it, or whitening before it, cannot work."""
     whitening.check(settings.whiten, net.descriptor_length, len(splits.train))
     labels = np.array([photo.label for photo in splits.train])
     counts = svm.counts_of(labels, settings.whiten or net.descriptor_length)
@@ -128,32 +137,83 @@ def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_co
     return counts
 
 
-def _prepare(settings: TrainSettings, workers: ProcessGroup) -> tuple[Splits, PhotoReader]:
-    """Read the photos once, for all processes."""
-    splits = workers.same(load_splits(settings) if workers.is_first else None)
-    assert splits is not None  # the first process has read them
-    _introduce(settings, splits, workers)
-    return splits, PhotoReader(preprocess(settings), Cache(settings.cache_mb << 20), settings.batch_size)
-
-
-def _finish(
-    settings: TrainSettings, splits: Splits, net: PenultNet, given: Weights, photos: PhotoReader, history: History
+def publish(
+    settings: TrainSettings, splits: Splits, net: PenultNet, initial: Weights, reader: PhotoReader, history: History
 ) -> Result:
-    net = net.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    noted = replace(splits, notes=(*splits.notes, *history.notes))
+    """Export the network, compare the ONNX model with it, fit the SVM, and publish the bundle; raise PenultError."""
+    normalise = Normalise(reader.spec)
+    record: dict[str, Any] = {
+        "settings": settings.as_json(),
+        "data_sha256": splits.sha256,
+        "photos": splits.counts(),
+    }
+    metrics: dict[str, Any] = {}
+    if settings.whiten:
+        train, val = (
+            reader.crops(getattr(splits, part), f"describing {part} photos, raw") for part in ("train", "val")
+        )
+        whitened = whitening.whiten(net, normalise, settings.whiten, train, val).as_json()
+        record["whitening"] = metrics["whitening"] = whitened
+    draft = Manifest(
+        architecture=settings.arch,
+        classes=splits.classes,
+        preprocess=reader.spec,
+        descriptor_length=settings.whiten or net.descriptor_length,
+        default_scorer=DENSE,
+        temperatures={},
+        libraries=libraries(),
+        training=record,
+    )
+    say("exporting to ONNX")
+    exported = ExportedModel(to_onnx(net, draft), draft)
+    parity = check_parity(net, normalise, exported, reader.crops(splits.val, "comparing with ONNX"))
+    worst = max(parity.logits_difference, parity.descriptor_difference)
+    bound = 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
+    say(f"parity: {parity.photos} photos, all labels identical, values within {bound:.0e} of the largest")
+    outputs = {
+        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
+        for part in PARTS
+    }
+    descriptors, labels = outputs["train"].descriptors, outputs["train"].labels
+    fitted = svm.fit(descriptors, labels, settings.seed, settings.svm, settings.class_weight)
+    diagnosis = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
+    metrics |= {"parity": asdict(parity), "verdict": diagnosis.as_json()}
+    architecture = architectures.get(settings.arch)
+    learning = TrainingSummary(
+        architecture=architecture,
+        history=history,
+        diagnosis=diagnosis,
+        initial=initial,
+        final=net.state_dict(),
+        rates={
+            str(group["name"]): group["lr"] * history.rate_factor
+            for group in parameter_groups(net, architecture, settings)
+        },
+        dropout=architecture.dropout if settings.dropout is None else settings.dropout,
+    )
+    candidate = Candidate(draft, splits, exported, outputs, fitted, metrics, {HISTORY_NAME: history.to_csv()})
+    crops = reader.stack if settings.report_photos else None
+    return publish_bundle(settings.out, settings.data, candidate, crops, settings, learning)
+
+
+@contextmanager
+def _saved_weights(settings: TrainSettings, net: PenultNet) -> Iterator[None]:
+    """Publish inside; --save-weights FILE is written before and moves to its place after.
+
+    If the disk is full, the run fails before it publishes. So --resume publishes one bundle and not two.
+    """
     if not settings.save_weights:
-        return publish(settings, noted, net, given, photos, history)
-    # Written before, for a full disk to be told while --resume still ends in one bundle and not two; there only after.
-    target = settings.save_weights.resolve()  # what a link leads to, not the link
+        yield
+        return
+    target = settings.save_weights.resolve()  # the file that a link leads to, not the link
     scratch = target.with_name(f".{target.name[:99]}.tmp")
     try:
         save_weights(net, scratch)
-        result = publish(settings, noted, net, given, photos, history)
+        yield
         with writing(target):
             scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
-    return result
 
 
 def save_weights(net: PenultNet, path: Path) -> None:
@@ -161,16 +221,5 @@ def save_weights(net: PenultNet, path: Path) -> None:
     head = {f"head.{key}": value for key, value in net.head.state_dict().items()}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:  # given a path, torch would not say why it cannot be written
+        with path.open("wb") as file:  # given a path, torch would not report why it cannot be written
             torch.save(net.body.state_dict() | head, file)
-
-
-def _introduce(settings: TrainSettings, splits: Splits, workers: ProcessGroup) -> None:
-    counts = splits.counts()
-    say(
-        f"{len(splits.classes)} classes; {counts['train']} photos to learn from, {counts['val']} to validate, "
-        f"{counts['test']} to test; {settings.arch} on {workers.device.type}"
-        + (f", {workers.size} processes" if workers.are_joined else "")
-    )
-    for note in (*no_effect.notes(settings), *splits.notes):
-        say(f"note: {note}")

@@ -1,6 +1,6 @@
-"""The networks that penult can fine-tune, as PyTorch modules: how each is cut where its descriptor is.
+"""The networks that penult can fine-tune, as PyTorch modules that end at the descriptor.
 
-What is known of them without building them is in penult.export.config.known_networks.
+penult.export.config.known_networks has what is known of them without building them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ names = known_networks.names
 
 @dataclass(frozen=True)
 class Architecture(Network):
-    """A network that can be built: its output is the descriptor, before any dropout."""
+    """A network that can be built. Its output is the descriptor, before any dropout."""
 
     def body(self) -> nn.Module:
         """Build the network up to the descriptor, with random weights."""
@@ -28,7 +28,7 @@ class Architecture(Network):
 
 
 class Tiny5(nn.Module):
-    """Five 3x3 convolutions for pictures of about 32 x 32 pixels, such as digits; 128 numbers per descriptor."""
+    """Five 3x3 convolutions for images of about 32 x 32 pixels, such as digits; descriptors have 128 numbers."""
 
     def __init__(self) -> None:
         """Build with random weights."""
@@ -45,19 +45,19 @@ class Tiny5(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map float [N, 3, H, W] to descriptors, float [N, 128]."""
+        """Map float [N, 3, H, W] to descriptors float [N, 128]."""
         pooled: torch.Tensor = self.pool(self.stages(pixels))
         return pooled.flatten(1)
 
 
 def get(name: str) -> Architecture:
-    """Return the architecture of that name; raise SettingsError naming those there are."""
+    """Return the architecture of that name; raise SettingsError, which lists all names, if there is none."""
     network = known_networks.get(name)
     return Architecture(**{f.name: getattr(network, f.name) for f in fields(Network)})
 
 
 def _replace_head(attribute: str, keep: int = 0) -> Callable[[nn.Module], None]:
-    """Keep the first `keep` modules of a classifier, and no more."""
+    """Return a function that keeps only the first `keep` modules of a model's classifier."""
 
     def cut(model: nn.Module) -> None:
         classifier = getattr(model, attribute)
@@ -70,7 +70,7 @@ def _pool_instead(model: nn.Module) -> None:
     model.classifier = nn.AdaptiveAvgPool2d(1)
 
 
-# What turns torchvision's model into its body.
+# Each turns torchvision's model into its body.
 _CUTS: dict[str, Callable[[nn.Module], None]] = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), _replace_head("fc")),
     **dict.fromkeys(("convnext_tiny", "mobilenet_v3_small", "mobilenet_v3_large"), _replace_head("classifier", 2)),

@@ -1,6 +1,6 @@
-"""What the five conv stages of each network are: the facts behind `--freeze`, and docs/architectures.md made of them.
+"""List the five conv stages of each network, which `--freeze` counts, and write docs/architectures.md.
 
-`python -m penult.export.networks.stages docs/architectures.md` writes that file; a test compares.
+`python -m penult.export.networks.stages docs/architectures.md` writes the file; a test compares it with the code.
 """
 
 import sys
@@ -35,7 +35,7 @@ end at a convolution in between. *Output* is the shape after the stage. *Frozen*
 
 @dataclass(frozen=True)
 class Stage:
-    """One conv stage, or the hidden dense layers: module names as in torchvision, parameters as a number."""
+    """One conv stage, or the hidden dense layers, with torchvision's module names and the number of parameters."""
 
     name: str
     modules: str
@@ -53,9 +53,9 @@ def stages_of(architecture: Architecture, body: nn.Module) -> tuple[Stage, ...]:
 
 
 def outputs(architecture: Architecture, body: nn.Module) -> tuple[tuple[int, ...], ...]:
-    """Return what each conv stage hands on, (channels, height, width), then the descriptor's length as (length,).
+    """Return the output shape of each conv stage, (channels, height, width), then (length,) of the descriptor.
 
-    A body on the device "meta" gives the shapes without computing anything.
+    With a body on the device "meta" nothing is computed.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 

@@ -1,4 +1,4 @@
-"""What learning did to the network: how far every layer moved from the weights that it began with."""
+"""Measure how far training moved the weights of each layer and stage."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # `penult svm` draws its report without PyTorch
+if TYPE_CHECKING:  # `penult svm` writes its report without PyTorch
     import torch
 
     from penult.export.networks.architectures import Architecture
@@ -22,7 +22,7 @@ _KINDS = {4: CONV, 2: DENSE_LAYER}
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One layer of the body: `change` is |after - before| / |before| of its weight, or of a batch norm's statistics."""
+    """One layer of the body. `change` is |after - before| / |before| of its weight or its batch-norm statistics."""
 
     layer: str
     stage: str
@@ -32,7 +32,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class StageChange:
-    """One stage as a whole. `identical`: every parameter and every buffer is bit for bit what it was."""
+    """One stage. `identical` is True if no bit of its parameters and buffers has changed."""
 
     name: str
     modules: str
@@ -43,9 +43,9 @@ class StageChange:
 def layer_changes(
     architecture: "Architecture", before: Mapping[str, "torch.Tensor"], after: Mapping[str, "torch.Tensor"]
 ) -> tuple[LayerChange, ...]:
-    """Compare two state dicts of a PenultNet: convolutions, dense layers and batch-norm statistics, input first.
+    """Compare convolutions, dense layers and batch-norm statistics of two state dicts of a PenultNet, input first.
 
-    Mean and variance of a batch norm count as one vector. What did not change at all has a change of exactly 0.
+    Mean and variance of a batch norm count as one vector. An unchanged layer has a change of exactly 0.
     """
     found = []
     for key, weight in before.items():
@@ -65,7 +65,7 @@ def layer_changes(
 def stage_changes(
     architecture: "Architecture", before: Mapping[str, "torch.Tensor"], after: Mapping[str, "torch.Tensor"]
 ) -> tuple[StageChange, ...]:
-    """Compare two state dicts of a PenultNet by stage: conv stages 1 to 5, hidden dense layers if any, the head."""
+    """Compare two state dicts of a PenultNet by conv stage, hidden dense layers and head."""
     modules = {f"stage {number}": paths for number, paths in enumerate(architecture.stages, 1)}
     if architecture.dense:
         modules[DENSE_STAGE] = architecture.dense
@@ -93,7 +93,7 @@ def stage_of(architecture: "Architecture", key: str) -> str:
 
 
 def first_filters(weights: Mapping[str, "torch.Tensor"]) -> str:
-    """Return the state-dict key of the convolution that sees the photo: the first on three channels."""
+    """Return the state-dict key of the first convolution, which has three input channels."""
     return next(key for key, value in weights.items() if value.ndim == 4 and value.shape[1] == 3)
 
 
@@ -107,7 +107,7 @@ def changes_csv(changes: Sequence[LayerChange]) -> bytes:
 
 
 def _relative(pairs: list[tuple["torch.Tensor", "torch.Tensor"]]) -> float:
-    """Return |after - before| / |before| of pairs (before, after) that count as one vector each."""
+    """Return |after - before| / |before|, where all pairs (before, after) together are one vector."""
     moved, was, became = (
         math.hypot(*(float(v.norm()) for v in values))
         for values in (
@@ -116,12 +116,12 @@ def _relative(pairs: list[tuple["torch.Tensor", "torch.Tensor"]]) -> float:
             [after for _, after in pairs],
         )
     )
-    # From all zeros, any change is a change by all there is.
+    # If all values were 0, any change counts as 1.
     return moved / (was or became or 1.0)
 
 
 def _shortened(paths: Sequence[str]) -> str:
-    """Name features.3, features.4, features.5 as features.3 … 5."""
+    """Shorten features.3, features.4, features.5 to features.3 … 5."""
     numbered = [re.fullmatch(r"(.+\.)(\d+)", path) for path in paths]
     if len(paths) < 3 or not all(numbered):
         return ", ".join(paths)

@@ -1,6 +1,6 @@
-"""A file of `--weights`, read without unpickling anything, and held against the network that is to have them.
+"""Read the file of `--weights` without unpickling, and check that its tensors fit the network.
 
-Where they do not fit, the message names the network that they look like, by names and shapes of their tensors.
+If they do not fit, the message names the network with the most similar tensors, by names and shapes.
 """
 
 import re
@@ -17,10 +17,8 @@ from penult.export.networks import architectures, weights_file
 State = Mapping[str, torch.Tensor]
 
 _HEADS = ("fc.", "classifier.", "head.")
-# Other tools' names for the dictionary inside, and for the module around the network.
-_OWN_PREFIXES = ("module.", "body.")
 _PICKLED = re.compile(r"GLOBAL (\S+)")
-# Below this share of tensors that fit, a network is not worth naming.
+# A network is named in the message only if at least this share of its tensors fits.
 _ALIKE = 0.5
 
 
@@ -30,25 +28,25 @@ def read(name: str) -> State:
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise _refusal(f"--weights {name} holds {_kind(content)}, not a state dict; save {weights_file.SAVE}")
+        kind = "nothing" if content is None else f"a {type(content).__name__}"
+        raise _refusal(f"--weights {name} contains {kind}, not a state dict; save {weights_file.SAVE}")
     if not any(isinstance(value, torch.Tensor) for value in content.values()):
         inside = _state_inside(content)
-        advice = f"it lies below {inside!r}: {_save(name, f'[{inside!r}]')}" if inside else f"save {weights_file.SAVE}"
-        raise _refusal(f"--weights {name} holds no tensors by name, so it is no state dict; {advice}")
-    return {_without(key, _OWN_PREFIXES): value for key, value in content.items()}
+        save = f"torch.save(torch.load({name!r}, weights_only=True)[{inside!r}], 'weights.pth')"
+        advice = f"it is under the key {inside!r}: {save}" if inside else f"save {weights_file.SAVE}"
+        raise _refusal(f"--weights {name} has no named tensors, so it is not a state dict; {advice}")
+    return {key.removeprefix("module.").removeprefix("body."): value for key, value in content.items()}
 
 
 def match(own: State, loaded: State, name: str, architecture: str) -> dict[str, torch.Tensor]:
-    """Return the body's part of `loaded`; what belongs to another head is left out, anything else missing refused."""
+    """Return the body's part of `loaded` without another model's head; raise SettingsError if it does not fit."""
     if first := next(_mismatches(own, loaded), None):
-        raise _refusal(
-            f"--weights {name} are not weights of this --arch ({architecture}): {first}{_advice(loaded, architecture)}"
-        )
+        raise _refusal(f"--weights {name} does not fit --arch {architecture}: {first}{_advice(loaded, architecture)}")
     return {key: loaded.get(key, own[key]) for key in own}
 
 
 def looks_like(loaded: State) -> tuple[str, float]:
-    """Return the known network whose tensors, by name and shape, fit best, and the share of them that do (0 to 1)."""
+    """Return the known network whose tensors fit best by name and shape, and the share that fits, 0 to 1."""
     shares = {}
     for name, own in _known().items():
         fits = sum(key in loaded and _shape(loaded[key]) == tuple(own[key].shape) for key in own)
@@ -59,31 +57,32 @@ def looks_like(loaded: State) -> tuple[str, float]:
 
 @cache
 def _known() -> dict[str, State]:
-    with torch.device("meta"):  # shapes alone: nothing is allocated
+    with torch.device("meta"):  # only shapes, nothing is allocated
         return {name: architectures.get(name).body().state_dict() for name in architectures.names()}
 
 
 def _advice(loaded: State, architecture: str) -> str:
-    """Say which network the weights are of, or what to take off the names of their tensors; "" if nothing is alike."""
+    """Return a hint at the network that the weights belong to, or at the prefix to remove from their names."""
     best, share = looks_like(loaded)
     prefix = ""
     for candidate in _prefixes(loaded):
-        other, other_share = looks_like(_stripped(loaded, candidate))
+        stripped = {key.removeprefix(candidate): value for key, value in loaded.items() if key.startswith(candidate)}
+        other, other_share = looks_like(stripped)
         if other_share > max(share, _ALIKE):
             best, share, prefix = other, other_share, candidate
     if share < _ALIKE:
-        return "; they look like none of the networks that penult knows"
+        return "; they fit none of the networks that penult knows"
     if prefix:
         strip = f"{{k.removeprefix({prefix!r}): v for k, v in state.items() if k.startswith({prefix!r})}}"
         other = "" if best == architecture else f", and give --arch {best}"
-        return f"; without {prefix!r} before their names they look like {best}: torch.save({strip}, …){other}"
+        return f"; without the prefix {prefix!r} they fit {best}: torch.save({strip}, …){other}"
     if best == architecture:
         return f"; {share:.0%} of the tensors fit"
-    return f"; they {'are of' if share == 1 else 'look most like'} {best}: give --arch {best}"
+    return f"; they {'fit' if share == 1 else 'are most similar to'} {best}: give --arch {best}"
 
 
 def _prefixes(loaded: State) -> list[str]:
-    """Return what the names of most tensors begin with, up to the first, second and third dot."""
+    """Return prefixes that most tensor names share, up to the first, second and third dot."""
     found = []
     for depth in (1, 2, 3):
         heads = [".".join(key.split(".")[:depth]) + "." for key in loaded if key.count(".") >= depth]
@@ -92,29 +91,25 @@ def _prefixes(loaded: State) -> list[str]:
     return found
 
 
-def _stripped(loaded: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): value for key, value in loaded.items() if key.startswith(prefix)}
-
-
 def _load(name: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the refusal below says what there is to say
+            warnings.simplefilter("ignore")  # the error below replaces the warning
             return torch.load(name, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
         if pickled := _PICKLED.search(str(error)):
             raise _refusal(
-                f"--weights {name} holds pickled objects ({pickled[1]}), which penult never unpickles; where it was "
-                f"made, save {weights_file.SAVE}"
+                f"--weights {name} contains pickled objects ({pickled[1]}), which penult does not load; on the machine "
+                f"that made it, save {weights_file.SAVE}"
             ) from error
         raise _refusal(
-            f"--weights {name} cannot be read: it is damaged, or no file of torch.save(); copy it again, or save "
+            f"--weights {name} is damaged or was not written by torch.save(); copy it again, or save "
             f"{weights_file.SAVE}"
         ) from error
 
 
 def _state_inside(content: Mapping[str, Any]) -> str | None:
-    """Return the key of the largest dictionary of tensors in a checkpoint of another tool."""
+    """Return the key of the largest dictionary of tensors in another tool's checkpoint; None if there is none."""
     sizes = {
         key: sum(isinstance(each, torch.Tensor) for each in value.values())
         for key, value in content.items()
@@ -124,32 +119,20 @@ def _state_inside(content: Mapping[str, Any]) -> str | None:
     return best if best is not None and sizes[best] else None
 
 
-def _save(name: str, part: str) -> str:
-    return f"torch.save(torch.load({name!r}, weights_only=True){part}, 'weights.pth')"
-
-
-def _kind(content: object) -> str:
-    return "nothing" if content is None else f"a {type(content).__name__}"
-
-
-def _without(key: str, prefixes: tuple[str, ...]) -> str:
-    for prefix in prefixes:
-        key = key.removeprefix(prefix)
-    return key
-
-
 def _shape(value: object) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def _mismatches(own: State, loaded: State) -> Iterator[str]:
-    # Weights from before PyTorch counted batches lack the counters, which eval mode does not use.
+    # Old weights lack the batch counters, which eval mode does not use.
     yield from (f"{key} is missing" for key in own if key not in loaded and not key.endswith("num_batches_tracked"))
-    yield from (f"{key} is not part of it" for key in loaded if key not in own and not key.startswith(_HEADS))
+    yield from (f"the network has no {key}" for key in loaded if key not in own and not key.startswith(_HEADS))
     for key in own:
         if key in loaded and (shape := _shape(loaded[key])) != tuple(own[key].shape):
             yield (
-                f"{key} has shape {shape}, not {tuple(own[key].shape)}" if shape is not None else f"{key} is no tensor"
+                f"{key} has shape {shape}, not {tuple(own[key].shape)}"
+                if shape is not None
+                else f"{key} is not a tensor"
             )
 
 

@@ -1,6 +1,6 @@
-"""What `--weights` names, checked without PyTorch: whether it is there, and whether its first bytes can be right.
+"""Check the file of `--weights` without PyTorch, by its first bytes.
 
-Each refusal says what the file is and what to do, in one line.
+Each error names the kind of file and what to do, in one line.
 """
 
 import zipfile
@@ -16,26 +16,26 @@ SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 DOWNLOADS = (IMAGENET, IMAGENET_V2)
 _HEAD_BYTES = 512
 _SAFETENSORS_LENGTH_BYTES = 8
-# What follows the version of the format in an ONNX file: one of a model's next fields, in a byte.
+# In an ONNX file, one of these field tags follows the format version.
 _ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"
 _ONNX_VERSIONS = range(1, 32)
 
 
 def check(weights: str, network: Network) -> None:
-    """Raise SettingsError if these weights cannot be a network's: no such file, another kind of file, no download."""
+    """Raise SettingsError if there is no such file or download, or if it is another kind of file."""
     if weights == "none":
         return
     if weights in DOWNLOADS:
         if weights not in network.downloads:
             there = f"it has {network.downloads[0]}; " if network.downloads else ""
-            raise _refusal(f"torchvision has no {weights} weights for {network.name}; {there}give a file, or none")
+            raise _refusal(f"torchvision has no {weights} weights for {network.name}; {there}give a file or none")
         return
     path = Path(weights)
     if path.is_dir():
-        raise _refusal(f"--weights {weights} is a folder; give the state-dict file itself{_one_inside(path)}")
+        raise _refusal(f"--weights {weights} is a folder; give the state-dict file{_one_inside(path)}")
     if not path.is_file():
         raise _refusal(
-            f"--weights {weights}: no such file; give a state-dict file, imagenet or none{_meant(weights, path)}"
+            f"--weights {weights} does not exist; give a state-dict file, imagenet or none{_meant(weights, path)}"
         )
     try:
         with path.open("rb") as file:
@@ -52,7 +52,7 @@ def _refusal(message: str) -> SettingsError:
 
 
 def _meant(weights: str, path: Path) -> str:
-    """Guess at one of the words, or at a file in the same folder."""
+    """Return a hint at a similar word, or at a similar file in the same folder."""
     beside = [str(path.with_name(each.name)) for each in path.parent.iterdir()] if path.parent.is_dir() else []
     return did_you_mean(weights, [*DOWNLOADS, "none"]) or did_you_mean(weights, beside)
 
@@ -78,7 +78,7 @@ def _is_safetensors(head: bytes, path: Path) -> bool:
 
 
 def _is_pickle(head: bytes, _: Path) -> bool:
-    """Return whether this is a pickle of its own, not one inside torch's files, whose protocol is 2."""
+    """Return True if this is a plain pickle; those inside torch's files have protocol 2."""
     return head[:1] == b"\x80" and head[1:2] in (b"\x03", b"\x04", b"\x05")
 
 
@@ -105,26 +105,26 @@ def _starts(*beginnings: bytes) -> Callable[[bytes, Path], bool]:
     return lambda head, _: head.startswith(beginnings)
 
 
-# The first that a file looks like is named.
+# The message names the first kind that fits.
 _KINDS: tuple[tuple[Callable[[bytes, Path], bool], str], ...] = (
-    (lambda head, _: not head, "is an empty file: copy or download it again"),
-    (_is_page, "is a web page and no weights: the download led to a page about the file; download the file itself"),
+    (lambda head, _: not head, "is empty; copy or download it again"),
+    (_is_page, "is a web page; download the file itself"),
     (
         lambda head, _: head.startswith(b"version ") and b"git-lfs" in head,
-        "is a pointer of Git LFS and no weights: run git lfs pull where it came from",
+        "is a Git LFS pointer; run git lfs pull in its repository",
     ),
-    (_is_onnx, f"is an ONNX model, which holds no state dict: from the PyTorch model, {SAVE}"),
+    (_is_onnx, f"is an ONNX model, which has no state dict; from the PyTorch model, {SAVE}"),
     (
         _is_safetensors,
-        "is a safetensors file: convert it with torch.save(safetensors.torch.load_file(FILE), 'weights.pth')",
+        "is a safetensors file; convert it with torch.save(safetensors.torch.load_file(FILE), 'weights.pth')",
     ),
     (
         _starts(b"\x89HDF"),
-        f"is an HDF5 file, as Keras writes; penult takes PyTorch's state dicts: {SAVE}",
+        f"is an HDF5 file, as Keras writes; penult reads PyTorch's state dicts: {SAVE}",
     ),
-    (_starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"), "is compressed: unpack it, and give the file inside"),
-    (_is_pickle, f"holds pickled objects, which penult never unpickles; where it was made, save {SAVE}"),
-    (_is_cut_short, "is cut short or damaged: copy or download it again"),
-    (_is_torchscript, "is TorchScript: save torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"),
-    (_is_other_archive, f"is a zip archive and no file of torch.save(): unpack it, or save {SAVE}"),
+    (_starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"), "is compressed; unpack it, and give the file inside"),
+    (_is_pickle, f"contains pickled objects, which penult does not load; on the machine that made it, save {SAVE}"),
+    (_is_cut_short, "is truncated or damaged; copy or download it again"),
+    (_is_torchscript, "is TorchScript; convert it with torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"),
+    (_is_other_archive, f"is a zip archive that torch.save() did not write; unpack it, or save {SAVE}"),
 )

@@ -1,4 +1,4 @@
-"""From the trained network to one ONNX file: uint8 NHWC in; logits and descriptor out; any batch size."""
+"""Export the trained network to one ONNX file with uint8 NHWC input, logits and descriptor, and any batch size."""
 
 import copy
 import logging
@@ -36,16 +36,16 @@ class _SpatialMean(nn.Module):
 
 
 def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
-    """Export a network in eval mode; raise ParityError if the graph still holds a training-time node."""
+    """Export a network in eval mode; raise ParityError if the graph has a node that only training uses."""
     spec = manifest.preprocess
-    # A copy: parity is checked against the network as it was trained.
+    # A copy, because the original is compared with the result.
     net = copy.deepcopy(net).to("cpu").to(memory_format=torch.contiguous_format).eval()
     _simplify_pooling(net)
     pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
     served = _Served(net, Normalise(spec)).eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter's warnings are about its own internals
         program = torch.onnx.export(
             served,
             (pixels,),
@@ -62,9 +62,9 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
 
 
 def _simplify_pooling(net: nn.Module) -> None:
-    """Replace global average pooling by a plain mean: otherwise index arithmetic on the batch size stays in the graph.
+    """Replace global average pooling by a mean, which keeps index arithmetic on the batch size out of the graph.
 
-    Pooling to 6 x 6 or 7 x 7 (AlexNet, VGG) is the identity at their training size, and is replaced by that.
+    AlexNet and VGG pool to fixed sizes, which does nothing at their training size and is removed.
     """
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
@@ -79,5 +79,6 @@ def _check(data: bytes) -> None:
     left = {node.op_type for node in model.graph.node} & _TRAINING_ONLY
     if left:
         raise ParityError(
-            "EXPORT_TRAINING_NODE", f"the exported graph still holds {', '.join(left)}; nothing is published"
+            "EXPORT_TRAINING_NODE",
+            f"the exported graph has training nodes ({', '.join(left)}); nothing is published",
         )

@@ -1,4 +1,4 @@
-"""The dense head alone, cut out of an exported model: descriptors to logits, without the network before it."""
+"""Cut the dense head, from descriptors to logits, out of an exported model."""
 
 import io
 

@@ -1,24 +1,24 @@
-"""From a float ONNX model to an int8 one: ranges seen on training photos, then weights and activations in 8 bits.
+"""Convert a float ONNX model to int8 by static quantisation, with ranges measured on training photos.
 
-Static quantisation as onnxruntime does it (Jacob et al. 2018): convolutions, residual additions and the max pooling
-between them run on integers; what comes before (scaling, normalising) and after (the mean over places, which is the
-descriptor, and the dense head) stays float: it is 1 % of the time, and in 8 bits the logits were off by 0.16 of the
-largest instead of 0.07.
+Convolutions, residual additions and the max pooling between them use integers (Jacob et al. 2018). Scaling and
+normalising before them stay float, and so do the mean over places, which is the descriptor, and the dense head after
+them. These take 1 % of the time; in 8 bits the error of the logits was 0.16 of the largest value instead of 0.07.
 
-Each choice was measured on resnet18, 224 pixels, one thread of an AVX2 EPYC, CPU time per photo (float: 41 ms):
+Each choice was measured on resnet18 with 224 pixels on one AVX2 thread, where float takes 41 ms per photo:
 
 - Weights have 7 bits (`reduce_range`). Without VNNI, x86 multiplies unsigned by signed bytes in pairs whose sum must
-  fit into 16 bits: 255 x 64 x 2 does, 255 x 127 x 2 does not and is cut off, silently. With 8 bits, descriptors were
-  off by 0.19 of the largest value instead of 0.07, and differed by 0.09 between AVX2 and SSE 4.1 (a Nehalem, emulated
-  by QEMU): goldens of one CPU would fail on another. With 7 they were the same on both, bit for bit. Both took 21.6 ms.
+  fit into 16 bits. 255 x 64 x 2 fits; 255 x 127 x 2 does not and is truncated without an error. With 8 bits, the error
+  of descriptors was 0.19 of the largest value instead of 0.07. They differed by 0.09 between AVX2 and SSE 4.1 (a
+  Nehalem, emulated by QEMU), so goldens of one CPU would fail on another. With 7 bits they were bit-identical. Both
+  took 21.6 ms.
 - Activations are unsigned and weights signed (21.6 ms). Both unsigned never saturate, but took 30 ms; both signed 37.
-- A scale per channel: the same time as one per tensor, and descriptors off by 0.07 instead of 0.11.
-- The first convolution too: left in float, the model took 4 ms more.
+- A scale per channel takes as long as one per tensor; the error of descriptors was 0.07 instead of 0.11.
+- The first convolution is quantised too; in float it took 4 ms more.
 
-Of the 21.6 ms, 20.5 are spent inside the integer convolutions: without VNNI, nothing around them can bring much more
-than this factor of 1.9. Quantising residual additions and pooling with the convolutions spared 1.3 ms of conversions;
-cutting the picture into 2 x 2 blocks before the first convolution spared nothing. With VNNI, on an
-EPYC with AVX-512, it is 5.2 instead of 16.7 ms: a factor of 3.2.
+Of the 21.6 ms, the integer convolutions take 20.5. So without VNNI no other change can gain much more than this factor
+of 1.9. Quantising residual additions and pooling with the convolutions saved 1.3 ms of conversions. Cutting the image
+into 2 x 2 blocks before the first convolution saved nothing. With VNNI, on an EPYC with AVX-512, int8 takes 5.2 instead
+of 16.7 ms, a factor of 3.2.
 """
 
 import tempfile
@@ -41,12 +41,12 @@ from penult.bundle.preprocess import Pixels
 from penult.export.errors import QuantizeError
 
 _OPERATORS = ["Conv", "Relu", "Add", "MaxPool"]
-# What a manifest records of the method.
+# The manifest records the method.
 METHOD = {"ranges": "min-max", "activations": "uint8", "weights": "int8 per channel", "reduce_range": True}
 
 
 class _Photos(CalibrationDataReader):
-    """Hands batches to onnxruntime, which asks until there is none."""
+    """Passes batches to onnxruntime until there are none left."""
 
     def __init__(self, name: str, batches: Iterable[Pixels]) -> None:
         self._name, self._batches = name, iter(batches)
@@ -59,14 +59,19 @@ class _Photos(CalibrationDataReader):
 def to_int8(data: bytes, manifest: Manifest, batches: Iterable[Pixels]) -> bytes:
     """Return the int8 model of a float one, with the same input and outputs.
 
-    `batches` are the photos whose values set the ranges, uint8 [n, crop, crop, 3]; a value outside the range is cut
-    off in serving. Raises QuantizeError where a convolution would stay float or the model's face would change.
+    Args:
+        data: The float model.
+        manifest: Names its input.
+        batches: Photos, uint8 [n, crop, crop, 3], that set the ranges. Serving clips values outside of them.
+
+    Raises:
+        QuantizeError: A convolution would stay float, or inputs or outputs would change.
     """
     model = onnx.load_from_string(data)
     with tempfile.TemporaryDirectory(prefix="penult-int8-") as folder:
         given, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("given", "prepared", "int8"))
         given.write_bytes(data)
-        # Shapes and constants only: symbolic inference would need SymPy and finds nothing more here.
+        # Symbolic inference would need SymPy and finds nothing more here.
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -86,9 +91,9 @@ def to_int8(data: bytes, manifest: Manifest, batches: Iterable[Pixels]) -> bytes
 
 
 def _check(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Raise QuantizeError unless input and outputs are the same, all is in one file, and no convolution is float."""
+    """Raise QuantizeError if inputs or outputs changed, a second file is needed, or a convolution is float."""
     onnx.checker.check_model(after)
-    if list(_face(before.graph)) != list(_face(after.graph)):
+    if list(_signature(before.graph)) != list(_signature(after.graph)):
         raise QuantizeError(
             "INT8_SHAPE", "the int8 model has other inputs or outputs; report this, nothing is published"
         )
@@ -99,11 +104,11 @@ def _check(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     floats = [node for node in convolutions if {made_by.get(name) for name in node.input[:2]} != {"DequantizeLinear"}]
     if floats or not convolutions:
         raise QuantizeError(
-            "INT8_FLOAT", f"{len(floats)} of {len(convolutions)} convolutions stay float; serve the float model"
+            "INT8_FLOAT", f"{len(floats)} of {len(convolutions)} convolutions would stay float; serve the float model"
         )
 
 
-def _face(graph: onnx.GraphProto) -> Iterator[tuple[Any, ...]]:
+def _signature(graph: onnx.GraphProto) -> Iterator[tuple[Any, ...]]:
     """Yield name, element type and shape of every input and output."""
     for value in (*graph.input, *graph.output):
         tensor = value.type.tensor_type

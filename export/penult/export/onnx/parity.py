@@ -1,4 +1,4 @@
-"""The gate before publishing: the exported model must answer as the trained network does, on real photos."""
+"""Compare the exported model with the trained network on real photos before publishing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from penult.export.onnx.runtime import ExportedModel
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared: differences are relative to the largest value of the network's output."""
+    """The largest differences, relative to the largest value of the network's output."""
 
     photos: int
     logits_difference: float
@@ -24,7 +24,7 @@ class Parity:
 
 
 def check_parity(net: PenultNet, normalise: Normalise, exported: ExportedModel, batches: Iterable[Batch]) -> Parity:
-    """Compare network and exported model; raise ParityError unless labels are identical and values within 1e-4."""
+    """Compare network and exported model; raise ParityError if a label differs or a value by more than 1e-4."""
     differences, wrong, photos = [], 0, 0
     net.eval()
     for pixels, _ in batches:
@@ -38,7 +38,7 @@ def check_parity(net: PenultNet, normalise: Normalise, exported: ExportedModel, 
     if wrong or max(logits, descriptor) > TOLERANCE:
         raise ParityError(
             "PARITY",
-            f"the exported model differs from the trained network on {photos} photos: {wrong} other labels, values off "
-            f"by {max(logits, descriptor):.1e} of the largest ({TOLERANCE:.0e} is allowed); nothing is published",
+            f"the exported model differs from the trained network on {photos} photos: {wrong} labels differ, values "
+            f"by {max(logits, descriptor):.1e} of the largest (at most {TOLERANCE:.0e}); nothing is published",
         )
     return Parity(photos, logits, descriptor)

@@ -1,4 +1,4 @@
-"""The exported model, run the way it will be served: the only place in this stage that knows onnxruntime."""
+"""Run the exported model as the service will. No other module of this room imports onnxruntime to run a model."""
 
 from collections.abc import Iterable
 
@@ -14,10 +14,11 @@ VERSION = ort.__version__
 
 
 class ExportedModel:
-    """An ONNX model on the CPU provider, the reference that goldens and metrics are made with."""
+    """An ONNX model on the CPU provider, the reference for goldens and metrics."""
 
     def __init__(self, onnx: bytes, manifest: Manifest) -> None:
-        """Load the model; onnxruntime's exceptions pass through."""
+        """Load the model from its bytes; onnxruntime's exceptions pass through."""
+        self.onnx = onnx
         options = ort.SessionOptions()
         options.log_severity_level = 3
         self._session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
@@ -25,7 +26,7 @@ class ExportedModel:
         self._outputs = [manifest.logits_name, manifest.descriptor_name]
 
     def run(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Map uint8 [N, crop, crop, 3] to (logits float32 [N, classes], descriptor float32 [N, length])."""
+        """Map uint8 [N, crop, crop, 3] to logits float32 [N, classes] and descriptors float32 [N, length]."""
         logits, descriptor = self._session.run(self._outputs, {self._input: pixels})
         return logits, descriptor
 
@@ -37,7 +38,7 @@ class ExportedModel:
 
 
 class ExportedHead:
-    """A model's dense head alone (penult.export.onnx.head)."""
+    """The dense head of a model (penult.export.onnx.head)."""
 
     def __init__(self, onnx: bytes, manifest: Manifest) -> None:
         """Load it; onnxruntime's exceptions pass through."""

@@ -1,4 +1,4 @@
-"""Descriptors in the plane, to look at: by PCA, which keeps distances, and by t-SNE, which keeps neighbours."""
+"""Project descriptors to the plane, by PCA, which keeps distances, and by t-SNE, which keeps neighbours."""
 
 import csv
 import io
@@ -14,14 +14,14 @@ from threadpoolctl import threadpool_limits
 from penult.bundle.scores import Floats
 
 MAX_PHOTOS = 1000
-# t-SNE of fewer points shows nothing that PCA does not.
+# With fewer points, t-SNE shows no more than PCA.
 _MIN_FOR_TSNE = 10
 _PERPLEXITY, _STEPS = 30.0, 500
 
 
 @dataclass(frozen=True)
 class DescriptorMap:
-    """The rows of the photos shown, and their points [N, 2]; `explained` is PCA's share of the variance."""
+    """The rows of the shown photos, and their points [N, 2]; `explained` is PCA's share of the variance."""
 
     rows: NDArray[np.int64]
     pca: NDArray[np.floating]
@@ -30,10 +30,12 @@ class DescriptorMap:
 
 
 def descriptor_map(descriptors: Floats, seed: int) -> DescriptorMap | None:
-    """Lay descriptors [N, length] out in the plane, at length 1 as the SVM sees them; None where they cannot be.
+    """Project descriptors [N, length], scaled to length 1 as for the SVM, to the plane.
 
-    Of more than MAX_PHOTOS photos, that many are drawn by `seed`. Where all descriptors are the same, or of fewer
-    than two numbers or photos, there is nothing to lay out. t-SNE: van der Maaten and Hinton 2008, started from PCA.
+    t-SNE (van der Maaten and Hinton 2008) starts from PCA. At most MAX_PHOTOS photos are used, drawn by `seed`.
+
+    Returns:
+        None if all descriptors are equal, or if there are fewer than two photos or two numbers.
     """
     rows = np.arange(len(descriptors))
     if len(rows) > MAX_PHOTOS:
@@ -44,19 +46,16 @@ def descriptor_map(descriptors: Floats, seed: int) -> DescriptorMap | None:
     pca = PCA(2, svd_solver="full").fit(points)
     tsne = None
     if len(rows) >= _MIN_FOR_TSNE:
-        tsne = _tsne(points, min(_PERPLEXITY, (len(rows) - 1) / 3), seed)
+        perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
+        # With so few points a second thread costs more than it saves, above all if the processor is busy.
+        with threadpool_limits(1):
+            map_tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=_STEPS, random_state=seed)
+            tsne = np.asarray(map_tsne.fit_transform(points))
     return DescriptorMap(rows, pca.transform(points), float(pca.explained_variance_ratio_.sum()), tsne)
 
 
-def _tsne(points: NDArray[np.floating], perplexity: float, seed: int) -> NDArray[np.floating]:
-    # On so few points a second thread costs more than it helps, and several times more where others use the processor.
-    with threadpool_limits(1):
-        tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=_STEPS, random_state=seed)
-        return np.asarray(tsne.fit_transform(points))
-
-
 def map_csv(points: DescriptorMap, labels: NDArray[np.int64], classes: tuple[str, ...]) -> bytes:
-    """Return a CSV of the points; `photo` counts the rows of predictions.csv from 0, `labels` are of all photos."""
+    """Return a CSV of the points; `photo` is the row in predictions.csv from 0, `labels` are of all photos."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["photo", "class", "pca_1", "pca_2", "tsne_1", "tsne_2"])

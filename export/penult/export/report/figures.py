@@ -1,4 +1,4 @@
-"""Which pictures and tables a report has, given what there is to show."""
+"""Draw the plots and write the tables of a report, as far as there are data for them."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ from penult.export.report.report_data import ReportData, TrainingSummary
 Files = dict[str, bytes]
 
 
-def illustrate(report_data: ReportData, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
-    """Return pictures (SVG) and the tables behind them (CSV), by file name; `confusions` are of the test photos."""
+def draw_figures(report_data: ReportData, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
+    """Return plots (SVG) and their tables (CSV) by file name; `confusions` are of the test photos."""
     found = [_scorers(report_data, confusions), _map(report_data)]
     if report_data.learning:
         found.append(_learning(report_data.learning))
@@ -23,39 +23,37 @@ def illustrate(report_data: ReportData, confusions: Mapping[str, Confusions]) ->
 
 
 def _learning(learning: TrainingSummary) -> tuple[Files, Files]:
-    history, key = learning.history, first_filters(learning.given)
-    before, after = (state[key].detach().cpu().float().numpy() for state in (learning.given, learning.final))
-    names = list(learning.verdict.zones)
-    changes = layer_changes(learning.architecture, learning.given, learning.final)
-    pictures = {
-        # The last phase decides; the one before it is drawn under its own name.
+    history, key = learning.history, first_filters(learning.initial)
+    before, after = (state[key].detach().cpu().float().numpy() for state in (learning.initial, learning.final))
+    names = list(learning.diagnosis.zones)
+    changes = layer_changes(learning.architecture, learning.initial, learning.final)
+    plots = {
+        # The last phase has the plain name, earlier ones their own.
         ("learning_curves.svg" if name == names[-1] else f"learning_curves_{name}.svg"):
-            plot_learning.learning_curves(history.phase(name), learning.verdict)
+            plot_learning.learning_curves(history.phase(name), learning.diagnosis)
         for name in names
     }  # fmt: skip
-    pictures["filters.svg"] = plot_network.first_filters(
-        before, after, key.removeprefix("body.").removesuffix(".weight")
-    )
-    # Where everything is frozen there are no bars to draw: the table says that it is.
+    plots["filters.svg"] = plot_network.first_filters(before, after, key.removeprefix("body.").removesuffix(".weight"))
+    # If everything is frozen there are no bars; the table shows it.
     if any(change.change for change in changes):
-        pictures["changes.svg"] = plot_network.relative_changes(changes)
-    return pictures, {"changes.csv": changes_csv(changes)}
+        plots["changes.svg"] = plot_network.relative_changes(changes)
+    return plots, {"changes.csv": changes_csv(changes)}
 
 
 def _scorers(report_data: ReportData, confusions: Mapping[str, Confusions]) -> tuple[Files, Files]:
     metrics, test = report_data.metrics, report_data.metrics["test"]
-    pictures = {f"confusion_{name}.svg": plot_scorers.confusion(found, name) for name, found in confusions.items()}
-    pictures["scorers.svg"] = plot_scorers.accuracies(metrics)
-    if any(len(figures["reliability"]) > 1 for figures in test.values()):  # one point is no diagram
-        pictures["reliability.svg"] = plot_scorers.reliability(test)
+    plots = {f"confusion_{name}.svg": plot_scorers.confusion(found, name) for name, found in confusions.items()}
+    plots["scorers.svg"] = plot_scorers.accuracies(metrics)
+    if any(len(figures["reliability"]) > 1 for figures in test.values()):  # one point is not a diagram
+        plots["reliability.svg"] = plot_scorers.reliability(test)
     bins = [[s, *part.values()] for s, m in test.items() for part in m["reliability"]]
     tables = {"reliability.csv": _csv(["scorer", "confidence", "accuracy", "photos"], bins)}
     svm = metrics.get("svm", {})
     if drawn := plot_scorers.svm_search(svm):
-        pictures["svm_c.svg"] = drawn
+        plots["svm_c.svg"] = drawn
         rows = [[name, c, a] for name, curve in plot_scorers.searched(svm).items() for c, a in curve.items()]
         tables["svm_c.csv"] = _csv(["kernel", "c", "accuracy"], rows)
-    return pictures, tables
+    return plots, tables
 
 
 def _map(report_data: ReportData) -> tuple[Files, Files]:
@@ -64,8 +62,8 @@ def _map(report_data: ReportData) -> tuple[Files, Files]:
         return {}, {}
     right = report_data.scores[report_data.manifest.default_scorer].argmax(axis=1) == report_data.labels
     classes, rows = report_data.splits.classes, points.rows
-    picture = plot_photos.descriptor_map(points, report_data.labels[rows], right[rows], classes)
-    return {"descriptors.svg": picture}, {"descriptors.csv": map_csv(points, report_data.labels, classes)}
+    plot = plot_photos.descriptor_map(points, report_data.labels[rows], right[rows], classes)
+    return {"descriptors.svg": plot}, {"descriptors.csv": map_csv(points, report_data.labels, classes)}
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> bytes:

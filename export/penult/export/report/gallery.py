@@ -1,4 +1,4 @@
-"""The photos that a report shows: those most surely named wrong, and where none was, right answers of every class."""
+"""Choose the photos of a report: the most confident errors, or correct answers of every class if there are none."""
 
 import base64
 import io
@@ -13,14 +13,14 @@ from penult.bundle.scores import Floats, best_of
 from penult.export.data.dataset import Photo
 from penult.export.report.report_data import ReportData
 
-_MOST = 12
-# Twice the width at which the page shows them, so that they are sharp on phones.
+_MAX_PHOTOS = 12
+# Twice the width on the page, so that photos are sharp on phones.
 _SIDE_PIXELS, _QUALITY = 240, 80
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One photo: a data URI, the true class, the answer, its confidence from 0 to 1."""
+class GalleryPhoto:
+    """One photo as a data URI, its true class, the answer, and its confidence from 0 to 1."""
 
     uri: str
     true: str
@@ -30,69 +30,75 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Errors on the test photos; where there are none, errors on the validation photos, and right answers on test."""
+    """Errors on the test photos, or, if there are none, errors on validation photos and correct test photos."""
 
-    test_errors: tuple[Shown, ...] = ()
-    val_errors: tuple[Shown, ...] = ()
-    right: tuple[Shown, ...] = ()
+    test_errors: tuple[GalleryPhoto, ...] = ()
+    val_errors: tuple[GalleryPhoto, ...] = ()
+    right: tuple[GalleryPhoto, ...] = ()
 
     @property
     def is_empty(self) -> bool:
-        """Whether no photo is shown."""
+        """True if no photo is shown."""
         return not (self.test_errors or self.val_errors or self.right)
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """The default scorer's answers [N] on `photos`, and how sure it was of them."""
+class _Predictions:
+    """The default scorer's answers [N] on `photos`, and their confidence [N]."""
 
     photos: Sequence[Photo]
     labels: NDArray[np.int64]
     answers: NDArray[np.int64]
     confidence: Floats
 
-    def surest_errors(self) -> NDArray[np.int64]:
-        """Return the rows that were named wrong, the surest first."""
+    def confident_errors(self) -> NDArray[np.int64]:
+        """Return the rows of wrong answers, the most confident first."""
         wrong = np.flatnonzero(self.answers != self.labels)
-        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:_MOST]
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:_MAX_PHOTOS]
 
-    def doubtful(self, classes: int) -> list[int]:
-        """Return the rows that were named right, the least sure of every class, class by class."""
+    def uncertain(self, classes: int) -> list[int]:
+        """Return the rows of correct answers with the lowest confidence of every class, class by class."""
         right = np.flatnonzero(self.answers == self.labels)
         right = right[np.argsort(self.confidence[right], kind="stable")]
-        if classes > _MOST:
-            return [int(row) for row in right[:_MOST]]
-        each = _MOST // classes
+        if classes > _MAX_PHOTOS:
+            return [int(row) for row in right[:_MAX_PHOTOS]]
+        each = _MAX_PHOTOS // classes
         return [int(row) for label in range(classes) for row in right[self.labels[right] == label][:each]]
 
 
 def gallery(report_data: ReportData) -> Gallery:
-    """Return the photos to show, by the default scorer's answers; none where photos may not be shown."""
+    """Return the photos to show, by the default scorer's answers; none if the report must not show photos."""
     if report_data.crops is None:
         return Gallery()
     scorer = report_data.manifest.default_scorer
-    test = _answers(report_data, report_data.splits.test, report_data.scores[scorer], report_data.labels)
-    if len(rows := test.surest_errors()):
+    test = _predictions(report_data, report_data.splits.test, report_data.scores[scorer], report_data.labels)
+    if len(rows := test.confident_errors()):
         return Gallery(test_errors=_show(report_data, test, rows))
-    right = _show(report_data, test, test.doubtful(len(report_data.splits.classes)))
+    right = _show(report_data, test, test.uncertain(len(report_data.splits.classes)))
     if report_data.validation is None:
         return Gallery(right=right)
     held = report_data.validation
-    val = _answers(report_data, report_data.splits.val, held.scores[scorer], held.labels)
-    return Gallery(val_errors=_show(report_data, val, val.surest_errors()), right=right)
+    val = _predictions(report_data, report_data.splits.val, held.scores[scorer], held.labels)
+    return Gallery(val_errors=_show(report_data, val, val.confident_errors()), right=right)
 
 
-def _answers(report_data: ReportData, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]) -> _Answers:
+def _predictions(
+    report_data: ReportData, photos: Sequence[Photo], scores: Floats, labels: NDArray[np.int64]
+) -> _Predictions:
     answers, confidence = best_of(scores, report_data.manifest.temperatures[report_data.manifest.default_scorer])
-    return _Answers(photos, labels, answers, confidence)
+    return _Predictions(photos, labels, answers, confidence)
 
 
-def _show(report_data: ReportData, found: _Answers, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Shown, ...]:
+def _show(
+    report_data: ReportData, found: _Predictions, rows: Sequence[int] | NDArray[np.int64]
+) -> tuple[GalleryPhoto, ...]:
     if report_data.crops is None or not len(rows):
         return ()
     classes, crops = report_data.splits.classes, report_data.crops([found.photos[row] for row in rows])
     return tuple(
-        Shown(_data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row]))
+        GalleryPhoto(
+            _data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row])
+        )
         for row, crop in zip(rows, crops, strict=True)
     )
 

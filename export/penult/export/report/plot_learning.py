@@ -1,4 +1,4 @@
-"""The learning curves: loss and accuracy by epoch, with what the verdict calls every stretch of them."""
+"""Plot the learning curves, loss and accuracy by epoch, with the zones of the diagnosis."""
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
@@ -9,38 +9,38 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from penult.drawing import BLUE, FAINT, INK, MUTED, ORANGE, PAGE, SKY, VERMILION, style, svg
-from penult.export.evaluation.diagnosis import GOOD, OVER_FIT, UNDER_FIT, ZONES, Verdict
+from penult.export.evaluation.diagnosis import GOOD, OVER_FIT, UNDER_FIT, ZONES, Diagnosis
 from penult.export.report.plot_style import new, percent
 from penult.export.training.history import Epoch
 
 _TRAIN, _VAL = BLUE, VERMILION
-# Hatched as well, so that the zones differ without colour too.
+# Hatched too, so that the zones can be distinguished without colour.
 _ZONES = {UNDER_FIT: (SKY, 0.25, "//"), GOOD: (FAINT, 0.0, ""), OVER_FIT: (ORANGE, 0.25, "\\\\")}
-_TITLES = {"head": "The head alone, on cached descriptors", "all": "All layers that are not frozen"}
+_TITLES = {"head": "Head only, on cached descriptors", "all": "All layers that are not frozen"}
 _MANY = 12
 
 
-def learning_curves(epochs: Sequence[Epoch], verdict: Verdict) -> bytes:
-    """Draw one phase: loss above accuracy, zones shaded, rate drops, best and last epoch marked."""
+def learning_curves(epochs: Sequence[Epoch], diagnosis: Diagnosis) -> bytes:
+    """Return the plot of one phase (SVG): loss, accuracy, shaded zones, the best epoch and rate drops."""
     phase = epochs[0].phase
     with style():
         figure, axes = new(3.6, rows=2, sharex=True, height_ratios=(3, 2))
         loss, accuracy = axes[0][0], axes[1][0]
         loss.set_title(_TITLES.get(phase, phase), color=INK)
         for axis in (loss, accuracy):
-            _shade(axis, epochs, verdict.zones[phase])
+            _shade(axis, epochs, diagnosis.zones[phase])
             _mark_rates(axis, epochs)
         _curves(loss, epochs, "train_loss", "val_loss")
         _curves(accuracy, epochs, "train_accuracy", "val_accuracy")
         _band(loss, epochs)
-        _mark_best(loss, epochs, verdict.kept_phase == phase)
+        _mark_best(loss, epochs, diagnosis.kept_phase == phase)
         loss.set_ylabel("loss (cross-entropy)")
         loss.set_ylim(bottom=0)
         accuracy.set_ylabel("accuracy")
         percent(accuracy.yaxis)
         accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-        accuracy.set_xlabel(f"epoch (ended after {epochs[-1].epoch})")
-        figure.legend(handles=_legend(verdict.zones[phase], epochs), loc="outside upper left", ncols=2)
+        accuracy.set_xlabel(f"epoch (the last is {epochs[-1].epoch})")
+        figure.legend(handles=_legend(diagnosis.zones[phase], epochs), loc="outside upper left", ncols=2)
         return svg(figure)
 
 
@@ -52,7 +52,7 @@ def _curves(axis: Axes, epochs: Sequence[Epoch], train: str, val: str) -> None:
 
 
 def _band(axis: Axes, epochs: Sequence[Epoch]) -> None:
-    """Show the standard error of the validation loss, where it is known."""
+    """Show the standard error of the validation loss, if the history has it."""
     errors = [float(getattr(epoch, "val_loss_error", 0.0)) for epoch in epochs]
     if any(errors):
         low, high = ([e.val_loss + sign * error for e, error in zip(epochs, errors, strict=True)] for sign in (-1, 1))
@@ -71,7 +71,7 @@ def _shade(axis: Axes, epochs: Sequence[Epoch], zones: Sequence[str]) -> None:
 
 
 def _mark_best(axis: Axes, epochs: Sequence[Epoch], is_kept: bool) -> None:
-    """Mark the epoch whose weights were kept or, in the other phase, its best."""
+    """Mark the epoch whose weights were kept or, in the other phase, the best one."""
     best = min(epochs, key=lambda epoch: epoch.val_loss)
     right = best.epoch > (epochs[0].epoch + epochs[-1].epoch) / 2
     axis.plot(best.epoch, best.val_loss, "o", ms=10, mfc="none", mec=INK, mew=1.2, clip_on=False)
@@ -89,7 +89,7 @@ def _mark_rates(axis: Axes, epochs: Sequence[Epoch]) -> None:
 
 
 def _lowered(epochs: Sequence[Epoch]) -> list[int]:
-    """Return the epochs that began with a lower rate than the one before; the first step is the warm-up's."""
+    """Return the epochs with a lower rate than the one before; the first change belongs to the warm-up."""
     steps = pairwise(epochs[1:])
     return [after.epoch for before, after in steps if after.learning_rate < before.learning_rate * 0.999]
 

@@ -1,7 +1,8 @@
-"""What changed in the network: the first filters before and after, and how far every layer moved."""
+"""Plot the changes in the network: first filters before and after, and the relative change of each layer."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +19,10 @@ _MAX_FILTERS = 64
 
 
 def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
-    """Draw the filters of the first convolution, [filters, 3, height, width], as small colour pictures.
+    """Return the filters of the first convolution as colour tiles (SVG).
 
-    Each filter is stretched to its own range, the same before and after. Where they differ, their difference follows,
-    on one scale for all filters; where they do not, they are drawn once.
+    Each filter is scaled to its own range, the same before and after. If they differ, the difference is drawn too, on
+    one scale for all filters; if not, they are drawn once. `before` and `after` are [filters, 3, height, width].
     """
     before, after = before[:_MAX_FILTERS], after[:_MAX_FILTERS]
     both = np.concatenate([before, after], axis=1)
@@ -32,7 +33,7 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
         if not moved:
             figure, axes = new(2.2)
             figure.suptitle(layer, x=0.01, ha="left", fontsize=9)
-            _tiles(axes[0][0], stretched[0], "the same, bit for bit")
+            _tiles(axes[0][0], stretched[0], "unchanged, bit-identical")
             return svg(figure)
         figure, axes = new(1.75, columns=3)
         share = moved / (float(np.abs(before).max()) or 1.0)
@@ -46,7 +47,7 @@ def first_filters(before: Filters, after: Filters, layer: str) -> bytes:
 
 
 def relative_changes(changes: Sequence[LayerChange]) -> bytes:
-    """Draw a bar per layer and a mark per batch norm, by stage, on a scale that is logarithmic but reaches 0."""
+    """Return a bar per layer and a mark per batch norm (SVG), on a logarithmic scale that reaches 0."""
     layers = [change for change in changes if change.kind != STATISTICS]
     stages = list(dict.fromkeys(change.stage for change in layers))
     colours = dict(zip(stages, _STAGES, strict=False))
@@ -70,7 +71,7 @@ def relative_changes(changes: Sequence[LayerChange]) -> bytes:
 
 
 def _tiles(axis: Axes, filters: Filters, title: str) -> None:
-    """Show filters [n, 3, height, width] with values 0 to 1 as one picture of tiles, a line between them."""
+    """Show filters [n, 3, height, width] with values 0 to 1 as tiles with lines between them."""
     count, _, height, width = filters.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -97,23 +98,13 @@ def _statistics(axis: Axes, changes: Sequence[LayerChange]) -> None:
         else:
             at += 1
     if places:
-        axis.plot(
-            places,
-            values,
-            "D",
-            ms=3.5,
-            mfc=PAGE,
-            mec=INK,
-            mew=0.9,
-            clip_on=False,
-            zorder=3,
-            label="batch norm's mean and variance",
-        )
+        look: dict[str, Any] = {"ms": 3.5, "mfc": PAGE, "mec": INK, "mew": 0.9, "clip_on": False, "zorder": 3}
+        axis.plot(places, values, "D", label="batch norm's mean and variance", **look)
         axis.bar([0], [0], color=MUTED, label="weight")
 
 
 def _scale(axis: Axes, values: Sequence[float]) -> None:
-    """Make the axis logarithmic above the smallest change that is not 0, and linear from there to exactly 0."""
+    """Make the axis logarithmic above the smallest change that is not 0, and linear from there to 0."""
     moved = [value for value in values if value]
     if not moved:
         axis.set_ylim(0, 1)
@@ -128,7 +119,7 @@ def _scale(axis: Axes, values: Sequence[float]) -> None:
 
 
 def _name_stage(axis: Axes, places: list[int], layers: Sequence[LayerChange]) -> None:
-    """Write the stage's name below its bars, and where nothing moved, that it was frozen."""
+    """Write the stage's name below its bars, and "frozen" if no weight changed."""
     stage = layers[places[0]].stage
     middle, below = (places[0] + places[-1]) / 2, axis.get_xaxis_transform()
     axis.text(middle, -0.04, stage.removeprefix("stage "), transform=below, ha="center", va="top", color=INK)

@@ -1,4 +1,4 @@
-"""The picture of the test photos' descriptors: where they lie in the plane, and which of them were wrongly named."""
+"""Plot the test photos' descriptors in the plane, with rings around wrong answers."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -56,7 +56,7 @@ def _scatter(
             label=label(classes[at], _LONGEST_NAME),
         )  # fmt: skip
     if not right.all():
-        axis.scatter(points[~right, 0], points[~right, 1], s=4 * size, fc="none", ec=INK, lw=0.9, label="wrongly named")
+        axis.scatter(points[~right, 0], points[~right, 1], s=4 * size, fc="none", ec=INK, lw=0.9, label="wrong answer")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)

@@ -1,4 +1,4 @@
-"""Dense head and SVM beside each other: accuracy, confusion, calibration, and the search for the SVM's C."""
+"""Plot dense head and SVM: accuracy, confusion, calibration, and the search for the SVM's C."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,20 +27,20 @@ from penult.export.report.plot_style import (
 _PARTS = {"test": "test", "val": "validation"}
 LINEAR = "linear"
 _LINES, _DASHES = (PURPLE, BLUE, VERMILION, GREEN, ORANGE, SKY), ("-", "--", ":", "-.")
-# More classes than this have no names at their matrix, and more than the other no row of their own.
+# With more classes the matrix has no names, and with more than the second number no row per class.
 MAX_NAMED, _MAX_ROWS = 30, 150
 _MAX_COUNTED = 25
-# Squares of so few classes would be larger than what they say.
+# With so few classes, square cells would be needlessly large.
 _MAX_FLAT = 5
 _INCHES_PER_CLASS, _MARGIN = 0.26, 1.35
 _FAINTEST = 0.15
 
 
 def confusion(found: Confusions, scorer: str) -> bytes:
-    """Draw one scorer's confusion on the test photos: rows are true classes, shading is the share of the row."""
+    """Return one scorer's confusion matrix (SVG): rows are true classes, shading is the share of the row."""
     counts = found.matrix(_MAX_ROWS)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # A colour that lets the page through, so that no share has the page's own colour, light or dark.
+    # A transparent colour, so that no share has the colour of the page, light or dark.
     shown = np.empty((*counts.shape, 4))
     shown[..., :3], shown[..., 3] = to_rgb(BLUE), np.where(counts > 0, np.maximum(shares, _FAINTEST), 0)
     has_names, side = len(found.classes) <= MAX_NAMED, confusion_inches(len(found.classes))
@@ -50,7 +50,7 @@ def confusion(found: Confusions, scorer: str) -> bytes:
         figure, axes = new(side if is_square else min(side, 0.8 + names + 0.42 * len(counts)), width=side)
         axis: Axes = axes[0][0]
         axis.grid(visible=False)
-        axis.set_title(f"{SCORER_NAMES[scorer]}, {found.right.sum()} of {len(found.labels)}")
+        axis.set_title(f"{SCORER_NAMES[scorer]}, {found.right.sum()} of {len(found.labels)} correct")
         if has_names:
             axis.imshow(shown, interpolation="none", aspect="equal" if is_square else "auto")
             _name_classes(axis, found.classes)
@@ -66,7 +66,7 @@ def confusion(found: Confusions, scorer: str) -> bytes:
 
 
 def confusion_inches(classes: int) -> float:
-    """Return how wide and high the picture of a matrix of so many classes is."""
+    """Return the width and height of the plot of a matrix in inches."""
     return max(WIDTH, _INCHES_PER_CLASS * classes + _MARGIN) if classes <= MAX_NAMED else WIDTH
 
 
@@ -86,7 +86,7 @@ def _count(axis: Axes, counts: Any, shares: Any) -> None:
 
 
 def accuracies(metrics: Mapping[str, Any]) -> bytes:
-    """Draw each scorer's 95 % interval and accuracy, on test and validation photos; then who is right alone."""
+    """Return each scorer's accuracy with its 95 % interval (SVG), and the photos that only one gets right."""
     rows = [(part, scorer, values) for part in _PARTS if part in metrics for scorer, values in metrics[part].items()]
     comparison = metrics.get("comparison", {})
     with style():
@@ -96,16 +96,16 @@ def accuracies(metrics: Mapping[str, Any]) -> bytes:
         )
         _intervals(axes[0][0], rows)
         if comparison:
-            _right_alone(axes[1][0], comparison)
+            _only_one_correct(axes[1][0], comparison)
         return svg(figure)
 
 
 def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Draw accuracy against confidence in bins of equally many photos, by scorer, with 95 % intervals."""
+    """Return accuracy against confidence (SVG) in bins of equally many photos, by scorer, with 95 % intervals."""
     with style():
         figure, axes = new(2.8)
         axis: Axes = axes[0][0]
-        axis.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="as right as sure")
+        axis.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect calibration")
         for scorer, values in metrics.items():
             bins = values["reliability"]
             x, y = ([part[name] for part in bins] for name in ("confidence", "accuracy"))
@@ -114,13 +114,13 @@ def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
             axis.errorbar(
                 x, y, yerr=errors, color=SCORER_COLOURS[scorer], marker=SCORER_MARKERS[scorer], ms=5, lw=1.2,
                 elinewidth=0.8, capsize=2, alpha=0.9,
-                label=f"{SCORER_NAMES[scorer]}: off by {_off(values)} on average",
+                label=f"{SCORER_NAMES[scorer]}: calibration error {_error(values)}",
             )  # fmt: skip
         bins = [part for values in metrics.values() for part in values["reliability"]]
         axis.set_xlim(max(0.0, min(part["confidence"] for part in bins) - 0.05), 1.01)
         axis.set_ylim(max(0.0, min(wilson(part["accuracy"], part["photos"])[0] for part in bins) - 0.05), 1.02)
         axis.set_xlabel("confidence: probability of the answered class")
-        axis.set_ylabel("share of right answers")
+        axis.set_ylabel("accuracy")
         percent(axis.xaxis)
         percent(axis.yaxis)
         figure.legend(loc="outside upper left")
@@ -128,7 +128,7 @@ def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def svm_search(svm: Mapping[str, Any]) -> bytes | None:
-    """Draw the SVM's cross-validated accuracy against C, a line per kernel tried; None where nothing was searched."""
+    """Return the SVM's cross-validated accuracy against C (SVG), a line per kernel; None if nothing was searched."""
     curves = searched(svm)
     if not curves:
         return None
@@ -155,9 +155,9 @@ def svm_search(svm: Mapping[str, Any]) -> bytes | None:
 
 
 def searched(svm: Mapping[str, Any], kernel: str = LINEAR) -> dict[str, dict[float, float]]:
-    """Return the accuracy by C of every search that metrics["svm"] tells of, by kernel, wherever it stands in there.
+    """Return the accuracy by C of every search in metrics["svm"], by kernel, at any depth.
 
-    A search is a mapping with "accuracy_by_c", and maybe "kernel" and "gamma"; searches may lie in mappings or lists.
+    A search is a mapping with "accuracy_by_c", and perhaps "kernel" and "gamma". Searches are in mappings or lists.
     """
     found: dict[str, dict[float, float]] = {}
     for key, value in svm.items():
@@ -176,8 +176,8 @@ def _name(search: Mapping[str, Any], kernel: str) -> str:
     return f"{search.get('kernel', kernel)}" + ("" if gamma is None else f", gamma {gamma}")
 
 
-def _off(values: Mapping[str, Any]) -> str:
-    """Write the calibration error, in whole points where photos are few."""
+def _error(values: Mapping[str, Any]) -> str:
+    """Return the calibration error as text, in whole points if there are few photos."""
     return f"{values['ece']:.{0 if is_few(values) else 1}%}"
 
 
@@ -196,12 +196,12 @@ def _intervals(axis: Axes, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -
     axis.set_xlim(np.floor(10 * max(0.0, lowest - 0.02)) / 10, 1)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.grid(visible=False, axis="y")
-    axis.set_title("right answers: 95 % interval")
+    axis.set_title("accuracy and 95 % interval")
     percent(axis.xaxis)
 
 
-def _right_alone(axis: Axes, comparison: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the photos that one scorer alone names right: what McNemar's test looks at."""
+def _only_one_correct(axis: Axes, comparison: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the photos that only one scorer gets right, which McNemar's test uses."""
     widest = max(1, *(found[name] for found in comparison.values() for name in ("only_dense", "only_svm")))
     for place, found in enumerate(comparison.values()):
         for scorer, sign in (("dense", -1), ("svm", 1)):
@@ -218,4 +218,4 @@ def _right_alone(axis: Axes, comparison: Mapping[str, Mapping[str, Any]]) -> Non
     axis.set_xlim(-1.5 * widest, 1.5 * widest)
     axis.set_xticks([])
     axis.grid(visible=False)
-    axis.set_title("right alone: dense head ← → SVM")
+    axis.set_title("correct only: dense head ← → SVM")

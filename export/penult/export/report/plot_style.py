@@ -1,6 +1,6 @@
-"""What all pictures of the report share: how scorers look, sizes for phones, names of any script.
+"""Colours, sizes and labels that all plots of the report share.
 
-Pictures are 3.7 inches wide with text of 9 points, so that it is 11 CSS pixels high where a phone shows them 346 wide.
+Plots are 3.7 inches wide with text of 9 points. A phone shows them 346 pixels wide, and the text 11 pixels high.
 """
 
 import unicodedata
@@ -15,8 +15,8 @@ SCORER_MARKERS = {"dense": "o", "svm": "s"}
 SCORER_NAMES = {"dense": "dense head", "svm": "SVM"}
 WIDTH = 3.7
 _LONGEST_NAME = 20
-# A letter that matplotlib's font lacks is measured as a box of 0.6 em. Where it is drawn 1 em wide, so many spaces of
-# 0.32 em keep its place.
+# Matplotlib measures a letter that its font lacks as a box of 0.6 em. If it is drawn 1 em wide, so many spaces of
+# 0.32 em make up for the difference.
 _SPACES_PER_WIDE = 1.3
 _NO_BREAK_SPACE = "\u00a0"
 
@@ -28,8 +28,8 @@ def new(height: float, *, width: float = WIDTH, rows: int = 1, columns: int = 1,
 
 
 def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut a class name to what fits beside an axis or under a small photo; a wide letter counts as two."""
-    # XML has no place for control characters.
+    """Cut a class name to fit beside an axis or under a small photo; a wide letter counts as two."""
+    # XML does not allow control characters.
     name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     if cells(name) <= longest:
         return name
@@ -43,7 +43,7 @@ def short(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def label(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a class name for an axis or a legend: cut, and with room for letters wider than matplotlib measures."""
+    """Return a class name for an axis or a legend, cut, with spaces for letters that matplotlib measures too narrow."""
     cut = short(name, longest)
     if cut.startswith("_"):  # matplotlib leaves such names out of legends
         cut = _NO_BREAK_SPACE + cut
@@ -51,10 +51,10 @@ def label(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def percent(axis: Any) -> None:
-    """Write an axis in per cent."""
+    """Label an axis in per cent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
 
 
 def cells(text: str) -> int:
-    """Return how wide a text is, in letters; those of East Asian scripts and emoji count as two."""
+    """Return the width of a text in letters; East Asian letters and emoji count as two."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -1,6 +1,6 @@
-"""What a person reads about a bundle: report/index.html, its pictures and tables beside it, and MODEL_CARD.md.
+"""Write report/index.html with its plots and tables, and MODEL_CARD.md.
 
-The page is one file of bounded size, whatever the number of classes: it shows the weakest of them, classes.csv has all.
+The page is one file of bounded size. If there are many classes, it shows the weakest ones; classes.csv has all.
 """
 
 import csv
@@ -23,16 +23,16 @@ from penult.export.evaluation.confusions import Confusions, class_rows, classes_
 from penult.export.evaluation.diagnosis import RULE
 from penult.export.evaluation.metrics import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
-from penult.export.report.figures import illustrate
+from penult.export.report.figures import draw_figures
 from penult.export.report.gallery import gallery
 from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
 from penult.export.report.plot_style import SCORER_NAMES, WIDTH
 from penult.export.report.report_data import ReportData, TrainingSummary
 
-# With more classes than this the page shows the weakest, and folds the others away; beyond the other, leaves them out.
+# With more classes than the first number the page shows the weakest ones open; the second limits all that it has.
 _MAX_OPEN, _MAX_FOLDED, _WEAKEST = 12, 200, 5
 _MAX_MISTAKES, _MAX_IN_CARD = 10, 50
-# At this width text of 9 points is 11 CSS pixels high.
+# At this width, text of 9 points is 11 CSS pixels high.
 _REM_PER_INCH = 5.5
 _STATUS_PAGE = "http://127.0.0.1:9095/"
 _OF_THIS_MACHINE = {
@@ -66,20 +66,21 @@ _TEMPLATES.filters |= {
 def report_files(report_data: ReportData) -> dict[str, bytes]:
     """Return the files of the report by their path in the bundle.
 
-    index.html holds its pictures, so that it opens anywhere as one file; they also lie beside it, with the numbers
-    behind them as CSV.
+    index.html contains its plots, so that it can be copied as one file. They are also stored beside it, with their data
+    as CSV.
     """
-    by_scorer = _confusions(report_data)
-    pictures, tables = illustrate(report_data, by_scorer)
+    classes, labels = report_data.splits.classes, report_data.labels
+    by_scorer = {name: Confusions(classes, labels, s.argmax(axis=1)) for name, s in report_data.scores.items()}
+    plots, tables = draw_figures(report_data, by_scorer)
     tables["classes.csv"] = classes_csv(by_scorer, _counts(report_data.splits))
 
     def drawn(file: str, description: str) -> str:
-        return inline(pictures[file], file.removesuffix(".svg"), description)
+        return inline(plots[file], file.removesuffix(".svg"), description)
 
-    values = _values(report_data, by_scorer) | {"pictures": pictures, "drawn": drawn}
+    values = _values(report_data, by_scorer) | {"plots": plots, "drawn": drawn}
     page = _TEMPLATES.get_template("report.html").render(values)
     card = _TEMPLATES.get_template("MODEL_CARD.md").render(values)
-    beside = {f"report/{name}": data for name, data in (pictures | tables).items()}
+    beside = {f"report/{name}": data for name, data in (plots | tables).items()}
     return beside | {"report/index.html": page.encode(), "MODEL_CARD.md": card.encode()}
 
 
@@ -88,7 +89,11 @@ def predictions_csv(
 ) -> bytes:
     """Return a CSV of every test photo with its true class, and each scorer's class and probability.
 
-    `scores` maps a scorer to [N, classes] in the order of the test photos; paths are relative to `root` where below it.
+    Args:
+        splits: The photos.
+        root: Paths below it are written relative to it, others as the file name only.
+        scores: [N, classes] by scorer, in the order of the test photos.
+        temperatures: By scorer.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -103,7 +108,7 @@ def predictions_csv(
 
 
 def command(settings: TrainSettings, name: str) -> str:
-    """Return the command line that repeats a run: no path of this machine, and only what is not the default."""
+    """Return the command line that repeats a run, without paths of this machine and without defaults."""
     words = ["penult", "train", "PHOTOS", "--out", f"models/{name}"]
     shown = settings.as_json()
     for field in fields(TrainSettings):
@@ -119,7 +124,7 @@ def command(settings: TrainSettings, name: str) -> str:
 
 
 def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dict[str, Any]:
-    """Return what both templates know."""
+    """Return the values for both templates."""
     test, scorer, classes = report_data.metrics["test"], report_data.manifest.default_scorer, report_data.splits.classes
     settings, default = report_data.settings, by_scorer[report_data.manifest.default_scorer]
     many = len(classes) > _MAX_OPEN
@@ -131,7 +136,9 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "name": report_data.name,
         "status_page": _STATUS_PAGE,
         "manifest": report_data.manifest,
-        "why_silent": report_data.manifest.training.get("dense_is_silent", "the network was trained on other classes"),
+        "why_no_dense": report_data.manifest.training.get(
+            "dense_is_silent", "the network was trained on other classes"
+        ),
         "splits": report_data.splits,
         "tested_anew": report_data.splits.sha256 == report_data.manifest.training.get("data_sha256"),
         "metrics": report_data.metrics,
@@ -149,31 +156,26 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "weakest": _WEAKEST,
         "mistakes": default.worst(_MAX_MISTAKES),
         "most_in_card": _MAX_IN_CARD,
-        "right_are_ringed": bool((default.labels != default.answers).any()),
+        "has_errors": bool((default.labels != default.answers).any()),
         "gallery": gallery(report_data),
         "training": report_data.manifest.training.get("settings", {}),
         "command": command(settings, report_data.name) if settings else None,
         "dropout": report_data.learning.dropout if report_data.learning else None,
         "rule": RULE,
-        "verdict": report_data.learning.verdict if report_data.learning else None,
+        "diagnosis": report_data.learning.diagnosis if report_data.learning else None,
         "stages": _stages(report_data.learning) if report_data.learning else [],
         "shows_photos": report_data.crops is not None,
     }
 
 
-def _confusions(report_data: ReportData) -> dict[str, Confusions]:
-    classes, labels = report_data.splits.classes, report_data.labels
-    return {name: Confusions(classes, labels, scores.argmax(axis=1)) for name, scores in report_data.scores.items()}
-
-
 def _counts(splits: Splits) -> list[tuple[int, int, int]]:
-    """Return the photos of every class: to learn from, to validate, to test."""
+    """Return the training, validation and test photos of every class."""
     found = [Counter(photo.label for photo in part) for part in (splits.train, splits.val, splits.test)]
     return [(found[0][at], found[1][at], found[2][at]) for at in range(len(splits.classes))]
 
 
 def _outcome(comparison: dict[str, Any] | None) -> str:
-    """Say which scorer was better on these test photos, as far as they show it."""
+    """Return a sentence on which scorer was better on these test photos."""
     if comparison is None:
         return ""
     if comparison["p_value"] >= SIGNIFICANCE:
@@ -183,20 +185,20 @@ def _outcome(comparison: dict[str, Any] | None) -> str:
 
 
 def _matrix_rem(classes: int) -> float:
-    """Return how wide a matrix with names must be for its text to be read, in rem; 0 where it fits a phone."""
+    """Return the width in rem that a matrix with names needs to be readable; 0 if it fits a phone."""
     inches = confusion_inches(classes)
     return 0 if inches <= WIDTH else round(_REM_PER_INCH * inches, 1)
 
 
 def _stages(learning: TrainingSummary) -> list[tuple[StageChange, str]]:
-    """Return every stage with what happened to it, in words."""
+    """Return every stage with a text on how it was trained."""
     return [
-        (stage, _fate(stage, learning.rates.get(stage.name)))
-        for stage in stage_changes(learning.architecture, learning.given, learning.final)
+        (stage, _training_of(stage, learning.rates.get(stage.name)))
+        for stage in stage_changes(learning.architecture, learning.initial, learning.final)
     ]
 
 
-def _fate(stage: StageChange, rate: float | None) -> str:
+def _training_of(stage: StageChange, rate: float | None) -> str:
     if rate is None:
-        return "frozen: identical, bit for bit" if stage.identical else "frozen, yet it changed"
-    return f"learnt at {rate:.2g}" + (", but its first weights were kept" if stage.identical else "")
+        return "frozen, bit-identical" if stage.identical else "frozen, but changed"
+    return f"trained at {rate:.2g}" + (", but its initial weights were kept" if stage.identical else "")

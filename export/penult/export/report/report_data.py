@@ -1,4 +1,4 @@
-"""All that a report is made from."""
+"""The data of a report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,28 @@ from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Photo, Splits
-from penult.export.evaluation.diagnosis import Verdict
+from penult.export.evaluation.diagnosis import Diagnosis
 from penult.export.training.history import History
 
-if TYPE_CHECKING:  # `penult svm` draws its report without PyTorch
+if TYPE_CHECKING:  # `penult svm` writes its report without PyTorch
     from penult.export.networks.architectures import Architecture
     from penult.export.networks.network import Weights
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What only a run knows that trained the network.
+    """The training of the network.
 
-    `given` and `final` are state dicts of a PenultNet. `rates` holds the learning rate that each stage began with
-    ("stage 1" to "stage 5", "dense", "head"); a stage that is not in it was frozen.
+    Attributes:
+        initial: The state dict of the PenultNet before training.
+        final: The state dict after it.
+        rates: The initial learning rate of each stage that was trained: "stage 1" to "stage 5", "dense", "head".
     """
 
     architecture: "Architecture"
     history: History
-    verdict: Verdict
-    given: "Weights"
+    diagnosis: Diagnosis
+    initial: "Weights"
     final: "Weights"
     rates: Mapping[str, float]
     dropout: float
@@ -47,11 +49,14 @@ class Validation:
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report shows. Everything but `validation` is of the test photos, in the order of `splits.test`.
+    """The contents of a report. Scores, labels and descriptors are of the test photos, in the order of `splits.test`.
 
-    `scores` holds [N, classes] by scorer (there may be only one), `labels` [N], `descriptors` [N, length].
-    `learning` is None where only a new SVM was fitted. `crops` gives some photos as uint8 [n, size, size, 3]; it is
-    None where no photo may be shown.
+    Attributes:
+        scores: [N, classes] by scorer.
+        labels: [N].
+        descriptors: [N, length].
+        learning: None if only the SVM is new.
+        crops: Returns photos as uint8 [n, size, size, 3]; None if the report must not show photos.
     """
 
     name: str

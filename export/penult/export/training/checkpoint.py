@@ -1,4 +1,4 @@
-"""A run's state after every epoch, so that `--resume` goes on as if nothing had happened."""
+"""Save the state of a run after every epoch, so that `--resume` gives the same weights as an unbroken run."""
 
 import contextlib
 import json
@@ -17,24 +17,30 @@ from penult.export.training.distributed import ALONE, ProcessGroup
 from penult.export.training.history import History
 from penult.export.training.schedule import Schedule
 
-NOTHING_TO_RESUME = "--resume: nothing is left of a run that was cut off, so this one starts from the beginning"
+NOTHING_TO_RESUME = "--resume: there is no interrupted run to resume, so this one starts from the beginning"
+
+
+def run_identity(settings: TrainSettings, data_sha256: str) -> list[Any]:
+    """Return what two runs must have in common for one to resume the other."""
+    return [settings.as_json(), data_sha256]
 
 
 class Checkpoint:
-    """The file behind `--resume`; without that option an old one is ignored and overwritten."""
+    """The file that `--resume` reads; without that option an old one is ignored and overwritten."""
 
-    def __init__(self, path: Path, settings: TrainSettings, data_sha256: str, workers: ProcessGroup = ALONE) -> None:
+    def __init__(self, path: Path, identity: list[Any], resume: bool, processes: ProcessGroup = ALONE) -> None:
         """Load the file if the run resumes; raise SettingsError if it belongs to another run.
 
-        The first process reads and writes it; the others are told, for they may have other disks.
+        The first process reads and writes the file and sends it to the others, which may have other disks.
         """
-        self.path, self._workers = path, workers
-        self.identity = json.dumps([settings.as_json(), data_sha256], sort_keys=True)
+        self.path = path
+        self._processes = processes
+        self.identity = json.dumps(identity, sort_keys=True)
         self.state: dict[str, Any] | None = None
         self.phase = 0
         self.history = History()
-        if settings.resume:
-            self.state = workers.same(self._read() if workers.is_first and path.is_file() else None)
+        if resume:
+            self.state = processes.same(self._read() if processes.is_first and path.is_file() else None)
         if self.state:
             self.phase = self.state["phase"]
             self.history = History.from_state(self.state["history"])
@@ -44,30 +50,30 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
             raise SettingsError(
-                "RESUME", f"--resume: {self.path} is damaged; remove it, or leave --resume out, to start anew"
+                "RESUME", f"--resume: {self.path} is damaged; remove it or omit --resume to start again"
             ) from error
         if state["identity"] != self.identity:
             raise SettingsError(
                 "RESUME",
-                "--resume: the interrupted run had other settings or photos; repeat those, or leave --resume out",
+                "--resume: the interrupted run had other settings or photos; repeat those, or omit --resume",
             )
         return state
 
     def finished(self, phase: int) -> bool:
-        """Whether the interrupted run was past this phase."""
+        """Return True if the interrupted run had finished this phase."""
         return self.state is not None and phase < self.phase
 
     def is_within(self, phase: int) -> bool:
-        """Whether the interrupted run had begun this phase."""
+        """Return True if the interrupted run was cut off within this phase."""
         return self.state is not None and phase == self.phase and "optimizer" in self.state
 
     def restore(
         self, phase: int, optimizer: torch.optim.Optimizer, schedule: Schedule, scaler: torch.amp.GradScaler
     ) -> Weights | None:
-        """Put optimizer, schedule and loss scale back where they were in this phase; return the best weights so far."""
+        """Restore optimizer, schedule and loss scale of this phase; return its best weights if it had begun."""
         if not self.is_within(phase):
             return None
-        assert self.state is not None  # for the type checker: asked above
+        assert self.state is not None  # is_within() has checked it
         optimizer.load_state_dict(self.state["optimizer"])
         schedule.load_state_dict(self.state["schedule"])
         scaler.load_state_dict(self.state["scaler"])
@@ -84,7 +90,7 @@ class Checkpoint:
         best: Weights,
         history: History,
     ) -> None:
-        """Write the state after an epoch; raise DiskError, with the last one kept, where the disk refuses."""
+        """Write the state after an epoch; raise DiskError, with the previous file kept, if it cannot be written."""
         self._write(
             {
                 "phase": phase,
@@ -101,16 +107,15 @@ class Checkpoint:
         """Write the state between two phases."""
         self._write({"phase": phase + 1, "net": net.state_dict(), "history": history.to_state()})
 
-    def remove(self) -> None:
-        """Forget the run: its bundle is published."""
-        if not self._workers.is_first:
-            return
-        self.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not there, or somebody keeps something else in it
-            self.path.parent.rmdir()
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete the file of a run whose bundle is published, and its folder if that is empty."""
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # absent or not empty
+            path.parent.rmdir()
 
     def _write(self, state: dict[str, Any]) -> None:
-        if not self._workers.is_first:
+        if not self._processes.is_first:
             return
         scratch = self.path.with_suffix(".tmp")
         with writing(self.path):
@@ -122,6 +127,6 @@ class Checkpoint:
                     os.fsync(file.fileno())
                 os.replace(scratch, self.path)
             except (OSError, RuntimeError):
-                with contextlib.suppress(OSError):  # half of it only takes up what is short
+                with contextlib.suppress(OSError):  # an incomplete file only takes up space
                     scratch.unlink()
                 raise

@@ -1,7 +1,7 @@
-"""The processes of one run: one alone, or those that torchrun started. The only module that knows torch.distributed.
+"""The processes of one run: a single one, or those that torchrun started. Only this module imports torch.distributed.
 
-Every process reads the same photos' list and works on its part of every batch. Sums are taken over all of them, never
-means of means, so that uneven parts weigh as they should (research/learning.md, table of complaints).
+Every process has the same list of photos and works on its part of every batch. Results are sums over all processes, not
+means of means, so that parts of different size have the correct weight (research/learning.md, table of complaints).
 """
 
 import os
@@ -19,15 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 from penult.export.errors import SettingsError
 
 T = TypeVar("T")
-# The first process may learn the head or export for long while the others wait.
+# The first process may train the head or export for a long time while the others wait.
 _TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One process (`rank`, from 0) among `size`, and the device that it works on.
+    """One process (`rank`, from 0) among `size`, and its device.
 
-    Where torchrun started it, it is joined to the others, also as the only one.
+    `are_joined` is True if torchrun started it, even as the only process.
     """
 
     device: torch.device = torch.device("cpu")
@@ -37,20 +37,20 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True for the process that writes files."""
         return self.rank == 0
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """Return where this process's part of `count` items begins and ends; parts differ by one item at most."""
+        """Return start and end of this process's part of `count` items; parts differ by at most one item."""
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
 
     def part(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this process's part, unpadded."""
+        """Return this process's part of the items, without padding."""
         start, end = self.bounds(len(items))
         return items[start:end]
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Add each value up over all processes, in double precision."""
+        """Return the sum of each value over all processes, in double precision."""
         if not self.are_joined:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -59,7 +59,7 @@ class ProcessGroup:
         return summed
 
     def rows(self, own: torch.Tensor) -> torch.Tensor:
-        """Return the rows [n, …] of every process, in the order of their ranks; n may differ."""
+        """Return the rows [n, …] of all processes in the order of their ranks; n may differ."""
         if not self.are_joined:
             return own
         counts = self._counts(len(own))
@@ -70,7 +70,7 @@ class ProcessGroup:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def same(self, value: T) -> T:
-        """Return the first process's value in all of them."""
+        """Return the first process's value in all processes."""
         if not self.are_joined:
             return value
         box = [value if self.is_first else None]
@@ -84,10 +84,10 @@ class ProcessGroup:
                 dist.broadcast(value, 0)
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """Return the network with gradients averaged over the processes, for what learns now.
+        """Return the network with gradients averaged over the processes.
 
-        To be wrapped anew whenever layers are frozen or unfrozen: a gradient that was off when DDP wrapped stays
-        unshared, silently (research/learning.md).
+        Wrap it again whenever layers are frozen or unfrozen. DDP does not average gradients that were off when it
+        wrapped the network, and gives no error (research/learning.md).
         """
         if not self.are_joined:
             return net
@@ -106,7 +106,7 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def started(wanted: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, or be alone; `wanted` is auto, cuda or cpu. Raises SettingsError."""
+    """Join the processes that torchrun started, if any; `wanted` is auto, cuda or cpu. Raises SettingsError."""
     device = device_for(wanted, int(os.environ.get("LOCAL_RANK", "0")))
     if "WORLD_SIZE" not in os.environ:
         yield ProcessGroup(device)
@@ -122,13 +122,13 @@ def started(wanted: str) -> Iterator[ProcessGroup]:
 
 
 def device_for(wanted: str, local_rank: int = 0) -> torch.device:
-    """Return the device of a process, from auto, cuda or cpu; raise SettingsError where it is not there."""
+    """Return the device of a process for auto, cuda or cpu; raise SettingsError if it is missing."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not count):
         return torch.device("cpu")
     if not count:
         raise SettingsError(
-            "DEVICE", "--device cuda: PyTorch sees no CUDA device; check nvidia-smi, or use --device cpu"
+            "DEVICE", "--device cuda: PyTorch finds no CUDA device; check nvidia-smi, or use --device cpu"
         )
     if local_rank >= count:
         raise SettingsError(
@@ -138,7 +138,7 @@ def device_for(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is its gradient, since each process's loss depends on the sum."""
+    """Sum over the processes, with a gradient that is summed too, since each process's loss depends on the sum."""
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor) -> torch.Tensor:
@@ -156,13 +156,13 @@ class _Sum(torch.autograd.Function):
 class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the whole batch of all processes, on any device (torch's SyncBatchNorm needs a GPU).
 
-    Without it, two processes would normalise by the statistics of half a batch each, and learn something else.
-    torch's own batch norm sums in plain float32 on CPUs (off by up to 4e-4 in channels_last), this one in pairs: a run
-    that torchrun started with one process is what one with two repeats to the last digits.
+    Without it, each of two processes would normalise by the statistics of half a batch. On CPUs torch's own batch norm
+    sums in plain float32 (errors up to 4e-4 in channels_last), this one pairwise. So runs of one and of two processes
+    under torchrun differ in the last digits only.
     """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Map [n, C, H, W] to the same shape; n may be 0 here, as long as another process has photos."""
+        """Map [n, C, H, W] to the same shape; n may be 0 if another process has photos."""
         if not self.training:
             return super().forward(maps)
         values = maps.float()
@@ -171,14 +171,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
         mean = _Sum.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        assert self.weight is not None  # none of our networks is built without
+        self._update_running(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        assert self.weight is not None  # all networks of penult have a weight
         scale = self.weight / torch.sqrt(variance + self.eps)
         normalized: torch.Tensor = (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
         return normalized
 
     @torch.no_grad()
-    def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    def _update_running(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         assert self.num_batches_tracked is not None  # as torch's own forward
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -188,8 +188,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, share)
 
 
-def share_batch_norm(net: nn.Module, workers: ProcessGroup) -> None:
-    """Let every batch norm of the network take its statistics over all processes."""
-    for module in net.modules() if workers.are_joined else ():
+def share_batch_norm(net: nn.Module, processes: ProcessGroup) -> None:
+    """Make every batch norm of the network use statistics over all processes."""
+    for module in net.modules() if processes.are_joined else ():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm

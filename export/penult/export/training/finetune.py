@@ -1,14 +1,14 @@
-"""Fine-tuning: the head first, on cached descriptors; then every layer that is not frozen, on augmented photos.
+"""Fine-tune the head on cached descriptors, then every layer that is not frozen on augmented photos.
 
-All randomness is a function of (seed, phase, epoch, photo), so a run that was cut off and resumed ends with the same
-weights as one that was not, and several processes end where one would.
+All random numbers depend on seed, phase, epoch and photo alone. So a resumed run ends with the same weights as an
+unbroken one, and several processes end with the same weights as one.
 """
 
 import math
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,15 @@ from penult.export.errors import SettingsError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, copy_weights, freeze_stages, parameter_groups
 from penult.export.training import lr_finder, schedule
-from penult.export.training.checkpoint import Checkpoint
+from penult.export.training.checkpoint import Checkpoint, run_identity
 from penult.export.training.distributed import ProcessGroup, share_batch_norm
 from penult.export.training.history import Epoch, History
-from penult.export.training.trainer import EvalResult, Trainer, steps_of
+from penult.export.training.trainer import EvalResult, Trainer, class_weights, steps_of
 
-# The training loss is re-measured on this many photos at least, in eval mode: dropout would hide the gap otherwise.
+# The training loss is measured again in eval mode, on at least so many photos; dropout would hide the gap.
 _MIN_MEASURED = 200
 _HEAD_BATCH = 64
-# With Adam's usual 1e-8, gradients of rounding noise alone become full steps: runs of one and two processes would part.
+# With Adam's usual 1e-8, gradients of rounding noise become full steps, and runs of one and two processes diverge.
 _EPSILON = 1e-6
 
 OnEpoch = Callable[[Epoch], None]
@@ -39,10 +39,12 @@ OnEpoch = Callable[[Epoch], None]
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of learning with one optimizer.
+    """One phase of training with one optimizer.
 
-    `train` runs an epoch and returns its mean loss; `measure` measures training, then validation photos. Epochs of a
-    long phase are worth a checkpoint and a line each.
+    Attributes:
+        train: Runs an epoch, given its number, and returns its mean loss.
+        measure: Measures training photos, then validation photos.
+        is_long: True if every epoch gets a checkpoint and a progress line.
     """
 
     name: str
@@ -64,58 +66,62 @@ class FineTuner:
         settings: TrainSettings,
         splits: Splits,
         reader: PhotoReader,
-        workers: ProcessGroup,
+        processes: ProcessGroup,
         on_epoch: OnEpoch = lambda epoch: None,
     ) -> None:
-        """Move the network to the device; nothing learns yet."""
-        share_batch_norm(net, workers)
-        self.trainer = Trainer(net, settings, splits.train, reader, workers)
-        self.net, self.architecture, self.settings, self.splits = self.trainer.net, architecture, settings, splits
-        self.reader, self.workers, self.on_epoch = reader, workers, on_epoch
+        """Move the network to the device; run() trains it."""
+        share_batch_norm(net, processes)
+        weights = class_weights(settings.class_weights, splits.train, net.classes)
+        self.trainer = Trainer(net, reader, processes, weights, settings.precision)
+        self.net = self.trainer.net
+        self.architecture = architecture
+        self.settings = settings
+        self.splits = splits
+        self.reader = reader
+        self.processes = processes
+        self.on_epoch = on_epoch
 
     def run(self, checkpoint_path: Path) -> History:
-        """Train, restore the best weights of each phase, and return the history; raise SettingsError on divergence."""
-        checkpoint = Checkpoint(checkpoint_path, self.settings, self.splits.sha256, self.workers)
+        """Run both phases, each of which ends with its best weights; return the history.
+
+        Raises:
+            SettingsError: The loss diverged, or the checkpoint belongs to another run.
+        """
+        settings = self.settings
+        identity = run_identity(settings, self.splits.sha256)
+        checkpoint = Checkpoint(checkpoint_path, identity, settings.resume, self.processes)
         history = checkpoint.history
         if checkpoint.state:
             say(f"resuming after {len(history.epochs)} epochs")
             self.net.load_state_dict(checkpoint.state["net"])
-        for number, run in enumerate(self._phases()):
+        phases = [] if settings.starts_fresh else [self._run_head]
+        if not settings.freezes_all:
+            phases.append(self._run_whole)
+        for number, run in enumerate(phases):
             if not checkpoint.finished(number):
-                with self._measuring():
+                # Convolutions that learn run again in every epoch, so one view must do; frozen ones run once.
+                with nullcontext() if settings.freezes_all else self.net.single_view():
                     run(number, history, checkpoint)
-        freeze_stages(self.net, self.architecture, self.settings.freeze)
+        freeze_stages(self.net, self.architecture, settings.freeze)
         return history
 
-    def _measuring(self) -> AbstractContextManager[None]:
-        """Where the convolutions learn they run anew in every epoch: one view decides; else all views cost one pass."""
-        return self.net.looking_once() if self.settings.freeze < FREEZE_ALL else nullcontext()
-
-    def _phases(self) -> list[Callable[[int, History, Checkpoint], None]]:
-        phases: list[Callable[[int, History, Checkpoint], None]] = []
-        if not self.settings.starts_fresh:
-            phases.append(self._run_head)
-        if self.settings.freeze < FREEZE_ALL:
-            phases.append(self._run_whole)
-        return phases
-
     def _run_head(self, number: int, history: History, checkpoint: Checkpoint) -> None:
-        """Train the head alone. The body runs once per photo, shared out; what then remains is one process's work."""
+        """Train the head alone: all processes run the body once per photo, then the first one trains the head."""
         freeze_stages(self.net, self.architecture, FREEZE_ALL)
         train = self.trainer.describe_all(self.splits.train, "describing training photos")
         val = self.trainer.describe_all(self.splits.val, "describing validation photos")
-        if self.workers.is_first:
+        if self.processes.is_first:
             self._run_phase(number, self._head_phase(train, val, history), history, checkpoint)
-        self.workers.copy(self.net)
-        history.epochs[:] = self.workers.same(history.epochs)
+        self.processes.copy(self.net)
+        history.epochs[:] = self.processes.same(history.epochs)
 
     def _run_whole(self, number: int, history: History, checkpoint: Checkpoint) -> None:
-        self._run_phase(
-            number, self._whole_phase(history, is_new=not checkpoint.is_within(number)), history, checkpoint
-        )
+        """Train every layer that is not frozen."""
+        phase = self._whole_phase(history, is_new=not checkpoint.is_within(number))
+        self._run_phase(number, phase, history, checkpoint)
 
     def _run_phase(self, number: int, phase: Phase, history: History, checkpoint: Checkpoint) -> None:
-        """Run one phase's epochs; at its end the network holds the phase's best weights."""
+        """Run the epochs of one phase; afterwards the network has the phase's best weights."""
         scaler = self.trainer.scaler
         best = checkpoint.restore(number, phase.optimizer, phase.schedule, scaler) or copy_weights(self.net)
         stopping = phase.schedule.stopping
@@ -134,24 +140,32 @@ class FineTuner:
         checkpoint.save_finished(number, self.net, history)
 
     def _run_epoch(self, phase: Phase) -> Epoch:
-        """Learn and measure; raise SettingsError where the loss is no number any more."""
+        """Train and measure one epoch; raise SettingsError if the loss is not finite."""
         number, started = phase.schedule.stopping.epoch + 1, time.monotonic()
         torch.manual_seed(zlib.crc32(f"{self.settings.seed} {phase.name} {number}".encode()))
         running = phase.train(number)
         train, val = phase.measure()
         if not (math.isfinite(running) and math.isfinite(val.loss)):
-            raise SettingsError("DIVERGED", "the loss is no number any more; lower --lr-head and --lr-backbone")
+            raise SettingsError("DIVERGED", "the loss is not finite; lower --lr-head and --lr-backbone")
         rate = phase.optimizer.param_groups[0]["lr"]
         return Epoch(
-            phase.name, number, rate, running, train.loss, val.loss, train.accuracy, val.accuracy,
-            time.monotonic() - started, val.error,
-        )  # fmt: skip
+            phase=phase.name,
+            epoch=number,
+            learning_rate=rate,
+            running_loss=running,
+            train_loss=train.loss,
+            val_loss=val.loss,
+            train_accuracy=train.accuracy,
+            val_accuracy=val.accuracy,
+            seconds=time.monotonic() - started,
+            val_loss_error=val.error,
+        )
 
     def _head_phase(
         self, train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tensor, torch.Tensor], history: History
     ) -> Phase:
-        """Make the phase of the head alone on descriptors and labels: its epochs cost next to nothing."""
-        head, trainer, alone = self.net.head, self.trainer, ProcessGroup(self.workers.device)
+        """Make the phase of the head alone, on descriptors and labels; its epochs take almost no time."""
+        head, trainer, alone = self.net.head, self.trainer, ProcessGroup(self.processes.device)
         optimizer = torch.optim.AdamW(
             head.parameters(), lr=self.settings.lr_head, weight_decay=self.settings.weight_decay, eps=_EPSILON
         )
@@ -166,9 +180,9 @@ class FineTuner:
             return total / float(trainer.weights[train[1]].sum())
 
         def measure() -> tuple[EvalResult, EvalResult]:
-            return trainer.judge(*train, alone), trainer.judge(*val, alone)
+            return trainer.evaluate(*train, alone), trainer.evaluate(*val, alone)
 
-        plan = schedule.Schedule(optimizer, self.settings, history.best_loss, warm_steps=0)
+        plan = schedule.plateau(optimizer, self.settings, history.best_loss)
         return Phase("head", self.settings.head_epochs, optimizer, plan, run_epoch, measure, is_long=False)
 
     def _whole_phase(self, history: History, is_new: bool = True) -> Phase:
@@ -177,19 +191,22 @@ class FineTuner:
         freeze_stages(self.net, self.architecture, settings.freeze)
         measured = _sample(splits, settings.seed)
         augmentation = transforms.BY_NAME[settings.augment]
-        optimizer = self._optimizer(history.rate_factor)  # resumed: what was found before the run was cut off
+        optimizer = self._optimizer(history.rate_factor)  # of the interrupted run, if there was one
         if settings.lr == "auto" and is_new:
-            factor = lr_finder.find_factor(trainer, optimizer, splits.train, augmentation, settings)
-            optimizer, history.rate_factor = self._optimizer(factor), factor
-            history.notes.append(f"--lr auto: the rates given were multiplied by {factor:.2g}")
+            factor = lr_finder.find_factor(
+                trainer, optimizer, splits.train, augmentation, settings.seed, settings.train_crop
+            )
+            optimizer = self._optimizer(factor)
+            history.rate_factor = factor
+            history.notes.append(f"--lr auto: the given rates were multiplied by {factor:.2g}")
             say(history.notes[-1])
-        forward = self.workers.wrap(self.net)
+        forward = self.processes.wrap(self.net)
         plan = schedule.make(optimizer, settings, history.best_loss, steps_of(len(splits.train), settings.batch_size))
 
         def run_epoch(epoch: int) -> float:
             seed = f"{settings.seed} {epoch}"
             batches = self.reader.augmented(
-                splits.train, augmentation, seed, f"epoch {epoch}", self.workers.bounds, settings.train_crop
+                splits.train, augmentation, seed, f"epoch {epoch}", self.processes.bounds, settings.train_crop
             )
             losses = trainer.epoch(batches, optimizer, plan, forward)
             return sum(losses) / len(losses)
@@ -206,7 +223,7 @@ class FineTuner:
 
 
 def _sample(splits: Splits, seed: int) -> tuple[Photo, ...]:
-    """Draw the training photos on which the training loss is re-measured: as many as there are for validation."""
+    """Draw the training photos that the training loss is measured on: as many as validation photos, or 200 if more."""
     count = min(len(splits.train), max(len(splits.val), _MIN_MEASURED))
     rows = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))[:count]
     return tuple(splits.train[row] for row in sorted(rows.tolist()))

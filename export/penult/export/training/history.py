@@ -1,4 +1,4 @@
-"""What happened, epoch by epoch: history.csv."""
+"""The history of a run, epoch by epoch, which becomes history.csv."""
 
 import csv
 import io
@@ -9,9 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch. `running_loss` is with dropout and augmentation on; the other losses are measured in eval mode.
+    """One epoch.
 
-    `learning_rate` is the head's at the epoch's end; `val_loss_error` is the standard error of `val_loss`.
+    Attributes:
+        learning_rate: The head's rate at the end of the epoch.
+        running_loss: The loss with dropout and augmentation; the other losses are measured in eval mode.
+        val_loss_error: The standard error of `val_loss`.
     """
 
     phase: str
@@ -28,9 +31,9 @@ class Epoch:
 
 @dataclass
 class History:
-    """All epochs of a run, in order, and what else the user should know of it.
+    """All epochs of a run, in order, and notes for the user.
 
-    `rate_factor` is what `--lr auto` multiplied the rates given by.
+    `rate_factor` is the factor of `--lr auto` for the given rates.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -47,7 +50,7 @@ class History:
         return min((epoch.val_loss for epoch in self.epochs), default=math.inf)
 
     def last_line(self, best: bool) -> str:
-        """Describe the last epoch to a person."""
+        """Return the progress line of the last epoch."""
         e = self.epochs[-1]
         return (
             f"{e.phase:>4} {e.epoch:3d}  train loss {e.train_loss:.3f}  val loss {e.val_loss:.3f}  "

@@ -1,7 +1,7 @@
-"""`--lr auto`: a short range test finds what the given rates should be multiplied by (Smith 2017, section 3.3).
+"""`--lr auto`: a learning-rate range test finds the factor for the given rates (Smith 2017, section 3.3).
 
-The rate rises geometrically over some fifty steps; where the loss is lowest it is already too high, and a tenth of that
-still learns fast without shaking. Ten times too low a rate cost 13 points in research/learning.md.
+The rate rises geometrically over 50 steps. The rate at the lowest loss is already too high; a tenth of it learns fast
+and stays stable. A rate ten times too low cost 13 points of accuracy (research/learning.md).
 """
 
 import math
@@ -10,7 +10,6 @@ from itertools import count
 
 import torch
 
-from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Photo
 from penult.export.data.transforms import Augmentation
 from penult.export.errors import SettingsError
@@ -43,18 +42,34 @@ def find_factor(
     optimizer: torch.optim.Optimizer,
     photos: tuple[Photo, ...],
     augmentation: Augmentation,
-    settings: TrainSettings,
+    seed: int,
+    train_crop: int = 0,
 ) -> float:
-    """Return what to multiply the optimizer's rates by; the network is left as it was, the optimizer is used up."""
+    """Return the factor for the optimizer's rates.
+
+    The network is restored afterwards; the optimizer must not be used again.
+
+    Args:
+        trainer: Holds the network.
+        optimizer: Has the rates to scale.
+        photos: The training photos.
+        augmentation: How they are cropped.
+        seed: Decides order and crops.
+        train_crop: Side of the crops in pixels; 0 is the size of serving.
+
+    Raises:
+        SettingsError: The loss was not finite at any rate.
+    """
     before, scale = copy_weights(trainer.net), trainer.scaler.state_dict()
     ramp = _Ramp(optimizer, [group["lr"] for group in optimizer.param_groups])
-    forward = trainer.workers.wrap(trainer.net)
+    forward = trainer.processes.wrap(trainer.net)
     losses: list[float] = []
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     for turn in count():
-        seed, bounds = f"{settings.seed} rates {turn}", trainer.workers.bounds
-        batches = trainer.reader.augmented(photos, augmentation, seed, "trying rates", bounds, settings.train_crop)
-        losses += trainer.epoch(batches, optimizer, ramp, forward, most_steps=_STEPS - len(losses))
+        batches = trainer.reader.augmented(
+            photos, augmentation, f"{seed} rates {turn}", "trying rates", trainer.processes.bounds, train_crop
+        )
+        losses += trainer.epoch(batches, optimizer, ramp, forward, max_steps=_STEPS - len(losses))
         if len(losses) >= _STEPS:
             break
     trainer.net.load_state_dict(before)
@@ -68,7 +83,7 @@ def factor_of(step: int) -> float:
 
 
 def choose(losses: list[float]) -> float:
-    """Return a tenth of the factor where the smoothed loss of the steps is lowest; raise SettingsError if none fell."""
+    """Return a tenth of the factor at the lowest smoothed loss; raise SettingsError if it never was finite."""
     smooth, low, best = 0.0, math.inf, 0
     for step, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -79,6 +94,7 @@ def choose(losses: list[float]) -> float:
             low, best = value, step
     if math.isinf(low):
         raise SettingsError(
-            "DIVERGED", "--lr auto: the loss is no number at any rate; check --weights, or set the rates"
+            "DIVERGED",
+            "--lr auto: the loss is not finite at any rate; check --weights, or set --lr-head and --lr-backbone",
         )
     return factor_of(best) / _BACK_FROM_LOWEST

@@ -1,8 +1,9 @@
-"""When to lower the learning rate and when to stop.
+"""Learning-rate schedules and early stopping.
 
-plateau   validation loss alone decides both: a rate that no longer helps falls, a run that no longer gains ends
-onecycle  the rate rises, then falls to nothing over all epochs (Smith 2018); no early stop, which would cut the fall
-Both remember the best epoch, whose weights are kept.
+- plateau: Validation loss alone lowers the rate and stops the run.
+- onecycle: The rate rises, then falls to almost 0 over all epochs (Smith 2018). There is no early stopping.
+
+Both keep track of the best epoch, whose weights are kept.
 """
 
 import math
@@ -20,10 +21,10 @@ _END_DIVISOR = 1000
 
 @dataclass
 class EarlyStopping:
-    """Stops after `patience` epochs without a validation loss below the phase's `lowest`.
+    """Stop after `patience` epochs without a validation loss below the phase's `lowest`.
 
-    `best` may be from before this phase. A phase that still comes down to it is not cut off: its rate must have had the
-    time to fall first, and the rate, too, falls by what this phase reaches.
+    `best` may come from an earlier phase. A phase whose loss is still above it is not stopped while its own loss falls,
+    because its rate must have had the time to fall first.
     """
 
     patience: int
@@ -34,7 +35,7 @@ class EarlyStopping:
     lowest_epoch: int = 0
 
     def improved(self, val_loss: float) -> bool:
-        """Take note of one more epoch; return whether it is the best so far (NaN never is)."""
+        """Record an epoch; return True if it is the best so far (NaN never is)."""
         self.epoch += 1
         if val_loss < self.lowest:
             self.lowest, self.lowest_epoch = val_loss, self.epoch
@@ -45,22 +46,39 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether patience has run out."""
+        """True if patience has run out."""
         return self.epoch - self.lowest_epoch >= self.patience
 
 
 class Schedule:
-    """Rates and end of one phase: rates rise over the first `warm_steps` steps, then validation loss decides."""
+    """Rates and end of one phase: rates rise over the first `warm_steps` steps, then validation loss lowers them."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: TrainSettings, best: float, warm_steps: int) -> None:
-        """Start from the optimizer's rates; an epoch must beat the loss `best` to count as better."""
-        self.optimizer, self.warm_steps = optimizer, warm_steps
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        best: float,
+        *,
+        stop_patience: int,
+        warm_steps: int = 0,
+        lr_factor: float = TrainSettings.lr_factor,
+        lr_patience: int = TrainSettings.lr_patience,
+    ) -> None:
+        """Start from the optimizer's rates.
+
+        Args:
+            optimizer: Its rates are the targets of the warm-up.
+            best: The validation loss that an epoch must beat to be the best.
+            stop_patience: Epochs without a better validation loss before the phase ends.
+            warm_steps: Steps over which the rates rise.
+            lr_factor: Multiplies the rates when validation loss stalls.
+            lr_patience: Epochs without a better validation loss before that.
+        """
+        self.optimizer = optimizer
+        self.warm_steps = warm_steps
         self.targets = [group["lr"] for group in optimizer.param_groups]
-        self.stopping = EarlyStopping(settings.stop_patience, best=best)
+        self.stopping = EarlyStopping(stop_patience, best=best)
         self.step = 0
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=settings.lr_factor, patience=settings.lr_patience
-        )
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=lr_factor, patience=lr_patience)
 
     def before_step(self) -> None:
         """Set the rates of the optimizer's next step."""
@@ -70,13 +88,13 @@ class Schedule:
                 group["lr"] = target * self.step / self.warm_steps
 
     def after_epoch(self, val_loss: float) -> bool:
-        """Take note of an epoch; return whether it is the best so far."""
+        """Record an epoch; return True if it is the best so far."""
         self.plateau.step(val_loss)
         return self.stopping.improved(val_loss)
 
     @property
     def is_over(self) -> bool:
-        """Whether another epoch would not help."""
+        """True if the phase ends here."""
         return self.stopping.should_stop
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,20 +102,19 @@ class Schedule:
         return {"step": self.step, "stopping": vars(self.stopping), "rates": self.plateau.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.step = state["step"]
         vars(self.stopping).update(state["stopping"])
         self.plateau.load_state_dict(state["rates"])
 
 
 class OneCycle(Schedule):
-    """The rate as a fixed function of the step: a quarter of the way up, the rest down along a cosine."""
+    """The rate rises over a quarter of the steps, then falls along a cosine."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: TrainSettings, best: float, steps: int) -> None:
-        """Spread the cycle over `settings.epochs` epochs of `steps` steps."""
-        super().__init__(optimizer, settings, best, warm_steps=0)
-        self.total = steps * settings.epochs
-        self.stopping.patience = settings.epochs
+    def __init__(self, optimizer: torch.optim.Optimizer, best: float, steps: int, epochs: int) -> None:
+        """Spread the cycle over `epochs` epochs of `steps` steps."""
+        super().__init__(optimizer, best, stop_patience=epochs)
+        self.total = steps * epochs
 
     def before_step(self) -> None:
         """Set the rates of the optimizer's next step."""
@@ -107,12 +124,12 @@ class OneCycle(Schedule):
             group["lr"] = target * factor
 
     def after_epoch(self, val_loss: float) -> bool:
-        """Take note of an epoch; return whether it is the best so far."""
+        """Record an epoch; return True if it is the best so far."""
         return self.stopping.improved(val_loss)
 
 
 def one_cycle(progress: float) -> float:
-    """Return the share of the highest rate at `progress` 0…1: a tenth, up to 1 at a quarter, down to a thousandth."""
+    """Return the share of the highest rate: 0.1 at progress 0, 1 at 0.25 and 0.001 at 1."""
     if progress < _RISING_SHARE:
         low, reached = 1 / _START_DIVISOR, progress / _RISING_SHARE
     else:
@@ -122,5 +139,18 @@ def one_cycle(progress: float) -> float:
 
 def make(optimizer: torch.optim.Optimizer, settings: TrainSettings, best: float, steps: int) -> Schedule:
     """Return the schedule that the settings name, for epochs of `steps` steps."""
-    kind = OneCycle if settings.schedule == ONE_CYCLE else Schedule
-    return kind(optimizer, settings, best, steps)
+    if settings.schedule == ONE_CYCLE:
+        return OneCycle(optimizer, best, steps, settings.epochs)
+    return plateau(optimizer, settings, best, warm_steps=steps)
+
+
+def plateau(optimizer: torch.optim.Optimizer, settings: TrainSettings, best: float, warm_steps: int = 0) -> Schedule:
+    """Return the plateau schedule with the patience of the settings."""
+    return Schedule(
+        optimizer,
+        best,
+        stop_patience=settings.stop_patience,
+        warm_steps=warm_steps,
+        lr_factor=settings.lr_factor,
+        lr_patience=settings.lr_patience,
+    )

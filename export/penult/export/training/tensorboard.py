@@ -1,4 +1,4 @@
-"""TensorBoard event files, for those who follow several runs there: the only module that knows tensorboardX."""
+"""Write TensorBoard event files. Only this module imports tensorboardX."""
 
 import time
 from contextlib import suppress
@@ -15,9 +15,9 @@ from penult.export.training.history import Epoch
 
 
 class TensorBoardWriter:
-    """Writes each epoch's figures below a folder; without one it does nothing. Raises DiskError.
+    """Writes the figures of each epoch below a folder; without a folder it does nothing. Raises DiskError.
 
-    tensorboardX's SummaryWriter would write on a thread, and again at exit: there a full disk ends in a traceback.
+    tensorboardX's SummaryWriter writes on a thread and at exit, where a full disk ends in a traceback.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -29,14 +29,18 @@ class TensorBoardWriter:
                 self._writer = EventsWriter(str(folder / "events"))
 
     def add(self, epoch: Epoch) -> None:
-        """Write losses, accuracies and the rate; each phase counts its epochs on its own."""
+        """Write losses, accuracies and the rate; epochs are counted per phase."""
         if self._folder is None:
             return
         figures = {
-            "loss/training": epoch.train_loss, "loss/validation": epoch.val_loss, "loss/running": epoch.running_loss,
-            "accuracy/training": epoch.train_accuracy, "accuracy/validation": epoch.val_accuracy,
-            "rate/head": epoch.learning_rate, "seconds/epoch": epoch.seconds,
-        }  # fmt: skip
+            "loss/training": epoch.train_loss,
+            "loss/validation": epoch.val_loss,
+            "loss/running": epoch.running_loss,
+            "accuracy/training": epoch.train_accuracy,
+            "accuracy/validation": epoch.val_accuracy,
+            "rate/head": epoch.learning_rate,
+            "seconds/epoch": epoch.seconds,
+        }
         with writing(self._folder):
             for name, value in figures.items():
                 summary = scalar(f"{epoch.phase}/{name}", value)
@@ -52,5 +56,5 @@ class TensorBoardWriter:
     ) -> None:
         """Close the event file; every epoch is in it already."""
         if self._folder:
-            with suppress(OSError):  # where an epoch could not be written, that has been said
+            with suppress(OSError):  # if an epoch could not be written, an error was raised before
                 self._writer.close()

@@ -1,9 +1,8 @@
-"""One network on this process's device: an epoch of learning, and measuring in eval mode on what serving would see."""
+"""Train one network on this process's device, and measure it in eval mode on the crops that serving uses."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from penult.export.config.train import BALANCED, TrainSettings
+from penult.export.config.train import BALANCED
 from penult.export.data.dataset import Photo
 from penult.export.data.loader import LearningBatch, PhotoReader
 from penult.export.networks.network import Normalise, PenultNet
@@ -20,7 +19,7 @@ from penult.export.training.distributed import ProcessGroup
 
 
 class Rates(Protocol):
-    """Whatever sets the rates of an optimizer's next step."""
+    """Sets the rates of an optimizer's next step."""
 
     def before_step(self) -> None:
         """Set them."""
@@ -39,25 +38,29 @@ class EvalResult:
 
 
 class Trainer:
-    """A network with what it needs to learn: device, precision, class weights, its part of every batch."""
+    """Trains a network on one device, in one precision, on this process's part of every batch."""
 
     def __init__(
-        self,
-        net: PenultNet,
-        settings: TrainSettings,
-        photos: Sequence[Photo],
-        reader: PhotoReader,
-        workers: ProcessGroup,
+        self, net: PenultNet, reader: PhotoReader, processes: ProcessGroup, weights: torch.Tensor, precision: str
     ) -> None:
-        """Move the network to the device; `photos` are those learnt from, whose counts balance the classes."""
-        self.net = net.to(workers.device).to(memory_format=torch.channels_last)
-        self.normalise = Normalise(reader.spec).to(workers.device)
-        self.reader, self.workers, self.device = reader, workers, workers.device
-        self.weights = class_weights(settings.class_weights, photos, net.classes).to(self.device)
-        precision = _precision(settings.precision, self.device)
-        self._dtype = precision
-        # fp16's smallest gradients vanish unless the loss is scaled up; the other precisions need nothing.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
+        """Move the network to the device.
+
+        Args:
+            net: The network, trained in place.
+            reader: Reads the photos.
+            processes: The processes of the run; batches are split over them.
+            weights: The weight of each class in the loss, float [classes].
+            precision: "auto", "fp32", "bf16" or "fp16".
+        """
+        self.device = processes.device
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
+        self.normalise = Normalise(reader.spec).to(self.device)
+        self.reader = reader
+        self.processes = processes
+        self.weights = weights.to(self.device)
+        self._dtype = _precision(precision, self.device)
+        # Without a scaled loss the smallest gradients of fp16 become 0; the other precisions need no scaling.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
 
     def epoch(
         self,
@@ -65,29 +68,34 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         rates: Rates,
         forward: nn.Module,
-        most_steps: float = math.inf,
+        max_steps: float = math.inf,
     ) -> list[float]:
-        """Take a step per batch, `most_steps` at most; return the loss of each step.
+        """Take a step per batch and return the loss of each step.
 
-        `forward` is the network, or its wrapped form with shared gradients.
+        Args:
+            batches: This process's parts of the batches.
+            optimizer: Updates the parameters.
+            rates: Sets the rates of each step.
+            forward: The network, or the network wrapped for shared gradients.
+            max_steps: Steps to take at most.
         """
         sums: list[tuple[torch.Tensor, float]] = []
         forward.train()
         for batch in batches:
             if len(batch.whole) == 1 and sums and self.reader.batch_size > 1:
-                continue  # batch norm cannot learn from a single photo left over
+                continue  # batch norm cannot use a single remaining photo
             pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
             labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
             total = float(self.weights[torch.from_numpy(batch.whole).to(self.device)].sum())
             self.net.rows.first, self.net.rows.total = batch.first, len(batch.whole)
             rates.before_step()
             logits = partial(self._logits, forward, pixels)
-            loss = self.step(optimizer, logits, labels, self.workers.size / total)
+            loss = self.step(optimizer, logits, labels, self.processes.size / total)
             sums.append((loss, total))
-            if len(sums) >= most_steps:
+            if len(sums) >= max_steps:
                 break
         self.net.rows.first, self.net.rows.total = 0, 0
-        losses = self.workers.sums([float(loss) for loss, _ in sums])
+        losses = self.processes.sums([float(loss) for loss, _ in sums])
         return [loss / total for loss, (_, total) in zip(losses, sums, strict=True)]
 
     def _logits(self, forward: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -99,10 +107,10 @@ class Trainer:
     ) -> torch.Tensor:
         """Take one optimizer step on the summed loss times `scale`; return the sum.
 
-        DDP takes the mean over processes where a batch's loss is the sum of their parts: `scale` makes up for it.
+        DDP averages gradients over processes, but the loss of a batch is the sum of its parts; `scale` corrects this.
         """
         optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             loss = F.cross_entropy(logits().float(), labels, weight=self.weights, reduction="sum")
         self.scaler.scale(loss * scale).backward()
         self.scaler.step(optimizer)
@@ -110,37 +118,34 @@ class Trainer:
         return loss.detach()
 
     def describe(self, photos: Sequence[Photo], what: str) -> Tensors:
-        """Run the body in eval mode on this process's part; return descriptors [n, length] and labels [n]."""
+        """Run the body in eval mode on this process's part; return descriptors [n, length] and labels int64 [n]."""
         self.net.eval()
         descriptors = [torch.empty(0, self.net.descriptor_length, device=self.device)]
         labels = [torch.empty(0, dtype=torch.int64, device=self.device)]
         with torch.inference_mode():
-            for pixels, truth in self.reader.crops(self.workers.part(photos), what):
+            for pixels, truth in self.reader.crops(self.processes.part(photos), what):
                 descriptors.append(self.net.describe(self.normalise(torch.from_numpy(pixels).to(self.device))))
                 labels.append(torch.from_numpy(truth).to(self.device))
         return torch.cat(descriptors).clone(), torch.cat(labels).clone()
 
     def describe_all(self, photos: Sequence[Photo], what: str) -> Tensors:
-        """Return descriptors [N, length] and labels [N] of all photos, in every process."""
+        """Return descriptors float [N, length] and labels int64 [N] of all photos, in every process."""
         descriptors, labels = self.describe(photos, what)
-        return self.workers.rows(descriptors), self.workers.rows(labels)
+        return self.processes.rows(descriptors), self.processes.rows(labels)
 
     def measure(self, photos: Sequence[Photo], what: str) -> EvalResult:
         """Return loss and accuracy in eval mode, over the parts of all processes."""
-        return self.judge(*self.describe(photos, what), self.workers)
+        return self.evaluate(*self.describe(photos, what), self.processes)
 
     @torch.no_grad()
-    def judge(self, descriptors: torch.Tensor, labels: torch.Tensor, workers: ProcessGroup) -> EvalResult:
-        """Return loss and accuracy of the head on descriptors [n, length] with labels [n], summed over `workers`."""
+    def evaluate(self, descriptors: torch.Tensor, labels: torch.Tensor, processes: ProcessGroup) -> EvalResult:
+        """Return loss and accuracy of the head on descriptors [n, length] with labels [n], summed over `processes`."""
         logits = self.net.head.eval()(descriptors).float()
         losses = F.cross_entropy(logits, labels, weight=self.weights, reduction="none").double()
         weights = self.weights[labels].double()
         hits = (logits.argmax(1) == labels).sum()
         values = (losses.sum(), losses.square().sum(), weights.sum(), (losses * weights).sum(), weights.square().sum())
-        return _measured(*workers.sums([*(float(value) for value in values), float(hits), len(labels)]))
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+        return _measured(*processes.sums([*(float(value) for value in values), float(hits), len(labels)]))
 
 
 def _measured(
@@ -153,13 +158,13 @@ def _measured(
 
 
 def steps_of(photos: int, batch_size: int) -> int:
-    """Return how many steps an epoch has: a single photo left over is no batch, see Learner.epoch()."""
+    """Return the steps of an epoch; Trainer.epoch() skips a last batch of a single photo."""
     whole, left_over = divmod(photos, batch_size)
     return max(1, whole + (left_over > 1))
 
 
 def class_weights(kind: str, photos: Sequence[Photo], classes: int) -> torch.Tensor:
-    """Return a weight per class, float [classes]: ones, or N / (classes x count), scikit-learn's "balanced"."""
+    """Return a weight per class, float [classes]: ones, or N / (classes x count) as scikit-learn's "balanced"."""
     if kind != BALANCED:
         return torch.ones(classes)
     count = Counter(photo.label for photo in photos)
@@ -167,7 +172,7 @@ def class_weights(kind: str, photos: Sequence[Photo], classes: int) -> torch.Ten
 
 
 def _precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Return what convolutions compute in: "auto" is bf16 on GPUs that have it, fp16 on others, fp32 on the CPU."""
+    """Return the dtype of convolutions; "auto" is bf16 on GPUs that have it, fp16 on others, fp32 on the CPU."""
     if wanted == "auto":
         if device.type != "cuda":
             return torch.float32

@@ -53,8 +53,8 @@ def cases(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "save": ([*train, "--save-weights", str(folder)], "--save-weights"),
         "name": (["train", good, "--out", str(folder / "ä b"), *tiny], "model name"),
         "arch": ([*train, "--arch", "resnet19"], "did you mean resnet18?"),
-        "weights": ([*train, "--weights", absent], "no such file"),
-        "empty": ([*train, "--weights", str(folder / "file"), "--freeze", "1"], "is an empty file"),
+        "weights": ([*train, "--weights", absent], "does not exist"),
+        "empty": ([*train, "--weights", str(folder / "file"), "--freeze", "1"], "is empty"),
         "download": ([*train, "--weights", "imagenet"], "torchvision has no imagenet weights for tiny5"),
         "v2": ([*train, "--arch", "vgg16", "--weights", "imagenet-v2"], "it has imagenet"),
         "crop": ([*train, "--crop", "8"], "--crop 8 is less than half"),
@@ -78,7 +78,7 @@ def cases(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         words, said = cases[name]
         cases |= {f"{name}, planned": ([*words, "--dry-run"], said)}
     words = ["train", good, "--out", str(folder / "file" / "x"), "--sweep", "freeze", "--weights", str(folder / "file")]
-    return cases | {"sweep": (words, "is an empty file")}
+    return cases | {"sweep": (words, "is empty")}
 
 
 @pytest.fixture(scope="module")
