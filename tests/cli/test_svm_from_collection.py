@@ -87,8 +87,8 @@ def test_with_the_networks_own_classes_the_dense_head_stays(shop, digits):
     assert manifest.temperatures["svm"] != before.temperatures["svm"]
     assert manifest.default_scorer == before.default_scorer
     page = (folder / "2" / "report" / "index.html").read_text()
-    assert "decided nothing" not in page
-    assert "The default scorer is that of version 1." in page
+    assert "used for this figure only" not in page
+    assert "The default scorer is the one of version 1." in page
     assert "the network may have learnt from some of these items" in page
 
 

@@ -260,7 +260,7 @@ def test_a_version_with_other_classes_can_be_int8(model: Path, digits: Path, tmp
     assert made.manifest.scorers == ("svm",)
     assert (made.manifest.precision, made.manifest.training["svm"]["kernel"]) == ("int8", "linear")
     assert set(result.metrics["int8"]["scorers"]) == {"svm"}
-    assert "dense head has no say" in (result.folder / "MODEL_CARD.md").read_text()
+    assert "dense head is not used" in (result.folder / "MODEL_CARD.md").read_text()
     load(made, Placement("cpu"))
 
 
@@ -275,7 +275,7 @@ def test_a_network_that_int8_spoils_is_refused(
     assert (code, out) == (1, "")
     line = err.splitlines()[-1]
     assert line.startswith("penult: int8 names ")
-    assert "more than --max-loss 0.5; no int8 version is published: serve version 2 as it is" in line
+    assert "more than --max-loss 0.5; no int8 version is published; serve version 2" in line
     assert versions(lopsided) == [1, 2]
     assert [entry.name for entry in lopsided.iterdir() if entry.name.startswith(".")] == []
 
@@ -353,7 +353,7 @@ def test_int8_of_int8_is_refused(penult: Callable[..., tuple[int, str, str]], qu
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["absent", "photos"], "holds no version"), (["digits", "photos"], "is not a folder"),
+    [(["absent", "photos"], "holds no version"), (["digits", "photos"], "does not exist"),
      (["digits", "photos", "--version", "7"], "has no version 7"),
      (["digits", "photos", "--max-loss", "-1"], "--max-loss -1 must be at least 0"),
      (["digits", "photos", "--max-loss", "nan"], "--max-loss nan must be at least 0")],

@@ -133,7 +133,7 @@ def test_the_report_is_true(renamed: Result, bundle: Bundle):
         assert all(name in text for name in NAMES)
         assert "version 1, byte for byte" in text
         assert f"{100 * renamed.metrics['test']['svm']['accuracy']:.1f} %" in text
-        assert "dense head has no say" in text
+        assert "dense head is not used" in text
         assert "learning curves" not in text.lower()
         assert "fine-tuned on" not in text
     assert not any("learning" in name for name in bundle.manifest.files)
@@ -324,7 +324,7 @@ def test_another_split_than_the_networks_is_noted(renamed: Result):
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["absent", "photos"], "holds no version"), (["digits", "photos"], "is not a folder"),
+    [(["absent", "photos"], "holds no version"), (["digits", "photos"], "does not exist"),
      (["digits", "photos", "--version", "7"], "has no version 7"), (["digits", "photos", "--seed", "-1"], "--seed")],
     ids=" ".join,
 )  # fmt: skip

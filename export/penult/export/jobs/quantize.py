@@ -173,7 +173,7 @@ def _gate(loss: dict[str, Any], settings: QuantizeSettings, bundle: Bundle) -> N
         raise QuantizeError(
             f"{kind.upper()}_LOSS",
             f"{figures}: it loses {loss['loss']:.2f} points, more than --max-loss {max_loss:g}; no {kind} version is "
-            f"published. Serve version {bundle.version}, or raise --max-loss",
+            f"published; serve version {bundle.version}, or raise --max-loss",
         )
     one = f"; one photo is {100 / photos:.1f} points" if 100 / photos > max_loss else ""
     say(f"{figures}: it loses {loss['loss']:.2f} points, at most {max_loss:g} are allowed{one}")
