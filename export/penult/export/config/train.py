@@ -61,7 +61,7 @@ class_weights = partial(
 
 @dataclass(frozen=True)
 class TrainSettings(Settings):
-    """One training run. Rates are AdamW's; patience counts epochs; fractions are of the photos left for training."""
+    """One training run. Rates are those of AdamW, patience counts epochs, fractions are shares of the photos left."""
 
     PREFIX: ClassVar[str] = "PENULT_TRAIN_"
 
