@@ -46,8 +46,8 @@ def start(few_digits: Path, tiny_weights: Path) -> Start:
 
 def _finish(process: "subprocess.Popen[str]", folder: Path) -> tuple[dict[str, torch.Tensor], list[str], bytes]:
     """Wait for a run; return its weights, its history without the seconds, and its SVM."""
-    assert process.communicate(timeout=_PATIENCE_S)[1] is not None
-    assert process.returncode == 0
+    _, printed = process.communicate(timeout=_PATIENCE_S)
+    assert process.returncode == 0, printed
     # Struck while it was publishing, a run leaves a scrap under another name; struck just after, it publishes again.
     bundle = folder / "digits" / str(versions(folder / "digits")[-1])
     rows = [",".join(row.split(",")[:8]) for row in (bundle / "history.csv").read_text().splitlines()]
