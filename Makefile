@@ -9,6 +9,7 @@
 #   make test-system    proxies, containers, Prometheus, browser, manifests, attacks; test-nightly: all of their cases
 #   make soak, overload mixed requests for half an hour; ten times the capacity for a minute
 #   make kills, fuzz    kill -9 a hundred times; random bytes for decoder and messages, FUZZ_SECONDS=60 for each
+#   make coverage       make test, measured; make architecture: draw the rooms from the imports and count them
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
 # (that build is not in the lock file, so its hashes are then not checked).
@@ -33,7 +34,7 @@ export UV_COMPILE_BYTECODE ?= 1
 .PHONY: proto lock image bench pictures bench-learning architecture clean
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 # -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
 
