@@ -1,5 +1,6 @@
 """The options of `penult bench`, and what contradicts what."""
 
+import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,15 @@ _TUNE_TRIAL_S = 4.0
 _TUNE_WARMUP_S = 1.0
 _TUNE_CONCURRENCY = 32
 _target = os.environ.get("PENULT_TARGET", DEFAULT_TARGET)
+
+
+def _version(text: str) -> int:
+    """Read a version. On the wire 0 means the newest, so 0 is rejected here."""
+    if not 1 <= (version := int(text)) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {2**32 - 1}")
+    return version
+
+
 _count = partial(setting, minimum=1, metavar="N")
 _seconds = partial(setting, metavar="S")
 
@@ -44,7 +54,7 @@ class LoadSettings(_Options):
     target: str = setting(DEFAULT_TARGET, "address of the server", metavar="HOST:PORT", shown=_target, group="server")
     metrics: str | None = setting(None, "its metrics page, for CPU time and batch sizes", metavar="URL")
     model: str = setting("", "name of the model", metavar="NAME", shown="the only one served")
-    version: int = setting(0, "version of the model; 0: the newest", minimum=0, below=2**32, metavar="V")
+    version: int = setting(0, "version of the model", read=_version, metavar="V", shown="the newest")
     rpc: str = setting("classify", "RPC to call", choices=("classify", "describe"))
     scorer: str | None = setting(None, "scorer of the labels", choices=("dense", "svm"), shown="the model's own")
     timeout_s: float = _seconds(30.0, "seconds per request", above=0, name="timeout")
