@@ -22,7 +22,9 @@ PenultError (penult.bundle.errors)
     ├── NotReady         loading, draining, or the device failed    UNAVAILABLE
     ├── LookupOff        no collections are kept here               FAILED_PRECONDITION
     ├── NoNeighbours     nothing near enough to vote                NOT_FOUND
-    └── BadOutput        the model gave no finite numbers           INTERNAL
+    ├── BadOutput        the model gave no finite numbers           INTERNAL
+    ├── ClientGone       the client closed its HTTP connection      CANCELLED
+    └── TooLate          no answer within the client's timeout      DEADLINE_EXCEEDED
 
 Anything else that is raised is a bug: INTERNAL with an id, details in the log only.
 """
@@ -105,6 +107,20 @@ class BadOutput(ServiceError):
     """The model gave no finite numbers."""
 
 
+class ClientGone(ServiceError):
+    """The client closed its HTTP connection."""
+
+    def __init__(self) -> None:
+        super().__init__("", "the client closed its connection")
+
+
+class TooLate(ServiceError):
+    """There is no answer within the timeout that the client gave."""
+
+    def __init__(self) -> None:
+        super().__init__("", "no answer within the timeout")
+
+
 # How onnxruntime, CUDA and the C++ library say that memory ran out.
 _MEMORY_WORDS = ("out of memory", "failed to allocate", "bad_alloc", "memory allocation", "bfcarena")
 _DEVICE_RETRY_MS = 500
@@ -144,6 +160,8 @@ CODES: dict[type[PenultError], str] = {
     OtherDescriptors: "FAILED_PRECONDITION",
     StoreUnavailable: "UNAVAILABLE",
     BadOutput: "INTERNAL",
+    ClientGone: "CANCELLED",
+    TooLate: "DEADLINE_EXCEEDED",
 }
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from penult.bundle.errors import ImageError
 from penult.service import errors
 from penult.service.grpc.interceptor import Interceptor
-from penult.service.inference.drain import DrainGate
+from penult.service.observability.call import DrainGate, Envelope
 from penult.service.observability.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -55,7 +55,9 @@ def served(metrics):
 
     def start(act, scenario):
         async def whole():
-            server = grpc.aio.server(interceptors=[Interceptor(("penult.v1.PenultService",), metrics, DrainGate())])
+            server = grpc.aio.server(
+                interceptors=[Interceptor(("penult.v1.PenultService",), Envelope(metrics, DrainGate()))]
+            )
             penult_pb2_grpc.add_PenultServiceServicer_to_server(Servicer(act), server)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()

@@ -86,14 +86,14 @@ async def until(condition, seconds: float = 10.0) -> None:
 
 def request(to: Batcher, *values: int, expires: float = math.inf) -> PendingRequest[list[Output]]:
     """Submit one request's photos without waiting for its answer, which is their outputs."""
-    work = PendingRequest(len(values), lambda _, outputs: outputs, expires)
+    work = PendingRequest(len(values), lambda outputs: outputs, expires)
     to.put([Item(image(value), work, place, time.perf_counter()) for place, value in enumerate(values)])
     return work
 
 
 async def values(*works: PendingRequest[list[Output]]) -> list[float]:
     """Wait for requests; return their photos' values, as the model saw them."""
-    return [float(output.logits[0]) for work in works for output in await asyncio.wait_for(work.answer, 20)]
+    return [float(output.logits[0]) for work in works for output in (await asyncio.wait_for(work.answer, 20))[0]]
 
 
 async def busy(to: Batcher, model: Model, value: int = 255) -> PendingRequest[list[Output]]:
@@ -109,7 +109,7 @@ def test_an_idle_model_runs_at_once(batcher, model):
     """A single photo is not held back to wait for company."""
 
     async def scenario():
-        (output,) = await asyncio.wait_for(request(batcher(max_images=8), 7).answer, 5)
+        ((output,), _) = await asyncio.wait_for(request(batcher(max_images=8), 7).answer, 5)
         assert (output.logits.tolist(), output.descriptor.tolist()) == ([7.0], [70.0])
         assert 0 <= output.queue_seconds < 1
         assert output.inference_seconds > 0
@@ -301,7 +301,7 @@ def test_the_thread_that_brings_a_photo_runs_it(batcher, model):
 
     async def scenario():
         b = batcher()
-        work = PendingRequest(1, lambda _, outputs: outputs, math.inf)
+        work = PendingRequest(1, lambda outputs: outputs, math.inf)
         item = Item(image(9), work, 0, time.perf_counter())
         thread = threading.Thread(target=b.put, args=([item],), kwargs={"run_here": True}, name="bringer")
         thread.start()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 import pytest
@@ -53,9 +54,9 @@ def test_a_pool_runs_clients_in_turn_and_passes_over_what_was_cancelled():
     with ThreadPoolExecutor(1) as threads:
         pool = FairExecutor(threads)
         pool.submit("x", hold.wait)
-        flood = [pool.submit("flood", order.append, n) for n in range(5)]
+        flood = [pool.submit("flood", partial(order.append, n)) for n in range(5)]
         failing = pool.submit("late", lambda: 1 / 0)
-        late = pool.submit("late", order.append, "late")
+        late = pool.submit("late", partial(order.append, "late"))
         flood[1].cancel()
         hold.set()
         late.result(10)

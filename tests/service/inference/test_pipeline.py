@@ -376,7 +376,7 @@ def test_a_bug_on_a_thread_reaches_the_caller(light, run, monkeypatch):
 
     async def scenario(pipeline):
         with monkeypatch.context() as patch:
-            patch.setattr("penult.service.inference.pipeline.rank", lambda *_: 1 / 0)
+            patch.setattr("penult.service.inference.scoring.ClassScores.ranked", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await asyncio.wait_for(pipeline.classify(model, [grey(10)], None, 5), 10)
         return await pipeline.classify(model, [grey(10)], None, 5)
@@ -397,7 +397,7 @@ def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, 
 
     async def scenario(pipeline):
         await pipeline.unload(model)
-        pipeline.found_near(model, [[Hit("a", 0.9, "", {})]])
+        pipeline.record_neighbours(model, [[Hit("a", 0.9, "", {})]])
 
     run(model, scenario)
     assert not [name for name, *_ in samples(metrics) if name.startswith("penult_neighbour_distance_")]

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from penult.bundle.preprocess import crop_encoded
-from penult.service.inference.results import rank
+from penult.service.inference.scoring import ClassScores
 from penult.v1 import penult_pb2 as pb
 
 
@@ -150,7 +150,7 @@ def test_ties_go_to_the_first_class():
     """Equal scores are ranked in the order of the classes, as argmax does, with equal probabilities."""
     classes = [str(n) for n in range(200)]
     scores = np.array([[n % 3 for n in range(200)]], dtype=np.float32)
-    ((*ranked,),) = rank(scores, classes, 1.0, 200)
+    ((*ranked,),) = ClassScores.of(scores, classes, 1.0).ranked(200)
     assert [scored.label for scored in ranked] == sorted(classes, key=lambda name: (-(int(name) % 3), int(name)))
     assert ranked[0].probability == ranked[1].probability > ranked[-1].probability
 
@@ -161,5 +161,5 @@ def test_the_best_of_many_classes_are_those_of_a_whole_sort(classes: int):
     scores = np.random.default_rng(0).integers(0, 30, (40, classes)).astype(np.float32)
     names = [str(place) for place in range(classes)]
     for top_k in (1, 3, classes + 1):
-        found = [[scored.label for scored in row] for row in rank(scores, names, 1.0, top_k)]
+        found = [[scored.label for scored in row] for row in ClassScores.of(scores, names, 1.0).ranked(top_k)]
         assert found == [[names[place] for place in order[:top_k]] for order in np.argsort(-scores, 1, kind="stable")]

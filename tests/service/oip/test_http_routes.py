@@ -17,9 +17,9 @@ from tests.fixtures.gates import eventually
 from penult.service.config import ServeConfig
 from penult.service.http import responses
 from penult.service.http.server import HttpServer
-from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import Pipeline
 from penult.service.models.registry import ModelRegistry
+from penult.service.observability.call import DrainGate, Envelope
 from penult.service.observability.metrics import Metrics
 from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.http_routes import OipRoutes
@@ -346,7 +346,7 @@ def empty_routes():
             pipeline = Pipeline(inference_limits(ServeConfig()), metrics)
             core = DataPlane(ModelRegistry(), pipeline, None, lambda: True, 1)
             http = HttpServer(
-                "127.0.0.1", 0, metrics, lambda: True, OipRoutes(core, DrainGate(), metrics, 1 << 20).routes()
+                "127.0.0.1", 0, metrics, lambda: True, OipRoutes(core, Envelope(metrics, DrainGate()), 1 << 20).routes()
             )
             await http.start()
             try:

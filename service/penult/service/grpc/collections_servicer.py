@@ -121,7 +121,7 @@ class LookupServicer(penult_pb2_grpc.PenultServiceServicer):
     async def _neighbours(self, model: ServedModel, query: Query, descriptors: Sequence[Floats]) -> list[list[Hit]]:
         """Return the stored items nearest to descriptors of a model's, float32 [length]."""
         found = await self._lookups.find(query, descriptors, model.fingerprint) if descriptors else []
-        self._pipeline.found_near(model, found)
+        self._pipeline.record_neighbours(model, found)
         return found
 
     async def _spec(self, name: str) -> CollectionSpec:

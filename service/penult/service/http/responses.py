@@ -3,19 +3,20 @@
 import asyncio
 import math
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from penult.bundle.errors import PenultError
 from penult.proxies import host_and_port, is_loopback
-from penult.service.errors import InvalidRequest, ServiceError, Unauthenticated, code_of
+from penult.service.errors import ClientGone, InvalidRequest, ServiceError, Unauthenticated, code_of
+from penult.service.observability.call import Call, Method
 
-# What nginx calls it when the client has gone.
-CLIENT_GONE = 499
 # How long a body may take to arrive: longer than any honest sender of the largest one.
 _ARRIVAL_S = 60.0
 _STATUS = {
     "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+    "CANCELLED": 499,  # as in nginx
 }  # fmt: skip
 _STATUS_OF_REASON = {"BODY_LATE": 408, "BODY_SIZE": 413, "CONTENT_ENCODING": 415, "CONTENT_TYPE": 415}
 
@@ -32,9 +33,16 @@ async def read_body(request: Request, most_bytes: int, advice: str) -> bytes:
                 if size > most_bytes:
                     raise InvalidRequest("BODY_SIZE", f"the body exceeds {most_bytes} bytes; {advice}")
                 parts.append(part)
+    except ClientDisconnect:
+        raise ClientGone from None
     except TimeoutError:
         raise InvalidRequest("BODY_LATE", f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
     return b"".join(parts)
+
+
+def begin(method: Method, request: Request) -> Call:
+    """Begin the call of a request."""
+    return Call(method, lambda: request.client.host if request.client else "", lambda: request.headers)
 
 
 def status_of(error: PenultError) -> int:
@@ -44,7 +52,7 @@ def status_of(error: PenultError) -> int:
 
 def hints(error: PenultError) -> dict[str, str]:
     """Return headers: the stable reason, and when asking again makes sense."""
-    headers = {"penult-reason": error.reason}
+    headers = {"penult-reason": error.reason} if error.reason else {}
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, ServiceError) and error.retry_after_ms is not None:

@@ -6,32 +6,27 @@ no other web page can use it through a visitor's browser (Origin, Sec-Fetch-Site
 
 import base64
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
-from penult.service.auth import identity
-from penult.service.errors import InvalidRequest, NotAllowed, code_of, presentable
-from penult.service.http.responses import CLIENT_GONE, hints, names_loopback, read_body, status_of
+from penult.service.errors import InvalidRequest, NotAllowed
+from penult.service.http.responses import begin, hints, names_loopback, read_body, status_of
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
-from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.results import Answer, Outcome
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import ModelRegistry
-from penult.service.observability.logs import request_id
-from penult.service.observability.metrics import Metrics
+from penult.service.observability.call import Envelope, Method
 
 _PHOTO = "application/octet-stream"
-_METHOD = "http.Try"
 _MAX_NEIGHBOURS = 5
 _MAX_COLLECTIONS = 5
 _WAIT_S = 30.0
@@ -58,12 +53,14 @@ class TryPhotoRoute:
         repository: ModelRegistry,
         pipeline: Pipeline,
         lookups: Collections,
-        gate: DrainGate,
-        metrics: Metrics,
+        envelope: Envelope,
     ) -> None:
         """Ask these."""
-        self._settings, self._repository, self._pipeline = settings, repository, pipeline
-        self._lookups, self._gate, self._metrics = lookups, gate, metrics
+        self._settings = settings
+        self._repository = repository
+        self._pipeline = pipeline
+        self._lookups = lookups
+        self._method = Method(envelope, "Try", "http.Try", "http/Try")
 
     def told(self) -> dict[str, Any]:
         """Return what the page has to know."""
@@ -74,25 +71,16 @@ class TryPhotoRoute:
         return [Route("/try", self._answer, methods=["POST"])]
 
     async def _answer(self, request: Request) -> Response:
-        started, code, model, id_ = time.perf_counter(), "OK", ("", ""), uuid.uuid4().hex[:16]
-        request_id.set(id_)
-        identity.set_caller(request.client.host if request.client else "")
-        response: Response
-        try:
+        with begin(self._method, request) as call:
             self._check(request)
-            with self._gate.accepted():
-                told = await self._tried(request)
-            model = told["model"], str(told["version"])
-            response = JSONResponse(told | {"ms": 1000 * (time.perf_counter() - started)}, headers=_HEADERS)
-        except ClientDisconnect:
-            code, response = "CANCELLED", Response(status_code=CLIENT_GONE)
-        except Exception as raised:
-            error = presentable(raised, id_, _METHOD)
-            told = {"error": error.message, "reason": error.reason}
-            code, response = code_of(error), JSONResponse(told, status_of(error), _HEADERS | hints(error))
-        response.headers["penult-request-id"] = id_
-        self._metrics.requests.labels(*model, _METHOD, code).inc()
-        self._metrics.request_seconds.labels(_METHOD).observe(time.perf_counter() - started)
+            call.admit()
+            answer = await self._tried(request)
+            call.answered_by = answer["model"], str(answer["version"])
+            response = JSONResponse(answer | {"ms": 1000 * call.seconds}, headers=_HEADERS)
+        if error := call.error:
+            body = {"error": error.message, "reason": error.reason}
+            response = JSONResponse(body, status_of(error), _HEADERS | hints(error))
+        response.headers["penult-request-id"] = call.id
         return response
 
     def _check(self, request: Request) -> None:

@@ -1,30 +1,41 @@
-"""Admission control: no client may fill the queue alone.
+"""Admission control: no client can fill the queue alone.
 
 A client's bound shrinks as the queue fills (dynamic thresholds: Choudhury and Hahne, 1998). One client alone may have
-eight ninths of the queue, ten clients that flood it share almost all of it, and a new client always finds a place.
+eight ninths of the queue. Ten clients that flood it share almost all of it, and a new client always finds a place.
 """
 
+import time
+from collections.abc import Callable
+
+from penult.service.errors import Overloaded
+from penult.service.observability.metrics import Metrics
+
 _TIMES_WHAT_IS_FREE = 8
-# Of a smaller queue there is nothing to keep free.
+# A smaller queue keeps nothing free.
 _MIN_SHARED = 10
+_MIN_RETRY_MS = 50
 
 
 class AdmissionControl:
-    """Counts what each client has in a queue of `most` places. Runs on the event loop; "" is nobody in particular."""
+    """Counts what each client has in a queue of `most` places; the client "" has no bound of its own.
+
+    Runs on the event loop.
+    """
 
     def __init__(self, most: int) -> None:
         """Start empty."""
-        self._most, self.total = most, 0
+        self._most = most
+        self.total = 0
         self._by_client: dict[str, int] = {}
 
     def fits(self, client: str, amount: int) -> bool:
-        """Tell whether a client may have so much more."""
+        """Return whether a client may add this amount."""
         left, own = self._most - self.total - amount, self._by_client.get(client, 0)
         is_bounded = client and own and self._most >= _MIN_SHARED
         return left >= 0 and not (is_bounded and own + amount > _TIMES_WHAT_IS_FREE * left)
 
     def ahead(self, client: str) -> int:
-        """Return about how much is dealt with before what the client adds now: in turn, not all that is there."""
+        """Return about how much is served before what the client adds now; the clients take turns."""
         own = self._by_client.get(client, 0)
         return min(self.total, (own + 1) * len(self._by_client)) if client else self.total
 
@@ -41,3 +52,45 @@ class AdmissionControl:
             self._by_client[client] = left
         else:
             del self._by_client[client]
+
+
+class RequestAdmission:
+    """Bounds the images of accepted requests, and their bytes."""
+
+    def __init__(self, images: int, bytes_: int, metrics: Metrics) -> None:
+        """Allow so many images and bytes at a time."""
+        self._images = AdmissionControl(images)
+        self._bytes = AdmissionControl(bytes_)
+        self._dropped = metrics.dropped
+
+    def admit(self, client: str, images: int, bytes_: int, wait_s: Callable[[int], float], expires: float) -> None:
+        """Count a request in. A request that finds the queue empty is always admitted.
+
+        Args:
+            client: the caller.
+            images: images of the request.
+            bytes_: bytes that they keep in memory.
+            wait_s: returns the seconds that a number of images takes.
+            expires: when the client stops waiting, by time.perf_counter().
+
+        Raises:
+            Overloaded: the queue is full, or the answer would be too late.
+
+        """
+        if self._images.total:
+            wait = wait_s(self._images.ahead(client))
+            hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
+            if not (self._images.fits(client, images) and self._bytes.fits(client, bytes_)):
+                self._dropped.labels("queue_full").inc(images)
+                raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
+            if time.perf_counter() + wait > expires:
+                self._dropped.labels("too_late").inc(images)
+                message = "the server is busy and would answer too late for the deadline; try again later"
+                raise Overloaded("QUEUE_TOO_LONG", message, retry_after_ms=hint)
+        self._images.add(client, images)
+        self._bytes.add(client, bytes_)
+
+    def release(self, client: str, images: int, bytes_: int) -> None:
+        """Count a request out."""
+        self._images.remove(client, images)
+        self._bytes.remove(client, bytes_)

@@ -20,11 +20,11 @@ from penult.lookup import checks
 from penult.lookup.errors import CollectionExists, CollectionUnknown, StoreUnavailable
 from penult.lookup.opening import OFF, has_collections, is_shared, open_store
 from penult.lookup.types import Collection, CollectionSpec, FieldType, Filter, Hit, Item, Stats, Store
-from penult.service.auth import identity
 from penult.service.errors import LookupOff, Overloaded
 from penult.service.inference.admission import AdmissionControl
 from penult.service.inference.fair_queue import FairExecutor
 from penult.service.observability import tracing
+from penult.service.observability.call import caller
 from penult.service.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class Collections:
 
     async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
         """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
-        client = identity.caller()
+        client = caller()
         if not self._shares.fits(client, 1):
             raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)
         self._shares.add(client, 1)

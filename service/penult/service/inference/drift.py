@@ -4,14 +4,12 @@ Counts are of photos, whichever door they came in by. Labels are the model's own
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from penult.bundle.manifest import SCORERS
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
-from penult.service.inference.results import Answer
 from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
 
@@ -21,11 +19,14 @@ class DriftMonitor:
 
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
         """Begin at 0, with every class there, so that one that is never named shows; state the baseline."""
-        self._metrics, self._baseline = metrics, model.baseline
+        self._metrics = metrics
+        self._baseline = model.baseline
+        self._threshold = model.baseline.threshold if model.baseline else 0.0
         self._labels = model.name, str(model.version)
         series = metrics.series_of(model.manifest.classes, model.baseline)
         counters = {label: metrics.answers.labels(*self._labels, label) for label in dict.fromkeys(series.values())}
-        self._series, self._named = [*counters], {name: counters[label] for name, label in series.items()}
+        self._series = [*counters]
+        self._counters = {name: counters[label] for name, label in series.items()}
         self._confidence = {name: metrics.confidence.labels(*self._labels, name) for name in model.scorers}
         self._distance = metrics.neighbour_distance.labels(*self._labels)
         if model.baseline:
@@ -33,38 +34,32 @@ class DriftMonitor:
             self._novel = metrics.novel.labels(*self._labels)
             metrics.state_baseline(self._labels, model.manifest.classes, model.baseline)
 
-    def judged(self, answers: Sequence[Answer], descriptors: Floats) -> list[Answer]:
-        """Count how novel photos are, and return their answers with that; descriptors are float32 [N, length]."""
-        novelty = self.novel(descriptors)
-        if novelty is None:
-            return list(answers)
-        assert self._baseline  # else there is no novelty
-        above = novelty > self._baseline.threshold
-        return [
-            replace(answer, novelty=far, is_novel=is_novel)
-            for answer, far, is_novel in zip(answers, novelty.tolist(), above.tolist(), strict=True)
-        ]
+    def record_novelty(self, descriptors: Floats) -> list[tuple[float | None, bool]]:
+        """Count the novelty of images, of their descriptors float32 [N, length].
 
-    def novel(self, descriptors: Floats) -> Floats | None:
-        """Count how novel photos are, and return that, float32 [N]; None without a baseline."""
+        Returns:
+            The novelty of each image and whether it is above the threshold; (None, False) without a baseline.
+
+        """
         if not self._baseline:
-            return None
-        novelty = self._baseline.novelty(descriptors)
-        for ratio in (novelty / self._baseline.threshold).tolist():
+            return [(None, False)] * len(descriptors)
+        distances = self._baseline.novelty(descriptors)
+        for ratio in (distances / self._threshold).tolist():
             self._ratio.observe(ratio)
-        if count := int(np.count_nonzero(novelty > self._baseline.threshold)):
+        above = distances > self._threshold
+        if count := int(np.count_nonzero(above)):
             self._novel.inc(count)
-        return novelty
+        return list(zip(distances.tolist(), above.tolist(), strict=True))
 
-    def named(self, scorer: str, best: Iterable[tuple[str, float]]) -> None:
-        """Count the best classes of a scorer, with their probabilities."""
+    def record_classes(self, scorer: str, best: Iterable[tuple[str, float]]) -> None:
+        """Count the best class of each image, by a scorer, and its probability."""
         confidence = self._confidence[scorer]
         for label, probability in best:
-            self._named[label].inc()
+            self._counters[label].inc()
             confidence.observe(probability)
 
-    def neighbours(self, found: Iterable[Sequence[Hit]]) -> None:
-        """Count how far the nearest stored items are; what has none, does not count."""
+    def record_neighbours(self, found: Iterable[Sequence[Hit]]) -> None:
+        """Count the distance of each image to its nearest stored item; images without one do not count."""
         for hits in found:
             if hits:
                 self._distance.observe(max(0.0, 1 - hits[0].similarity))

@@ -7,10 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Entry = TypeVar("Entry")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class FairQueue(Generic[Entry]):
@@ -53,30 +55,40 @@ class FairQueue(Generic[Entry]):
         self._length = 0
 
 
+@dataclass(frozen=True)
+class _Job(Generic[T_co]):
+    act: Callable[[], T_co]
+    future: "Future[T_co]"
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.act()
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
 class FairExecutor:
-    """Threads of a pool, on which clients take turns."""
+    """Threads of a pool that the clients use in turn."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
-        """Use this pool; others may use it beside."""
-        self._pool, self._lock = pool, threading.Lock()
-        self._turns: FairQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = FairQueue()
+        """Use this pool; others may use it too."""
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._queue: FairQueue[_Job[object]] = FairQueue()
 
-    def submit(self, client: str, act: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Run something when the client's turn comes."""
-        future: Future[T] = Future()
+    def submit(self, client: str, act: Callable[[], T]) -> "Future[T]":
+        """Run `act` when it is the client's turn."""
+        job = _Job(act, Future[T]())
         with self._lock:
-            self._turns.add(client, [(future, act, arguments)])
+            self._queue.add(client, [job])
         self._pool.submit(self._run_next)
-        return future
+        return job.future
 
     def _run_next(self) -> None:
         with self._lock:
-            future, act, arguments = self._turns.take()
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = act(*arguments)
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            job = self._queue.take()
+        job.run()

@@ -1,43 +1,42 @@
-"""From photos to answers: admission → decode → batch → score. Knows models; knows nothing of gRPC.
+"""From images to answers: admission, decoding, batching, scoring. Knows models, and nothing of gRPC or HTTP.
 
-A request crosses from the event loop to a thread once and back once. On CPUs the thread that decodes a photo also runs
-the model on it and, for a request's last photo, scores it: there is nothing to gain from handing over between threads
-that share the same cores. On a device, decoding threads feed the one thread that drives it.
+A request crosses from the event loop to a thread once and back once. On CPUs, the thread that decodes an image also
+runs the model and, for the last image of a request, scores it, because a handover between threads of the same cores
+gains nothing. On a device, decoding threads feed the one thread that drives it.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.guards import ImageLimits, PixelBudget
-from penult.bundle.manifest import DENSE, SVM
+from penult.bundle.manifest import SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
-from penult.service.auth import identity
-from penult.service.errors import LacksScorer, Overloaded, ServiceError
-from penult.service.inference.admission import AdmissionControl
+from penult.service.errors import ServiceError
+from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.batcher import Batcher, Item
 from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
-from penult.service.inference.drift import DriftMonitor
 from penult.service.inference.fair_queue import FairExecutor
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
-from penult.service.inference.results import Answer, Outcome, Scored, Timings, rank
+from penult.service.inference.results import Answer, Outcome, Scored, Timings
+from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
+from penult.service.observability.call import caller
 from penult.service.observability.metrics import Metrics
 
 Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
-_MIN_RETRY_MS = 50
 
 
 @dataclass(frozen=True)
@@ -66,335 +65,264 @@ class InferenceLimits:
 class _ModelInstance:
     """A model's own part of the pipeline.
 
-    `driver`: the threads that only this model runs on, None where the thread that decodes runs the model too.
+    `driver`: the threads that only this model runs on, None if the thread that decodes also runs the model.
     """
 
     model: ServedModel
     batcher: Batcher
     driver: ThreadPoolExecutor | None
-    signals: DriftMonitor
+    scoring: Scoring
     statistics: Statistics = field(default_factory=Statistics)
-    under_way: set[asyncio.Future[Any]] = field(default_factory=set)
+    in_flight: set[PendingRequest[object]] = field(default_factory=set)
 
     async def end(self) -> None:
-        """Finish what was accepted, then stop the model's own threads."""
-        while self.under_way:
-            await asyncio.wait(self.under_way)
+        """Finish the accepted requests, then stop the model's own threads."""
+        while self.in_flight:
+            await asyncio.wait([request.answer for request in self.in_flight])
         self.batcher.close()
         if self.driver:
             await asyncio.to_thread(self.driver.shutdown)
 
 
 class Pipeline:
-    """Answers photos with the models given to it. All public methods run on the event loop."""
+    """Answers images with the models given to it. All public methods run on the event loop."""
 
     def __init__(
         self,
         limits: InferenceLimits,
         metrics: Metrics,
-        on_device: Callable[[ServedModel, bool], None] = lambda model, works: None,
+        on_device_result: Callable[[ServedModel, bool], None] = lambda model, ok: None,
     ) -> None:
-        """Serve no model yet; threads come with the first photos.
+        """Serve no model yet; threads start with the first images.
 
-        `on_device` hears, on the event loop, of models whose batches fail on the device, and that they work again.
+        `on_device_result` is called on the event loop, with False for a model whose batch failed twice on the device,
+        with True when it works again.
         """
-        self._on_device = on_device
-        self._limits, self._metrics = limits, metrics
+        self._limits = limits
+        self._metrics = metrics
+        self._on_device_result = on_device_result
         self._decoder = Decoder(limits.image, PixelBudget(limits.decode_pixels))
         self._workers = ThreadPoolExecutor(limits.threads, thread_name_prefix="worker")
         self._fair = FairExecutor(self._workers)
-        # By object: a request that began with one model ends with it, whatever took over its name and version.
-        self._lanes: dict[ServedModel, _ModelInstance] = {}
-        self._under_way: set[asyncio.Future[Any]] = set()
-        self._shares, self._shares_bytes = (
-            AdmissionControl(limits.queue_images),
-            AdmissionControl(limits.queue_bytes),
-        )
+        # By object: a request that began with one model ends with it, even if another replaced its name and version.
+        self._instances: dict[ServedModel, _ModelInstance] = {}
+        self._scoring: set[asyncio.Future[list[tuple[Scored, ...]]]] = set()
+        self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
         self._formats = {name: metrics.images.labels(name) for name in FORMATS}
-        self._decode_phase, self._score_phase = (metrics.phase_seconds.labels(p) for p in ("decode", "score"))
+        self._decode_phase = metrics.phase_seconds.labels("decode")
+        self._score_phase = metrics.phase_seconds.labels("score")
 
     def serve(self, model: ServedModel) -> None:
-        """Take up a model."""
+        """Serve a model from now on."""
         driver = None
-        # A thread that waits for company must not be one that could bring it.
+        # A thread that waits for more images must not be one that could decode them.
         if not model.is_on_cpu or self._limits.batch_delay_s:
             # A session with a thread of its own is fast on that one only.
             driver = model.session.driver or ThreadPoolExecutor(model.session.callers, thread_name_prefix="driver")
         loop = asyncio.get_running_loop()
-
-        def tell(works: bool) -> None:
-            loop.call_soon_threadsafe(self._on_device, model, works)
-
         batcher = Batcher(
-            model.session.run_images, self._limits.batch_images(model), model.session.callers, driver or self._workers,
-            self._metrics, self._limits.batch_delay_s, tell,
-        )  # fmt: skip
-        self._lanes[model] = _ModelInstance(model, batcher, driver, DriftMonitor(self._metrics, model))
+            model.session.run_images,
+            self._limits.batch_images(model),
+            model.session.callers,
+            driver or self._workers,
+            self._metrics,
+            self._limits.batch_delay_s,
+            lambda ok: loop.call_soon_threadsafe(self._on_device_result, model, ok),
+        )
+        self._instances[model] = _ModelInstance(model, batcher, driver, Scoring(model, self._metrics))
 
     async def unload(self, model: ServedModel) -> None:
-        """Finish a model's requests, and let go of it; nobody may ask for it any more."""
-        lane = self._lanes[model]
-        await lane.end()
-        del self._lanes[model]
+        """Finish a model's requests and release it; the caller sends it no more requests."""
+        instance = self._instances[model]
+        await instance.end()
+        del self._instances[model]
         labels = model.name, model.version
-        if labels not in {(other.name, other.version) for other in self._lanes}:  # it may have been replaced in place
-            lane.signals.end()
+        if labels not in {(other.name, other.version) for other in self._instances}:  # it may have been replaced
+            instance.scoring.drift.end()
 
     async def close(self) -> None:
-        """Finish what was accepted, then stop all threads."""
-        for lane in list(self._lanes.values()):
-            await lane.end()
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        """Finish the accepted requests, then stop all threads."""
+        for instance in list(self._instances.values()):
+            await instance.end()
+        while self._scoring:
+            await asyncio.wait(self._scoring)
         await asyncio.to_thread(self._workers.shutdown)
 
     async def classify(
         self,
         model: ServedModel,
-        photos: Sequence[Photo | ImageError],
+        images: Sequence[Photo | ImageError],
         scorer: str | None,
         top_k: int,
         expires: float = math.inf,
     ) -> tuple[str, list[Outcome], Timings]:
-        """Return the scorer used and one outcome per photo, in order; `scorer` None stands for the model's default.
+        """Return the scorer used and one outcome per image, in order.
 
-        `expires` is when the client stops waiting, by time.perf_counter(). Raises ServiceError where the request as a
-        whole has no answer.
+        Args:
+            model: the model to run.
+            images: what to classify.
+            scorer: dense or svm; None for the model's default.
+            top_k: classes per image.
+            expires: when the client stops waiting, by time.perf_counter().
+
+        Raises:
+            ServiceError: the request as a whole has no answer.
+
         """
-        chosen, signals = scorer or model.manifest.default_scorer, self._lanes[model].signals
+        chosen = scorer or model.manifest.default_scorer
         check_has(model, chosen)
-
-        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[str, list[Outcome], Timings]:
-            scoring = time.perf_counter()
-            good = [output for output in outputs if isinstance(output, ModelOutput)]
-            answers = iter(_score(model, good, chosen, top_k, signals) if good else ())
-            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(answers) for o in outputs]
-            return chosen, outcomes, self._timings(work, outputs, scoring)
-
-        return await self._answer(model, photos, finish, expires)
+        finish = partial(self._instances[model].scoring.classify, chosen, top_k)
+        outcomes, timings = await self._run(model, images, finish, expires)
+        return chosen, outcomes, timings
 
     async def describe(
-        self, model: ServedModel, photos: Sequence[Photo | ImageError], expires: float = math.inf
+        self, model: ServedModel, images: Sequence[Photo | ImageError], expires: float = math.inf
     ) -> tuple[list[Outcome], Timings]:
-        """Return one outcome per photo, in order: a descriptor, and no classes. Raises ServiceError."""
-        signals = self._lanes[model].signals
-
-        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[list[Outcome], Timings]:
-            scoring = time.perf_counter()
-            good = [Answer((), output.descriptor) for output in outputs if isinstance(output, ModelOutput)]
-            judged = iter(signals.judged(good, np.stack([answer.descriptor for answer in good])) if good else ())
-            outcomes: list[Outcome] = [o if isinstance(o, PenultError) else next(judged) for o in outputs]
-            return outcomes, self._timings(work, outputs, scoring)
-
-        return await self._answer(model, photos, finish, expires)
+        """Return one outcome per image, in order: a descriptor, and no classes. Raises ServiceError."""
+        return await self._run(model, images, self._instances[model].scoring.describe, expires)
 
     async def infer(
         self,
         model: ServedModel,
-        photos: Sequence[Photo | ImageError],
-        make: Callable[[Floats, Floats], Answered],
+        images: Sequence[Photo | ImageError],
+        make: Callable[[Scoring, Floats, Floats], Answered],
         expires: float = math.inf,
     ) -> Answered:
-        """Return what `make` makes, on a thread, of logits [N, logits_length] and descriptors [N, length].
+        """Return what `make` computes, on a thread, from logits [N, logits_length] and descriptors [N, length].
 
-        Raises ImageError for the first photo that cannot be used, and ServiceError.
+        Raises:
+            ImageError: for the first image that cannot be used.
+            ServiceError: the request has no answer.
+
         """
-        signals = self._lanes[model].signals
+        scoring = self._instances[model].scoring
 
-        def finish(work: PendingRequest[Any], outputs: list[Output]) -> tuple[Answered, Timings]:
-            scoring = time.perf_counter()
+        def finish(outputs: Sequence[Output]) -> Answered:
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
             descriptors = np.stack([row.descriptor for row in rows])
-            signals.novel(descriptors)
-            made = make(np.stack([row.logits for row in rows]), descriptors)
-            return made, self._timings(work, outputs, scoring)
+            scoring.drift.record_novelty(descriptors)
+            return make(scoring, np.stack([row.logits for row in rows]), descriptors)
 
-        answered: Answered = (await self._answer(model, photos, finish, expires))[0]
-        return answered
+        return (await self._run(model, images, finish, expires))[0]
 
-    def signals(self, model: ServedModel) -> DriftMonitor:
-        """Return what counts a model's answers."""
-        return self._lanes[model].signals
-
-    def found_near(self, model: ServedModel, found: Sequence[Sequence[Hit]]) -> None:
-        """Count how near the items are that a search found; of a model that has left meanwhile, nothing counts."""
-        if lane := self._lanes.get(model):
-            lane.signals.neighbours(found)
+    def record_neighbours(self, model: ServedModel, found: Sequence[Sequence[Hit]]) -> None:
+        """Count the distances of a search's nearest items; a model that has been unloaded counts nothing."""
+        if instance := self._instances.get(model):
+            instance.scoring.drift.record_neighbours(found)
 
     def probe(self, model: ServedModel) -> None:
-        """Run one image for nobody where the model has threads of its own, so that its device shows how it is."""
-        lane = self._lanes.get(model)
-        if lane and lane.driver:
+        """Run one image without a request if the model has threads of its own, to test its device."""
+        instance = self._instances.get(model)
+        if instance and instance.driver:
             crop = model.manifest.preprocess.crop
-            lane.driver.submit(lane.batcher.probe, np.zeros((crop, crop, 3), dtype=np.uint8))
+            instance.driver.submit(instance.batcher.probe, np.zeros((crop, crop, 3), dtype=np.uint8))
 
     def statistics(self, model: ServedModel) -> tuple[Statistics, int]:
-        """Return what a model has answered, and how often it ran."""
-        lane = self._lanes[model]
-        return lane.statistics, lane.batcher.runs
+        """Return the counts of a model's requests, and of its runs."""
+        instance = self._instances[model]
+        return instance.statistics, instance.batcher.runs
 
     async def score(
         self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
     ) -> tuple[list[Outcome], Timings]:
-        """Score descriptors float32 [length] with the SVM; one outcome each, in order. Raises ServiceError."""
+        """Score descriptors float32 [length] with the SVM; return one outcome each, in order. Raises ServiceError."""
         check_has(model, SVM)
-        assert model.svm is not None  # it was checked just now
         good = [d for d in descriptors if not isinstance(d, PenultError)]
         started = time.perf_counter()
-        ranked: Iterator[tuple[Scored, ...]] = iter(())
+        ranked: list[tuple[Scored, ...]] = []
         if good:
-            ranked = iter(await self._on_worker(_rank_all, model, model.svm, np.stack(good), top_k))
-        outcomes: list[Outcome] = [d if isinstance(d, PenultError) else Answer(next(ranked), d) for d in descriptors]
+            act = partial(self._instances[model].scoring.rank_descriptors, np.stack(good), top_k)
+            future = asyncio.wrap_future(self._fair.submit(caller(), act))
+            self._scoring.add(future)
+            future.add_done_callback(self._scoring.discard)
+            ranked = await future
+        classes = iter(ranked)
+        outcomes: list[Outcome] = [d if isinstance(d, PenultError) else Answer(next(classes), d) for d in descriptors]
         seconds = time.perf_counter() - started
         self._score_phase.observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)
 
-    async def _on_worker(self, act: Any, *arguments: Any) -> Any:
-        future = asyncio.wrap_future(self._fair.submit(identity.caller(), act, *arguments))
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
-        return await future
+    async def _run(
+        self,
+        model: ServedModel,
+        images: Sequence[Photo | ImageError],
+        finish: Callable[[list[Output]], Answered],
+        expires: float,
+    ) -> tuple[Answered, Timings]:
+        """Decode and run every image, and return the answer that `finish` computes from the outputs."""
+        instance, client, count = self._instances[model], caller(), len(images)
+        held_bytes = sum(1 if isinstance(image, ImageError) else size_bytes(image) for image in images)
+        self._admission.admit(client, count, held_bytes, instance.batcher.wait_s, expires)
+        request = PendingRequest(count, finish, expires, client)
+        instance.in_flight.add(request)
+        request.answer.add_done_callback(lambda _: instance.in_flight.discard(request))
+        try:
+            self._start(instance, request, images)
+            answer, timings = await request.answer
+            instance.statistics.succeeded(count, timings)
+            self._score_phase.observe(timings.score)
+            return answer, timings
+        except BaseException as error:
+            instance.statistics.failed(time.perf_counter() - request.started)
+            if isinstance(error, asyncio.CancelledError):
+                reason = "deadline" if request.is_over else "cancelled"
+                request.give_up()
+                self._metrics.dropped.labels(reason).inc(count)
+            raise
+        finally:
+            self._admission.release(client, count, held_bytes)
 
-    async def _answer(
-        self, model: ServedModel, photos: Sequence[Photo | ImageError], finish: Any, expires: float
-    ) -> Any:
-        """Send every photo on its way and wait for the answer that `finish` makes of the outputs."""
-        lane = self._lanes[model]
-        with self._admitted(lane, photos, expires):
-            work: PendingRequest[Any] = PendingRequest(len(photos), finish, expires)
-            lane.under_way.add(work.answer)
-            work.answer.add_done_callback(lane.under_way.discard)
-            self._start(lane, work, photos)
-            try:
-                answer = await work.answer
-                lane.statistics.succeeded(len(photos), answer[-1])
-                return answer
-            except BaseException as error:
-                lane.statistics.failed(time.perf_counter() - work.started)
-                if not isinstance(error, asyncio.CancelledError):
-                    raise
-                reason = "deadline" if work.is_over else "cancelled"
-                work.give_up()
-                self._metrics.dropped.labels(reason).inc(len(photos))
-                raise
-
-    def _start(self, lane: _ModelInstance, work: PendingRequest[Any], photos: Sequence[Photo | ImageError]) -> None:
+    def _start(
+        self, instance: _ModelInstance, request: PendingRequest[object], images: Sequence[Photo | ImageError]
+    ) -> None:
         ready: list[Item] = []
-        self._metrics.queue_depth.inc(sum(not isinstance(photo, ImageError) for photo in photos))
-        for place, photo in enumerate(photos):
-            if isinstance(photo, ImageError):
-                work.put(place, photo)
+        self._metrics.queue_depth.inc(sum(not isinstance(image, ImageError) for image in images))
+        for place, image in enumerate(images):
+            if isinstance(image, ImageError):
+                request.put(place, image)
                 continue
-            self._formats[format_of(photo)].inc()
-            if isinstance(photo, RawPhoto) and photo.is_crop:
-                ready += self._decoded(lane, work, place, photo)  # nothing to compute, so no thread is asked
+            self._formats[format_of(image)].inc()
+            if isinstance(image, RawPhoto) and image.is_crop:
+                ready += self._decoded(instance, request, place, image)  # nothing to compute, so no thread is needed
             else:
-                self._fair.submit(work.client, self._decode, lane, work, place, photo)
+                self._fair.submit(request.client, partial(self._decode, instance, request, place, image))
         if ready:
-            lane.batcher.put(ready)
+            instance.batcher.put(ready)
 
-    def _decode(self, lane: _ModelInstance, work: PendingRequest[Any], place: int, photo: Photo) -> None:
-        if work.is_over:
+    def _decode(self, instance: _ModelInstance, request: PendingRequest[object], place: int, image: Photo) -> None:
+        if request.is_over:
             self._metrics.queue_depth.dec()
             return
         try:
-            lane.batcher.put(self._decoded(lane, work, place, photo), run_here=lane.driver is None)
-        except BaseException as error:  # a bug: the caller must hear of it, and this thread go on
-            work.fail(error)
+            instance.batcher.put(self._decoded(instance, request, place, image), run_here=instance.driver is None)
+        except BaseException as error:  # a bug: the client gets an error, and this thread continues
+            request.fail(error)
 
-    def _decoded(self, lane: _ModelInstance, work: PendingRequest[Any], place: int, photo: Photo) -> list[Item]:
-        """Return the photo's item; none where it cannot be decoded, which is then its outcome."""
+    def _decoded(
+        self, instance: _ModelInstance, request: PendingRequest[object], place: int, image: Photo
+    ) -> list[Item]:
+        """Return the image's item; none if it cannot be decoded, and then the error is its output."""
         started = time.perf_counter()
         try:
-            pixels = self._decoder.crop(photo, lane.model.manifest.preprocess)
+            pixels = self._decoder.crop(image, instance.model.manifest.preprocess)
         except BaseException as error:
             self._metrics.queue_depth.dec()
             if not isinstance(error, ImageError):
                 raise
             self._metrics.dropped.labels("bad_image").inc()
-            # Without its traceback: that holds this frame, and with it the photo, until Python looks for cycles.
-            work.put(place, error.with_traceback(None))
+            # Without its traceback, which holds this frame and the image until Python collects cycles.
+            request.put(place, error.with_traceback(None))
             return []
         decoding = time.perf_counter() - started
         self._decode_phase.observe(decoding)
-        if work.trace:
-            work.trace.phase("decode", started, started + decoding)
-        work.decode_seconds = max(work.decode_seconds, decoding)
-        # All that it waits counts as queueing, for a thread to decode it too.
-        return [Item(pixels, work, place, work.started + decoding)]
-
-    @contextmanager
-    def _admitted(self, lane: _ModelInstance, photos: Sequence[Photo | ImageError], expires: float) -> Iterator[None]:
-        """Count images and their bytes in and out; raise Overloaded if they are too many, or are answered too late.
-
-        A lone request always fits.
-        """
-        client, shares, images = identity.caller(), self._shares, len(photos)
-        held_bytes = sum(1 if isinstance(photo, ImageError) else size_bytes(photo) for photo in photos)
-        if shares.total:
-            wait = lane.batcher.wait_s(shares.ahead(client))
-            hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
-            if not (shares.fits(client, images) and self._shares_bytes.fits(client, held_bytes)):
-                self._metrics.dropped.labels("queue_full").inc(images)
-                raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
-            if time.perf_counter() + wait > expires:
-                self._metrics.dropped.labels("too_late").inc(images)
-                raise Overloaded(
-                    "QUEUE_TOO_LONG", "the server is busy and would answer too late for the deadline; try again later",
-                    retry_after_ms=hint,
-                )  # fmt: skip
-        shares.add(client, images)
-        self._shares_bytes.add(client, held_bytes)
-        try:
-            yield
-        finally:
-            shares.remove(client, images)
-            self._shares_bytes.remove(client, held_bytes)
-
-    def _timings(self, work: PendingRequest[Any], outputs: list[Output], scoring: float) -> Timings:
-        now = time.perf_counter()
-        self._score_phase.observe(now - scoring)
-        if work.trace:
-            work.trace.phase("score", scoring, now)
-        ran = [output for output in outputs if isinstance(output, ModelOutput)]
-        return Timings(
-            decode=work.decode_seconds,
-            queue=max((output.queue_seconds for output in ran), default=0.0),
-            inference=max((output.inference_seconds for output in ran), default=0.0),
-            score=now - scoring,
-            total=now - work.started,
-        )
-
-
-def _score(
-    model: ServedModel, outputs: list[ModelOutput], scorer: str, top_k: int, signals: DriftMonitor
-) -> list[Answer]:
-    descriptors = np.stack([output.descriptor for output in outputs])
-    if scorer == DENSE:
-        scores = np.stack([output.logits for output in outputs])
-    else:
-        assert model.svm is not None  # `scorer` was checked against the model's
-        scores = model.svm(descriptors)
-    ranked = rank(scores, model.manifest.classes, model.manifest.temperatures[scorer], top_k)
-    signals.named(scorer, ((classes[0].label, classes[0].probability) for classes in ranked))
-    answers = [Answer(classes, cast("Floats", d)) for classes, d in zip(ranked, descriptors, strict=True)]
-    return signals.judged(answers, descriptors)
-
-
-def _rank_all(model: ServedModel, svm: Any, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
-    return rank(svm(descriptors), model.manifest.classes, model.manifest.temperatures[SVM], top_k)
+        if request.trace:
+            request.trace.phase("decode", started, started + decoding)
+        request.decode_seconds = max(request.decode_seconds, decoding)
+        # The wait for a thread counts as queueing too.
+        return [Item(pixels, request, place, request.started + decoding)]
 
 
 def _usable(place: int, output: Output) -> ModelOutput:
     if isinstance(output, PenultError):
         raise type(output)(output.reason, f"image {place}: {output.message}")
     return output
-
-
-def check_has(model: ServedModel, scorer: str) -> None:
-    """Raise LacksScorer where a model has no such scorer."""
-    if scorer not in model.scorers:
-        raise LacksScorer(
-            "SCORER_MISSING",
-            f"{model.name} version {model.version} has no {scorer} scorer; ask for {' or '.join(model.scorers)}",
-        )

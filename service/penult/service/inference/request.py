@@ -1,4 +1,4 @@
-"""One request between the loop and the threads: its photos' outputs come in any order, its answer goes out once."""
+"""One request between the event loop and the threads: outputs arrive in any order, one answer leaves."""
 
 import asyncio
 import threading
@@ -9,15 +9,15 @@ from typing import Generic, TypeVar
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
-from penult.service.auth import identity
+from penult.service.inference.results import Timings
 from penult.service.observability import tracing
 
-Answered = TypeVar("Answered")
+Answered_co = TypeVar("Answered_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """One image's rows of the model's outputs, and the seconds it waited and the model ran."""
+    """One image's rows of the model's outputs, and the seconds of its wait and of the run."""
 
     logits: Floats
     descriptor: Floats
@@ -28,55 +28,80 @@ class ModelOutput:
 Output = ModelOutput | PenultError
 
 
-class PendingRequest(Generic[Answered]):
-    """Collects one output per photo, from any thread; the thread that brings the last one makes the answer of them all.
+class PendingRequest(Generic[Answered_co]):
+    """Collects one output per image, from any thread; the thread that puts the last one computes the answer.
 
-    `answer` is awaited on the loop that the work was made on. `expires` is when nobody will want it any more, by
-    time.perf_counter(). Once it is cancelled or expired, is_over tells every thread to leave it alone.
+    `answer` is awaited on the event loop that made the request. Threads skip the images of a request that is over.
     """
 
     def __init__(
-        self, photos: int, finish: Callable[["PendingRequest[Answered]", list[Output]], Answered], expires: float
+        self, images: int, finish: Callable[[list[Output]], Answered_co], expires: float, client: str = ""
     ) -> None:
-        """Wait for `photos` outputs; `finish` turns them, in the photos' order, into the answer, on some thread."""
+        """Wait for `images` outputs; `finish` computes the answer from them, in the images' order, on some thread.
+
+        Args:
+            images: how many outputs to wait for.
+            finish: called once, with all outputs.
+            expires: when the client stops waiting, by time.perf_counter().
+            client: whose turn the images take in queues.
+
+        """
         self._loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[Answered] = self._loop.create_future()
+        self.answer: asyncio.Future[tuple[Answered_co, Timings]] = self._loop.create_future()
         self.decode_seconds = 0.0
         self.started = time.perf_counter()
         self.trace = tracing.current()
-        self.client = identity.caller()
-        self._outputs: list[Output | None] = [None] * photos
-        self._left, self._finish, self._expires = photos, finish, expires
+        self.client = client
+        self._outputs: list[Output | None] = [None] * images
+        self._left = images
+        self._finish = finish
+        self._expires = expires
         self._lock = threading.Lock()
         self._is_over = False
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether the client waits no longer."""
         return self._is_over or time.perf_counter() > self._expires
 
     def give_up(self) -> None:
-        """Let the threads pass over what is left of it."""
+        """Let the threads skip the remaining images."""
         self._is_over = True
 
     def put(self, place: int, output: Output) -> None:
-        """Bring the output of the photo at `place`; with the last one, make the answer and send it to the loop."""
+        """Add the output of the image at `place`; the last one computes the answer and sends it to the loop."""
         with self._lock:
             self._outputs[place] = output
             self._left -= 1
-            is_whole = not self._left
-        if is_whole and not self._is_over:
+            is_complete = not self._left
+        if is_complete and not self._is_over:
             try:
-                answer = self._finish(self, [output for output in self._outputs if output is not None])
-            except BaseException as error:  # a bug, or what the scorer raises: the caller's to see
+                outputs = [output for output in self._outputs if output is not None]
+                scoring = time.perf_counter()
+                answer = self._finish(outputs)
+                timings = self._timings(outputs, scoring)
+            except BaseException as error:  # a bug, or an error of the scorer: the client gets it
                 self.fail(error)
             else:
-                self._send(lambda: self.answer.set_result(answer))
+                self._send(lambda: self.answer.set_result((answer, timings)))
 
     def fail(self, error: BaseException) -> None:
-        """Answer the whole request with an exception; what is left of it is passed over."""
+        """Answer the whole request with an exception; threads skip its remaining images."""
         self._is_over = True
         self._send(lambda: self.answer.set_exception(error))
+
+    def _timings(self, outputs: list[Output], scoring: float) -> Timings:
+        now = time.perf_counter()
+        if self.trace:
+            self.trace.phase("score", scoring, now)
+        ran = [output for output in outputs if isinstance(output, ModelOutput)]
+        return Timings(
+            decode=self.decode_seconds,
+            queue=max((output.queue_seconds for output in ran), default=0.0),
+            inference=max((output.inference_seconds for output in ran), default=0.0),
+            score=now - scoring,
+            total=now - self.started,
+        )
 
     def _send(self, act: Callable[[], None]) -> None:
         def unless_done() -> None:

@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from penult.bundle.manifest import DENSE, SCORERS, SVM, parse_version
-from penult.bundle.scores import Floats, softmax
+from penult.bundle.scores import Floats
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
-from penult.service.inference.drift import DriftMonitor
 from penult.service.inference.model_stats import Statistics
-from penult.service.inference.pipeline import Pipeline, check_has
+from penult.service.inference.pipeline import Pipeline
+from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import IndexEntry, ModelRegistry
 from penult.service.oip.tensors import (
@@ -143,13 +143,8 @@ class DataPlane:
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:
             _check_output(model, output)
-
-        signals = self._pipeline.signals(model)
-
-        def make(logits: Floats, descriptors: Floats) -> list[Output]:
-            return _make(model, scorer, wanted, logits, descriptors, signals)
-
-        return InferAnswer(model, scorer, await self._pipeline.infer(model, photos, make, expires))
+        made = await self._pipeline.infer(model, photos, partial(_make, scorer, wanted), expires)
+        return InferAnswer(model, scorer, made)
 
     def model(self, name: str, version: str) -> ServedModel:
         """Return a served model; raise ServiceError."""
@@ -247,31 +242,22 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
         raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
 
 
-def _make(
-    model: ServedModel,
-    scorer: str,
-    wanted: Sequence[Wanted],
-    logits: Floats,
-    descriptors: Floats,
-    signals: DriftMonitor,
-) -> list[Output]:
-    """Return the outputs asked for, from one forward pass; the SVM scores only where something needs them."""
+def _make(scorer: str, wanted: Sequence[Wanted], scoring: Scoring, logits: Floats, descriptors: Floats) -> list[Output]:
+    """Return the outputs asked for, from one forward pass; compute the SVM's scores only if an output needs them."""
+    names = {output.name for output in wanted}
+    needs_classes = bool(names & {PROBABILITIES, LABELS})
     made: dict[str, Floats] = {LOGITS: logits, DESCRIPTOR: descriptors}
-    needs_svm = scorer == SVM and any(output.name in (PROBABILITIES, LABELS) for output in wanted)
-    if needs_svm or any(output.name == SVM_SCORES for output in wanted):
-        assert model.svm is not None  # the outputs and the scorer were checked against the model
-        made[SVM_SCORES] = model.svm(descriptors)
-    if not wanted or any(output.name in (PROBABILITIES, LABELS) for output in wanted):
-        scores = logits if scorer == DENSE else made[SVM_SCORES]
-        made[PROBABILITIES] = softmax(scores, model.manifest.temperatures[scorer])
-        # argmax takes the first of equals, as penult.v1 does.
-        named = [model.manifest.classes[c] for c in scores.argmax(axis=1)]
-        signals.named(scorer, zip(named, made[PROBABILITIES].max(axis=1).tolist(), strict=True))
-        labels = [name.encode() for name in named]
+    if SVM_SCORES in names or (needs_classes and scorer == SVM):
+        made[SVM_SCORES] = scoring.svm_scores(descriptors)
+    labels: list[bytes] = []
+    if needs_classes:
+        found = scoring.record(scorer, logits if scorer == DENSE else made[SVM_SCORES])
+        made[PROBABILITIES] = found.probabilities
+        labels = [label.encode() for label, _ in found.best()]
     return [
         Output(output.name, labels)
         if output.name == LABELS
-        else Output(output.name, _best(made[output.name], model, output.classes))
+        else Output(output.name, _best(made[output.name], scoring.model, output.classes))
         for output in wanted
     ]
 

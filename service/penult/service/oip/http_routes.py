@@ -7,26 +7,20 @@ that neither the event loop nor memory suffers from a large one.
 import asyncio
 import math
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from penult.service.auth import identity
 from penult.service.auth.tokens import Tokens, right_of
-from penult.service.errors import InvalidRequest, code_of, presentable
-from penult.service.http.responses import CLIENT_GONE, hints, read_body, status_of
-from penult.service.inference.drain import DrainGate
+from penult.service.errors import ClientGone, InvalidRequest, TooLate
+from penult.service.http.responses import begin, hints, read_body, status_of
 from penult.service.inference.model_stats import Duration, Statistics
 from penult.service.models.loader import ServedModel
-from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
-from penult.service.observability.metrics import Metrics
-from penult.service.observability.tracing import Tracing
+from penult.service.observability.call import Envelope, Method, set_caller
 from penult.service.oip import dataplane
 from penult.service.oip.dataplane import DataPlane, TensorSpec
 from penult.service.oip.json_codec import get, read_object, read_request, write_answer
@@ -42,27 +36,20 @@ _LENGTH = "inference-header-content-length"
 class OipRoutes:
     """The routes, and what they answer with."""
 
-    def __init__(
-        self,
-        core: DataPlane,
-        gate: DrainGate,
-        metrics: Metrics,
-        body_max_bytes: int,
-        access: AccessLog = NO_ACCESS_LOG,
-        tracing: Tracing | None = None,
-        tokens: Tokens | None = None,
-    ) -> None:
-        """Answer with this; to callers with a token, where there are `tokens`."""
-        self._access, self._tracing, self._tokens = access, tracing, tokens
-        self._core, self._gate, self._metrics, self._body_max_bytes = core, gate, metrics, body_max_bytes
+    def __init__(self, core: DataPlane, envelope: Envelope, body_max_bytes: int, tokens: Tokens | None = None) -> None:
+        """Answer with `core`; with `tokens`, only callers that have one."""
+        self._core = core
+        self._envelope = envelope
+        self._body_max_bytes = body_max_bytes
+        self._tokens = tokens
         self._codec = ThreadPoolExecutor(1, "json")
 
     def routes(self) -> list[Route]:
         """Return the routes, below /v2."""
         found = [
             self._get("", "ServerMetadata", self._server),
-            self._get("/health/live", "ServerLive", self._live, is_probe=True),
-            self._get("/health/ready", "ServerReady", self._ready, is_probe=True),
+            self._get("/health/live", "ServerLive", self._live),
+            self._get("/health/ready", "ServerReady", self._ready),
             self._post("/repository/index", "RepositoryIndex", self._index),
             self._post("/repository/models/{name}/load", "RepositoryModelLoad", self._load),
             self._post("/repository/models/{name}/unload", "RepositoryModelUnload", self._unload),
@@ -71,7 +58,7 @@ class OipRoutes:
         for model in ("/models/{name}", "/models/{name}/versions/{version}"):
             found += [
                 self._get(model, "ModelMetadata", self._metadata),
-                self._get(f"{model}/ready", "ModelReady", self._model_ready, is_probe=True),
+                self._get(f"{model}/ready", "ModelReady", self._model_ready),
                 self._get(f"{model}/config", "ModelConfig", self._config),
                 self._get(f"{model}/stats", "ModelStatistics", self._stats),
                 self._post(f"{model}/infer", "ModelInfer", self._infer),
@@ -146,8 +133,11 @@ class OipRoutes:
         body, length = await self._body(request), _json_bytes(request)
         asked = await self._aside(lambda: read_request(body, length, name, version))
         until = time.perf_counter() + asked.timeout_s if math.isfinite(asked.timeout_s) else math.inf
-        async with asyncio.timeout(asked.timeout_s if math.isfinite(asked.timeout_s) else None):
-            answer = await _unless_gone(request, self._core.infer(asked.infer, until))
+        try:
+            async with asyncio.timeout(asked.timeout_s if math.isfinite(asked.timeout_s) else None):
+                answer = await _unless_gone(request, self._core.infer(asked.infer, until))
+        except TimeoutError:
+            raise TooLate from None
         content, json_bytes = await self._aside(lambda: write_answer(answer, asked))
         request.state.answered_by = (answer.model.name, str(answer.model.version))
         if json_bytes is None:
@@ -162,60 +152,35 @@ class OipRoutes:
 
     # -- around every request ------------------------------------------------------------------------------------------
 
-    def _get(self, path: str, method: str, endpoint: Endpoint, is_probe: bool = False) -> Route:
-        return Route(f"/v2{path}", self._answering(endpoint, method, is_probe), methods=["GET"])
+    def _get(self, path: str, method: str, endpoint: Endpoint) -> Route:
+        return Route(f"/v2{path}", self._answering(endpoint, method), methods=["GET"])
 
     def _post(self, path: str, method: str, endpoint: Endpoint) -> Route:
-        return Route(f"/v2{path}", self._answering(endpoint, method, is_probe=False), methods=["POST"])
+        return Route(f"/v2{path}", self._answering(endpoint, method), methods=["POST"])
 
-    def _identify(self, request: Request, method: str) -> None:
-        """Note who asks; raise ServiceError where a token lacks, or is not good for it."""
-        who = request.client.host if request.client else ""
-        if self._tokens:
-            who = self._tokens.check(request.headers.get("authorization", ""), right_of(method))
-        identity.set_caller(who)
-
-    def _answering(self, endpoint: Endpoint, method: str, is_probe: bool) -> Endpoint:
-        """Wrap an endpoint: the gate, errors as JSON, a request id, and the metrics that gRPC's calls have too."""
+    def _answering(self, endpoint: Endpoint, name: str) -> Endpoint:
+        """Wrap an endpoint in the envelope of a call, with errors as JSON."""
+        method = Method(self._envelope, name, f"http.{name}", f"http/{name}")
 
         async def answer(request: Request) -> Response:
-            id_, started, code, reason = uuid.uuid4().hex[:16], time.perf_counter(), "OK", ""
-            request_id.set(id_)
-            trace = self._tracing.begin(f"http/{method}", request.headers, id_) if self._tracing else None
-            door: AbstractContextManager[None] = nullcontext() if is_probe else self._gate.accepted()
-            try:
-                if not is_probe:
-                    self._identify(request, method)
-                with door:
-                    response = await endpoint(request)
-            except ClientDisconnect:
-                code, response = "CANCELLED", Response(status_code=CLIENT_GONE)
-            except TimeoutError:
-                code, response = "DEADLINE_EXCEEDED", JSONResponse({"error": "no answer within the timeout"}, 504)
-            except Exception as raised:
-                error = presentable(raised, id_, method)
-                code, reason, response = (
-                    code_of(error),
-                    error.reason,
-                    JSONResponse({"error": error.message}, status_of(error), hints(error)),
-                )
-            response.headers["penult-request-id"] = id_
+            with begin(method, request) as call:
+                if self._tokens and not method.is_probe:
+                    set_caller(self._tokens.check(request.headers.get("authorization", ""), right_of(name)))
+                call.admit()
+                response = await endpoint(request)
+                call.answered_by = getattr(request.state, "answered_by", ("", ""))
+            if error := call.error:
+                response = JSONResponse({"error": error.message}, status_of(error), hints(error))
+            response.headers["penult-request-id"] = call.id
             if not self._core.is_ready():
                 response.headers["connection"] = "close"  # the next request should find another server
-            seconds, model = time.perf_counter() - started, getattr(request.state, "answered_by", ("", ""))
-            self._metrics.requests.labels(*model, f"http.{method}", code).inc()
-            self._metrics.request_seconds.labels(f"http.{method}").observe(seconds)
-            peer = request.client.host if request.client else ""
-            if trace:
-                trace.end(code, *model)
-            self._access.note(f"http.{method}", code, seconds, model[0], model[1], reason, lambda: peer)
             return response
 
         return answer
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Wait for an answer; raise ClientDisconnect, and let the work go, where nobody waits for it any more."""
+    """Wait for an answer; raise ClientGone, and let the work go, where nobody waits for it any more."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -225,7 +190,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientDisconnect
+            raise ClientGone
         return task.result()
     finally:
         watch.cancel()

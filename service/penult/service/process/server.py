@@ -29,7 +29,6 @@ from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
 from penult.service.http.try_photo import TryPhotoRoute, TrySettings
 from penult.service.inference.collections import Collections
-from penult.service.inference.drain import DrainGate
 from penult.service.inference.pipeline import Pipeline
 from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.lifecycle.events import Events
@@ -37,6 +36,7 @@ from penult.service.lifecycle.poller import RepositoryPoller
 from penult.service.lifecycle.recovery import Recovery
 from penult.service.models.loader import Placement, ServedModel, load, warm
 from penult.service.models.registry import ModelRegistry
+from penult.service.observability.call import DrainGate, Envelope
 from penult.service.observability.logs import AccessLog, without_password
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.tracing import Tracing
@@ -113,8 +113,9 @@ class Server:
         self._poller = RepositoryPoller(config.models, config.pins, self._load_model, stage, config.trust)
         self._lookups = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_worker)
         self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
-        self._drain_gate, self._access = DrainGate(), AccessLog(config.access_log)
+        self._drain_gate = DrainGate()
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
+        self._envelope = Envelope(self.metrics, self._drain_gate, AccessLog(config.access_log), self._tracing)
         control = self._poller if config.model_control == "on" else None
         self._inference = DataPlane(
             self._repository, self._pipeline, control, lambda: self.is_ready, config.request_max_images
@@ -182,14 +183,7 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        interceptor = Interceptor(
-            (SERVICE_NAME, OIP_NAME),
-            self.metrics,
-            self._drain_gate,
-            self._access,
-            self._tracing,
-            self._listeners.tokens,
-        )
+        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens)
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_worker))
         servicer = PenultServicer(
             self._repository, self._pipeline, self._lookups, config.request_max_images, config.message_max_bytes
@@ -205,12 +199,9 @@ class Server:
     def _http_server(self) -> HttpServer:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
-        oip = OipRoutes(
-            self._inference, self._drain_gate, self.metrics, config.message_max_bytes, self._access, self._tracing,
-            self._listeners.tokens,
-        ).routes()  # fmt: skip
+        oip = OipRoutes(self._inference, self._envelope, config.message_max_bytes, self._listeners.tokens).routes()
         settings = TrySettings(config.has_try_photos, config.try_photos == "on", config.image_max_bytes)
-        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._lookups, self._drain_gate, self.metrics)
+        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._lookups, self._envelope)
         has_callers = bool(config.tokens or config.tls_client_ca)
         reports = Reports(config.models, self._repository, config.is_loopback and not has_callers)
         routes = [*(oip if config.http else ()), *page_routes(self._status, tries, reports)]

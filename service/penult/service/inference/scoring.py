@@ -1,0 +1,124 @@
+"""From a model's outputs to classes: scores, calibrated probabilities, ranking and drift counts, for every protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penult.bundle.errors import PenultError
+from penult.bundle.manifest import DENSE, SVM
+from penult.bundle.scores import Floats, softmax
+from penult.service.errors import LacksScorer
+from penult.service.inference.drift import DriftMonitor
+from penult.service.inference.request import ModelOutput, Output
+from penult.service.inference.results import Answer, Outcome, Scored
+from penult.service.models.loader import ServedModel
+from penult.service.observability.metrics import Metrics
+
+# With so many times more classes than are asked for, sorting all of them costs more than finding the best first.
+_FEW = 20
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One scorer's scores and calibrated probabilities, both float32 [N, classes]."""
+
+    classes: Sequence[str]
+    scores: Floats
+    probabilities: Floats
+
+    @classmethod
+    def of(cls, scores: Floats, classes: Sequence[str], temperature: float) -> "ClassScores":
+        """Return scores with the probabilities that a temperature makes of them."""
+        return cls(classes, scores, softmax(scores, temperature))
+
+    def best(self) -> list[tuple[str, float]]:
+        """Return the best class of each image and its probability; of equal scores, the first class."""
+        labels = [self.classes[column] for column in self.scores.argmax(axis=1)]
+        return list(zip(labels, self.probabilities.max(axis=1).tolist(), strict=True))
+
+    def ranked(self, top_k: int) -> list[tuple[Scored, ...]]:
+        """Return the `top_k` best classes of each image, best first; of equal scores, the first class first."""
+        scores, probabilities = self.scores, self.probabilities
+        return [
+            tuple(Scored(self.classes[c], float(scores[row, c]), float(probabilities[row, c])) for c in columns)
+            for row, columns in enumerate(_best(scores, top_k))
+        ]
+
+
+class Scoring:
+    """Scores the outputs of one model, from any thread, and counts the answers."""
+
+    def __init__(self, model: ServedModel, metrics: Metrics) -> None:
+        """Score outputs of `model`."""
+        self.model = model
+        self.drift = DriftMonitor(metrics, model)
+
+    def classify(self, scorer: str, top_k: int, outputs: Sequence[Output]) -> list[Outcome]:
+        """Return one outcome per output, with the `top_k` best classes; count classes and novelty."""
+        good = [output for output in outputs if isinstance(output, ModelOutput)]
+        if not good:
+            return [output for output in outputs if isinstance(output, PenultError)]
+        descriptors = np.stack([output.descriptor for output in good])
+        scores = np.stack([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
+        return self._outcomes(outputs, good, self.record(scorer, scores).ranked(top_k), descriptors)
+
+    def describe(self, outputs: Sequence[Output]) -> list[Outcome]:
+        """Return one outcome per output, without classes; count novelty."""
+        good = [output for output in outputs if isinstance(output, ModelOutput)]
+        descriptors = np.stack([output.descriptor for output in good]) if good else np.empty((0, 0), np.float32)
+        return self._outcomes(outputs, good, [()] * len(good), descriptors)
+
+    def svm_scores(self, descriptors: Floats) -> Floats:
+        """Return the SVM's scores, float32 [N, classes], of descriptors float32 [N, length]."""
+        assert self.model.svm is not None  # callers check the scorer first
+        return self.model.svm(descriptors)
+
+    def rank_descriptors(self, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
+        """Return the `top_k` best classes of descriptors float32 [N, length] by the SVM; count nothing."""
+        return self._probable(SVM, self.svm_scores(descriptors)).ranked(top_k)
+
+    def record(self, scorer: str, scores: Floats) -> ClassScores:
+        """Count the best classes of scores float32 [N, classes]; return the scores with probabilities."""
+        found = self._probable(scorer, scores)
+        self.drift.record_classes(scorer, found.best())
+        return found
+
+    def _probable(self, scorer: str, scores: Floats) -> ClassScores:
+        manifest = self.model.manifest
+        return ClassScores.of(scores, manifest.classes, manifest.temperatures[scorer])
+
+    def _outcomes(
+        self,
+        outputs: Sequence[Output],
+        good: Sequence[ModelOutput],
+        ranked: Sequence[tuple[Scored, ...]],
+        descriptors: Floats,
+    ) -> list[Outcome]:
+        novelty = self.drift.record_novelty(descriptors) if good else []
+        answers = (
+            Answer(classes, output.descriptor, novelty=distance, is_novel=is_novel)
+            for output, classes, (distance, is_novel) in zip(good, ranked, novelty, strict=True)
+        )
+        return [output if isinstance(output, PenultError) else next(answers) for output in outputs]
+
+
+def check_has(model: ServedModel, scorer: str) -> None:
+    """Raise LacksScorer if a model has no such scorer."""
+    if scorer not in model.scorers:
+        raise LacksScorer(
+            "SCORER_MISSING",
+            f"{model.name} version {model.version} has no {scorer} scorer; ask for {' or '.join(model.scorers)}",
+        )
+
+
+def _best(scores: Floats, top_k: int) -> NDArray[np.intp]:
+    """Return the columns of the `top_k` largest scores of each row, best first; of equal scores, the first column."""
+    if not 0 < _FEW * top_k < scores.shape[1]:
+        return np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    # Of thousands of classes, only those that can be among the best are sorted.
+    limits = -np.partition(-scores, top_k - 1, axis=1)[:, top_k - 1]
+    rows = [np.flatnonzero(row >= limit) for row, limit in zip(scores, limits, strict=True)]
+    best = [found[np.argsort(-row[found], kind="stable")[:top_k]] for row, found in zip(scores, rows, strict=True)]
+    return np.array(best)

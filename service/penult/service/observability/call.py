@@ -1,0 +1,192 @@
+"""The envelope of a call, over gRPC and HTTP: request id, caller, drain gate, span, errors, metrics, access log.
+
+A transport wraps its work in `with Call(…) as call`, and answers with what `call` says after it.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from penult.bundle.errors import PenultError
+from penult.service.errors import NotReady, code_of, presentable
+from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
+from penult.service.observability.metrics import Metrics
+from penult.service.observability.tracing import Tracing
+
+# Probes are answered while the server drains, and need no token.
+PROBES = ("ServerLive", "ServerReady", "ModelReady")
+# A client ends its call by its own clock, and its reset may arrive before the deadline has passed on the server.
+_OVERTAKEN_S = 0.05
+_DRAINING_RETRY_MS = 100
+_caller: ContextVar[str] = ContextVar("caller", default="")
+
+
+def caller() -> str:
+    """Return the caller of the current request: the name of its token, else its address; "" outside of requests."""
+    return _caller.get()
+
+
+def set_caller(name: str) -> None:
+    """Set the caller for the rest of this request. Fair queueing goes by it."""
+    _caller.set(name)
+
+
+class DrainGate:
+    """Counts the requests that are in flight. Runs on the event loop."""
+
+    def __init__(self) -> None:
+        """Accept requests."""
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+
+    def enter(self) -> None:
+        """Count a request in; raise NotReady while the server drains."""
+        if self._is_closed:
+            raise NotReady(
+                "DRAINING", "the server is stopping; ask another, or again soon", retry_after_ms=_DRAINING_RETRY_MS
+            )
+        self._in_flight += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+
+    async def close(self, max_seconds: float) -> None:
+        """Reject new requests with UNAVAILABLE, and wait at most `max_seconds` for those in flight.
+
+        When grpc.aio stops, it cancels a call that it has read and not yet given to a handler.
+        """
+        self._is_closed = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), max_seconds)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What all calls of a server share: the drain gate, and where calls are counted, logged and traced."""
+
+    metrics: Metrics
+    gate: DrainGate
+    access: AccessLog = NO_ACCESS_LOG
+    tracing: Tracing | None = None
+
+
+class Method:
+    """One method of an API, with its metrics looked up once."""
+
+    def __init__(self, envelope: Envelope, name: str, label: str, span: str) -> None:
+        """Count calls under `label`, trace them under `span`; `name` is the method without transport or service."""
+        self.envelope = envelope
+        self.name = name
+        self.label = label
+        self.span = span
+        self.is_probe = name in PROBES
+        self._requests = envelope.metrics.requests
+        self._seconds = envelope.metrics.request_seconds.labels(label)
+
+    def record(self, model: str, version: str, code: str, seconds: float) -> None:
+        """Count one call."""
+        self._requests.labels(model, version, self.label, code).inc()
+        self._seconds.observe(seconds)
+        self.record_transport(code, seconds)
+
+    def record_transport(self, code: str, seconds: float) -> None:
+        """Count one call in the metrics that only its transport has."""
+
+
+def _host_of(peer: str) -> str:
+    """Return the address of a peer as gRPC names it, ipv4:192.0.2.1:5000, without its port."""
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+
+
+def _no_deadline() -> float | None:
+    return None
+
+
+class Call:
+    """One call, from its first byte to its status.
+
+    Exceptions end at the envelope: afterwards `error` is what the client may see, None after success. Cancellation
+    passes through.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        peer: Callable[[], str],
+        headers: Callable[[], Mapping[str, str]],
+        remaining_s: Callable[[], float | None] = _no_deadline,
+    ) -> None:
+        """Begin a call in its task.
+
+        Args:
+            method: what is called.
+            peer: returns the client's address.
+            headers: returns the request's headers, for its trace.
+            remaining_s: returns the seconds to the client's deadline, None without one.
+
+        """
+        self.id = uuid.uuid4().hex[:16]
+        # The model and version that answered, "" if none did.
+        self.answered_by = ("", "")
+        self.error: PenultError | None = None
+        self._method = method
+        self._peer = peer
+        self._remaining_s = remaining_s
+        self._is_admitted = False
+        request_id.set(self.id)
+        if not _caller.get():
+            _caller.set(_host_of(peer()))
+        self._started = time.perf_counter()
+        tracing = method.envelope.tracing
+        self.trace = tracing.begin(method.span, headers(), self.id) if tracing else None
+
+    def admit(self) -> None:
+        """Count the call as in flight; raise NotReady while the server drains, except for probes."""
+        if not self._method.is_probe:
+            self._method.envelope.gate.enter()
+            self._is_admitted = True
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the call began."""
+        return time.perf_counter() - self._started
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if self._is_admitted:
+            self._method.envelope.gate.leave()
+        if error is None:
+            self._end("OK")
+            return True
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            remaining = self._remaining_s()
+            has_expired = remaining is not None and remaining <= _OVERTAKEN_S
+            self._end("DEADLINE_EXCEEDED" if has_expired else "CANCELLED")
+            return False
+        self.answered_by = ("", "")
+        self.error = presentable(error, self.id, self._method.name)
+        self._end(code_of(self.error), self.error.reason)
+        return True
+
+    def _end(self, code: str, reason: str = "") -> None:
+        seconds = self.seconds
+        self._method.record(*self.answered_by, code, seconds)
+        if self.trace:
+            self.trace.end(code, *self.answered_by)
+        self._method.envelope.access.note(self._method.label, code, seconds, *self.answered_by, reason, self._peer)
