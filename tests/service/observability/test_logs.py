@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from penult.client import Client, RequestFailed
@@ -57,6 +58,20 @@ def test_text_lines_have_the_id_too(quick, start_server, encode):
     (line,) = [line for line in lines(server, "penult.access") if "penult.access" in line]
     assert re.search(r"INFO    penult.access: method=Classify code=OK ms=[\d.]+ model=light version=1 .*"
                      r"request_id=[0-9a-f]{16}$", line)  # fmt: skip
+
+
+def test_a_photo_on_the_status_page_has_an_access_line(quick, start_server, encode):
+    """The access log has the photos of the status page, with the model that answered and the request's id."""
+    server = start_server(quick, "--access-log", "1")
+    headers = {"content-type": "application/octet-stream"}
+    answer = httpx.post(f"{server.http}/try", content=encode(20), headers=headers, timeout=60)
+    wrong = httpx.post(f"{server.http}/try?model=absent", content=encode(20), headers=headers, timeout=60)
+    good, bad = [line for line in lines(server, "MODEL_UNKNOWN") if "penult.access" in line]
+    assert "method=http.Try code=OK " in good
+    assert " model=light version=1 peer=127.0.0.1 " in good
+    assert good.endswith(f"request_id={answer.headers['penult-request-id']}")
+    assert "method=http.Try code=NOT_FOUND " in bad
+    assert bad.endswith(f"request_id={wrong.headers['penult-request-id']}")
 
 
 def test_no_access_lines_unless_asked_for(quick, start_server, encode):

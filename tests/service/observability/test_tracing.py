@@ -108,6 +108,16 @@ def test_a_failure_is_marked(collector, running, encode):
     assert (span.name, span.status.message) == ("http/ModelInfer", "NOT_FOUND")
 
 
+def test_a_photo_on_the_status_page_is_traced(collector, running, encode):
+    """The span of a photo dropped on the status page has the phases of a request below it."""
+    trace_id = "2" * 32
+    headers = {"content-type": "application/octet-stream", "traceparent": f"00-{trace_id}-{SPAN_ID}-01"}
+    httpx.post(f"{running.http}/try", content=encode(20), headers=headers, timeout=20).raise_for_status()
+    spans = {span.name: span for span in collector.of(trace_id, 5)}
+    assert {"http/Try", "decode", "queue", "inference", "score"} <= set(spans)
+    assert spans["decode"].parent_span_id == spans["http/Try"].span_id
+
+
 def test_who_is_not_sampled_leaves_nothing(collector, running, encode):
     """A caller that says no, and one that says nothing at a share of 0, are not traced."""
     before = len(collector.spans)

@@ -34,7 +34,7 @@ from penult.service.oip.tensors import (
     read_photos,
 )
 
-NAME, PLATFORM = "penult", "onnxruntime_onnx"
+PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 # Our phases, by Triton's names.
 TRITON_PHASES = {
@@ -123,6 +123,74 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class ServerMetadata:
+    """The server's name, its version and the protocol's extensions that it has."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """A model's served versions, inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+@dataclass(frozen=True)
+class ConfigOutput:
+    """An output in Triton's configuration."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConfigInput(ConfigOutput):
+    """An input in Triton's configuration; a request gives one of them."""
+
+    optional: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's inputs and outputs in the form of Triton's configuration."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigInput]
+    output: list[ConfigOutput]
+
+
+@dataclass(frozen=True)
+class StatisticDuration:
+    """A count, and its time in nanoseconds."""
+
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """What a model has answered since it was loaded, as Triton's statistics extension has it."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: dict[str, StatisticDuration]
+
+
 class DataPlane:
     """Answers the protocol's questions. Runs on the event loop."""
 
@@ -161,11 +229,25 @@ class DataPlane:
             return False
         return self.is_ready()
 
-    def versions(self, name: str) -> list[str]:
-        """Return the versions of a model that are served."""
-        return [str(model.version) for model in self._repository.versions(name)]
+    def metadata(self, name: str, version: str) -> ModelMetadata:
+        """Return a model's versions, inputs and outputs; raise ServiceError."""
+        model = self.model(name, version)
+        versions = [str(each.version) for each in self._repository.versions(model.name)]
+        return ModelMetadata(model.name, versions, PLATFORM, inputs(model), outputs(model))
 
-    def statistics(self, name: str, version: str) -> list[tuple[ServedModel, Statistics, int]]:
+    def config(self, name: str, version: str) -> ModelConfig:
+        """Return a model's inputs and outputs as Triton's configuration; raise ServiceError."""
+        model = self.model(name, version)
+        return ModelConfig(
+            name=model.name,
+            platform=PLATFORM,
+            backend="onnxruntime",
+            max_batch_size=0,
+            input=[ConfigInput(spec.name, _config_type(spec), spec.shape) for spec in inputs(model)],
+            output=[ConfigOutput(spec.name, _config_type(spec), spec.shape) for spec in outputs(model)],
+        )
+
+    def statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Return what models have answered and how often they ran: of one, or, without a name, of all."""
         if name and version:
             models = [self.model(name, version)]
@@ -173,7 +255,7 @@ class DataPlane:
             models = self._repository.versions(self.model(name, "").name)
         else:
             models = self._repository.all()
-        return [(model, *self._pipeline.statistics(model)) for model in models]
+        return [_statistics(model, *self._pipeline.statistics(model)) for model in models]
 
     def index(self, only_ready: bool) -> list[IndexEntry]:
         """Return the versions that the repository knows of."""
@@ -195,14 +277,27 @@ class DataPlane:
         return self._control
 
 
-def server_version() -> str:
-    """Return the version of the package."""
-    return importlib.metadata.version("penult")
+def server_metadata() -> ServerMetadata:
+    """Return the server's metadata."""
+    return ServerMetadata("penult", importlib.metadata.version("penult"), EXTENSIONS)
 
 
-def config_type(spec: TensorSpec) -> str:
+def _config_type(spec: TensorSpec) -> str:
     """Return the element type as Triton's configuration has it, which calls BYTES a string."""
     return "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
+
+
+def _statistics(model: ServedModel, counts: Statistics, runs: int) -> ModelStatistics:
+    durations = {"success": counts.success, "fail": counts.fail}
+    durations |= {TRITON_PHASES[phase]: duration for phase, duration in counts.phases.items()}
+    return ModelStatistics(
+        name=model.name,
+        version=str(model.version),
+        last_inference=counts.last_ms,
+        inference_count=counts.images,
+        execution_count=runs,
+        inference_stats={name: StatisticDuration(d.count, int(1e9 * d.seconds)) for name, d in durations.items()},
+    )
 
 
 def inputs(model: ServedModel) -> list[TensorSpec]:

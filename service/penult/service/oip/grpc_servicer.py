@@ -5,6 +5,7 @@ out on purpose: the generated base answers UNIMPLEMENTED.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,8 @@ from penult.oip import grpc_service_pb2 as pb
 from penult.oip import grpc_service_pb2_grpc, model_config_pb2
 from penult.service.errors import InvalidRequest
 from penult.service.grpc.streaming import Context, expires, in_order
-from penult.service.inference.model_stats import Duration, Statistics
-from penult.service.models.loader import ServedModel
 from penult.service.oip import dataplane
-from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, TensorSpec, Wanted
+from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, Wanted
 from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -37,33 +36,25 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        """Tell whether requests should be sent here."""
+        """Return whether requests should be sent here."""
         return pb.ServerReadyResponse(ready=self._core.is_ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """Tell whether a model can be asked now."""
+        """Return whether a model answers requests."""
         return pb.ModelReadyResponse(ready=self._core.is_model_ready(request.name, request.version))
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        """Name the server."""
-        return pb.ServerMetadataResponse(
-            name=dataplane.NAME, version=dataplane.server_version(), extensions=dataplane.EXTENSIONS
-        )
+        """Return the server's name, version and extensions."""
+        return pb.ServerMetadataResponse(**asdict(dataplane.server_metadata()))
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        """Tell a model's inputs and outputs."""
-        model = self._core.model(request.name, request.version)
-        return pb.ModelMetadataResponse(
-            name=model.name,
-            versions=self._core.versions(model.name),
-            platform=dataplane.PLATFORM,
-            inputs=[_described(spec) for spec in dataplane.inputs(model)],
-            outputs=[_described(spec) for spec in dataplane.outputs(model)],
-        )
+        """Return a model's inputs and outputs."""
+        return pb.ModelMetadataResponse(**asdict(self._core.metadata(request.name, request.version)))
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        """Tell the same in the form of Triton's configuration."""
-        return pb.ModelConfigResponse(config=_config(self._core.model(request.name, request.version)))
+        """Return a model's inputs and outputs as Triton's configuration."""
+        config = asdict(self._core.config(request.name, request.version))
+        return pb.ModelConfigResponse(config=model_config_pb2.ModelConfig(**config))
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Run one request."""
@@ -88,9 +79,9 @@ class OipServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             yield response
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        """Tell what models have answered since they were loaded."""
+        """Return what models have answered since they were loaded."""
         found = self._core.statistics(request.name, request.version)
-        return pb.ModelStatisticsResponse(model_stats=[_statistics(*each) for each in found])
+        return pb.ModelStatisticsResponse(model_stats=[pb.ModelStatistics(**asdict(each)) for each in found])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         """List the versions that the repository knows of."""
@@ -184,43 +175,3 @@ def _contents(output: Output) -> pb.InferTensorContents:
     if isinstance(output.values, np.ndarray):
         return pb.InferTensorContents(fp32_contents=output.values.ravel().tolist())
     return pb.InferTensorContents(bytes_contents=output.texts)
-
-
-def _described(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-
-
-def _config(model: ServedModel) -> model_config_pb2.ModelConfig:
-    return model_config_pb2.ModelConfig(
-        name=model.name,
-        platform=dataplane.PLATFORM,
-        backend="onnxruntime",
-        input=[
-            model_config_pb2.ModelInput(name=s.name, data_type=_type(s), dims=s.shape, optional=True)
-            for s in dataplane.inputs(model)
-        ],
-        output=[
-            model_config_pb2.ModelOutput(name=s.name, data_type=_type(s), dims=s.shape)
-            for s in dataplane.outputs(model)
-        ],
-    )
-
-
-def _type(spec: TensorSpec) -> model_config_pb2.DataType.ValueType:
-    return model_config_pb2.DataType.Value(dataplane.config_type(spec))
-
-
-def _statistics(model: ServedModel, told: Statistics, runs: int) -> pb.ModelStatistics:
-    phases = {dataplane.TRITON_PHASES[phase]: _duration(duration) for phase, duration in told.phases.items()}
-    return pb.ModelStatistics(
-        name=model.name,
-        version=str(model.version),
-        last_inference=told.last_ms,
-        inference_count=told.images,
-        execution_count=runs,
-        inference_stats=pb.InferStatistics(success=_duration(told.success), fail=_duration(told.fail), **phases),
-    )
-
-
-def _duration(duration: Duration) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=duration.count, ns=int(1e9 * duration.seconds))

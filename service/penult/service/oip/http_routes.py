@@ -9,7 +9,8 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,11 +19,9 @@ from starlette.routing import Route
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import ClientGone, InvalidRequest, TooLate
 from penult.service.http.responses import begin, hints, read_body, status_of
-from penult.service.inference.model_stats import Duration, Statistics
-from penult.service.models.loader import ServedModel
 from penult.service.observability.call import Envelope, Method, set_caller
 from penult.service.oip import dataplane
-from penult.service.oip.dataplane import DataPlane, TensorSpec
+from penult.service.oip.dataplane import DataPlane
 from penult.service.oip.json_codec import get, read_object, read_request, write_answer
 
 T = TypeVar("T")
@@ -68,8 +67,7 @@ class OipRoutes:
     # -- what is told ------------------------------------------------------------------------------------------------
 
     async def _server(self, request: Request) -> Response:
-        extensions = list(dataplane.EXTENSIONS)
-        return JSONResponse({"name": dataplane.NAME, "version": dataplane.server_version(), "extensions": extensions})
+        return JSONResponse(asdict(dataplane.server_metadata()))
 
     async def _live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -84,32 +82,13 @@ class OipRoutes:
         return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else _NOT_READY)
 
     async def _metadata(self, request: Request) -> Response:
-        model = self._core.model(*_named(request))
-        return JSONResponse(
-            {
-                "name": model.name,
-                "versions": self._core.versions(model.name),
-                "platform": dataplane.PLATFORM,
-                "inputs": [_described(spec) for spec in dataplane.inputs(model)],
-                "outputs": [_described(spec) for spec in dataplane.outputs(model)],
-            }
-        )
+        return JSONResponse(asdict(self._core.metadata(*_named(request))))
 
     async def _config(self, request: Request) -> Response:
-        model = self._core.model(*_named(request))
-        return JSONResponse(
-            {
-                "name": model.name,
-                "platform": dataplane.PLATFORM,
-                "backend": "onnxruntime",
-                "max_batch_size": 0,
-                "input": [_configured(spec) | {"optional": True} for spec in dataplane.inputs(model)],
-                "output": [_configured(spec) for spec in dataplane.outputs(model)],
-            }
-        )
+        return JSONResponse(asdict(self._core.config(*_named(request))))
 
     async def _stats(self, request: Request) -> Response:
-        return JSONResponse({"model_stats": [_told(*each) for each in self._core.statistics(*_named(request))]})
+        return JSONResponse({"model_stats": [asdict(each) for each in self._core.statistics(*_named(request))]})
 
     async def _index(self, request: Request) -> Response:
         entries = self._core.index(get(read_object(await self._body(request)), "ready", False))
@@ -208,28 +187,3 @@ def _json_bytes(request: Request) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 12):
         raise InvalidRequest("JSON_SIZE", "Inference-Header-Content-Length is not the size of the JSON part")
     return int(text)
-
-
-def _described(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-
-
-def _configured(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "data_type": dataplane.config_type(spec), "dims": list(spec.shape)}
-
-
-def _told(model: ServedModel, told: Statistics, runs: int) -> dict[str, Any]:
-    phases = {dataplane.TRITON_PHASES[phase]: duration for phase, duration in told.phases.items()}
-    durations = {"success": told.success, "fail": told.fail, **phases}
-    return {
-        "name": model.name,
-        "version": str(model.version),
-        "last_inference": told.last_ms,
-        "inference_count": told.images,
-        "execution_count": runs,
-        "inference_stats": {name: _duration(duration) for name, duration in durations.items()},
-    }
-
-
-def _duration(duration: Duration) -> dict[str, int]:
-    return {"count": duration.count, "ns": int(1e9 * duration.seconds)}
