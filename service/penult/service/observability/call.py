@@ -10,8 +10,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Self
+
+from prometheus_client import Histogram
 
 from penult.bundle.errors import PenultError
 from penult.service.errors import NotReady, code_of, presentable
@@ -93,7 +96,10 @@ class Method:
         self.span = span
         self.is_probe = name in PROBES
         self._requests = envelope.metrics.requests
-        self._seconds = envelope.metrics.request_seconds.labels(label)
+
+    @cached_property
+    def _seconds(self) -> Histogram:
+        return self.envelope.metrics.request_seconds.labels(self.label)  # a series begins with its first call
 
     def record(self, model: str, version: str, code: str, seconds: float) -> None:
         """Count one call."""
