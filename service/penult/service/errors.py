@@ -110,15 +110,9 @@ class BadOutput(ServiceError):
 class ClientGone(ServiceError):
     """The client closed its HTTP connection."""
 
-    def __init__(self) -> None:
-        super().__init__("", "the client closed its connection")
-
 
 class TooLate(ServiceError):
     """There is no answer within the timeout that the client gave."""
-
-    def __init__(self) -> None:
-        super().__init__("", "no answer within the timeout")
 
 
 # How onnxruntime, CUDA and the C++ library say that memory ran out.

@@ -34,7 +34,7 @@ async def read_body(request: Request, most_bytes: int, advice: str) -> bytes:
                     raise InvalidRequest("BODY_SIZE", f"the body exceeds {most_bytes} bytes; {advice}")
                 parts.append(part)
     except ClientDisconnect:
-        raise ClientGone from None
+        raise ClientGone("", "the client closed its connection") from None
     except TimeoutError:
         raise InvalidRequest("BODY_LATE", f"the body did not arrive within {_ARRIVAL_S:.0f} s") from None
     return b"".join(parts)

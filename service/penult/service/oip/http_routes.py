@@ -116,7 +116,7 @@ class OipRoutes:
             async with asyncio.timeout(asked.timeout_s if math.isfinite(asked.timeout_s) else None):
                 answer = await _unless_gone(request, self._core.infer(asked.infer, until))
         except TimeoutError:
-            raise TooLate from None
+            raise TooLate("", "no answer within the timeout") from None
         content, json_bytes = await self._aside(lambda: write_answer(answer, asked))
         request.state.answered_by = (answer.model.name, str(answer.model.version))
         if json_bytes is None:
@@ -169,7 +169,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientGone("", "the client closed its connection")
         return task.result()
     finally:
         watch.cancel()
