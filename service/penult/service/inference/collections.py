@@ -1,6 +1,6 @@
-"""Collections as the service asks them: opened when first needed, checked, on threads of their own, timed and bounded.
+"""Collections for the service: opened on first use, with checks, threads of their own, times and bounds.
 
-The checks come before the engine, so that all engines refuse the same (penult.lookup.checks).
+The checks of penult.lookup.checks run before the engine, so that all engines reject the same requests.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 DEFAULT_K = 10
 _RETRY_MS = 200
-# After a store could not be opened.
+# Seconds without a new attempt after the store could not be opened.
 _REST_S = 2.0
-# Requests that wait for a thread, for each thread there is.
+# The most requests that wait, per thread.
 _WAITING_EACH = 64
 
 
 @dataclass(frozen=True)
 class Query:
-    """Which stored items count as neighbours; `max_distance` is 1 - cosine, 0 for no limit."""
+    """Select the stored items that count as neighbours; `max_distance` is 1 - cosine, 0 for no limit."""
 
     collection: str
     k: int = DEFAULT_K
@@ -50,17 +50,17 @@ class Query:
 
 @dataclass(frozen=True)
 class Listed:
-    """A collection, and how much is in it."""
+    """A collection and its counts."""
 
     spec: CollectionSpec
     stats: Stats
 
 
 class Collections:
-    """Asks the store that --lookup names. Its methods run on the event loop, the store on threads."""
+    """Queries the store that --lookup names. Its methods run on the event loop; the store runs on threads."""
 
     def __init__(self, where: str, threads: int, metrics: Metrics, is_one_of_several: bool = False) -> None:
-        """Open nothing yet; with `is_one_of_several`, other processes of this server are there, too."""
+        """Open nothing yet; `is_one_of_several` says that this server has several worker processes."""
         self._where, self._metrics = where, metrics
         self._is_off = where == OFF
         self._why_off = "this server keeps no collections; start it with --lookup DIR"
@@ -72,7 +72,7 @@ class Collections:
         self._opening = asyncio.Lock()
         self._store: Store | None = None
         self._failed: tuple[StoreUnavailable | None, float] = None, 0.0
-        # As they were when last asked for; who looks at this waits for nothing.
+        # The result of the last all(), so that a reader does not wait for the store.
         self.listed: list[Listed] = []
 
     @property
@@ -81,7 +81,7 @@ class Collections:
         return not self._is_off
 
     def is_there(self) -> bool:
-        """Tell whether collections are kept here already, so that opening them early saves the first caller's time."""
+        """Return whether the store is shared or has collections; to open it early saves the first caller's time."""
         return not self._is_off and (is_shared(self._where) or has_collections(Path(self._where)))
 
     async def open(self) -> None:
@@ -91,7 +91,7 @@ class Collections:
             await self._on_thread(partial(store.open, spec.name))
 
     async def find(self, query: Query, vectors: Sequence[Floats], fingerprint: str) -> list[list[Hit]]:
-        """Return the neighbours of descriptors, float32 [dimension]; "" stands for a fingerprint that is not known.
+        """Return the neighbours of descriptors, float32 [dimension]; a fingerprint of "" is not checked.
 
         Raises PenultError.
         """
@@ -113,7 +113,7 @@ class Collections:
         return near
 
     async def spec(self, name: str) -> CollectionSpec | None:
-        """Return what a collection is; None where it is not there."""
+        """Return the spec of a collection; None if it does not exist."""
         try:
             return (await self._collection(name)).spec
         except CollectionUnknown:
@@ -122,7 +122,7 @@ class Collections:
     async def put(
         self, name: str, fingerprint: str, model: str, items: Sequence[Item], fields: dict[str, FieldType]
     ) -> None:
-        """Store items of a model's descriptors, in a new collection where there is none. Raises PenultError."""
+        """Store items of a model's descriptors; create the collection if it does not exist. Raises PenultError."""
         wanted = CollectionSpec(name, items[0].vector.size, fingerprint, model, fields)
         spec = await self.spec(name) or wanted
         checks.check_spec(spec)
@@ -131,7 +131,7 @@ class Collections:
         await self._on_thread(partial((await self._made(spec)).upsert, items), "put")
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
-        """Remove items, and return how many were there. Raises PenultError."""
+        """Remove items and return how many existed. Raises PenultError."""
         checks.check_ids(ids)
         return await self._on_thread(partial((await self._collection(name)).delete, ids), "delete")
 
@@ -164,13 +164,13 @@ class Collections:
         return found
 
     async def count(self, every_s: float) -> None:
-        """Count collections and items for the metrics now and then, for ever; a store that nobody opened is let be."""
+        """Count collections and items for the metrics every `every_s` seconds, once the store is open; never return."""
         while True:
             await asyncio.sleep(every_s)
             if self._store:
                 try:
                     await self.all()
-                except Exception as error:  # its callers hear of it too, and a store that fails may come back
+                except Exception as error:  # requests report it too, and the store may recover
                     log.debug("collections cannot be counted: %s", error)
 
     async def drop(self, name: str) -> None:
@@ -179,7 +179,7 @@ class Collections:
         await self._on_thread(partial((await self._opened()).drop, name))
 
     async def replace(self, name: str, by: str) -> None:
-        """Give one collection the name of another, which is dropped. Raises PenultError."""
+        """Rename collection `by` to `name`, and drop the one that had this name. Raises PenultError."""
         checks.check_name(name)
         checks.check_name(by)
         if name == by:
@@ -199,11 +199,11 @@ class Collections:
             except CollectionUnknown:
                 try:
                     return store.create(spec)
-                except CollectionExists:  # somebody was quicker
+                except CollectionExists:  # another request created it first
                     return store.open(spec.name)
 
         made = await self._on_thread(make)
-        # Whoever was quicker may have meant another.
+        # A concurrent request may have created it for another model.
         checks.check_fingerprint(made.spec, spec.fingerprint)
         return made
 
@@ -216,7 +216,10 @@ class Collections:
             return self._store
 
     def _open(self) -> Store:
-        """Open the store; where that has just failed, fail at once: else requests would wait for it one by one."""
+        """Open the store.
+
+        Fail at once for _REST_S seconds after a failure. Otherwise requests would wait for the store one by one.
+        """
         failed, until = self._failed
         if failed and time.monotonic() < until:
             raise StoreUnavailable(failed.reason, failed.message)
@@ -227,7 +230,7 @@ class Collections:
             raise
 
     async def _on_thread(self, act: Callable[[], T], operation: str = "") -> T:
-        """Run something of the store's; `operation` is what penult_lookup_seconds calls it."""
+        """Run a function of the store on a thread; `operation` is its label in penult_lookup_seconds."""
         client = caller()
         if not self._shares.fits(client, 1):
             raise Overloaded("LOOKUP_FULL", "too many lookups wait; try again after the hint", retry_after_ms=_RETRY_MS)

@@ -1,4 +1,4 @@
-"""Photos to pixels, metered by pixels so that a few huge photos cannot use up the memory."""
+"""Decode images to pixels, within a budget of pixels, so that a few huge images cannot use up the memory."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class EncodedPhoto:
 
 @dataclass(frozen=True)
 class RawPhoto:
-    """Decoded pixels: `rgb` has height * width * 3 bytes; `is_crop`: they are the network's input as they are."""
+    """Decoded pixels. `rgb` has height * width * 3 bytes; with `is_crop` it is the network's input, unchanged."""
 
     height: int
     width: int
@@ -42,29 +42,30 @@ _MAGIC = ((b"\xff\xd8", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 def format_of(photo: Photo) -> str:
-    """Return what a photo says it is by its first bytes: jpeg, png, webp, other; pixels or crop where it is decoded."""
+    """Return jpeg, png, webp or other, by an image's first bytes; pixels or crop if it came decoded."""
     if isinstance(photo, RawPhoto):
         return "crop" if photo.is_crop else "pixels"
     return next((name for magic, name in _MAGIC if photo.data.startswith(magic)), "other")
 
 
 def size_bytes(photo: Photo) -> int:
-    """Return how many bytes a photo keeps in memory while it waits, at least 1."""
+    """Return how many bytes an image uses in memory while it waits, at least 1."""
     return len(photo.rgb if isinstance(photo, RawPhoto) else photo.data) or 1
 
 
 class Decoder:
-    """Turns photos into the network's input, on whichever thread calls."""
+    """Turns images into the network's input, on the caller's thread."""
 
     def __init__(self, limits: ImageLimits, budget: PixelBudget) -> None:
         """Keep these limits."""
         self._limits, self._budget = limits, budget
 
     def crop(self, photo: Photo, spec: Preprocess) -> Pixels:
-        """Return the network's input, uint8 [crop, crop, 3]; raise ImageError, and Overloaded where memory is out.
+        """Return the network's input, uint8 [crop, crop, 3].
 
-        What is raised is a new error: the one from below holds, by its traceback and its cause, half-decoded pixels of
-        hundreds of MiB, and they would live until Python looks for cycles: five files of 140 bytes held 560 MiB.
+        Raises ImageError, and Overloaded if there is no memory. This raises a new error, because the traceback and the
+        cause of the first hold hundreds of MiB of half-decoded pixels. They would stay until Python collects cycles. In
+        a test, five files of 140 bytes held 560 MiB.
         """
         refused: ImageError | Overloaded
         try:

@@ -36,11 +36,11 @@ class FairQueue(Generic[Entry]):
             del self._by_client[client]
 
     def next(self) -> Entry:
-        """Return what take() would take."""
+        """Return what take() would return."""
         return next(iter(self._by_client.values()))[0]
 
     def take(self) -> Entry:
-        """Take the entry whose turn it is; its client's next turn comes after everybody else's."""
+        """Remove and return the next entry; its client's next turn comes after all other clients'."""
         client = next(iter(self._by_client))
         waiting = self._by_client.pop(client)
         entry = waiting.popleft()
@@ -50,7 +50,7 @@ class FairQueue(Generic[Entry]):
         return entry
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._by_client.clear()
         self._length = 0
 

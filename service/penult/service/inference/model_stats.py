@@ -1,4 +1,4 @@
-"""What a model has answered since it was loaded, as Triton's statistics extension tells it."""
+"""What a model has answered since it was loaded, as Triton's statistics extension reports it."""
 
 import time
 from dataclasses import dataclass, field

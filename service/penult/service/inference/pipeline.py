@@ -41,9 +41,9 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True)
 class InferenceLimits:
-    """How many threads, images, bytes, pixels (of 4 bytes) and seconds the pipeline may use.
+    """Limits of the pipeline: threads, images, bytes, pixels (of 4 bytes) and seconds.
 
-    On CPUs a batch takes as long as its images one by one, and delays those that arrive after it began. In
+    On CPUs a batch takes as long as its images one by one. It also delays images that arrive after it began. In
     measurements, batches of 2 and 4 raised p99 by a fifth and throughput not at all (bench/RESULTS.md).
     """
 
@@ -95,8 +95,8 @@ class Pipeline:
     ) -> None:
         """Serve no model yet; threads start with the first images.
 
-        `on_device_result` is called on the event loop, with False for a model whose batch failed twice on the device,
-        with True when it works again.
+        `on_device_result` is called on the event loop with False when a model's batch failed twice on the device. It is
+        called with True when the model works again.
         """
         self._limits = limits
         self._metrics = metrics

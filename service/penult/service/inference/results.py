@@ -27,16 +27,16 @@ class Answer:
 
     classes: tuple[Scored, ...]
     descriptor: Floats
-    # The nearest stored items, nearest first; none where they were not asked for.
+    # The nearest stored items, nearest first; empty if the request did not ask for them.
     neighbours: tuple[Hit, ...] = ()
-    # How far the photo lies from the training photos, and whether that is above the threshold; None without a baseline.
+    # The image's distance to the training images, and whether it exceeds the threshold; None without a baseline.
     novelty: float | None = None
     is_novel: bool = False
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds: the longest of the request's photos in each stage, and the whole."""
+    """Seconds of the request's slowest image in each stage, and of the whole request."""
 
     decode: float = 0.0
     queue: float = 0.0
@@ -45,10 +45,10 @@ class Timings:
     total: float = 0.0
 
 
-# One outcome per photo, in request order.
+# One outcome per image, in request order.
 Outcome = Answer | PenultError
 
 
 def voted(neighbours: Sequence[Hit]) -> tuple[Scored, ...]:
-    """Return classes by the k-nearest vote, score and probability both their share; none where nobody votes."""
+    """Return classes by the k-nearest vote, with their share as score and probability; none if no neighbour votes."""
     return tuple(Scored(label, share, share) for label, share in vote(neighbours))

@@ -31,12 +31,12 @@ _caller: ContextVar[str] = ContextVar("caller", default="")
 
 
 def caller() -> str:
-    """Return the caller of the current request: the name of its token, else its address; "" outside of requests."""
+    """Return the name of the current request's token, else its address; "" outside of requests."""
     return _caller.get()
 
 
 def set_caller(name: str) -> None:
-    """Set the caller for the rest of this request. Fair queueing goes by it."""
+    """Set the caller for the rest of this request; the fair queue uses it."""
     _caller.set(name)
 
 
@@ -77,7 +77,7 @@ class DrainGate:
 
 @dataclass(frozen=True)
 class Envelope:
-    """What all calls of a server share: the drain gate, and where calls are counted, logged and traced."""
+    """What all calls of a server share: the drain gate, the metrics, the access log and the tracing."""
 
     metrics: Metrics
     gate: DrainGate

@@ -1,6 +1,6 @@
-"""Memory and load of the GPUs that this process may use, read when somebody scrapes (NVIDIA's NVML).
+"""Memory and load of the GPUs that this process may use, read from NVIDIA's NVML on each scrape.
 
-Without its library or without a GPU there is nothing to tell, and nothing is told.
+Without the NVML library or a GPU, the server exports none of these metrics.
 """
 
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ class _Gpus(Collector):
         self._count = count
 
     def collect(self) -> Iterator[Metric]:
-        used = GaugeMetricFamily("penult_gpu_memory_used_bytes", "Memory in use, by anybody.", labels=["gpu"])
-        total = GaugeMetricFamily("penult_gpu_memory_total_bytes", "Memory there is.", labels=["gpu"])
+        used = GaugeMetricFamily("penult_gpu_memory_used_bytes", "Memory in use, by all processes.", labels=["gpu"])
+        total = GaugeMetricFamily("penult_gpu_memory_total_bytes", "Total memory of the GPU.", labels=["gpu"])
         busy = GaugeMetricFamily("penult_gpu_utilization_ratio", "Share of time with a kernel running.", labels=["gpu"])
         for number in range(self._count):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(number)
                 memory, rates = pynvml.nvmlDeviceGetMemoryInfo(handle), pynvml.nvmlDeviceGetUtilizationRates(handle)
-            except pynvml.NVMLError:  # one that fell off the bus must not take the other metrics along
+            except pynvml.NVMLError:  # a GPU that fails must not hide the others' metrics
                 continue
             used.add_metric([str(number)], memory.used)
             total.add_metric([str(number)], memory.total)

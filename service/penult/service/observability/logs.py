@@ -1,8 +1,8 @@
-"""Where log lines go and what they look like; one place, for a server alone and for a supervisor of several.
+"""Set up the log of a server, a worker or a supervisor, and format its lines.
 
-One line per event: text for people at a terminal, or an object of JSON per line (--log-format json). Lines that belong
-to a request carry its id, the same that its trailing metadata carry. No photo, no descriptor and no password is logged.
-SIGUSR1 switches between the level that was set and debug.
+Each event is one line: text, or a JSON object with --log-format json. Lines that belong to a request have its id, which
+its trailing metadata have too. No image, descriptor or password is logged. SIGUSR1 switches between the configured
+level and debug.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ _own = logging.getLogger("penult")
 # Of the request that the current task works for; "" outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-# What logging itself puts into a record; whatever else is there, a line gave as `extra`.
+# What logging itself puts into a record; all other attributes came as `extra`.
 _USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _MOST = 2000
@@ -67,16 +67,17 @@ def _told(settings: Mapping[str, object]) -> str:
 
 
 def _set_level(level: int) -> None:
-    """Show penult's own lines from this level on; those of other libraries only if they warn, or if all are wanted.
+    """Log penult's own lines from this level on, and warnings of other libraries.
 
-    At INFO, faiss reports what it failed to import for each kind of processor that this one is not.
+    At debug, log all lines of other libraries too. At INFO, faiss reports a failed import for each kind of processor
+    that this machine does not have.
     """
     _own.setLevel(level)
     logging.getLogger().setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
 
 
 class _Noise:
-    """Passes over what others log again and again that is nobody's fault here, or the same each time."""
+    """Drops log lines of libraries that a client caused, and limits those that repeat."""
 
     _EVERY_S = 10.0
 
@@ -84,7 +85,7 @@ class _Noise:
         self._next = 0.0
 
     def __call__(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is to be written."""
+        """Return whether to write a line."""
         text = record.getMessage() if record.name in ("asyncio", "grpc._cython.cygrpc") else ""
         if record.name == "uvicorn.error" and record.getMessage().startswith("Invalid HTTP request"):
             return _own.level == logging.DEBUG  # the sender has a 400; a gRPC client at this port is no warning of ours
@@ -92,7 +93,7 @@ class _Noise:
             return False  # a client that left while its answer was on its way
         if "out of system resource" not in text:
             return True
-        record.exc_info = None  # asyncio tries anew at once, and said so a thousand times a second
+        record.exc_info = None  # asyncio retries at once, and logged this a thousand times a second
         is_due = time.monotonic() >= self._next
         if is_due:
             self._next = time.monotonic() + self._EVERY_S
@@ -100,13 +101,13 @@ class _Noise:
 
 
 def switch_level(usual: int) -> None:
-    """Go from the usual level to debug, or back."""
+    """Switch from the usual level to debug, or back."""
     _set_level(usual if _own.level == logging.DEBUG else logging.DEBUG)
     log.warning("log level is now %s", logging.getLevelName(_own.level).lower())
 
 
 class AccessLog:
-    """Writes a line for a share of the requests, and for every one that failed by the server's fault."""
+    """Writes a line for a share of the requests, and for each that failed by the server's fault."""
 
     def __init__(self, share: float) -> None:
         """Write this share of them, 0 to 1."""

@@ -1,6 +1,6 @@
-"""What metrics said at one time, and what they gained between two: sums, shares, rates and quantiles of it.
+"""Metrics at one time, and their increase between two times: sums, shares, rates and quantiles.
 
-Each question goes over the samples of one metric once, however many classes models have.
+Each query reads the samples of one metric once, however many classes the models have.
 """
 
 import math
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from penult.service.observability.metrics import Sample
 
-# Nobody's question, and too quick to say anything of how long an answer takes.
 _STARTED = time.time() - time.monotonic()
+# No requests of clients, and too quick to count in the times of answers.
 _PROBES = frozenset(("ServerLive", "ServerReady", "ModelReady"))
-# Calls that ask a model or a collection once; a stream takes as long as its caller likes.
+# Unary calls to a model or a collection; the client decides how long a stream takes.
 _ASKING = frozenset(("Classify", "Describe", "Score", "Lookup", "ModelInfer", "Try"))
 
 Labels = tuple[tuple[str, str], ...]
@@ -23,7 +23,7 @@ class MetricSnapshot:
     """Values by metric and labels."""
 
     def __init__(self, values: Mapping[str, Mapping[Labels, float]]) -> None:
-        """Tell of these."""
+        """Keep these values."""
         self.values = values
 
     def of(self, name: str, **labels: str) -> dict[Labels, float]:
@@ -36,7 +36,7 @@ class MetricSnapshot:
         return sum(self.of(name, **labels).values())
 
     def share(self, name: str, of: str, **labels: str) -> float | None:
-        """Return one sum as a share of another; None where that is 0."""
+        """Return one sum as a share of another; None if that is 0."""
         whole = self.sum(of, **labels)
         return self.sum(name, **labels) / whole if whole else None
 
@@ -49,11 +49,11 @@ class MetricSnapshot:
         return dict(sorted(found.items()))
 
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """Return sums by the values of a label, those that are not 0."""
+        """Return the sums by the values of a label, without those that are 0."""
         return {which: value for which, value in self.sums(name, label, **labels).items() if value}
 
     def requests(self) -> dict[str, float]:
-        """Return requests by code, probes left out."""
+        """Return requests by code, without probes."""
         return self._among("penult_requests_total", lambda method: method not in _PROBES).by(
             "penult_requests_total", "code"
         )
@@ -66,7 +66,7 @@ class MetricSnapshot:
         return [_quantile_ms(by_bound, share) for share in shares]
 
     def _among(self, name: str, is_wanted: Callable[[str], bool]) -> "MetricSnapshot":
-        """Return one metric, and of it only some methods, over gRPC or HTTP."""
+        """Return one metric, only for some methods, over gRPC or HTTP."""
         found = self.values.get(name, {})
         return MetricSnapshot(
             {name: {key: value for key, value in found.items() if is_wanted(dict(key)["method"].removeprefix("http."))}}
@@ -74,10 +74,10 @@ class MetricSnapshot:
 
 
 class MetricDelta(MetricSnapshot):
-    """What was gained within some seconds."""
+    """The increase of metrics between two snapshots."""
 
     def __init__(self, before: "TimedSnapshot", after: "TimedSnapshot", *names: str) -> None:
-        """Compare two, all or some metrics; what began anew, as a model that was loaded again, counts from 0."""
+        """Compare two snapshots, of all or some metrics; a counter that restarted, as after a reload, counts from 0."""
         self.seconds = after.time - before.time
         super().__init__(
             {
@@ -88,7 +88,7 @@ class MetricDelta(MetricSnapshot):
         )
 
     def rate(self, count: float) -> float:
-        """Return a count per second; 0 where the time is too short to tell."""
+        """Return a count per second; 0 if half a second or less has passed."""
         return count / self.seconds if self.seconds > 0.5 else 0.0
 
 
@@ -101,12 +101,12 @@ class TimedSnapshot:
 
 
 def steady_time() -> float:
-    """Return seconds since 1970 that never jump: by the clock of this process's start, and what went by since."""
+    """Return seconds since 1970 that never jump: the clock when this module was imported, plus monotonic time since."""
     return _STARTED + time.monotonic()
 
 
 def take(samples: Iterable[Sample]) -> TimedSnapshot:
-    """Note samples, and when that was."""
+    """Return a snapshot of samples, with the time."""
     found: dict[str, dict[Labels, float]] = {}
     for name, labels, value in samples:
         found.setdefault(name, {})[tuple(sorted(labels.items()))] = value

@@ -1,7 +1,7 @@
 """Every metric of the service, and the Prometheus client behind them. Names are fixed by DESIGN.md.
 
-Labels hold nothing that a client chose: `model` and `version` are those that answered, empty where none did; `label` is
-one of the model's classes, or OTHERS.
+A client cannot choose the value of a label. `model` and `version` are those that answered, and are empty if none did.
+`label` is one of the model's classes, or OTHERS.
 """
 
 import os
@@ -37,20 +37,20 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _RATIOS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
 _DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 2)
 _MODEL = ("model", "version")
-# The label that stands for the classes without series of their own, and how many have one unless that is set.
+# The label that stands for the classes without series of their own, and the default limit of those that have.
 OTHERS, MAX_CLASSES = "(other)", 1000
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
-# What samples are called beyond their family.
+# What the names of samples add to that of their family.
 _SAMPLE_ENDS = ("", "_total", "_bucket", "_count", "_sum")
 
-# Its name, labels and value.
+# Name, labels and value.
 Sample = tuple[str, Mapping[str, str], float]
 
 
 class Exposition:
-    """What can be scraped."""
+    """Metrics that Prometheus can scrape."""
 
     registry: CollectorRegistry
 
@@ -67,7 +67,7 @@ class Exposition:
                 yield from ((sample.name, sample.labels, sample.value) for sample in family.samples)
 
     def _collect(self, families: set[str]) -> Iterable[Metric]:
-        """Return families that these are among."""
+        """Return families, these among them."""
         return self.registry.collect()
 
 
@@ -77,8 +77,8 @@ class Metrics(Exposition):
     def __init__(self, registry: CollectorRegistry | None = None, max_classes: int = MAX_CLASSES) -> None:
         """Register everything; process and GPU metrics join a fresh registry only.
 
-        Of a version with more than `max_classes` classes, so many labels at most get series: every series costs the
-        server, each scrape and Prometheus, and ten thousand of a version would slow all three.
+        Each version gets series for at most `max_classes` labels. Each series costs the server, each scrape and
+        Prometheus, and ten thousand of one version would slow all three.
         """
         self.registry, self._max_classes = registry or CollectorRegistry(), max_classes
         if registry is None:
@@ -102,7 +102,7 @@ class Metrics(Exposition):
         )  # fmt: skip
         self.batch_size = self._histogram("penult_batch_size", "Images per run of the model.", _IMAGES)
         self.batches = self._counter(
-            "penult_batches_total", "Runs of the model, by why they began: full, idle model, delay over.",
+            "penult_batches_total", "Runs of the model, by trigger: full batch, idle model, delay over.",
             "trigger",
         )  # fmt: skip
         self.device_events = self._counter(
@@ -116,7 +116,7 @@ class Metrics(Exposition):
         self.dropped = self._counter("penult_dropped_total", "Images not answered.", "reason")
         for reason in ("bad_image", "queue_full", "too_late", "deadline", "cancelled"):
             self.dropped.labels(reason)  # at 0 before the first, so that a rise is seen
-        self.images = self._counter("penult_images_total", "Images accepted, by what they came as.", "format")
+        self.images = self._counter("penult_images_total", "Images accepted, by format.", "format")
 
     def _add_models(self) -> None:
         self.model_info = self._gauge(
@@ -136,35 +136,35 @@ class Metrics(Exposition):
         )
 
     def _add_answers(self) -> None:
-        self.answers = self._counter("penult_answers_total", "Photos by the class they were given.", *_MODEL, "label")
+        self.answers = self._counter("penult_answers_total", "Images by predicted class.", *_MODEL, "label")
         self.confidence = self._histogram(
-            "penult_confidence", "Probability of the class that was given.", _SHARES, *_MODEL, "scorer"
+            "penult_confidence", "Probability of the predicted class.", _SHARES, *_MODEL, "scorer"
         )
         self.novelty_ratio = self._histogram(
-            "penult_novelty_ratio", "Novelty of photos, in units of the model's threshold.", _RATIOS, *_MODEL
+            "penult_novelty_ratio", "Novelty of images, in units of the model's threshold.", _RATIOS, *_MODEL
         )
-        self.novel = self._counter("penult_novel_total", "Photos above the model's novelty threshold.", *_MODEL)
+        self.novel = self._counter("penult_novel_total", "Images above the model's novelty threshold.", *_MODEL)
         self.neighbour_distance = self._histogram(
-            "penult_neighbour_distance", "1 - cosine of photos to their nearest stored item.", _DISTANCES, *_MODEL
+            "penult_neighbour_distance", "1 - cosine of images to their nearest stored item.", _DISTANCES, *_MODEL
         )
         self.baseline_class_share = self._gauge(
-            "penult_baseline_class_share", "Share of validation photos that were given a class.", *_MODEL, "label"
+            "penult_baseline_class_share", "Share of validation images by predicted class.", *_MODEL, "label"
         )
         self.baseline_confidence = self._gauge(
-            "penult_baseline_confidence", "Mean probability of the class given, on validation photos.",
+            "penult_baseline_confidence", "Mean probability of the predicted class, on validation images.",
             *_MODEL, "scorer",
         )  # fmt: skip
         self.baseline_novel_share = self._gauge(
             "penult_baseline_novel_share",
-            "Share of the photos that were held out that lay above the novelty threshold.",
+            "Share of held-out images with a novelty above the threshold.",
             *_MODEL,
         )
         self.baseline_photos = self._gauge(
-            "penult_baseline_photos", "Validation photos that the baseline was measured on.", *_MODEL
+            "penult_baseline_photos", "Validation images that the baseline was measured on.", *_MODEL
         )
         self.baseline_distance = self._gauge(
             "penult_baseline_neighbour_distance",
-            "Mean 1 - cosine of validation photos to their nearest training photo.", *_MODEL,
+            "Mean 1 - cosine of validation images to their nearest training image.", *_MODEL,
         )  # fmt: skip
 
     def _add_lookups(self) -> None:
@@ -179,7 +179,7 @@ class Metrics(Exposition):
         self.lookup_items = self._gauge("penult_lookup_items", "Items of all collections, as last counted.")
 
     def _add_customary(self) -> None:
-        """Add what gRPC servers of other makes count, under the names of go-grpc-prometheus."""
+        """Add the usual counts of gRPC servers, under the names of go-grpc-prometheus."""
         self.rpcs_started = self._counter("grpc_server_started_total", "RPCs begun.", *_RPC)
         self.rpcs_handled = self._counter("grpc_server_handled_total", "RPCs ended.", *_RPC, "grpc_code")
         self.rpc_seconds = self._histogram("grpc_server_handling_seconds", "Time of RPCs.", _SECONDS, *_RPC)
@@ -187,16 +187,16 @@ class Metrics(Exposition):
         self.rpc_sent = self._counter("grpc_server_msg_sent_total", "Messages sent.", *_RPC)
 
     def _collect(self, families: set[str]) -> Iterable[Metric]:
-        """Leave the process, GPUs and whatever else is not asked for alone."""
+        """Read only these families; do not query the process or the GPUs."""
         return self.registry.restricted_registry([f + end for f in families for end in _SAMPLE_ENDS]).collect()
 
     def loaded(self, *model: str) -> None:
-        """Tell of a model that is served now; `model` are the labels of penult_model_info."""
+        """Count a loaded model and show it as served; `model` has the labels of penult_model_info."""
         self.reloads.labels("loaded").inc()
         self.model_info.labels(*model).set(1)
 
     def retired(self, *model: str) -> None:
-        """Tell of a model that is served no longer."""
+        """Count a retired model and show it as no longer served."""
         self.reloads.labels("retired").inc()
         self.model_info.labels(*model).set(0)
         if FILES not in os.environ:  # a file of several workers cannot lose a series; it says 0
@@ -205,7 +205,7 @@ class Metrics(Exposition):
     def series_of(self, classes: Sequence[str], baseline: Baseline | None) -> dict[str, str]:
         """Return the label that stands for each class: its own, or OTHERS.
 
-        Those that validation photos were given most often have their own; without a baseline, the first.
+        The classes most often predicted on validation images have their own; without a baseline, the first classes.
         """
         if len(classes) <= self._max_classes:
             return dict(zip(classes, classes, strict=True))
@@ -215,7 +215,7 @@ class Metrics(Exposition):
         return {name: name if place in own else OTHERS for place, name in enumerate(classes)}
 
     def state_baseline(self, model: tuple[str, str], classes: Sequence[str], baseline: Baseline) -> None:
-        """Tell what a model's answers were like on its validation photos; `model` is name and version."""
+        """Set the baseline gauges from a model's answers on its validation images; `model` is name and version."""
         of_label: dict[str, float] = {}
         series = self.series_of(classes, baseline)
         for name, share in zip(classes, baseline.class_share.tolist(), strict=True):
@@ -230,7 +230,7 @@ class Metrics(Exposition):
             self.baseline_photos.labels(*model).set(baseline.photos)
 
     def forget_answers(self, model: tuple[str, str], classes: Iterable[str], scorers: Iterable[str]) -> None:
-        """Let go of a model's series, so that reloading does not heap them up; files of several workers keep them."""
+        """Remove a model's series, so that reloads do not accumulate them; files of several workers keep them."""
         if FILES in os.environ:
             return
         more: dict[MetricWrapperBase, Iterable[str]] = {self.answers: classes, self.baseline_class_share: classes}
@@ -255,5 +255,5 @@ class Metrics(Exposition):
 def _forget(family: MetricWrapperBase, *labels: str) -> None:
     try:
         family.remove(*labels)
-    except KeyError:  # it was never told of
+    except KeyError:  # it has no such series
         return

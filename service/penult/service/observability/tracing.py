@@ -1,7 +1,8 @@
-"""Spans of requests for an OpenTelemetry collector: one per RPC, below it one per phase, each run linked to its batch.
+"""Send spans of requests to an OpenTelemetry collector.
 
-The only module that knows OpenTelemetry, which is an extra and imported only where --trace is given. Without it, and
-for requests that are not sampled, current() is None and nobody does anything. A caller's W3C `traceparent` is followed.
+Each RPC has a span, with a child span per phase, and each run is linked to its batch. Only this module uses
+OpenTelemetry, an extra that it imports only with --trace. Without --trace, and for requests that are not sampled,
+current() is None and callers record no spans. A request with a W3C `traceparent` continues its caller's trace.
 """
 
 import time
@@ -21,7 +22,7 @@ _FLUSH_MS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A request that is traced: what its phases hang on."""
+    """A request that is traced, and the parent of its phases."""
 
     tracer: Any
     span: Any
@@ -29,12 +30,12 @@ class Trace:
     batch_tracer: Any
 
     def phase(self, name: str, started: float, ended: float, **attributes: Any) -> None:
-        """Add a phase that is over, from any thread; times are time.perf_counter()'s."""
+        """Add a phase that has ended, from any thread; times are by time.perf_counter()."""
         span = self.tracer.start_span(name, context=self.context, start_time=_ns(started), attributes=attributes)
         span.end(_ns(ended))
 
     def ran(self, started: float, ended: float, batch: Any) -> None:
-        """Add the run of the model that a photo had a part in, linked to the batch's span (see batch())."""
+        """Add the run of the model for an image, linked to the batch's span (see batch())."""
         from opentelemetry.trace import Link
 
         links = [Link(batch.get_span_context())]
@@ -56,12 +57,12 @@ _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def current() -> Trace | None:
-    """Return the trace of the request that the current task works for, None where it is not traced."""
+    """Return the trace of the request that the current task works for; None if it is not traced."""
     return _current.get()
 
 
 def batch(traces: Iterable[Trace | None], started: float, ended: float, images: int) -> Any:
-    """Record a run of the model as a span of its own, linked to the requests in it; None where none is traced."""
+    """Record a run of the model as a span linked to its traced requests; None without them."""
     traced = [trace for trace in traces if trace]
     if not traced:
         return None
@@ -77,10 +78,10 @@ def batch(traces: Iterable[Trace | None], started: float, ended: float, images: 
 
 
 class Tracing:
-    """Begins the spans of requests, and sends what has ended to a collector."""
+    """Begins the spans of requests, and sends ended spans to a collector."""
 
     def __init__(self, endpoint: str, share: float) -> None:
-        """Send to an OTLP/gRPC collector; take this share of requests whose caller does not say. Raises ConfigError."""
+        """Send to an OTLP/gRPC collector; sample this share of requests without `traceparent`. Raises ConfigError."""
         try:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -96,7 +97,7 @@ class Tracing:
             channel_options=self._way(endpoint),
         )  # fmt: skip
         self._processor = BatchSpanProcessor(exporter)
-        # What a batch is linked to was sampled already.
+        # A batch is recorded only for sampled requests, so it needs no sampling.
         self._tracer, self._batch_tracer = (
             self._tracer_of(TracerProvider(resource=resource, sampler=sampler))
             for sampler in (ParentBased(TraceIdRatioBased(share)), ALWAYS_ON)
@@ -113,7 +114,7 @@ class Tracing:
         return provider.get_tracer("penult")
 
     def begin(self, name: str, metadata: Mapping[str, str], request_id: str) -> Trace | None:
-        """Begin the span of a request in its task; None where it is not sampled."""
+        """Begin the span of a request in its task; return None if it is not sampled."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
         parent = self._propagator.extract(metadata) if "traceparent" in metadata else None
@@ -127,7 +128,7 @@ class Tracing:
         return trace
 
     def close(self) -> None:
-        """Send what is left. Where the collector does not answer, this takes longer than anybody should wait."""
+        """Send the remaining spans; this blocks for long if the collector does not answer."""
         self._processor.force_flush(_FLUSH_MS)
 
 

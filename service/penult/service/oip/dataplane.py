@@ -1,7 +1,7 @@
-"""What the Open Inference Protocol v2 means here, in plain values: the same whether it comes over gRPC or HTTP.
+"""Answer the Open Inference Protocol v2 in plain values, the same for gRPC and HTTP.
 
-Encoded images or cropped pixels go in; logits, probabilities, descriptors, SVM scores and labels come out of one
-forward pass, through the same pipeline as penult.v1's requests.
+Inputs are encoded images or cropped pixels. Outputs are logits, probabilities, descriptors, SVM scores and labels of
+one forward pass. Requests use the same pipeline as those of penult.v1.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from penult.service.oip.tensors import (
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
-# Our phases, by Triton's names.
+# Triton's names for the phases of penult.
 TRITON_PHASES = {
     "queue": "queue", "decode": "compute_input", "inference": "compute_infer", "score": "compute_output",
 }  # fmt: skip
@@ -47,17 +47,17 @@ class ModelControl(Protocol):
     """Loads and unloads models by name."""
 
     async def load(self, name: str) -> None:
-        """Bring a model up to date with its folder; raise ServiceError."""
+        """Load or update a model from its folder; raise ServiceError."""
         ...
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer; raise ServiceError."""
+        """Stop serving a model; raise ServiceError."""
         ...
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that is asked for; with `classes`, as that many best "value:index:label" (Triton's extension)."""
+    """A requested output; with `classes`, as that many best "value:index:label" (Triton's extension)."""
 
     name: str
     classes: int = 0
@@ -192,18 +192,18 @@ class ModelStatistics:
 
 
 class DataPlane:
-    """Answers the protocol's questions. Runs on the event loop."""
+    """Answers the protocol's requests. Runs on the event loop."""
 
     def __init__(
         self, repository: ModelRegistry, pipeline: Pipeline, control: ModelControl | None,
         is_ready: Callable[[], bool], request_max_images: int,
     ) -> None:  # fmt: skip
-        """Answer from these; `control` None stands for: not switched on."""
+        """Answer from these; with `control` None, clients cannot load or unload models."""
         self._repository, self._pipeline, self._request_max_images = repository, pipeline, request_max_images
         self._control, self.is_ready = control, is_ready
 
     async def infer(self, request: InferRequest, expires: float) -> InferAnswer:
-        """Run a request's photos; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
+        """Run a request's images; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
         model = self.model(request.model, request.version)
         read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._request_max_images)
         photos = await asyncio.to_thread(read) if has_text(request.inputs, self._request_max_images) else read()
@@ -222,7 +222,7 @@ class DataPlane:
         return self._repository.get(name, number)
 
     def is_model_ready(self, name: str, version: str) -> bool:
-        """Tell whether a model can be asked now."""
+        """Return whether a model can answer requests now."""
         try:
             self.model(name, version)
         except ServiceError:
@@ -248,7 +248,7 @@ class DataPlane:
         )
 
     def statistics(self, name: str, version: str) -> list[ModelStatistics]:
-        """Return what models have answered and how often they ran: of one, or, without a name, of all."""
+        """Return how often models have answered and run, for one version, all versions of a name, or all models."""
         if name and version:
             models = [self.model(name, version)]
         elif name:

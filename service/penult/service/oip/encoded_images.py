@@ -1,7 +1,7 @@
-"""Encoded photos as clients of the Open Inference Protocol write them: files' bytes, base64, or data URIs.
+"""Read encoded images as clients of the Open Inference Protocol write them: bytes of files, base64, or data URIs.
 
-Base64 in lines, without its padding or in the alphabet for URLs says the same as without. Bytes that could be a photo
-are never taken for text: a photo's file cannot begin as base64 or a data URI does.
+Base64 may have line breaks, lack its padding, or use the alphabet for URLs. Bytes of an image file are never read as
+text, because no such file begins as base64 or a data URI does.
 """
 
 import base64
@@ -21,15 +21,16 @@ HEAD_BYTES = 32
 
 
 def is_text(item: bytes) -> bool:
-    """Return whether bytes are a photo written as text, which no photo's file begins like."""
+    """Return whether bytes are an image written as text; no image file begins like it."""
     head = item[:HEAD_BYTES].lstrip(_WHITE)
     return head.startswith(_STARTS) or head[:5].lower() == b"data:"
 
 
 def files_of(items: Sequence[str | bytes], is_base64: bool = False) -> list[bytes]:
-    """Return the files of photos: texts are base64 or data URIs; bytes are only if they say so, or `is_base64` does.
+    """Return the bytes of image files, decoded if they came as text.
 
-    Raises InvalidRequest, which names the photo by its place.
+    A str is base64 or a data URI. Bytes are so only if they begin like it, or with `is_base64`. Raises InvalidRequest,
+    which names the image by its index.
     """
     return [
         _decoded(item, place) if isinstance(item, str) or is_base64 or is_text(item) else item

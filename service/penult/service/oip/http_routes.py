@@ -1,7 +1,7 @@
 """/v2: the Open Inference Protocol v2 over HTTP, with Triton's extensions that clients use.
 
-The same core, gate and metrics as over gRPC; JSON is read and written on a thread of its own, one body at a time, so
-that neither the event loop nor memory suffers from a large one.
+The routes share the core, drain gate and metrics with gRPC. One thread reads and writes JSON, one body at a time. A
+large body cannot block the event loop, and several cannot use up the memory.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from penult.service.oip.json_codec import get, read_object, read_request, write_
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-# Answers that a load balancer takes for no: the protocol says 4xx, not 503.
+# The protocol requires 4xx, not 503, for a server or model that is not ready.
 _NOT_READY = 400
 _LENGTH = "inference-header-content-length"
 
 
 class OipRoutes:
-    """The routes, and what they answer with."""
+    """The routes and their endpoints."""
 
     def __init__(self, core: DataPlane, envelope: Envelope, body_max_bytes: int, tokens: Tokens | None = None) -> None:
         """Answer with `core`; with `tokens`, only callers that have one."""
@@ -159,7 +159,7 @@ class OipRoutes:
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Wait for an answer; raise ClientGone, and let the work go, where nobody waits for it any more."""
+    """Wait for an answer; cancel the work and raise ClientGone if the client disconnects."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,8 +1,8 @@
-"""Requests and answers of the Open Inference Protocol's HTTP form: JSON, followed by raw tensors where asked for.
+"""Read requests and write answers of the Open Inference Protocol over HTTP: JSON, then raw tensors on request.
 
-The binary-data extension is Triton's: tensors whose `binary_data_size` is given stand behind the JSON, in its order.
-Within JSON, an encoded image is base64, for JSON has no bytes. What is null counts as left out: clients made of typed
-classes write out every optional member. Everything is checked; nothing here knows HTTP.
+The binary-data extension is Triton's: tensors with a `binary_data_size` follow the JSON, in its order. In JSON, an
+encoded image is base64, because JSON has no bytes. A null member counts as absent, because clients with typed classes
+write all optional members. The codec checks every field, and does not depend on HTTP.
 """
 
 import json
@@ -18,7 +18,7 @@ from penult.service.oip.dataplane import InferAnswer, InferRequest, Output, Want
 from penult.service.oip.encoded_images import files_of
 from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
-# Parsed JSON takes up to twenty times its size; what is larger belongs into the binary form.
+# Parsed JSON takes up to twenty times its size; larger requests must use the binary form.
 JSON_MAX_BYTES = 16 << 20
 _MAX_SIDES = 8
 _Value = TypeVar("_Value")
@@ -26,7 +26,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class JsonRequest:
-    """One request, its id, the form that its answer should have, and how long its sender waits."""
+    """One request, its id, the form of its answer, and the client's timeout in seconds."""
 
     infer: InferRequest
     id: str
@@ -35,12 +35,12 @@ class JsonRequest:
     timeout_s: float
 
     def is_binary(self, output: str) -> bool:
-        """Tell whether an output goes behind the JSON."""
+        """Return whether an output follows the JSON as raw bytes."""
         return output in self.binary or (self.is_binary_by_default and not self.infer.outputs)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body is, {} for none; raise InvalidRequest."""
+    """Return the JSON object of a body, {} if it is empty or null; raise InvalidRequest."""
     if len(body) > JSON_MAX_BYTES:
         limit = f"{JSON_MAX_BYTES >> 20} MiB"
         raise InvalidRequest("JSON_SIZE", f"the JSON part exceeds {limit}; send tensors in binary form behind it")
@@ -55,7 +55,10 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def read_request(body: bytes, json_bytes: int | None, model: str, version: str) -> JsonRequest:
-    """Return the request that a body holds, its first `json_bytes` JSON (None: all of it); raise InvalidRequest."""
+    """Return the request of a body, of which the first `json_bytes` bytes are JSON, or all if None.
+
+    Raises InvalidRequest.
+    """
     size = len(body) if json_bytes is None else json_bytes
     if not 0 <= size <= len(body):
         raise InvalidRequest("JSON_SIZE", "Inference-Header-Content-Length is not the size of the JSON part")
@@ -75,7 +78,7 @@ def read_request(body: bytes, json_bytes: int | None, model: str, version: str) 
 
 
 def write_answer(answer: InferAnswer, request: JsonRequest) -> tuple[bytes, int | None]:
-    """Return the body of an answer, and the size of its JSON part where tensors stand behind it."""
+    """Return the body of an answer, and the size of its JSON part if raw tensors follow it, else None."""
     binary = [output for output in answer.outputs if request.is_binary(output.name)]
     head = {
         "model_name": answer.model.name,
@@ -89,7 +92,7 @@ def write_answer(answer: InferAnswer, request: JsonRequest) -> tuple[bytes, int 
 
 
 def get(fields: dict[str, Any], key: str, default: _Value) -> _Value:
-    """Return a field that must have the type of its default, which it has if it is null; raise InvalidRequest."""
+    """Return a field, or the default if it is absent or null; raise InvalidRequest if its type differs."""
     value = default if fields.get(key) is None else fields[key]
     if type(value) is not type(default):  # exactly: for Python, true is an int
         names = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
@@ -120,7 +123,7 @@ def _objects(fields: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _tensors(inputs: list[dict[str, Any]], body: bytes, at: int) -> list[Tensor]:
-    """Return the tensors, the binary ones from the body, one behind the other."""
+    """Return the tensors; raw ones follow each other in the body, from byte `at` on."""
     tensors = []
     for fields in inputs:
         parameters: dict[str, Any] = get(fields, "parameters", {})
@@ -148,11 +151,11 @@ def _shape(fields: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _values(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Any:
-    """Return the elements, flat: bytes of images, or numbers; data may be nested as the shape says, or flat."""
+    """Return the elements in a flat list or array: bytes of images, or numbers. Data may be flat or nested by shape."""
     if datatype == BYTES:
         return _images(data)
     if datatype not in (UINT8, FP32):
-        return []  # nothing that any input is: refused for that
+        return []  # no input has this datatype; read_photos() rejects it
     try:
         values = np.array(data)
     except ValueError:  # ragged
@@ -163,7 +166,7 @@ def _values(data: list[Any], datatype: str, shape: tuple[int, ...]) -> Any:
 
 
 def _images(data: list[Any]) -> list[bytes]:
-    """Return the files of photos, which may stand one by one in lists of their own."""
+    """Return the bytes of image files; each may be in a list of its own."""
     flat = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
     if not all(isinstance(item, str) for item in flat):
         raise InvalidRequest("INPUT_CONTENTS", "in JSON, an encoded image is a text in base64, or a data URI")

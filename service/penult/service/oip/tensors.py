@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol to photos and back: plain values, checked for size before anything is made.
+"""Convert tensors of the Open Inference Protocol to images and back, after a check of their sizes.
 
-Inputs: `image`, BYTES [N] or [N, 1], encoded photos; or `pixels`, UINT8 or FP32 [N, crop, crop, 3], RGB in 0…255, and
-of one photo also without the first side.
+A request has one of two inputs. `image` is BYTES [N] or [N, 1], encoded images. `pixels` is UINT8 or FP32
+[N, crop, crop, 3], RGB in 0…255; a single image may omit the first dimension.
 """
 
 import math
@@ -21,14 +21,17 @@ from penult.service.oip.encoded_images import HEAD_BYTES, files_of, is_text
 
 IMAGE, PIXELS = "image", "pixels"
 BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
-# What MLServer's clients call photos in base64, in the input parameter content_type.
+# MLServer's clients set the input parameter content_type to this for images in base64.
 BASE64 = "base64"
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as it came; `data` is its raw bytes, or its values one by one; `is_base64`: its sender says so."""
+    """A tensor of a request.
+
+    `data` is its raw bytes or its values, one by one. `is_base64` says that the client declared base64.
+    """
 
     name: str
     datatype: str
@@ -38,7 +41,7 @@ class Tensor:
 
 
 def read_photos(inputs: Sequence[Tensor], crop: int, most_images: int) -> list[Photo]:
-    """Return the photos of a request, 1 to `most_images`; raise InvalidRequest."""
+    """Return the images of a request, 1 to `most_images`; raise InvalidRequest."""
     names = [tensor.name for tensor in inputs]
     if unknown := sorted(set(names) - {IMAGE, PIXELS}):
         raise InvalidRequest("INPUT_UNKNOWN", f"there is no input {unknown[0][:64]!r}; give {IMAGE} or {PIXELS}")
@@ -55,7 +58,7 @@ def read_photos(inputs: Sequence[Tensor], crop: int, most_images: int) -> list[P
 
 
 def has_text(inputs: Sequence[Tensor], most_images: int) -> bool:
-    """Return whether one of the first `most_images` photos is text, which takes a millisecond per megabyte to read."""
+    """Return whether one of the first `most_images` images is text, which takes a millisecond per MB to decode."""
     return any(
         tensor.is_base64 or any(map(is_text, _heads(tensor.data, most_images)))
         for tensor in inputs
@@ -64,7 +67,7 @@ def has_text(inputs: Sequence[Tensor], most_images: int) -> bool:
 
 
 def _heads(data: bytes | Sequence[Any], most: int) -> Iterator[Any]:
-    """Yield how the first `most` elements of BYTES begin; what is wrong with their lengths is for _split()."""
+    """Yield the first bytes of at most `most` elements of BYTES; _split() rejects wrong lengths."""
     if not isinstance(data, bytes):
         yield from islice(data, most)
         return
@@ -78,7 +81,7 @@ def _heads(data: bytes | Sequence[Any], most: int) -> Iterator[Any]:
 
 
 def _count(tensor: Tensor, crop: int) -> int:
-    """Return how many photos a shape stands for; raise InvalidRequest."""
+    """Return the number of images in a shape; raise InvalidRequest."""
     shape, wanted = tensor.shape, (crop, crop, 3)
     if tensor.name == IMAGE and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         return shape[0]
