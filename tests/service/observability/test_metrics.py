@@ -68,7 +68,7 @@ def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
     )
     metrics = Metrics(max_classes=most)
     signals = DriftMonitor(metrics, model)
-    signals.named("svm", [(name, 0.5) for name in shares for _ in range(3)])
+    signals.record_classes("svm", [(name, 0.5) for name in shares for _ in range(3)])
     labels = ["most", "some", "few", "rare"][:own] + [OTHERS] * (own < 4)
 
     def told(name: str) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Around every RPC of our own services: tokens, parsing, error mapping, request ids and metrics.
 
-Left alone, grpc.aio answers a broken message with INTERNAL and a bug with UNKNOWN and the exception's text
+By default, grpc.aio answers a broken message with INTERNAL. It answers a bug with UNKNOWN and the exception's text
 (research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
 """
 
