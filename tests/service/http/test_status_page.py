@@ -177,7 +177,7 @@ def test_a_photo_is_tried_in_a_browser(asked, photos, tmp_path):
     assert f"{photos[3].name} in seen" in shown
     assert 'src="data:image/jpeg;base64,' in shown
     assert re.search(r"Distance from the training photos.*[\d.]+ × the limit", shown)
-    assert re.search(r"9\d % of \d+ photos that were held out lie below 1, half of them below 0\.\d\d", shown)
+    assert re.search(r"9\d % of \d+ held-out photos are below 1, half of them below 0\.\d\d", shown)
 
 
 @pytest.mark.system
@@ -327,7 +327,7 @@ def test_nothing_foreign_is_loaded(asked):
 @needs_browser
 def test_a_server_that_is_gone_is_told(tmp_path):
     """Where /status.json does not answer, the page says so and keeps on asking, without an error of its own."""
-    folder = files("penult.service") / "page"
+    folder = files("penult.service.http") / "static"
 
     class Half(BaseHTTPRequestHandler):
         """The page's files, and nothing behind them."""
@@ -351,7 +351,7 @@ def test_a_server_that_is_gone_is_told(tmp_path):
         page = browse(f"http://127.0.0.1:{half.server_port}/", tmp_path, "--dump-dom")
         half.shutdown()
     assert re.search(r'id="state"[^>]*>no answer<', page)
-    assert "The server does not answer. This page goes on asking." in page
+    assert "The server does not answer. This page retries every five seconds." in page
 
 
 def test_probes_and_streams_are_no_latency():

@@ -1,6 +1,6 @@
-"""HTTP/1.1 for strangers: what a connection may cost that sends slowly, in crumbs, or nothing at all.
+"""HTTP/1.1 for untrusted clients: bounds on connections that are slow, silent or send tiny chunks.
 
-h11 on purpose, which bounds a request's headers; httptools, the other protocol of uvicorn, takes any amount of them.
+It uses h11, which bounds a request's headers. httptools, uvicorn's other protocol, accepts any number of them.
 """
 
 import asyncio
@@ -10,9 +10,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # From a connection's start, or the last answer, to the end of the next request's headers.
 _HEADERS_S = 10.0
-# What one read brings is worked on before anybody else has a turn, and a crumb costs as much as a loaf.
+# Bytes per read. The event loop parses a whole read before it serves another connection, and a tiny chunk costs as much
+# as a large one.
 _READ_BYTES = 1 << 14
-# Beyond these, the one goes that has waited longest for a request, if that is long for a request on its way.
+# Above this number, the server ends the connection that has waited longest, if it has waited more than _FRESH_S.
 _MAX_CONNECTIONS = 512
 _FRESH_S = 1.0
 
@@ -24,7 +25,10 @@ class BoundedProtocol(H11Protocol):
     _waits_since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        """Wait for a request, not for ever; where there are too many who do, end the one who has waited longest."""
+        """Wait for a request for a limited time.
+
+        If there are too many connections, end the one that has waited longest.
+        """
         super().connection_made(transport)
         transport.max_size = _READ_BYTES
         self._wait_or_not()
@@ -38,7 +42,7 @@ class BoundedProtocol(H11Protocol):
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop the timer."""
         super().connection_lost(exc)
         self._stop_waiting()
 

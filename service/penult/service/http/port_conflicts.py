@@ -1,4 +1,4 @@
-"""Why a port cannot be had: what holds it, and what to do."""
+"""Why a port cannot be bound: what holds it, and what to do."""
 
 import errno
 import ipaddress
@@ -11,7 +11,7 @@ from penult.metrics_port import serves_metrics
 from penult.proxies import DIRECT
 from penult.service.errors import ConfigError
 
-# Of one question to whatever holds a port.
+# Timeout of one request to the program that holds a port.
 _ASK_S = 1.0
 # A health service of penult's own: other gRPC servers do not know it.
 _LIVE = "live"
@@ -37,7 +37,14 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def port_refused(host: str, port: int, flag: str, error: OSError | None = None) -> ConfigError:
-    """Return the error for a port that cannot be bound, `error` if that is known; blocks for up to two seconds."""
+    """Return the error to raise for a port that cannot be bound; blocks for at most two seconds.
+
+    Args:
+        host: the address of the failed bind.
+        port: its port.
+        flag: the flag of `penult serve` that sets the port.
+        error: what the bind raised; None binds again to find out.
+    """
     error = error or _try(host, port)
     what = f"port {port} on {host} cannot be used: "
     another = f"choose another port with {flag} (0 picks a free one)"
@@ -48,7 +55,7 @@ def port_refused(host: str, port: int, flag: str, error: OSError | None = None) 
         return ConfigError("PORT", f"{what}another program, or a penult server with TLS, has it; {another}")
     if error.errno == errno.EACCES:
         return ConfigError("PORT", f"{what}only root may listen below 1024; {another}")
-    if (error.errno or 0) < 0:  # of looking a name up
+    if (error.errno or 0) < 0:  # the name of the host does not resolve
         return ConfigError("PORT", f"{what}no address is known for {host}; give one of this machine's with --host")
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError("PORT", f"{what}this machine has no address {host}; give one of its own with --host")

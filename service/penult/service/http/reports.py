@@ -1,7 +1,7 @@
 """/report/NAME/VERSION: the report of a version that is served, for people on this machine.
 
-It lies in the bundle, and its digest was checked with the rest. It shows test photos, so the server
-answers with it on loopback only, under a name of this machine, and not if callers must authenticate.
+The bundle contains the report, and the server has verified its digest with the other files. It shows test photos, so
+the server answers with it on loopback only, under a name of this machine, and not if callers must authenticate.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ _HEADERS = {
 
 
 class Reports:
-    """Hands out reports."""
+    """Serves reports of training."""
 
     def __init__(self, models: Path, registry: ModelRegistry, is_on: bool) -> None:
-        """Hand out those of the versions that the server serves from the folder `models`; none unless `is_on`."""
+        """Serve the reports of the versions that `registry` serves from the folder `models`; none unless `is_on`."""
         self._models = models
         self._registry = registry
         self.is_on = is_on
@@ -47,14 +47,14 @@ class Reports:
         try:
             data = await self._read(request)
         except PenultError as error:
-            told = {"error": error.message, "reason": error.reason}
-            return JSONResponse(told, status_of(error), _HEADERS)
+            body = {"error": error.message, "reason": error.reason}
+            return JSONResponse(body, status_of(error), _HEADERS)
         return Response(data, headers=_HEADERS, media_type="text/html")
 
     async def _read(self, request: Request) -> bytes:
         if not self.is_on:
             raise NotAllowed("REPORT_OFF", "reports are shown on loopback only, and not if callers must authenticate")
-        # Under another name it may be a web page of elsewhere whose DNS names this address.
+        # Under another name, the request may come from a foreign web page whose DNS names this address.
         if not names_loopback(request.headers.get("host", "")):
             raise NotAllowed("REPORT_FOREIGN", "reports are shown under this machine's own name only")
         version = parse_version(request.path_params["version"])

@@ -1,4 +1,4 @@
-"""What routes over HTTP have in common: a body within bounds, and errors as statuses with a hint when to come back."""
+"""Shared parts of HTTP routes: bounded bodies, and errors as statuses with hints when to retry."""
 
 import asyncio
 import math
@@ -10,7 +10,7 @@ from penult.proxies import host_and_port, is_loopback
 from penult.service.errors import ClientGone, InvalidRequest, ServiceError, Unauthenticated, code_of
 from penult.service.observability.call import Call, Method
 
-# How long a body may take to arrive: longer than any honest sender of the largest one.
+# Seconds that a body may take to arrive: more than an honest client needs for the largest one.
 _ARRIVAL_S = 60.0
 _STATUS = {
     "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403,
@@ -22,7 +22,12 @@ _STATUS_OF_REASON = {"BODY_LATE": 408, "BODY_SIZE": 413, "CONTENT_ENCODING": 415
 
 
 async def read_body(request: Request, most_bytes: int, advice: str) -> bytes:
-    """Return the body; raise InvalidRequest where it is compressed, too large (then with `advice`) or too slow."""
+    """Return the body of a request.
+
+    Raises:
+        InvalidRequest: the body is compressed, exceeds `most_bytes` (the message ends with `advice`) or is too slow.
+        ClientGone: the client closed its connection.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("CONTENT_ENCODING", "send the body as it is; photos do not shrink by compression")
     parts, size = [], 0
@@ -51,7 +56,7 @@ def status_of(error: PenultError) -> int:
 
 
 def hints(error: PenultError) -> dict[str, str]:
-    """Return headers: the stable reason, and when asking again makes sense."""
+    """Return headers: the stable reason, the authentication scheme and the delay before a retry, if they apply."""
     headers = {"penult-reason": error.reason} if error.reason else {}
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"

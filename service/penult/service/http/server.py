@@ -1,6 +1,6 @@
-"""The metrics port: /metrics, /livez, /readyz and what else is given, over HTTP, on the server's own event loop.
+"""The metrics port: /metrics, /livez, /readyz and the given routes, over HTTP, on the server's own event loop.
 
-On the same loop on purpose: where the loop hangs, the liveness probe must fail.
+It shares the loop on purpose: if the loop hangs, the liveness probe must fail.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class HttpServer:
             app, http=BoundedProtocol, log_config=None, log_level="warning", lifespan="off", access_log=False
         )
         config.load()
-        config.ssl = tls  # a context of our own, which takes up renewed certificates
+        config.ssl = tls  # a context of our own, which reloads renewed certificates
         self._server = _Server(config)
 
     async def start(self) -> None:
@@ -80,7 +80,7 @@ def _routes(metrics: Exposition, is_ready: Callable[[], bool]) -> list[Route]:
     turn = asyncio.Lock()
 
     async def scrape(request: Request) -> Response:
-        async with turn:  # milliseconds each: between two, others have theirs
+        async with turn:  # a scrape takes milliseconds; other requests run between two
             body, content_type = metrics.exposition(request.headers.get("accept", ""))
             await asyncio.sleep(0)
         return Response(body, headers={"content-type": content_type})

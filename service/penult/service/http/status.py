@@ -1,7 +1,7 @@
-"""What a server is doing, for people: from its own metrics, sampled into rings; the page needs no Prometheus.
+"""Data of the status page: the server samples its own metrics into rings, so the page needs no Prometheus.
 
-Sampling happens on the event loop that requests share, so each look goes over the samples once, however many classes
-models have, and what the curves need is computed when a sample is taken.
+Sampling and requests share one event loop. So each sample reads the metrics once, however many classes models have, and
+the points of the curves are computed when a sample is taken.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ EVERY_S = 5.0
 _POINTS = 120
 # Rates and percentiles are of the last minute.
 _RECENT = 12
-# What answers were like is told of the last ten minutes, give or take one.
+# Statistics of answers cover the last ten minutes, give or take one.
 _MINUTES = 10
-# Classes of a model that the page is sent, those that are named most often: every look at it transfers them.
+# Classes per model in /status.json, those that answers name most often: every poll of the page transfers them.
 _MAX_CLASSES = 100
 
-# What is looked at every five seconds; what has a value per class, every minute; and what is asked for only now.
+# Metrics sampled every five seconds; those with a value per class, every minute; and those read only on request.
 _LOAD = (
     "penult_requests", "penult_request_seconds", "penult_phase_seconds", "penult_images", "penult_queue_depth",
     "penult_dropped",
@@ -47,7 +47,7 @@ _NOW = (
 
 
 class Status:
-    """Samples an exposition and says what it means."""
+    """Samples an exposition and returns what the status page shows."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Status:
     ) -> None:
         """Sample nothing yet; `state` returns ready, loading, failing or draining.
 
-        A supervisor has only the metrics of its workers.
+        A supervisor passes only the metrics of its workers and its state.
         """
         self._metrics, self._state, self._events = metrics, state, events
         self._repository, self._lookups = repository, lookups
@@ -70,11 +70,11 @@ class Status:
         self._count = 0
 
     async def run(self) -> None:
-        """Sample for ever."""
+        """Sample every five seconds until cancelled."""
         while True:
             try:
                 self.sample()
-            except Exception:  # one look that failed must not stop the page for good
+            except Exception:  # one failed sample must not stop the page for good
                 log.exception("metrics cannot be sampled for the status page")
             await asyncio.sleep(EVERY_S)
 
@@ -114,7 +114,7 @@ class Status:
         return take(self._metrics.samples(families))
 
     def _details(self, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Return what metrics do not tell of a model."""
+        """Return facts about a model that metrics do not contain."""
         for model in self._repository.versions(labels["model"]) if self._repository else ():
             if str(model.version) == labels["version"]:
                 return {
@@ -128,7 +128,7 @@ class Status:
         return {}
 
     def _not_served(self) -> list[dict[str, Any]]:
-        """Return the versions that are known of, and why they are not served."""
+        """Return the known versions that are not served, with the reasons."""
         return [asdict(entry) for entry in self._repository.index() if entry.state != READY] if self._repository else []
 
 

@@ -1,7 +1,8 @@
 """/try: answers a photo dropped on the status page, through the same pipeline as every other request.
 
-It runs a model for whoever can reach the port, so it is for this machine alone unless --try-photos on says otherwise;
-no other web page can use it through a visitor's browser (Origin, Sec-Fetch-Site, content type and Host are looked at).
+It runs a model for every client that can reach the port. So only this machine may use it, unless --try-photos on allows
+more. No other web page can use it through a visitor's browser: the server checks Origin, Sec-Fetch-Site, content type
+and Host.
 """
 
 import base64
@@ -30,7 +31,7 @@ _PHOTO = "application/octet-stream"
 _MAX_NEIGHBOURS = 5
 _MAX_COLLECTIONS = 5
 _WAIT_S = 30.0
-# Thumbnails are JPEGs that somebody stored; nothing else is passed on as a picture.
+# Clients store thumbnails as JPEGs; the page gets nothing else as a picture.
 _JPEG, _THUMBNAIL_MAX_BYTES = b"\xff\xd8\xff", 1 << 16
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -55,7 +56,7 @@ class TryPhotoRoute:
         lookups: Collections,
         envelope: Envelope,
     ) -> None:
-        """Ask these."""
+        """Answer with these models, this pipeline and these collections."""
         self._settings = settings
         self._repository = repository
         self._pipeline = pipeline
@@ -63,7 +64,7 @@ class TryPhotoRoute:
         self._method = Method(envelope, "Try", "http.Try", "http/Try")
 
     def told(self) -> dict[str, Any]:
-        """Return what the page has to know."""
+        """Return the settings that the page needs."""
         return {"is_on": self._settings.is_on, "max_bytes": self._settings.max_bytes}
 
     def routes(self) -> list[Route]:
@@ -84,17 +85,17 @@ class TryPhotoRoute:
         return response
 
     def _check(self, request: Request) -> None:
-        """Raise ServiceError unless this page sent it, to this machine."""
+        """Raise ServiceError unless the status page sent the request, under an accepted name of this server."""
         if not self._settings.is_on:
             raise NotAllowed("TRY_OFF", "trying photos is off here; penult serve --try-photos on allows it")
         host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
         is_ours = origin in ("", f"http://{host}", f"https://{host}")
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-        # A name that somebody else's DNS gave this address is no name of this machine.
+        # Foreign DNS may give this address a name; that is no name of this machine.
         is_named = self._settings.is_any_host or names_loopback(host)
         if not (is_ours and is_own and is_named):
             raise NotAllowed("TRY_FOREIGN", "only the status page itself may ask here, under this machine's own name")
-        # A form of another page cannot send this type, and a script not without being asked for leave first.
+        # A form of another page cannot send this type, and a script needs a CORS preflight, which fails here.
         if request.headers.get("content-type", "") != _PHOTO:
             raise InvalidRequest("CONTENT_TYPE", f"send the photo's bytes, with content-type: {_PHOTO}")
 
@@ -119,7 +120,7 @@ class TryPhotoRoute:
         }
 
     async def _scored(self, model: ServedModel, data: bytes) -> tuple[Answer, dict[str, Answer]]:
-        """Return the answer, and answers by scorer: one run of the model, and one photo in what is counted."""
+        """Return the answer, and answers by scorer; the model runs once, and metrics count one photo."""
         expires = time.perf_counter() + _WAIT_S
         one = DENSE if DENSE in model.scorers else SVM
         _, outcomes, _ = await self._pipeline.classify(model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires)
@@ -132,7 +133,8 @@ class TryPhotoRoute:
     async def _neighbours(self, model: ServedModel, answer: Answer, collection: str) -> list[dict[str, Any]]:
         """Return the nearest items of a collection, or else of all that hold the model's descriptors.
 
-        Raises PenultError only where a collection was asked for.
+        Raises:
+            PenultError: the lookup failed, and the client named a collection.
         """
         if collection:
             return await self._nearest(model, answer, collection)
@@ -143,7 +145,7 @@ class TryPhotoRoute:
             fitting = [e.spec.name for e in await self._lookups.all() if e.spec.fingerprint == model.fingerprint]
             for name in fitting[:_MAX_COLLECTIONS]:
                 found += await self._nearest(model, answer, name)
-        except PenultError:  # whoever asked for classes has them
+        except PenultError:  # the client asked for classes, and gets them
             return []
         return sorted(found, key=lambda each: -float(each["similarity"]))[:_MAX_NEIGHBOURS]
 
@@ -160,7 +162,7 @@ class TryPhotoRoute:
 
 
 def _limit(model: ServedModel) -> dict[str, Any] | None:
-    """Return what the threshold stands for: shares and a distance of photos that were held out; None if unknown."""
+    """Return what the threshold means, as shares and a distance of held-out photos; None if unknown."""
     if not model.baseline:
         return None
     limit = model.baseline.limit

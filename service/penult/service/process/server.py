@@ -58,7 +58,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CONNECTION_GRACE_MS = 30_000
 _CLIENT_PING_MS = 10_000
 _SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
-# Of one connection at a time; further ones wait in the client.
+# Concurrent calls per connection; further ones wait in the client.
 _STREAMS = 1024
 _HANDSHAKE_MS = 10_000
 _LAST_SPANS_S = 2.0
@@ -69,7 +69,11 @@ _LAST_BYTES_S = 0.2
 
 
 def serve(config: ServeConfig) -> NoReturn:
-    """Serve until SIGTERM or SIGINT, and end the process with code 0. Raises PenultError where it cannot start."""
+    """Serve until SIGTERM or SIGINT, then end the process with code 0, or with 1 if the device stays broken.
+
+    Raises:
+        PenultError: the server cannot start.
+    """
     start_log_of(config)
     allow_open_files()
     keep_freed_blocks(config.cpu_threads)
@@ -78,12 +82,12 @@ def serve(config: ServeConfig) -> NoReturn:
 
 
 async def _serve_and_leave(config: ServeConfig) -> None:
-    """End the process where a server would be stopped.
+    """Run a server, then end the process without grpc.aio's stop().
 
-    grpc.aio's stop() answers calls that reached the socket and no handler had seen with CANCELLED, which clients take
-    for their own doing and do not try again: measured, most of a dozen busy clients met one. A socket that closes is
-    UNAVAILABLE to them, which every retry policy knows. Nothing is left to be waited for: a model that is still being
-    loaded, threads with photos that nobody wants any more.
+    stop() answers calls that reached the socket, but no handler yet, with CANCELLED. Clients take that for their own
+    cancellation and do not retry; measured, the majority of a dozen busy clients got one. If the socket closes instead,
+    clients get UNAVAILABLE, which every retry policy covers. The process waits neither for a model that still loads nor
+    for threads that decode photos of clients that have left.
     """
     server = Server(config, is_worker())
     await server.run()
@@ -127,7 +131,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Listen, load, serve, drain; then what was accepted is answered, or out of time, and the process may end."""
+        """Listen, load, serve and drain; on return, accepted calls are answered or out of time."""
         config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
@@ -144,7 +148,7 @@ class Server:
         self._keep(follow(self._listeners))
         try:
             if await self._load():
-                # Other workers serve already: this one takes connections from them when it can answer, not before.
+                # Other workers serve already: this one must not get connections before it can answer.
                 port = port or await self._listen(server)
                 await self._become_ready(port, http.port if http else config.metrics_port)
                 if config.watch_s:
@@ -168,7 +172,7 @@ class Server:
         log.info("stopped")
 
     def _signalled(self) -> None:
-        # A supervisor asks by other means, and may do so before or after a signal: that is no second one.
+        # A supervisor asks over standard input, before or after a signal; that does not count as a second signal.
         if self._has_signal:
             log.warning("second signal: leaving at once")
             os._exit(1)
@@ -176,8 +180,8 @@ class Server:
         self._stop.set()
 
     def _look_again(self) -> None:
-        """SIGHUP: what is followed anyway, certificates, tokens and the repository, is looked at now."""
-        log.info("SIGHUP: looking at certificates, tokens and the repository now")
+        """On SIGHUP, poll certificates, tokens and the repository now, not at the next interval."""
+        log.info("SIGHUP: polling certificates, tokens and the repository now")
         self._listeners.check()
         self._keep(self._poller.poll())
 
@@ -236,7 +240,7 @@ class Server:
     def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
         where = self._placement
         if before and not before.is_on_cpu and before.version == bundle.version and where.device == "auto":
-            where = replace(where, device="cuda")  # built anew after a failure: never on the CPU without a word
+            where = replace(where, device="cuda")  # rebuilt after a failure: never on the CPU silently
         model = load(bundle, where, before)
         warm(model, self._limits.batch_images(model))
         return model
@@ -245,12 +249,12 @@ class Server:
         return await self._poller.rebuild(model)
 
     def _leave_broken(self) -> None:
-        """Drain, and end with code 1: whoever runs the server should start it anew."""
+        """Drain, and end with code 1, so that the operator's service manager restarts the server."""
         self.exit_code = 1
         self._stop.set()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside everything else, until it ends or the process does."""
+        """Run `work` in the background until it ends or the process does."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -279,7 +283,7 @@ class Server:
             self._keep(heartbeat())
 
     def _greet(self, port: int, page: str) -> None:
-        """Log what a first start needs: addresses, where collections are, who may bring models."""
+        """Log what a first start needs: addresses, the place of collections, and whether models are verified."""
         config = self._config
         log.info("gRPC on %s; page to try a photo, metrics and probes at %s", address(config.host, port), page)
         if config.old_lookup:
@@ -296,7 +300,7 @@ class Server:
             )  # fmt: skip
 
     async def _open_lookups(self) -> None:
-        """Make every index before somebody waits for it; what is wrong with the store, its callers hear too."""
+        """Build every index before a client waits for it; log an error of the store, which callers get too."""
         try:
             await self._lookups.open()
         except PenultError as error:
@@ -310,7 +314,7 @@ class Server:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests should be sent here: models are loaded and left, the device works, nobody asked to stop."""
+        """Whether requests should be sent here: models are served, the device works, and no stop was requested."""
         return self._has_started and not self._stop.is_set() and self._recovery.is_well and bool(self._repository.all())
 
     def _tell_readiness(self) -> None:
@@ -324,7 +328,7 @@ class Server:
 
 
 def _oip(core: DataPlane) -> OipServicer:
-    # What it leaves out is left to the generated base, which types call abstract and which answers UNIMPLEMENTED.
+    # The generated base answers methods that OipServicer leaves out with UNIMPLEMENTED; its types call them abstract.
     return OipServicer(core)  # type: ignore[abstract]
 
 
@@ -339,10 +343,10 @@ def _options(config: ServeConfig, is_worker: bool) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", int(is_worker)),
         ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        # A peer that vanished without a word, as a machine that lost its power, is noticed within minutes.
+        # Pings detect within minutes a peer that vanished silently, such as a machine that lost its power.
         ("grpc.keepalive_time_ms", _SERVER_PING_MS),
         ("grpc.keepalive_timeout_ms", _SERVER_PONG_MS),
-        # Above some thousands that wait to be handed out, gRPC drops calls at random, anybody's, with CANCELLED.
+        # Above some thousands of waiting calls, gRPC drops calls of any client at random, with CANCELLED.
         ("grpc.max_concurrent_streams", _STREAMS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # No compression: photos do not shrink, and 60 KB can unfold to 60 MB (64 of them: 1.6 GB and 17 s).

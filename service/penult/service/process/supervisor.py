@@ -1,8 +1,8 @@
 """`penult serve --workers N`: a supervisor that starts N servers on one gRPC port, and serves the one HTTP port itself.
 
-Each worker is a process of its own, with its own event loop, interpreter lock, threads and copy of every model; the
-kernel spreads connections over them (SO_REUSEPORT), not requests. A worker that dies is started again; the supervisor
-stays ready as long as one worker serves.
+Each worker is a process with its own event loop, interpreter lock, threads and copy of every model. The kernel spreads
+connections over the workers (SO_REUSEPORT), not requests. The supervisor restarts a worker that dies, and stays ready
+as long as one worker serves.
 """
 
 import asyncio
@@ -37,19 +37,23 @@ log = logging.getLogger(__name__)
 _MAX_DEATHS = 4
 _SERVED_WELL_S = 60.0
 _RESTART_S = 0.5
-# A worker whose event loop has hung for so long is ended. Several silences, since after a pause of the whole machine
-# the first one may be over before the worker has had its turn.
+# The supervisor ends a worker that reports nothing for so long. It waits for several silences: after a pause of the
+# whole machine, the first one may be over before the worker has run.
 _SILENCE_S, _SILENCES = 4.0, 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tempfile makes a folder of its own in it  # nosec B108
 _REASON = "penult: "
 
 
 class WorkerError(PenultError):
-    """A worker does not start, or not any more."""
+    """A worker does not start, or ended too often."""
 
 
 def supervise(config: ServeConfig) -> int:
-    """Serve with several workers until SIGTERM or SIGINT; return the exit code. Raises PenultError where it cannot."""
+    """Serve with several workers until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        PenultError: a port is in use, or the workers do not start or keep ending.
+    """
     start_log_of(config)
     allow_open_files()
     with _held_port(config) as port, _metrics_folder() as folder:
@@ -58,7 +62,7 @@ def supervise(config: ServeConfig) -> int:
 
 @contextmanager
 def _held_port(config: ServeConfig) -> Iterator[int]:
-    """Hold the gRPC port for the workers, and yield its number; raise ConfigError where another program has it."""
+    """Hold the gRPC port for the workers, and yield its number; raise ConfigError if another program has it."""
     with socket.socket(family(config.host)) as holder:
         try:
             # As gRPC does: connections of a server that has ended do not count as its port in use.
@@ -75,14 +79,14 @@ def _held_port(config: ServeConfig) -> Iterator[int]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[Path]:
-    # In memory where that can be: workers count by writing to mapped files, and should not wait for a disk.
+    # In memory if possible: workers count by writing to mapped files, and should not wait for a disk.
     parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="penult-", dir=parent) as folder:
         yield Path(folder)
 
 
 class Worker:
-    """One worker, started as often as it takes."""
+    """One worker, restarted as often as needed."""
 
     def __init__(self, number: int, command: list[str], environment: dict[str, str]) -> None:
         """Start nothing yet."""
@@ -93,7 +97,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process that runs, 0 where none does."""
+        """The id of the running process, or 0 if there is none."""
         return self._process.pid if self._process else 0
 
     async def run(self, on_ready: Callable[["Worker"], None]) -> tuple[int, int]:
@@ -127,7 +131,7 @@ class Worker:
                 self._process.kill()
 
     async def _listen(self, process: asyncio.subprocess.Process, on_ready: Callable[["Worker"], None]) -> None:
-        """Hear that it is ready, and then that it lives, until it ends; end it where it is silent."""
+        """Read that it is ready, and then its heartbeats, until it ends; end it if it is silent."""
         assert process.stdout  # it is a pipe
         silences = 0
         while silences < _SILENCES:
@@ -147,7 +151,7 @@ class Worker:
         self.kill()
 
     async def _relay(self, process: asyncio.subprocess.Process) -> None:
-        """Pass on its log, and keep the line that says why it ends."""
+        """Print its log, and keep the line with the reason why it ends."""
         assert process.stderr  # it is a pipe
         while True:
             try:
@@ -163,7 +167,7 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps the workers running, tells their metrics and readiness, and ends with them."""
+    """Keeps the workers running, reports their metrics and readiness, and ends with them."""
 
     def __init__(self, config: ServeConfig, port: int, folder: Path) -> None:
         """Bind the HTTP port; raise ConfigError if that fails. `folder` is for the workers' metrics."""
@@ -264,7 +268,7 @@ class Supervisor:
             print(first, flush=True)
 
     async def _keep(self, worker: Worker) -> int:
-        """Run a worker, again where it ends unasked, until the end; return 0 if that was well."""
+        """Run a worker until the server stops, and restart it if it dies; return 0 if it ended well."""
         deaths = 0
         while True:
             started = time.monotonic()

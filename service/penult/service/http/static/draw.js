@@ -55,7 +55,7 @@ function when(seconds) {
 
 // -- drawings ---------------------------------------------------------------------------------------------------------
 
-// A curve with its newest value on the right; nothing is drawn where nothing is known.
+// A curve with its newest value on the right; unknown values leave gaps.
 function curve(values, places, what, format) {
   const known = values.filter(isKnown);
   const top = Math.max(...known, 1e-9);

@@ -1,12 +1,12 @@
 "use strict";
-// Asks for status.json every five seconds and draws it; sends a photo to /try.
+// Polls status.json every five seconds and draws it.
 
 const EVERY_MS = 5000;
 const at = (id) => document.getElementById(id);
 const drawn = new Map();
 let latest = null;
 
-// Draws a part where it has changed; what somebody marks to copy stays, and so does the keyboard's place.
+// Redraws a part if its data changed. Keeps it while text in it is selected, and keeps the keyboard focus.
 function redraw(id, data, draw) {
   const node = at(id), text = JSON.stringify(data), marked = getSelection();
   if (drawn.get(id) === text || (!marked.isCollapsed && node.contains(marked.anchorNode))) return;
@@ -29,7 +29,7 @@ function loadTiles({ load, total, history }) {
     tile("Requests", number(load.requests_per_s), "per second", draw(history.requests_per_s, "requests per second", number),
       make("p", { class: "quiet" }, `${number(load.images_per_s)} photos per second; ${count(total.requests, "request")} since the start`)),
     tile("Answers within", time(load.p99_ms), isKnown(load.p99_ms) ? "for 99 of 100" : "", draw(history.p99_ms, "99th percentile", time),
-      make("p", { class: "quiet" }, isKnown(load.p50_ms) ? `half of them within ${time(load.p50_ms)}` : "nobody has asked in the last minute")),
+      make("p", { class: "quiet" }, isKnown(load.p50_ms) ? `half of them within ${time(load.p50_ms)}` : "no requests in the last minute")),
     tile("Waiting", number(load.queue_depth), plural(load.queue_depth, "photo"), draw(history.queue_depth, "photos waiting", number),
       make("p", { class: "quiet" }, "accepted, not yet decoded or run")),
     tile("Errors", number(failed), "per second", list.length
@@ -43,7 +43,7 @@ const STEPS = { decode: "decode", queue: "wait", inference: "model", score: "sco
 
 function steps(phases) {
   const names = Object.keys(STEPS).filter((name) => name in phases);
-  if (!names.length) return [make("p", { class: "quiet" }, "Nobody has asked in the last minute.")];
+  if (!names.length) return [make("p", { class: "quiet" }, "No requests in the last minute.")];
   const most = Math.max(...names.map((name) => phases[name]));
   return [table([], names.map((name) => make("tr", {}, rowHead("name", STEPS[name]), cell("wide", bar(phases[name] / most)),
     cell("number", time(phases[name]))))),
@@ -52,7 +52,7 @@ function steps(phases) {
 
 // -- models -----------------------------------------------------------------------------------------------------------
 
-// A share beside what it was on validation photos, with an arrow where the server found more than chance in the difference.
+// A share beside its share of validation photos, with an arrow if the server finds that chance does not explain the difference.
 const SENSES = { more: ["▲", "more than usual"], less: ["▼", "less than usual"] };
 
 function compared(name, { share, baseline, trend }, senses = SENSES, whole = 1) {
@@ -75,7 +75,7 @@ function modelFacts(model) {
 const SURENESS = { more: ["▲", "surer than usual"], less: ["▼", "less sure than usual"] };
 
 function signs(model) {
-  const rows = Object.entries(model.confidence).map(([scorer, told]) => compared(`how sure, ${scorer}`, { ...told, share: told.mean }, SURENESS));
+  const rows = Object.entries(model.confidence).map(([scorer, data]) => compared(`how sure, ${scorer}`, { ...data, share: data.mean }, SURENESS));
   if (!isKnown(model.novel_share)) return rows;
   return [compared("unlike the training photos", { share: model.novel_share, baseline: model.novel_baseline, trend: model.novel_trend }), ...rows];
 }
@@ -99,7 +99,7 @@ function modelCard(model, hasReports) {
     ...(hasUsual ? [["validation", "number"]] : [])], found.slice(0, few).map(row), signs(model)));
   const photos = isKnown(model.baseline_photos) ? `${number(model.baseline_photos)} validation photos` : "validation photos";
   if (hasUsual) card.append(make("p", { class: "quiet note" }, `Bars: the last ten minutes; the bars of classes are relative to the largest. Upright marks: ${photos}. `
-    + "An arrow needs 20 answers, and a difference that chance explains in less than one look of a thousand."));
+    + "An arrow needs 20 answers, and a difference that chance explains in less than one poll of a thousand."));
   const rest = found.slice(few), hidden = rest.length + (left?.count ?? 0);
   if (hidden) {
     const cut = left ? make("p", { class: "quiet" }, `and ${count(left.count, "class")} more, with ${percent(left.share)} of the answers`) : null;
@@ -139,46 +139,46 @@ function eventTable(events) {
 
 // -- the whole --------------------------------------------------------------------------------------------------------
 
-function draw(told) {
-  latest = told;
-  at("state").className = `state ${told.state}`;
-  if (at("state").textContent !== told.state) at("state").textContent = told.state;  // a reader need not say it anew
-  document.title = `${told.state} · penult`;
-  const workers = told.fronts ? `, ${count(told.fronts.ready, "worker")} ready` + (told.fronts.deaths ? `, ${count(told.fronts.deaths, "death")}` : "") : "";
-  at("about").textContent = `version ${told.penult}, up for ${duration(told.uptime_s)}${workers}`;
-  redraw("load", { load: told.load, total: told.total, history: told.history }, loadTiles);
-  redraw("models", { models: told.models, others: told.not_served, hasReports: told.has_reports }, modelCards);
-  redraw("phases", told.load.phases_ms, steps);
-  at("stored").hidden = !told.collections.length;
-  redraw("collections", { collections: told.collections, models: told.models }, collectionTable);
-  at("past").hidden = !told.events?.length;
-  redraw("events", told.events ?? [], eventTable);
-  at("try").hidden = !told.try.is_on;
-  at("try-off").hidden = told.try.is_on;
-  at("try-off").textContent = told.try.why;
-  offer(told.models);
+function draw(status) {
+  latest = status;
+  at("state").className = `state ${status.state}`;
+  if (at("state").textContent !== status.state) at("state").textContent = status.state;  // a screen reader need not repeat it
+  document.title = `${status.state} · penult`;
+  const workers = status.fronts ? `, ${count(status.fronts.ready, "worker")} ready` + (status.fronts.deaths ? `, ${count(status.fronts.deaths, "death")}` : "") : "";
+  at("about").textContent = `version ${status.penult}, up for ${duration(status.uptime_s)}${workers}`;
+  redraw("load", { load: status.load, total: status.total, history: status.history }, loadTiles);
+  redraw("models", { models: status.models, others: status.not_served, hasReports: status.has_reports }, modelCards);
+  redraw("phases", status.load.phases_ms, steps);
+  at("stored").hidden = !status.collections.length;
+  redraw("collections", { collections: status.collections, models: status.models }, collectionTable);
+  at("past").hidden = !status.events?.length;
+  redraw("events", status.events ?? [], eventTable);
+  at("try").hidden = !status.try.is_on;
+  at("try-off").hidden = status.try.is_on;
+  at("try-off").textContent = status.try.why;
+  offer(status.models);
 }
 
 function sayLost() {
   at("state").className = "state lost";
   at("state").textContent = "no answer";
   document.title = "no answer · penult";
-  at("gone").textContent = "The server does not answer. " + (latest ? `What stands below is from ${when(latest.time)}. ` : "") + "This page goes on asking.";
+  at("gone").textContent = "The server does not answer. " + (latest ? `The data below is from ${when(latest.time)}. ` : "") + "This page retries every five seconds.";
   at("gone").hidden = false;
   document.body.classList.add("old");
 }
 
 async function ask() {
-  let told;
+  let status;
   try {
     const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(EVERY_MS) });
-    told = await answer.json();
+    status = await answer.json();
   } catch {
     return sayLost();
   }
   at("gone").hidden = true;
   document.body.classList.remove("old");
-  return draw(told);
+  return draw(status);
 }
 
 async function follow() {

@@ -1,10 +1,10 @@
 "use strict";
-// A photo that was chosen, dropped or pasted: sent to /try, and what the models say of it.
+// Sends a photo that was chosen, dropped or pasted to /try, and shows the answers of the models.
 
 let turn = 0;
 let shown = "";
 
-// Offers a choice where there are several models.
+// Offers a choice if there are several models.
 function offer(models) {
   redraw("model", models.map((model) => [model.model, model.version]), (found) => {
     const options = found.map(([name, version]) => make("option", { value: JSON.stringify([name, version]) }, `${name} ${version}`));
@@ -27,30 +27,30 @@ function nearest(items) {
   })));
 }
 
-function verdict(told) {
-  const [best] = told.scorers[told.default_scorer];
+function verdict(data) {
+  const [best] = data.scorers[data.default_scorer];
   return make("div", {}, make("p", { class: "figure" }, make("b", {}, best.label), ` ${percent(best.probability)}`),
-    make("p", { class: "quiet" }, `${told.model} version ${told.version}, in ${time(told.ms)}`),
-    isKnown(told.novelty) ? novelty(told.novelty / told.novelty_threshold, told.is_novel, told) : null);
+    make("p", { class: "quiet" }, `${data.model} version ${data.version}, in ${time(data.ms)}`),
+    isKnown(data.novelty) ? novelty(data.novelty / data.novelty_threshold, data.is_novel, data) : null);
 }
 
-// How far the photo lies from the training photos, on a scale whose 1 is the model's limit. Below it nothing is promised.
+// How far the photo is from the training photos, on a scale on which 1 is the model's limit. Below 1 nothing is promised.
 function novelty(ratio, isNovel, { novelty_threshold: threshold, novelty_limit: limit }) {
   const top = 2, usual = limit.usual / threshold, times = `${ratio.toFixed(2)} × the limit`;
   const sentence = isNovel ? `▲ ${times}: further from the training photos than the model's own photos usually are. The class may mean nothing.`
-    : `${times}: no further from the training photos than the model's own photos usually are. A photo of something else can lie there, too.`;
-  const few = limit.photos ? `${percent(1 - limit.share_above)} of ${number(limit.photos)} photos that were held out lie below 1, half of them below ${usual.toFixed(2)}. `
-    + `Of further photos of their kind, ${percent(limit.interval[0])} to ${percent(limit.interval[1])} lie above 1 (95 % interval).`
-    : `${percent(1 - limit.share_above)} of the validation photos lie below 1.`;
+    : `${times}: no further from the training photos than the model's own photos usually are. A photo of something else can be that near, too.`;
+  const few = limit.photos ? `${percent(1 - limit.share_above)} of ${number(limit.photos)} held-out photos are below 1, half of them below ${usual.toFixed(2)}. `
+    + `Of further photos of their kind, ${percent(limit.interval[0])} to ${percent(limit.interval[1])} are above 1 (95 % interval).`
+    : `${percent(1 - limit.share_above)} of the validation photos are below 1.`;
   return make("div", { class: "far" }, make("h4", {}, "Distance from the training photos"), bar(ratio / top, 1 / top, isNovel ? "beyond" : ""),
     make("p", { class: "ends quiet", "aria-hidden": "true" }, make("span", {}, "0"), make("span", {}, "1, the limit"), make("span", {}, `${top} or more`)),
     make("p", isNovel ? { class: "warn" } : {}, sentence), make("p", { class: "quiet" }, few));
 }
 
-function answered(told) {
-  const scorers = Object.entries(told.scorers).sort(([name]) => (name === told.default_scorer ? -1 : 1));
-  return make("article", { class: "tried" }, verdict(told),
-    make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === told.default_scorer))), nearest(told.neighbours));
+function answered(data) {
+  const scorers = Object.entries(data.scorers).sort(([name]) => (name === data.default_scorer ? -1 : 1));
+  return make("article", { class: "tried" }, verdict(data),
+    make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === data.default_scorer))), nearest(data.neighbours));
 }
 
 const problem = (text) => make("p", { class: "warn" }, text);
@@ -58,8 +58,8 @@ const problem = (text) => make("p", { class: "warn" }, text);
 async function askModel(file, name, version) {
   const answer = await fetch(`try?${new URLSearchParams({ model: name, version })}`, {
     method: "POST", body: file, headers: { "content-type": "application/octet-stream" } });
-  const told = await answer.json();
-  return answer.ok ? answered(told) : problem(`${name} version ${version}: ${told.error}`);
+  const data = await answer.json();
+  return answer.ok ? answered(data) : problem(`${name} version ${version}: ${data.error}`);
 }
 
 async function tryPhoto(file) {
@@ -71,7 +71,7 @@ async function tryPhoto(file) {
   photo.addEventListener("error", () => photo.remove());  // the browser cannot show it; the server may still know it
   at("answer").replaceChildren(photo, make("p", { class: "quiet" }, "asking…"));
   const chosen = at("model").value ? [JSON.parse(at("model").value)] : latest.models.map((model) => [model.model, model.version]);
-  if (file.size > latest.try.max_bytes) results.push(problem(`The photo has ${bytes(file.size)}; at most ${bytes(latest.try.max_bytes)} are taken.`));
+  if (file.size > latest.try.max_bytes) results.push(problem(`The photo has ${bytes(file.size)}; at most ${bytes(latest.try.max_bytes)} are accepted.`));
   else if (!chosen.length) results.push(problem("No model is served."));
   else for (const [name, version] of chosen) {
     try {
