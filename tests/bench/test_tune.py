@@ -47,6 +47,7 @@ def test_only_settings_that_serve_has_are_tried():
     assert not any("batch_max_images" in group for group in groups("CUDAExecutionProvider", 4, 4))
 
 
+@pytest.mark.system
 def test_tune_writes_what_serve_takes(penult, models, start_server, tmp_path):
     """A small tuning ends with a file whose other lines stayed and that a server starts from, and with a picture."""
     config, out = tmp_path / "penult.toml", tmp_path / "out"

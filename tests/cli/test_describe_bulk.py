@@ -159,7 +159,7 @@ def test_killed_and_resumed_gives_every_photo_once(album, begin, running, penult
     process = begin(running.target, *listed(folder), "--out", out)
     wait_for(lambda: len(list(parts_of(out).glob("*.parquet"))) == 4)
     process.kill()
-    process.wait(30)
+    process.wait(120)
     assert not out.exists()
     (parts_of(out) / "00000004.tmp").write_bytes(b"PAR1 half a part")
     before = {path.name: path.stat().st_mtime_ns for path in parts_of(out).glob("*.parquet")}
@@ -450,7 +450,7 @@ def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, tmp_pa
     process = begin(first.target, *listed(folder), "--out", out)
     pipe = reached(last)
     first.process.kill()
-    first.process.wait(30)
+    first.process.wait(120)
     feed(last, pipe, photo)
     start_server(quick, "--port", first.target.rpartition(":")[2])
     told, err = process.communicate(timeout=90)

@@ -60,13 +60,13 @@ def _kinds_after_pings(port: int, pings: int, every_s: float) -> list[int]:
     return kinds
 
 
-@pytest.mark.parametrize(("every_s", "is_borne"), [(0.6, True), (0.05, False)])
-def test_pings_of_idle_clients_are_borne_as_often_as_promised(monkeypatch, every_s, is_borne):
+@pytest.mark.parametrize(("every_s", "allowed_ms", "is_borne"), [(0.3, 100, True), (0.02, 60_000, False)])
+def test_pings_of_idle_clients_are_borne_as_often_as_promised(monkeypatch, every_s, allowed_ms, is_borne):
     """A client that pings no more often than is allowed is never sent away; one that pings far more often is.
 
-    Here 0.5 s are allowed in place of 10, so that the test is short.
+    Other intervals than 10 s are allowed here, so that the test is short and no busy machine changes its outcome.
     """
-    monkeypatch.setattr(server, "_CLIENT_PING_MS", 500)
+    monkeypatch.setattr(server, "_CLIENT_PING_MS", allowed_ms)
 
     async def act() -> list[int]:
         served = grpc.aio.server(options=server._options(ServeConfig(), False))

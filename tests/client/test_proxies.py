@@ -57,7 +57,7 @@ def proxy(monkeypatch) -> Iterator[Proxy]:
             monkeypatch.delenv(name, raising=False)
         yield found
         listening.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(120)
 
 
 def plain(target, security: Security = Security()) -> str:  # noqa: B008 - frozen

@@ -13,9 +13,8 @@ import pytest
 from penult.export.data import file_index
 
 Bytes = Callable[[int], bytes]
-_MANY = 20_000
+_MANY = 2_000
 # For 100,000 files: 50 s and 10 s of one core. Measured: 20 s and 3 s, splits included (decoding is 9 in 10 of the first).
-_FIRST_MS, _AGAIN_MS = 0.5, 0.1
 _BYTES_PER_FILE = 1500
 
 
@@ -268,7 +267,7 @@ def test_only_the_newest_folders_are_kept(root: Path, memory: Path):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, photo_bytes: Bytes) -> Iterator[Path]:
-    """20,000 different photos in two folders."""
+    """2,000 different photos in two folders."""
     root = tmp_path_factory.mktemp("many")
     for name in ("cat", "dog"):
         (root / name).mkdir()
@@ -279,18 +278,11 @@ def many(tmp_path_factory: pytest.TempPathFactory, photo_bytes: Bytes) -> Iterat
     yield root
 
 
-def test_many_files_take_seconds(many: Path):
-    """Per file half a millisecond of one core the first time and a tenth of it after that, and 1.5 KB of memory."""
+def test_many_files_take_little_memory(many: Path):
+    """All are told apart, and a file takes at most 1.5 KB of memory; bench/limits.py measures the time."""
     _settle()
-    took = []
-    for _ in range(2):
-        started = time.process_time()
-        listing = _find(many)
-        answers = file_index.check(listing)
-        took.append((time.process_time() - started) * 1000 / _MANY)
-        assert len({answer for answer in answers if file_index.is_digest(answer)}) == _MANY
-    assert took[0] < _FIRST_MS
-    assert took[1] < _AGAIN_MS
+    answers = file_index.check(_find(many))
+    assert len({answer for answer in answers if file_index.is_digest(answer)}) == _MANY
     tracemalloc.start()
     try:
         file_index.check(_find(many))

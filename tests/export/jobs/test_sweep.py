@@ -89,6 +89,7 @@ def test_the_same_trial_is_the_same_run(frozen: tuple[Sweep, Path], options: dic
     assert result.metrics["test"]["dense"]["accuracy"] == pytest.approx(outcome.dense_test_accuracy)
 
 
+@pytest.mark.system
 def test_a_killed_sweep_goes_on(frozen: tuple[Sweep, Path], options: dict, tmp_path: Path):
     """kill -9 after some trials: --resume keeps those and ends with the uninterrupted sweep's accuracies."""
     out = tmp_path / "digits"

@@ -82,6 +82,7 @@ def _rows(result: Result) -> list[list[str]]:
     return [row.split(",")[:8] for row in (result.folder / "history.csv").read_text().splitlines()]
 
 
+@pytest.mark.system
 def test_a_killed_run_ends_as_if_it_had_not_been(
     options: dict[str, Any], uninterrupted: tuple[Result, Path], tmp_path: Path
 ):

@@ -36,6 +36,7 @@ def _frozen_names(net: PenultNet, architecture: Architecture, count: int) -> set
     return {name for name in net.state_dict() if name.startswith(paths)}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("name", "count"), _CASES)
 def test_frozen_stays_bit_equal_and_the_rest_moves(settings: Settings, name: str, count: int):
     """After one optimizer step in train mode, frozen parameters and buffers are untouched; all others have moved."""

@@ -18,6 +18,8 @@ from penult.export.onnx import convert
 from penult.export.onnx.convert import to_onnx
 from penult.export.onnx.runtime import ExportedModel
 
+pytestmark = pytest.mark.server  # exports whole networks
+
 CLASSES = tuple("abcd")
 
 
@@ -51,7 +53,6 @@ def graph(exported: tuple[PenultNet, Manifest, bytes]) -> onnx.GraphProto:
     return onnx.load_from_string(exported[2]).graph
 
 
-@pytest.mark.server
 def test_nothing_of_training_is_left(graph: onnx.GraphProto):
     """The graph has no dropout and no batch normalisation, although it was exported from train mode."""
     kinds = {node.op_type for node in graph.node}

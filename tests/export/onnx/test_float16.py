@@ -19,6 +19,8 @@ from penult.export.networks.network import Normalise, build
 from penult.export.onnx.convert import to_onnx
 from penult.export.onnx.float16 import to_float16
 
+pytestmark = pytest.mark.server  # exports whole networks
+
 # Seen: 3e-4 to 7e-4. One rounding to float16 is 5e-4.
 TOLERANCE = 2e-3
 
@@ -50,7 +52,6 @@ def weights_of(model: onnx.ModelProto, kind: str) -> set[int]:
     return {types[name] for node in model.graph.node if node.op_type == kind for name in node.input if name in types}
 
 
-@pytest.mark.server
 @pytest.mark.parametrize("count", [1, 3])
 def test_answers_hardly_move(models, count: int):
     """Any batch size runs; logits and descriptors are float32 and within 2e-3 of the largest of the float model's."""

@@ -21,6 +21,8 @@ from penult.export.onnx.convert import to_onnx
 from penult.export.onnx.parity import Parity, check_parity
 from penult.export.onnx.runtime import ExportedModel
 
+pytestmark = pytest.mark.server  # exports whole networks
+
 SPEC = get("tiny5").preprocess
 
 

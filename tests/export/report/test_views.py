@@ -72,6 +72,7 @@ def test_the_descriptor_is_the_mean_of_the_views(looking: Callable[[int], Penult
         assert torch.equal(net.train()(photos)[1], each[0])
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("precision", "views"), [("float", 2), ("float", 8), ("half", 4), ("int8", 8)])
 def test_every_precision_looks_that_often(
     looking: Callable[[int], PenultNet], pixels: np.ndarray, precision: str, views: int
@@ -94,11 +95,11 @@ def test_every_precision_looks_that_often(
     assert largest_difference(descriptor, np.concatenate(singly)) < 1e-5
 
 
-def test_a_bundle_that_looks_twice(trained: Result, digits: Path, tmp_path: Path):
+def test_a_bundle_that_looks_twice(trained: Result, few_digits: Path, tmp_path: Path):
     """A run with --views 2 publishes such a network, and measures, fits and records by what it serves."""
     weights = trained.folder.parents[2] / "tiny5.pt"
     settings = TrainSettings(
-        digits, tmp_path / "once", arch="tiny5", weights=str(weights), freeze=6, head_epochs=2, augment="none",
+        few_digits, tmp_path / "once", arch="tiny5", weights=str(weights), freeze=6, head_epochs=2, augment="none",
         svm="linear", report_photos=False,
     )  # fmt: skip
     once, twice = (
@@ -118,11 +119,11 @@ def test_a_bundle_that_looks_twice(trained: Result, digits: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("freeze", "alike"), [(0, True), (6, False)])
-def test_views_do_not_slow_learning(digits: Path, trained: Result, tmp_path: Path, freeze: int, alike: bool):
+def test_views_do_not_slow_learning(few_digits: Path, trained: Result, tmp_path: Path, freeze: int, alike: bool):
     """Where convolutions learn, epochs are told apart by one view, so the same is learnt; else the head reads all."""
     weights = trained.folder.parents[2] / "tiny5.pt"
     settings = TrainSettings(
-        digits, tmp_path / "once", arch="tiny5", weights=str(weights), freeze=freeze, head_epochs=2, epochs=1,
+        few_digits, tmp_path / "once", arch="tiny5", weights=str(weights), freeze=freeze, head_epochs=2, epochs=1,
         svm="linear", augment="topdown", report_photos=False, save_weights=tmp_path / "once.pt",
     )  # fmt: skip
     other = replace(settings, out=tmp_path / "often", views=4, save_weights=tmp_path / "often.pt")

@@ -182,7 +182,7 @@ def test_a_file_that_changes_is_followed(guarded, file, connect, request_of, enc
     stub, photo = penult_pb2_grpc.PenultServiceStub(connect(guarded.target)), request_of(encode(230))
 
     def eventually(token: str, code: grpc.StatusCode) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while _code(lambda: stub.Classify(photo, metadata=_with(token))) is not code:
             assert time.monotonic() < end, "did not happen in time"
             time.sleep(0.05)
@@ -194,7 +194,7 @@ def test_a_file_that_changes_is_followed(guarded, file, connect, request_of, enc
     eventually("new", grpc.StatusCode.OK)
     file.write_text("one two three\n")
     refused = "penult_credentials_reloads_total", ("kind", "tokens"), ("outcome", "refused")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while samples(guarded.http).get(refused) != 1:
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)
@@ -244,7 +244,7 @@ def counted(guarded):
         thread = threading.Thread(target=accept)
         thread.start()
         yield f"127.0.0.1:{relay.getsockname()[1]}", passed
-        thread.join(10)
+        thread.join(120)
 
 
 def test_a_refused_body_is_not_read(counted):

@@ -6,6 +6,7 @@ import time
 import grpc
 import numpy as np
 import pytest
+from tests.fixtures.gates import eventually
 
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -40,7 +41,7 @@ def test_a_client_may_wait_for_each_answer(stub, photos, method):
     """A client that sends the next request only after the last answer is served: nothing waits for a second request."""
     make = {"StreamClassify": pb.ClassifyRequest, "StreamDescribe": pb.DescribeRequest}[method]
     sending: queue.Queue = queue.Queue()
-    answers = getattr(stub, method)(iter(sending.get, None), timeout=20)
+    answers = getattr(stub, method)(iter(sending.get, None), timeout=120)
     for photo in photos[:5]:
         sending.put(make(images=_images(photo)))
         assert len(next(answers).results) == 1
@@ -98,33 +99,33 @@ def test_bytes_that_are_no_message_end_the_stream(server, connect, photos, reque
 
 
 @pytest.fixture
-def slow(publish_brightness, tmp_path, start_server):
-    """A server whose model takes a third of a second a run, in batches of one image."""
-    publish_brightness(tmp_path, work=4)
-    return start_server(tmp_path, "--batch-max-images", "1", "--threads", "1")
+def gated(quick, start_server, gate):
+    """A server whose runs, of one image each, wait while the gate is shut."""
+    return start_server(quick, "--batch-max-images", "1", "--threads", "1", env=gate.env)
 
 
-def test_leaving_a_stream_frees_the_server(slow, connect, encode, request_of, samples):
+def test_leaving_a_stream_frees_the_server(gated, gate, connect, encode, request_of, samples):
     """A client that cancels amid its stream leaves no work behind: its waiting photos never run, others are answered."""
-    stub = penult_pb2_grpc.PenultServiceStub(connect(slow.target))
+    stub = penult_pb2_grpc.PenultServiceStub(connect(gated.target))
+    gate.shut()
     answers = stub.StreamClassify(request_of(*[encode(10)] * 8) for _ in range(12))
-    while not samples(slow.http)[("penult_batch_size_sum",)]:
-        time.sleep(0.02)
-    time.sleep(0.1)  # let the server read as far ahead as it will
+    gate.wait_for(1)
     answers.cancel()
     with pytest.raises(grpc.RpcError) as caught:
         next(answers)
     assert caught.value.code() is grpc.StatusCode.CANCELLED
+    eventually(lambda: samples(gated.http)[("penult_queue_depth",)] == 0)
+    gate.open()
     assert stub.Classify(request_of(encode(200))).results[0].classification.label == "bright"
-    found = samples(slow.http)
-    assert found[("penult_batch_size_sum",)] <= 4  # one or two that ran already, and ours
+    found = samples(gated.http)
+    assert found[("penult_batch_size_sum",)] <= 2  # the one at the gate, and ours
     assert found[("penult_queue_depth",)] == 0
     assert found[("penult_requests_total", *REQUEST_LABELS, ("version", ""))] == 1
 
 
-def test_a_failed_stream_leaves_no_complaint_in_the_log(slow, connect, encode, request_of):
+def test_a_failed_stream_leaves_no_complaint_in_the_log(gated, connect, encode, request_of):
     """When many requests of a stream are broken, the log holds no traceback: bad input is no fault of the server."""
-    stub = penult_pb2_grpc.PenultServiceStub(connect(slow.target))
+    stub = penult_pb2_grpc.PenultServiceStub(connect(gated.target))
     broken = request_of(encode(1), model={"name": "absent"})
     for _ in range(3):
         answers = stub.StreamClassify(iter([request_of(encode(1)), *[broken] * 9]))
@@ -132,16 +133,19 @@ def test_a_failed_stream_leaves_no_complaint_in_the_log(slow, connect, encode, r
         with pytest.raises(grpc.RpcError):
             next(answers)
     stub.Classify(request_of(encode(1)))
-    slow.process.terminate()
-    assert slow.process.wait(20) == 0
-    assert "Traceback" not in slow.log.read_text()
-    assert "never retrieved" not in slow.log.read_text()
+    gated.process.terminate()
+    assert gated.process.wait(60) == 0
+    assert "Traceback" not in gated.log.read_text()
+    assert "never retrieved" not in gated.log.read_text()
 
 
-def test_unread_answers_hold_back_reading(slow, connect, encode, request_of, samples):
+def test_unread_answers_hold_back_reading(gated, gate, connect, encode, request_of, samples):
     """Of a long stream whose answers wait, only a few requests are in the server at a time."""
-    stub = penult_pb2_grpc.PenultServiceStub(connect(slow.target))
-    answers = stub.StreamClassify(request_of(encode(1)) for _ in range(40))
-    next(answers)
-    assert 1 <= samples(slow.http)[("penult_queue_depth",)] <= 6
+    stub = penult_pb2_grpc.PenultServiceStub(connect(gated.target))
+    gate.shut()
+    read = []
+    answers = stub.StreamClassify(read.append(1) or request_of(encode(1)) for _ in range(40))
+    gate.wait_for(1)
+    eventually(lambda: len(read) > 1)
+    assert 1 <= samples(gated.http)[("penult_queue_depth",)] <= 6
     answers.cancel()

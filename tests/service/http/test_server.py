@@ -172,6 +172,7 @@ def test_clients_cannot_make_labels_grow(server, samples, stub, connect, photos)
     assert not [key for key in after if re.search("[0-9a-f]{32}", str(key)) and key[0] != "penult_model_info"]
 
 
+@pytest.mark.system
 def test_answers_do_not_wait_for_acknowledgements(server):
     """On a connection that stays open no answer waits the 40 ms that Nagle's algorithm would add."""
     with httpx.Client(base_url=server.http) as client:

@@ -77,7 +77,7 @@ def image(value: int) -> np.ndarray:
     return np.full((2, 2, 3), value, dtype=np.uint8)
 
 
-async def until(condition, seconds: float = 10.0) -> None:
+async def until(condition, seconds: float = 120.0) -> None:
     """Wait until something is true."""
     async with asyncio.timeout(seconds):
         while not condition():
@@ -306,7 +306,7 @@ def test_the_thread_that_brings_a_photo_runs_it(batcher, model):
         thread = threading.Thread(target=b.put, args=([item],), kwargs={"run_here": True}, name="bringer")
         thread.start()
         assert await values(work) == [9]
-        thread.join(10)
+        thread.join(120)
 
     asyncio.run(scenario())
     assert model.threads == ["bringer"]

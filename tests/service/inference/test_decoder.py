@@ -46,7 +46,7 @@ def start(*acts) -> list[threading.Thread]:
 def finished(threads: list[threading.Thread]) -> bool:
     """Wait for threads; return whether all came to their end."""
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     return not any(thread.is_alive() for thread in threads)
 
 

@@ -16,6 +16,7 @@ from penult.bundle.reader import read_bundle
 from penult.lookup.types import Hit
 from penult.service.config import ServeConfig
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, NotReady, Overloaded
+from penult.service.inference.batcher import Batcher
 from penult.service.inference.decoder import EncodedPhoto, RawPhoto
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.results import Answer
@@ -34,7 +35,7 @@ def metrics():
 
 @pytest.fixture
 def light(publish_brightness, tmp_path):
-    """Load a model of dark and bright photos: light(work=…)."""
+    """Load a model of dark and bright photos: light(most_images=…)."""
 
     def make(**options):
         publish_brightness(tmp_path, **options)
@@ -183,19 +184,22 @@ def test_scoring_descriptors_keeps_errors_in_place(light, run, svm_files):
 
 
 @pytest.mark.parametrize("bound", [{"queue_max_images": 10}, {"queue_max_bytes": 10 * 192}], ids=["images", "bytes"])
-def test_a_full_queue_refuses_and_recovers(light, run, metrics, samples, bound):
+def test_a_full_queue_refuses_and_recovers(light, run, gate_here, metrics, samples, bound):
     """Above either bound a request is refused with a hint and counted, and fits again once others are answered."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
+        gate_here.shut()
         first = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 6, None, 5))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
             await pipeline.classify(model, [grey(10)] * 5, None, 5)
-        small = await pipeline.classify(model, [grey(10)] * 4, None, 5)
+        small = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 4, None, 5))
+        await asyncio.sleep(0)
+        gate_here.open()
         await first
         again = await pipeline.classify(model, [grey(10)] * 5, None, 5)
-        return caught.value, len(small[1]), len(again[1])
+        return caught.value, len((await small)[1]), len(again[1])
 
     error, small, again = run(model, scenario, **bound)
     assert (error.reason, small, again) == ("QUEUE_FULL", 4, 5)
@@ -210,16 +214,19 @@ def test_a_lone_request_always_fits(light, run):
     assert len(outcomes) == 20
 
 
-def test_leaving_gives_the_room_back(light, run):
+def test_leaving_gives_the_room_back(light, run, gate_here):
     """Cancelled and failed requests no longer count as in flight."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
         for _ in range(3):
+            gate_here.shut()
+            arrived = gate_here.arrived
             task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 10, None, 5))
-            await asyncio.sleep(0.01)
+            await asyncio.to_thread(gate_here.wait_for, arrived + 1)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            gate_here.open()
         good = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 5, None, 5))
         await asyncio.sleep(0)
         return await asyncio.gather(good, pipeline.classify(model, [grey(10)] * 5, None, 5))
@@ -231,7 +238,7 @@ def test_leaving_gives_the_room_back(light, run):
 def test_a_fault_of_the_runtime_fails_the_request_and_not_the_next(light, run):
     """What onnxruntime raises becomes an error worth another try; later requests are answered."""
     # On one thread the crops become batches of 8, and halves of 4, that are larger than this model can bear.
-    model = light(work=2, most_images=2)
+    model = light(most_images=2)
 
     async def scenario(pipeline):
         with pytest.raises(NotReady, match="try again"):
@@ -241,17 +248,22 @@ def test_a_fault_of_the_runtime_fails_the_request_and_not_the_next(light, run):
     assert len(run(model, scenario, threads=1, batch_max_images=8)[1]) == 1
 
 
-def test_closing_waits_for_answers(light, run):
+def test_closing_waits_for_answers(light, run, gate_here):
     """close() ends only when the photos that were accepted are answered, and leaves no thread behind."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
+        gate_here.shut()
         task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 4, None, 5))
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(gate_here.wait_for, 1)
+        closing = asyncio.ensure_future(pipeline.close())
+        await asyncio.sleep(0.05)
         assert not task.done()
-        await pipeline.close()
+        assert not closing.done()
+        gate_here.open()
+        await closing
         assert not [thread for thread in threading.enumerate() if thread.name.startswith(("worker", "driver"))]
-        return await asyncio.wait_for(task, 0.1)  # the four runs take longer than this
+        return await asyncio.wait_for(task, 0.1)  # it is answered already
 
     assert len(run(model, scenario, threads=1, batch_max_images=1)[1]) == 4
 
@@ -266,21 +278,25 @@ def test_scoring_is_timed(light, run, metrics, samples):
     assert found[("penult_phase_seconds_count", ("phase", "score"))] == 1
 
 
-def test_a_request_that_would_be_late_is_refused_at_once(light, run, metrics, samples):
+def test_a_request_that_would_be_late_is_refused_at_once(light, run, gate_here, metrics, samples, monkeypatch):
     """Where the queue takes longer than the client waits, the request is refused with a hint and costs no run."""
-    model = light(work=4)
+    model = light()
+    monkeypatch.setattr(Batcher, "wait_s", lambda self, images: 0.5 * images)
 
     async def scenario(pipeline):
-        await pipeline.classify(model, [grey(10)], None, 5)  # now it knows what an image takes
+        gate_here.shut()
         first = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 6, None, 5))
-        await asyncio.sleep(0)
-        started = time.perf_counter()
+        await asyncio.to_thread(gate_here.wait_for, 1)
         with pytest.raises(Overloaded) as caught:
-            await pipeline.classify(model, [grey(10)] * 2, None, 5, expires=started + 0.05)
-        assert time.perf_counter() - started < 0.05
-        patient = await pipeline.classify(model, [grey(10)], None, 5, expires=started + 60)
+            await pipeline.classify(model, [grey(10)] * 2, None, 5, expires=time.perf_counter() + 0.05)
+        assert not first.done()
+        patient = asyncio.ensure_future(
+            pipeline.classify(model, [grey(10)], None, 5, expires=time.perf_counter() + 600)
+        )
+        await asyncio.sleep(0)
+        gate_here.open()
         await first
-        return caught.value, patient
+        return caught.value, await patient
 
     error, (_, outcomes, _) = run(model, scenario, threads=1)
     assert (error.reason, len(outcomes)) == ("QUEUE_TOO_LONG", 1)
@@ -288,40 +304,53 @@ def test_a_request_that_would_be_late_is_refused_at_once(light, run, metrics, sa
     assert samples(metrics)[("penult_dropped_total", ("reason", "too_late"))] == 2
 
 
-def test_leaving_is_counted_in_photos(light, run, metrics, samples):
+def test_leaving_is_counted_in_photos(light, run, gate_here, metrics, samples):
     """A cancelled request's photos are counted as dropped, once each."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
+        gate_here.shut()
         task = asyncio.ensure_future(pipeline.classify(model, [grey(10)] * 3, None, 5))
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(gate_here.wait_for, 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        gate_here.open()
 
     run(model, scenario)
     assert samples(metrics)[("penult_dropped_total", ("reason", "cancelled"))] == 3
 
 
-def test_what_nobody_waits_for_is_not_decoded(light, run, metrics, samples, encode):
+def test_what_nobody_waits_for_is_not_decoded(light, run, gate_here, metrics, samples, encode):
     """After its request was cancelled, a photo that waits for a thread is passed over."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
+        gate_here.shut()
         task = asyncio.ensure_future(pipeline.classify(model, [EncodedPhoto(encode(10))] * 20, None, 5))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(gate_here.wait_for, 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        gate_here.open()
         await pipeline.classify(model, [grey(10)], None, 5)
 
     run(model, scenario, threads=1)
     assert samples(metrics)[("penult_phase_seconds_count", ("phase", "decode"))] < 6
 
 
-def test_waiting_for_a_thread_is_queueing(light, run, encode):
+def test_waiting_for_a_thread_is_queueing(light, run, gate_here, encode):
     """Of photos that wait for the only thread, the last one's queueing is what the others took."""
-    model = light(work=2)
-    timings = run(model, lambda p: p.classify(model, [EncodedPhoto(encode(10))] * 4, None, 5), threads=1)[2]
-    assert timings.total > timings.queue > timings.total / 2 > 0
+    model = light()
+
+    async def scenario(pipeline):
+        gate_here.shut()
+        task = asyncio.ensure_future(pipeline.classify(model, [EncodedPhoto(encode(10))] * 4, None, 5))
+        await asyncio.to_thread(gate_here.wait_for, 1)
+        await asyncio.sleep(0.2)
+        gate_here.open()
+        return await task
+
+    timings = run(model, scenario, threads=1)[2]
+    assert timings.total > timings.queue >= 0.2
 
 
 def test_a_delay_leaves_the_decoding_threads_free(light, run, metrics, samples, encode):
@@ -333,16 +362,18 @@ def test_a_delay_leaves_the_decoding_threads_free(light, run, metrics, samples, 
     assert (found[("penult_batch_size_count",)], found[("penult_batch_size_sum",)]) == (1, 4)
 
 
-def test_queue_depth_counts_what_waits(light, run, metrics, samples, encode):
+def test_queue_depth_counts_what_waits(light, run, gate_here, metrics, samples, encode):
     """Photos that wait for a thread or for the model are counted, bad, cancelled and running ones are not."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
         photos = [EncodedPhoto(encode(10)), crop(10), grey(20), EncodedPhoto(b"text"), ImageError("IMAGE_EMPTY", "-")]
+        gate_here.shut()
         tasks = [asyncio.ensure_future(pipeline.classify(model, photos, None, 5)) for _ in range(2)]
         await asyncio.sleep(0)
         depth = samples(metrics)[("penult_queue_depth",)]
         tasks[1].cancel()
+        gate_here.open()
         await asyncio.gather(*tasks, return_exceptions=True)
         await pipeline.classify(model, [grey(10)], None, 5)
         return depth
@@ -351,15 +382,19 @@ def test_queue_depth_counts_what_waits(light, run, metrics, samples, encode):
     assert samples(metrics)[("penult_queue_depth",)] == 0
 
 
-def test_several_wants_share_one_pass(light, run, metrics, samples):
+def test_several_wants_share_one_pass(light, run, gate_here, metrics, samples):
     """Requests for classes and for descriptors that wait together become one run of the model."""
-    model = light(work=2)
+    model = light()
 
     async def scenario(pipeline):
+        gate_here.shut()
         first = asyncio.ensure_future(pipeline.classify(model, [crop(1)], None, 5))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(gate_here.wait_for, 1)
         rest = [pipeline.classify(model, [crop(10)], None, 5), pipeline.describe(model, [crop(200)])]
-        (_, (dark,), _), ((bright,), _) = await asyncio.gather(*rest)
+        tasks = [asyncio.ensure_future(each) for each in rest]
+        await asyncio.sleep(0)
+        gate_here.open()
+        (_, (dark,), _), ((bright,), _) = await asyncio.gather(*tasks)
         await first
         return dark.classes[0].label, bright.descriptor
 

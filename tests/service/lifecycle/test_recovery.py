@@ -252,7 +252,7 @@ def test_a_gpu_that_is_lost_while_idle_is_noticed(broken, monkeypatch):
         assert stand.recovery.is_well
         assert set(broken.session.sizes) == {1}
         broken.session.fails = lambda images: True
-        end = time.monotonic() + 10
+        end = time.monotonic() + 120
         while stand.recovery.is_well:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
@@ -280,7 +280,7 @@ def test_a_server_recovers_by_itself(publish_brightness, tmp_path, start_server,
     assert int(trailing["grpc-retry-pushback-ms"]) > 0
     assert "indices" not in caught.value.details()
     rebuilt = "penult_device_events_total", ("event", "rebuilt")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while samples(server.http)[rebuilt] < 1:
         assert time.monotonic() < end, "not rebuilt in time"
         assert stub.Classify(request_of(encode(230))).results[0].classification.label == "bright"
@@ -307,7 +307,7 @@ def test_a_server_whose_device_fails_is_not_ready_until_it_works(
     def ready() -> tuple[int, str]:
         return httpx.get(f"{server.http}/readyz").status_code, httpx.get(f"{server.http}/status.json").json()["state"]
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while ready() != (503, "failing"):
         assert time.monotonic() < end, ready()
     assert stub.Classify(request_of(encode(230))).results[0].classification.label == "bright"

@@ -60,7 +60,7 @@ def ask(server):
 
     def post(path: str, request: dict | bytes, headers: dict[str, str] | None = None) -> httpx.Response:
         content = request if isinstance(request, bytes) else json.dumps(request).encode()
-        return httpx.post(server.http + path, content=content, headers=headers or {}, timeout=30)
+        return httpx.post(server.http + path, content=content, headers=headers or {}, timeout=120)
 
     return post
 
@@ -111,7 +111,7 @@ def test_curl(server, photos, labels, tmp_path):
     """curl alone asks a photo's label."""
     (tmp_path / "request.json").write_text(json.dumps(request_of(photos[0])))
     command = ["curl", "-s", "-f", "--data-binary", f"@{tmp_path}/request.json", server.http + INFER]
-    answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+    answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
     assert answer["outputs"] == [{"name": "labels", "datatype": "BYTES", "shape": [1], "data": [labels[0]]}]
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("digits", "1", "a7")
 
@@ -365,7 +365,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(empty_routes, monkeypatch):
     monkeypatch.setattr(responses, "_ARRIVAL_S", 0.2)
 
     def act(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
             connection.sendall(b"POST /v2/models/light/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             return connection.recv(4096)
 

@@ -4,7 +4,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.fixtures.gates import eventually
 
 from penult.service.runtime.session import has_cuda_device
 from penult.v1 import penult_pb2 as pb
@@ -95,48 +95,47 @@ def test_broken_messages_are_invalid_arguments(server, connect, failure, data):
     assert pb.GetModelResponse.FromString(method(b"")).model.version.name == "digits"
 
 
-def test_a_full_queue_answers_at_once_with_a_hint(publish_brightness, tmp_path, start_server, connect, encode):
+def test_a_full_queue_answers_at_once_with_a_hint(quick, start_server, gate, connect, encode):
     """Concurrent requests above --queue-max-images get RESOURCE_EXHAUSTED with a pushback; the rest are answered."""
-    publish_brightness(tmp_path, work=2)
-    running = start_server(tmp_path, "--queue-max-images", "20", "--batch-max-images", "4", "--threads", "1")
+    options = ("--queue-max-images", "20", "--batch-max-images", "4", "--threads", "1")
+    running = start_server(quick, *options, env=gate.env)
     stub = penult_pb2_grpc.PenultServiceStub(connect(running.target))
     request = pb.ClassifyRequest(images=[pb.Image(encoded=encode(10))] * 12)
-    calls = [stub.Classify.future(request, timeout=30) for _ in range(8)]
-    errors = [call.exception() for call in calls]
-    refused = [error for error in errors if error]
-    assert 1 <= len(refused) < len(calls)
-    for error in refused:
+    gate.shut()
+    accepted = stub.Classify.future(request, timeout=120)
+    gate.wait_for(1)
+    for error in [stub.Classify.future(request, timeout=120).exception() for _ in range(3)]:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         trailing = dict(error.trailing_metadata())
         assert trailing["penult-reason"] == "QUEUE_FULL"
         assert int(trailing["grpc-retry-pushback-ms"]) >= 50
+    gate.open()
+    assert len(accepted.result().results) == 12
     assert len(stub.Classify(request).results) == 12
 
 
 def test_a_passed_deadline_is_told_and_its_photos_never_run(
-    publish_brightness, tmp_path, start_server, connect, failure, encode, samples
+    quick, start_server, gate, connect, failure, encode, samples
 ):
     """A request whose deadline passes in the queue is DEADLINE_EXCEEDED, costs no run, and the next is answered."""
-    publish_brightness(tmp_path, work=4)
-    running = start_server(tmp_path, "--batch-max-images", "1", "--threads", "1")
+    running = start_server(quick, "--batch-max-images", "1", "--threads", "1", env=gate.env)
     stub = penult_pb2_grpc.PenultServiceStub(connect(running.target))
     request = pb.ClassifyRequest(images=[pb.Image(encoded=encode(10))] * 30)
-    error = failure(lambda: stub.Classify(request, timeout=0.3))
+    gate.shut()
+    first = stub.Classify.future(pb.ClassifyRequest(images=request.images[:1]), timeout=120)
+    gate.wait_for(1)
+    error = failure(lambda: stub.Classify(request, timeout=1))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert stub.Classify(pb.ClassifyRequest(images=request.images[:1])).results[0].classification.label == "dark"
-    found = samples(running.http)
-    assert found[("penult_batch_size_sum",)] <= 6
-    assert found[("penult_dropped_total", ("reason", "deadline"))] == 30
+    eventually(lambda: samples(running.http).get(("penult_dropped_total", ("reason", "deadline"))) == 30)
+    gate.open()
+    for answer in (first.result(), stub.Classify(pb.ClassifyRequest(images=request.images[:1]))):
+        assert answer.results[0].classification.label == "dark"
+    assert samples(running.http)[("penult_batch_size_sum",)] == 2
 
 
-def test_start_to_ready_takes_less_than_five_seconds(models, start_server):
-    """With the digits bundle, `penult serve` is ready within 5 s, and says in five lines what it does."""
-    seconds = []
-    for _ in range(2):  # the machine may be busy with something else once
-        started = time.perf_counter()
-        running = start_server(models)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 5
+def test_the_start_is_told_in_five_lines(models, start_server):
+    """With the digits bundle, `penult serve` says in five lines what it does, and loads no library of training."""
+    running = start_server(models)
     assert running.target.startswith("127.0.0.1:")
     lines = running.log.read_text().splitlines()
     expected = (

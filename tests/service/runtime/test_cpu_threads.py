@@ -46,7 +46,7 @@ def test_measuring_counts_all_callers(monkeypatch, callers):
         now_ms[0] += 10
 
     # Nobody passes before all callers have come: runs one after the other would never end.
-    together, main = threading.Barrier(callers, advance, timeout=30), threading.get_ident()
+    together, main = threading.Barrier(callers, advance, timeout=120), threading.get_ident()
     monkeypatch.setattr(cpu_threads.time, "perf_counter", lambda: now_ms[0] / 1000)
     speed = measure(lambda: advance() if threading.get_ident() == main else together.wait(), CpuPlan(1, callers))
     assert speed.images_per_s == pytest.approx(100 * callers, rel=0.06)

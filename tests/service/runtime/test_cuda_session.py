@@ -167,7 +167,7 @@ def test_all_runs_are_on_the_driver(session, images, monkeypatch):
 
     monkeypatch.setattr(cuda_session._Bucket, "run", spy)
     session.run(images[:1])
-    session.driver.submit(session.run_images, list(images[:3])).result(timeout=20)
+    session.driver.submit(session.run_images, list(images[:3])).result(timeout=120)
     session.warm()
     assert seen == {session._thread}
     assert session.callers == 1
