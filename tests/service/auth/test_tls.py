@@ -33,12 +33,19 @@ def served(ours):
     return ours.issue("server")
 
 
+@pytest.fixture(scope="module")
+def shared(quick, start_server, tmp_path_factory):
+    """A server with TLS that several tests ask and leave as it is, and the authority of its certificate."""
+    authority = Authority(tmp_path_factory.mktemp("tls") / "shared")
+    return start_server(quick, *_options(authority.issue("server"))), authority
+
+
 def _options(served, *more: str) -> list[str]:
     return ["--tls-cert", str(served.chain), "--tls-key", str(served.key), *more]
 
 
 def _ask(target: str, photo: bytes, security: Security) -> str:
-    with Client(target, 10, retries=0, security=security) as client:
+    with Client(target, 60, retries=0, security=security) as client:
         return client.classify([photo]).results[0].label
 
 
@@ -70,9 +77,9 @@ def _replace(target, source) -> None:
         scratch.rename(to)
 
 
-def test_with_tls_only_those_who_speak_it_are_answered(quick, encode, start_server, ours, served, tmp_path):
+def test_with_tls_only_those_who_speak_it_are_answered(encode, shared, tmp_path):
     """A client with the authority is answered; without TLS, or with another authority, one line says what to do."""
-    server, photo = start_server(quick, *_options(served)), encode(230)
+    (server, ours), photo = shared, encode(230)
     assert _ask(server.target, photo, Security(ca=ours.ca)) == "bright"
     assert "--tls" in _why(server.target, photo, Security())
     theirs = Authority(tmp_path / "theirs")
@@ -102,9 +109,9 @@ def test_with_mutual_tls_a_client_needs_a_certificate(quick, encode, start_serve
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_old_tls_is_refused(quick, start_server, ours, served):
+def test_old_tls_is_refused(shared):
     """TLS 1.1 gets no connection on either port, 1.2 and 1.3 do."""
-    server = start_server(quick, *_options(served))
+    server, ours = shared
     for address in (server.target, server.http.removeprefix("https://")):
         for version, is_good in (
             (ssl.TLSVersion.TLSv1_1, False),
@@ -130,13 +137,13 @@ def test_a_renewed_certificate_is_taken_up_and_nobody_notices(quick, encode, sta
     failures, asked, stopped = [], [], threading.Event()
 
     def ask(fresh: bool) -> None:
-        client = Client(server.target, 20, retries=0, security=security)
+        client = Client(server.target, 60, retries=0, security=security)
         while not stopped.is_set():
             try:
                 asked.append(client.classify([photo]).results[0].label)
                 if fresh:  # every request over a connection of its own
                     client.close()
-                    client = Client(server.target, 20, retries=0, security=security)
+                    client = Client(server.target, 60, retries=0, security=security)
             except RequestFailed as error:
                 failures.append(error)
         client.close()
@@ -245,11 +252,11 @@ def test_an_open_address_is_warned_of(quick, start_server, served):
     assert "without TLS" not in start_server(quick).log.read_text()
 
 
-def test_the_standard_client_connects(quick, start_server, ours, served):
+def test_the_standard_client_connects(shared):
     """grpc's own channel and the health protocol, with nothing of penult's client, work over TLS."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    server = start_server(quick, *_options(served))
+    server, ours = shared
     credentials = grpc.ssl_channel_credentials(ours.ca.read_bytes())
     with grpc.secure_channel(server.target, credentials) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=120)

@@ -71,9 +71,9 @@ def test_a_bad_image_fails_alone(stub, photos, bad_images, case):
         assert response.results[n].classification.score == pytest.approx(expected.score, abs=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["no-source", "bomb", "raw-short"])
 def test_a_bad_image_cannot_be_described(stub, photos, bad_images, case):
-    """Describe refuses the same images with the same words."""
+    """Describe refuses the same images with the same words: one decoder serves both."""
     image, reason = bad_images[case]
     response = stub.Describe(pb.DescribeRequest(images=[image, pb.Image(encoded=photos[0])]))
     assert (response.results[0].error.code, response.results[0].error.reason) == (INVALID.value[0], reason)
