@@ -126,9 +126,16 @@ def test_a_full_server_is_asked_again_after_its_hint(quick, start_server, gate, 
             answers.append(client.classify([DARK]).results[0].label)
 
     gate.shut()
-    threads = [threading.Thread(target=ask, args=(retries,)) for retries in (0, 4)]
-    threads[0].start()
+    threads = [threading.Thread(target=ask, args=(retries,)) for retries in (0, 0, 4)]
+    slow = threads.pop(0)
+    slow.start()
     gate.wait_for(1)
+    time.sleep(0.9)  # the server now takes an image to need so long, and hints at that
+    gate.open()
+    slow.join(120)
+    gate.shut()
+    threads[0].start()
+    gate.wait_for(2)
     with pytest.raises(RequestFailed) as caught:
         ask(0)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
@@ -137,7 +144,7 @@ def test_a_full_server_is_asked_again_after_its_hint(quick, start_server, gate, 
     gate.open()
     for thread in threads:
         thread.join(120)
-    assert answers == ["dark", "dark"]
+    assert answers == ["dark"] * 3
 
 
 def test_a_call_with_nobody_there_ends():
