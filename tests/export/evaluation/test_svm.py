@@ -242,7 +242,7 @@ def test_many_classes_are_searched_as_counts_say():
     assert [search.kernel for search in fitted.searches] == ["linear"]
     assert (
         fitted.as_json()["search"]
-        == "linear kernel; RBF is not tried, as there are fewer than 5 training photos per class"
+        == "linear kernel; RBF is not tried, because there are fewer than 5 training photos per class"
     )
     assert (fitted.scores(descriptors).argmax(1) == labels).mean() > 0.95
     many = svm_cost.Counts(20_000, 10_000, 512, 2)

@@ -274,7 +274,7 @@ def test_a_network_that_int8_spoils_is_refused(
     code, out, err = penult("quantize", lopsided, digits)
     assert (code, out) == (1, "")
     line = err.splitlines()[-1]
-    assert line.startswith("penult: int8 names ")
+    assert line.startswith("penult: int8 classifies ")
     assert "more than --max-loss 0.5; no int8 version is published; serve version 2" in line
     assert versions(lopsided) == [1, 2]
     assert [entry.name for entry in lopsided.iterdir() if entry.name.startswith(".")] == []
@@ -355,7 +355,7 @@ def test_int8_of_int8_is_refused(penult: Callable[..., tuple[int, str, str]], qu
     ("words", "told"),
     [(["absent", "photos"], "holds no version"), (["digits", "photos"], "does not exist"),
      (["digits", "photos", "--version", "7"], "has no version 7"),
-     (["digits", "photos", "--max-loss", "-1"], "--max-loss -1 must be at least 0"),
+     (["digits", "photos", "--max-loss", "-1"], "--max-loss -1.0 must be at least 0"),
      (["digits", "photos", "--max-loss", "nan"], "--max-loss nan must be at least 0")],
     ids=" ".join,
 )  # fmt: skip
@@ -463,7 +463,7 @@ def test_a_refusal_leaves_the_float_version(
     assert code == 1
     assert versions(tmp_path / "few") == [1]
     line = err.splitlines()[-1]
-    assert line.startswith("penult: version 1 is published, in float; int8 names ")
+    assert line.startswith("penult: version 1 is published, in float; int8 classifies ")
     assert str(tmp_path / "few" / "1") in out
     if as_json:
         told = json.loads(out)

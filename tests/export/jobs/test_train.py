@@ -298,8 +298,8 @@ def test_a_larger_crop_is_learnt_exported_and_read_back(options: dict[str, Any],
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"arch": "alexnet", "crop": 256}, "leave --crop out"),
-        ({"arch": "resnet18", "crop": 64}, "give 112 or more"),
+        ({"arch": "alexnet", "crop": 256}, "omit --crop"),
+        ({"arch": "resnet18", "crop": 64}, "give at least 112"),
         ({"arch": "resnet18", "crop": 256, "resize": 240}, "smaller than the 256 pixels"),
     ],
 )

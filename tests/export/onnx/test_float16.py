@@ -160,12 +160,12 @@ def test_not_a_number_is_refused():
 
 def test_a_model_is_halved_once(models):
     """A float16 model is not converted again."""
-    with pytest.raises(ParityError, match="float16 already"):
+    with pytest.raises(ParityError, match="already float16"):
         to_float16(models[2])
 
 
 def test_an_int8_model_is_refused():
     """Scales of a quantised model are not weights: the float version is to be converted instead."""
     body = "q = QuantizeLinear(x, one, zero) y = DequantizeLinear(q, one, zero) " + PLAIN.replace("(x,", "(y,")
-    with pytest.raises(ParityError, match="int8 already"):
+    with pytest.raises(ParityError, match="already int8"):
         to_float16(small(body, "float[2,3] w = {1,2,3,4,5,6}, float one = {1}, uint8 zero = {0}"))

@@ -79,7 +79,7 @@ def test_a_run_uses_it_and_says_so(few_digits: Path, tiny_weights: Path, tmp_pat
     (note,) = [note for note in result.metrics["notes"] if "--lr auto" in note]
     factor = float(note.split()[-1])
     assert 0.001 <= factor <= 100
-    assert f"learnt at {1e-3 * factor:.1g}"[:12] in (result.folder / "report" / "index.html").read_text()
+    assert f"trained at {1e-3 * factor:.1g}"[:13] in (result.folder / "report" / "index.html").read_text()
     rows = (result.folder / "history.csv").read_text().splitlines()
     assert float(rows[-1].split(",")[2]) == pytest.approx(1e-3 * factor, rel=0.05)
 

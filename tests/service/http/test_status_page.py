@@ -80,8 +80,9 @@ def test_the_numbers_are_true(asked, trained):
     told = httpx.get(f"{asked.http}/status.json").json()
     assert (told["state"], told["try"]["is_on"], told["fronts"]) == ("ready", True, None)
     (model,) = told["models"]
+    default = json.loads((trained.folder / "manifest.json").read_text())["default_scorer"]
     assert (model["model"], model["version"], model["architecture"], model["answers"]) == ("digits", "1", "tiny5", 125)
-    assert (model["class_count"], model["default_scorer"], model["scorers"]) == (10, "dense", ["dense", "svm"])
+    assert (model["class_count"], model["default_scorer"], model["scorers"]) == (10, default, ["dense", "svm"])
     assert sum(each["share"] for each in model["classes"]) == pytest.approx(1)
     assert sum(each["baseline"] for each in model["classes"]) == pytest.approx(1)
     assert 20 / 135 < model["novel_share"] < 36 / 135  # ten more were stored

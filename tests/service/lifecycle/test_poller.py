@@ -169,7 +169,7 @@ def test_a_version_replaced_under_its_number_is_taken_up(light, serve, publish_b
     """Where a folder is exchanged for another bundle, the new one answers, with its own fingerprint."""
     _, stub = serve(light.parent)
     before = stub.Classify(request_of(encode(230))).model.fingerprint
-    other = publish_brightness(light.parent.parent / "other", classes=("dim", "bright"))
+    other = publish_brightness(light.parent.parent / "other", work=1)  # another network, so another fingerprint
     shutil.rmtree(light / "1")
     other.rename(light / "1")
     eventually(lambda: stub.Classify(request_of(encode(230))).model.fingerprint != before)
