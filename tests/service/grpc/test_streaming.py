@@ -114,6 +114,7 @@ def test_leaving_a_stream_frees_the_server(gated, gate, connect, encode, request
     with pytest.raises(grpc.RpcError) as caught:
         next(answers)
     assert caught.value.code() is grpc.StatusCode.CANCELLED
+    eventually(lambda: samples(gated.http)[("penult_dropped_total", ("reason", "cancelled"))])
     gate.open()
     eventually(lambda: samples(gated.http)[("penult_queue_depth",)] == 0)
     assert stub.Classify(request_of(encode(200))).results[0].classification.label == "bright"
