@@ -5,11 +5,10 @@ A command's module is imported when that command is chosen, so that --help start
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from penult.bundle.refusals import refusal
 from penult.cli.parser import Parser
@@ -93,9 +92,19 @@ def _run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
         return print_error(message)
 
 
+class _PrintVersion(argparse.Action):
+    """Print the version and exit. It imports importlib.metadata here, which would double the start of every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"penult {version('penult')}")
+        parser.exit()
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="penult", description="Train image classifiers on labelled photos and serve them over gRPC.")
-    parser.add_argument("--version", action="version", version=f"penult {importlib.metadata.version('penult')}")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted, chosen = (list(sys.argv[1:] if argv is None else argv) or [""])[0], parser
     for name, help_ in _COMMANDS.items():
