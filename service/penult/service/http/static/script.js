@@ -47,7 +47,7 @@ function steps(phases) {
   const most = Math.max(...names.map((name) => phases[name]));
   return [table([], names.map((name) => make("tr", {}, rowHead("name", STEPS[name]), cell("wide", bar(phases[name] / most)),
     cell("number", time(phases[name]))))),
-  make("p", { class: "quiet note" }, "Mean per photo; per request where it scores, looks up and encodes.")];
+  make("p", { class: "quiet note" }, "Mean per photo; scoring, lookup and encoding are per request.")];
 }
 
 // -- models -----------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ function modelFacts(model) {
 const SURENESS = { more: ["▲", "surer than usual"], less: ["▼", "less sure than usual"] };
 
 function signs(model) {
-  const rows = Object.entries(model.confidence).map(([scorer, data]) => compared(`how sure, ${scorer}`, { ...data, share: data.mean }, SURENESS));
+  const rows = Object.entries(model.confidence).map(([scorer, data]) => compared(`confidence, ${scorer}`, { ...data, share: data.mean }, SURENESS));
   if (!isKnown(model.novel_share)) return rows;
   return [compared("unlike the training photos", { share: model.novel_share, baseline: model.novel_baseline, trend: model.novel_trend }), ...rows];
 }
@@ -99,7 +99,7 @@ function modelCard(model, hasReports) {
     ...(hasUsual ? [["validation", "number"]] : [])], found.slice(0, few).map(row), signs(model)));
   const photos = isKnown(model.baseline_photos) ? `${number(model.baseline_photos)} validation photos` : "validation photos";
   if (hasUsual) card.append(make("p", { class: "quiet note" }, `Bars: the last ten minutes; the bars of classes are relative to the largest. Upright marks: ${photos}. `
-    + "An arrow needs 20 answers, and a difference that chance explains in less than one poll of a thousand."));
+    + "An arrow needs 20 answers, and a difference that chance explains in less than 1 of 1,000 cases."));
   const rest = found.slice(few), hidden = rest.length + (left?.count ?? 0);
   if (hidden) {
     const cut = left ? make("p", { class: "quiet" }, `and ${count(left.count, "class")} more, with ${percent(left.share)} of the answers`) : null;
