@@ -12,11 +12,11 @@ from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded, crop_rgb, decode, ready_crop
 from penult.oip import grpc_service_pb2 as oip
-from penult.service import oip as oip_servicer
 from penult.service.errors import CODES
 from penult.service.grpc import converters
 from penult.service.inference.decoder import RawPhoto
 from penult.service.oip import dataplane
+from penult.service.oip import grpc_servicer as oip_servicer
 from penult.service.oip.json_codec import read_request
 from penult.service.oip.tensors import classification, read_photos
 from penult.v1 import penult_pb2 as pb

@@ -18,8 +18,8 @@ import importlib, importlib.util, pkgutil
 import penult.bundle, penult.client, penult.lookup, penult.service
 for room in (penult.bundle, penult.client, penult.lookup, penult.service):
     for each in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
-        # What asks with files of Parquet, or draws, belongs to those who ask; Milvus is an image of its own.
-        if each.name.rpartition(".")[2] not in ("sheet", "tables", "bulk", "parts", "sources", "milvus"):
+        # client.tools works with Parquet and pictures, on the client's machine; Milvus is an image of its own.
+        if not each.name.startswith("penult.client.tools.") and not each.name.endswith(".milvus"):
             importlib.import_module(each.name)
 import opentelemetry.exporter.otlp.proto.grpc.trace_exporter, pgvector.psycopg, psycopg_pool
 print([name for name in ("torch", "nvidia", "pip", "pytest", "sklearn", "scipy") if importlib.util.find_spec(name)])
