@@ -72,7 +72,7 @@ class Bench:
         print(f"== {name}: {value:.3f} (goal {'<=' if at_most else '>='} {goal}: {verdict})", flush=True)
 
     def attempt(self, name: str, act: Callable[[], None]) -> None:
-        """Run a part; one that fails is told and costs the others nothing."""
+        """Run a part; if it fails, record its name and traceback, and continue."""
         try:
             act()
         except Exception:

@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 from PIL import Image
-from prometheus_client import CollectorRegistry
 
 from penult.bundle.goldens import choose
 from penult.export.config.train import TrainSettings
 from penult.export.data import file_index
 from penult.export.jobs.demo import write_digits
 from penult.export.jobs.train import train
-from penult.service.http.status import Status
-from penult.service.observability.metrics import Metrics
+
+sys.path.append(str(Path(__file__).parent.parent))
+from tests.fixtures.statuses import status_of_a_thousand_classes
 
 _FILES = 20_000
 
@@ -42,15 +42,8 @@ def choice_of_goldens() -> float:
     return seconds(lambda: choose(scores, [row % 10 for row in range(10_000)], 8))
 
 
-def status_of_a_thousand_classes() -> float:
-    metrics = Metrics(CollectorRegistry())
-    metrics.loaded("many", "1", "f" * 64, "tiny5", "CPU", "no")
-    status = Status(metrics, lambda: "ready")
-    for _ in range(125):
-        for n in range(1000):
-            metrics.answers.labels("many", "1", f"class {n}").inc()
-        status.sample()
-    return seconds(status.told)
+def numbers_of_the_status_page() -> float:
+    return seconds(status_of_a_thousand_classes().as_json)
 
 
 def index_of_files(folder: Path) -> list[float]:
@@ -106,7 +99,7 @@ def main() -> int:
     rows = [
         ("start of penult serve to ready, s", ready, 5.0),
         ("HTTP answer on an open connection, s", answer, 0.03),
-        ("status page's numbers with 1,000 classes, s", status_of_a_thousand_classes(), 0.1),
+        ("status page's numbers with 1,000 classes, s", numbers_of_the_status_page(), 0.1),
         ("choice of goldens among 10,000 photos, s", choice_of_goldens(), 1.5),
         ("photo index, ms of CPU time per file, first time", first, 0.5),
         ("photo index, ms of CPU time per file, again", again, 0.1),

@@ -66,7 +66,7 @@ def style() -> Iterator[None]:
 
 def figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches; call inside style()."""
-    # Not pyplot's: that one remembers every figure until told not to.
+    # Not pyplot's, which keeps every figure until it is closed.
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -13,6 +13,7 @@ know neither ranges nor what a manifest records.
 import argparse
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -87,7 +88,7 @@ def setting(default: Any, help_: str, **option: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ABC):
     """Base of the options of a command. Values are checked when one is made, however that is."""
 
     PREFIX: ClassVar[str] = _PENULT
@@ -101,9 +102,9 @@ class Settings:
                 raise self.error(f"{flag(f)} {value} {problem}")
 
     @staticmethod
+    @abstractmethod
     def error(message: str) -> Exception:
-        """Return the exception that refuses settings with this line."""
-        raise NotImplementedError
+        """Return the exception that rejects settings with this line."""
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,8 @@ from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
 QUEUE_IMAGES = 16
+# One client alone may have eight ninths of the queue (penult.service.inference.admission).
+ONE_CLIENT_IMAGES = QUEUE_IMAGES * 8 // 9
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
@@ -80,8 +82,8 @@ def test_what_has_no_room_is_refused(server, ask):
     with peak_rss_mib(pid) as peak:
         codes = ends(ask(server.target, 300))
     assert set(codes) == {"OK", "RESOURCE_EXHAUSTED"}
-    assert codes["OK"] >= QUEUE_IMAGES // 2
-    assert ends(ask(server.target, QUEUE_IMAGES // 2)) == {"OK": QUEUE_IMAGES // 2}
+    assert codes["OK"] >= ONE_CLIENT_IMAGES
+    assert ends(ask(server.target, ONE_CLIENT_IMAGES)) == {"OK": ONE_CLIENT_IMAGES}
     assert peak[0] - before.rss_mib < QUEUE_IMAGES * 8 + 100
     wait_for(lambda: vitals(pid).descriptors <= before.descriptors + 3)
 
@@ -143,7 +145,7 @@ def test_sigterm_in_the_middle_of_an_overload(start_slow, ask):
     assert server.process.wait(30) == 0
     told = Counter(re.findall(r"Classify.* code=(\w+)", server.log.read_text()))
     assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
-    assert codes["OK"] == told["OK"] > 0
+    assert codes["OK"] == told["OK"] >= ONE_CLIENT_IMAGES
 
 
 def test_a_second_sigterm_in_the_middle_of_work(start_slow, photo):

@@ -142,7 +142,7 @@ def webp_size(webp: Stored) -> tuple[int, int]:
         sides = int.from_bytes(header[1:5], "little")
         return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
     if kind == b"VP8 ":
-        # Two bits of each are how a viewer should scale it. The decoder tells what is wrong with a side of 0.
+        # Two bits of each are how a viewer should scale it. The decoder rejects a side of 0.
         width, height = (int.from_bytes(header[at : at + 2], "little") & 0x3FFF for at in (6, 8))
         return max(1, width), max(1, height)
     return 1, 1

@@ -62,20 +62,20 @@ class LeftOut:
 
     def lines(self, name: Callable[[str], str] = names.printable, with_broken: bool = True) -> list[str]:
         """Return lines for people, a kind of thing each; `name` makes a path fit to be shown."""
-        told = self.convertible()
+        lines = self.convertible()
         if others := self.files[_OTHER]:
             shown = some([name(path) for path in self.examples[_OTHER]], others)
-            told.append(f"{count(others, 'file')} not {names.PHOTOS} and left out: {shown}")
+            lines.append(f"{count(others, 'file')} not {names.PHOTOS} and left out: {shown}")
         if self.system:
             each = [f"{names.printable(what)} ({times})" for what, times in sorted(self.system.items())]
-            told.append(f"{count(self.system.total(), 'file or folder')} left out that systems add: {some(each)}")
+            lines.append(f"{count(self.system.total(), 'file or folder')} left out that systems add: {some(each)}")
         if self.broken and with_broken:
             shown = some([f"{name(path)} ({why})" for path, why in self.broken])
-            told.append(f"{count(len(self.broken), 'photo')} left out that cannot be read: {shown}")
+            lines.append(f"{count(len(self.broken), 'photo')} left out that cannot be read: {shown}")
         if self.closed:
             shown = some([f"{name(path)} ({why})" for path, why in self.closed])
-            told.append(f"{count(len(self.closed), 'folder')} left out that cannot be entered: {shown}")
-        return told
+            lines.append(f"{count(len(self.closed), 'folder')} left out that cannot be entered: {shown}")
+        return lines
 
 
 def count(number: int, what: str) -> str:

@@ -77,19 +77,19 @@ class MilvusStore:
     def open(self, name: str) -> "MilvusCollection":
         """Return a collection; read each time, because another server may have replaced it."""
         with _translated():
-            told = self._client.describe_collection(_alias(name))
-        spec = CollectionSpec(**json.loads(told["description"]))
-        return MilvusCollection(self._client, told["collection_name"], replace(spec, name=name), self._index)
+            description = self._client.describe_collection(_alias(name))
+        spec = CollectionSpec(**json.loads(description["description"]))
+        return MilvusCollection(self._client, description["collection_name"], replace(spec, name=name), self._index)
 
     def specs(self) -> list[CollectionSpec]:
         """Return what collections there are."""
         found = []
         with _translated():
             for real in self._client.list_collections():
-                told = self._client.describe_collection(real) if real.startswith(_PREFIX) else {}
-                for alias in (each for each in told.get("aliases", ()) if each.startswith(_ALIAS)):
+                description = self._client.describe_collection(real) if real.startswith(_PREFIX) else {}
+                for alias in (each for each in description.get("aliases", ()) if each.startswith(_ALIAS)):
                     name = bytes.fromhex(alias.removeprefix(_ALIAS)).decode()
-                    found.append(replace(CollectionSpec(**json.loads(told["description"])), name=name))
+                    found.append(replace(CollectionSpec(**json.loads(description["description"])), name=name))
         return sorted(found, key=lambda spec: spec.name)
 
     def drop(self, name: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penult import drawing
 from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
 from penult.bundle.preprocess import Preprocess
 from penult.bundle.scores import wilson
@@ -52,12 +51,6 @@ class _Page(HTMLParser):
         self.alternatives += [values.get("aria-label") or ""] if tag == "svg" else []
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lay every picture out, and draw none: for tests of words, which other tests' pictures stand among."""
-    monkeypatch.setattr(drawing, "_saved", lambda drawn, kind, **more: b"<svg></svg>")
-
-
 def test_the_report_has_its_files(report_data: Callable):
     """A page, a model card, every picture and the tables behind them."""
     files = report_files(report_data(("cat", "dog")))
@@ -84,7 +77,6 @@ def test_the_page_opens_alone(report_data: Callable):
     assert not re.search(rb"url\((?!#)|@import|<script|<link", files["report/index.html"])
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_report_states_the_figures(report_data: Callable):
     """Accuracy, interval, default scorer, diagnosis and comparison stand in page and card; nothing is left unfilled."""
     made = report_data(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
@@ -104,7 +96,6 @@ def test_the_report_states_the_figures(report_data: Callable):
         assert "{%" not in text
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("schedule", "phases", "words"),
     [
@@ -143,7 +134,6 @@ def test_names_are_escaped(report_data: Callable):
     assert "<img src=x" not in page
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_tables_of_the_card_are_whole(report_data: Callable):
     """Every row of a table in the card has as many cells as its head, whatever classes are called."""
     card = report_files(report_data(_NASTY))["MODEL_CARD.md"].decode()
@@ -162,7 +152,6 @@ def test_one_scorer_is_enough(report_data: Callable, scorer: str):
     assert "McNemar" not in files["report/index.html"].decode() + files["MODEL_CARD.md"].decode()
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"views": 2}}])
 def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
     """A new SVM on a bundle whose record lacks options that came later has a card; what it has is told."""
@@ -177,7 +166,6 @@ def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
     assert ("in 2 views (unchanged, mirrored)." in card) == bool(training.get("settings"))
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("views", [1, 4])
 def test_curves_of_one_view_say_so(report_data: Callable, views: int):
     """Where photos are served in several views, the curves are of one, and the page tells."""
@@ -200,7 +188,6 @@ def test_a_new_svm_alone_has_a_report(report_data: Callable):
     assert "learning curves" not in files["report/index.html"].decode()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_photos_can_be_kept_out(report_data: Callable):
     """Without leave to show photos there is no picture of them, and page and card say so."""
     files = report_files(report_data(("cat", "dog"), crops=None))
@@ -211,7 +198,6 @@ def test_photos_can_be_kept_out(report_data: Callable):
     assert "`report/index.html` shows small photos" in shown
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
     """Only wrongly named photos are asked for, the surest first, twelve at most, by the default scorer."""
     asked: list[Photo] = []
@@ -229,7 +215,6 @@ def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
     assert asked == [made.splits.test[row] for row in range(19, 7, -1)]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_without_test_errors_other_photos_are_shown(report_data: Callable):
     """With no test photo named wrong, the page shows validation errors, and right answers of every class, least sure."""
     asked: list[Photo] = []
@@ -249,7 +234,6 @@ def test_without_test_errors_other_photos_are_shown(report_data: Callable):
     assert asked == [*least, made.splits.val[3]]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_few_photos_have_no_bare_percentage(report_data: Callable):
     """Eighteen of eighteen, three of three: page and card give counts and intervals, "100" stands as an end alone."""
     right = np.eye(2, dtype=np.float32)[np.arange(18) % 2]
@@ -269,7 +253,6 @@ def test_few_photos_have_no_bare_percentage(report_data: Callable):
         assert "may be between 82 and 100 %" in text
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("test", "val", "words"),
     [((18, 18), (20, 33), "Rely on the lower figure"), ((60, 100), (85, 100), "Rely on the test photos"),
@@ -289,7 +272,6 @@ def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], va
         assert not words or f"{val[0]} of {val[1]} validation photos" in text
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("only_dense", "only_svm", "words"),
     [(0, 8, "the SVM is better"), (8, 0, "the dense head is better"), (2, 1, "neither is clearly better")],
@@ -304,7 +286,6 @@ def test_the_better_scorer_is_named_by_the_outcome(report_data: Callable, only_d
     assert f"On these test photos {words}." in report_files(made)["report/index.html"].decode()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_photos_of_all_parts_are_counted_by_class(report_data: Callable):
     """The card's table has the photos of every split, and recall in counts where ten photos are behind it."""
     card = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
@@ -312,7 +293,6 @@ def test_photos_of_all_parts_are_counted_by_class(report_data: Callable):
     assert "| dog | 10 | 10 | 10 | 9 of 10 | 9 of 10 |" in card
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_class_without_test_photos_has_a_dash(report_data: Callable):
     """Where the test photos lack a class, its figures are left open in page and card."""
     files = report_files(report_data(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
@@ -335,7 +315,6 @@ def test_many_classes_make_a_page_of_bounded_size(report_data: Callable, classes
     assert f"The 200 weakest of {classes} classes" in page
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("has_learnt", [True, False], ids=["training", "refit"])
 def test_test_photos_that_may_have_been_learnt_from_are_told(report_data: Callable, has_learnt: bool):
     """That the test photos decided nothing is said where the network's own split was used, and only there."""
@@ -377,7 +356,6 @@ def test_the_trained_bundle_has_a_report(trained: Any):
     assert trained.metrics["test_against_validation"]["svm"]["test_photos"] == figures["photos"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_report_reads_what_the_manifest_lists(report_data: Callable):
     """A manifest that lists files, as publishing hands it over, changes nothing."""
     made = report_data(("cat", "dog"))

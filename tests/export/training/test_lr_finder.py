@@ -23,7 +23,7 @@ from penult.export.training.history import Epoch
 def _tuner(folder: Path, weights: Path, **changes) -> FineTuner:
     settings = TrainSettings(
         data=folder, out=Path("unused"), arch="tiny5", weights=str(weights), freeze=1, augment="gentle", device="cpu",
-        batch_size=16, lr="auto", **changes,
+        lr="auto", **({"batch_size": 16} | changes),
     )  # fmt: skip
     splits, architecture = splits_of(settings), get("tiny5")
     net = build(architecture, settings, len(splits.classes))
@@ -57,8 +57,8 @@ def test_the_network_is_left_as_it_was(few_digits: Path, tiny_weights: Path):
 
 def test_the_scale_of_the_loss_is_left_as_it_was(few_digits: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch):
     """Rates far too high overflow fp16 and lower the scale; the run begins with the scale of before."""
-    monkeypatch.setattr(lr_finder, "_STEPS", 12)  # a step in fp16 takes a CPU a second
-    tuner = _tuner(few_digits, tiny_weights, precision="fp16", lr_head=1e3, lr_backbone=1e3)
+    monkeypatch.setattr(lr_finder, "_STEPS", 6)  # a CPU is slow in fp16
+    tuner = _tuner(few_digits, tiny_weights, precision="fp16", lr_head=1e3, lr_backbone=1e3, batch_size=4)
     seen = []
     tuner.trainer.scaler.update = lambda update=tuner.trainer.scaler.update: (update(), seen.append(scale()))
     scale = tuner.trainer.scaler.get_scale

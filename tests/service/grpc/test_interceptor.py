@@ -231,11 +231,12 @@ def test_an_unknown_method_is_unimplemented(served, metrics, samples):
 @pytest.mark.parametrize("leaves", ["deadline", "cancelled"])
 def test_clients_that_leave_are_counted_by_why(served, metrics, samples, leaves):
     """A deadline that passes and a client that cancels stop the work, and are told apart in the metrics."""
-    stopped = []
+    begun, stopped = asyncio.Event(), []
 
     async def act() -> None:
+        begun.set()
         try:
-            await asyncio.sleep(20)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             stopped.append(leaves)
             raise
@@ -244,7 +245,7 @@ def test_clients_that_leave_are_counted_by_why(served, metrics, samples, leaves)
         stub = penult_pb2_grpc.PenultServiceStub(channel)
         call = stub.Classify(pb.ClassifyRequest(), timeout=1.0 if leaves == "deadline" else 20)
         if leaves == "cancelled":
-            await asyncio.sleep(0.2)
+            await begun.wait()
             call.cancel()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await call

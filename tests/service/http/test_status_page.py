@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
+from tests.fixtures.statuses import status_of_a_thousand_classes
 
 from penult.bundle.preprocess import DEFAULT_LIMITS
 from penult.client import Client, NewItem, RequestFailed
@@ -367,7 +368,7 @@ def test_probes_and_streams_are_no_latency():
         metrics.request_seconds.labels(method).observe(seconds)
     time.sleep(0.6)
     status.sample()
-    told = status.told()
+    told = status.as_json()
     assert told["total"]["requests"] == 2
     assert 25 <= told["load"]["p50_ms"] <= told["load"]["p99_ms"] <= 50
     assert told["history"]["p99_ms"] == [pytest.approx(told["load"]["p99_ms"])]
@@ -375,14 +376,7 @@ def test_probes_and_streams_are_no_latency():
 
 def test_looking_costs_little_whatever_a_model_has():
     """With a thousand classes and ten minutes behind it, a look transfers the first hundred only."""
-    metrics = Metrics(CollectorRegistry())
-    metrics.loaded("many", "1", "f" * 64, "tiny5", "CPU", "no")
-    status = Status(metrics, lambda: "ready")
-    for _ in range(125):
-        for n in range(1000):
-            metrics.answers.labels("many", "1", f"class {n}").inc()
-        status.sample()
-    told = status.told()
+    told = status_of_a_thousand_classes().as_json()
     (model,) = told["models"]
     assert len(model["classes"]) == 100
     assert model["classes_left_out"] == {"count": 900, "share": pytest.approx(0.9)}

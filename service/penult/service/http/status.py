@@ -55,14 +55,14 @@ class Status:
         state: Callable[[], str],
         events: Events | None = None,
         repository: ModelRegistry | None = None,
-        lookups: Collections | None = None,
+        collections: Collections | None = None,
     ) -> None:
         """Sample nothing yet; `state` returns ready, loading, failing or draining.
 
         A supervisor passes only the metrics of its workers and its state.
         """
         self._metrics, self._state, self._events = metrics, state, events
-        self._repository, self._lookups = repository, lookups
+        self._repository, self._collections = repository, collections
         self._started = steady_time()
         self._recent: deque[TimedSnapshot] = deque(maxlen=_RECENT + 1)
         self._minutes: deque[TimedSnapshot] = deque(maxlen=_MINUTES + 1)
@@ -88,7 +88,7 @@ class Status:
             self._minutes.append(self._take(_ANSWERS))
         self._count += 1
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain values; rates are per second."""
         now = self._take((*_LOAD, *_ANSWERS, *_NOW))
         recent = MetricDelta(self._recent[0] if self._recent else now, now)
@@ -107,7 +107,7 @@ class Status:
             "history": {"every_s": EVERY_S, "points": _POINTS} | _history([*self._points]),
             "events": None if self._events is None else self._events.to_dicts(),
             "lookup": {name: now.metrics.sum(f"penult_lookup_{name}") for name in ("collections", "items")},
-            "collections": [_collection(each) for each in self._lookups.listed] if self._lookups else [],
+            "collections": [_collection(each) for each in self._collections.listed] if self._collections else [],
         }
 
     def _take(self, families: Sequence[str]) -> TimedSnapshot:

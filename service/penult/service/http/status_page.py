@@ -42,11 +42,11 @@ def page_routes(status: Status, tries: TryPhotoRoute | None = None, reports: Rep
 
         return Route("/" if name == "index.html" else f"/{name}", answer)
 
-    async def told(request: Request) -> Response:
+    async def current(request: Request) -> Response:
         more = {"try": _try_told(tries), "has_reports": bool(reports and reports.is_on)}
-        return JSONResponse(status.told() | more, headers=_HEADERS)
+        return JSONResponse(status.as_json() | more, headers=_HEADERS)
 
-    routes = [*(serve(name) for name in _TYPES), Route("/status.json", told)]
+    routes = [*(serve(name) for name in _TYPES), Route("/status.json", current)]
     return [*routes, *(tries.routes() if tries else ()), *(reports.routes() if reports else ())]
 
 
@@ -54,5 +54,5 @@ def _try_told(tries: TryPhotoRoute | None) -> dict[str, Any]:
     """Return whether photos can be tried, and why not."""
     if tries is None:
         return {"is_on": False, "max_bytes": 0, "why": _OFF_FOR_WORKERS}
-    told = tries.told()
-    return told | {"why": "" if told["is_on"] else _OFF}
+    state = tries.as_json()
+    return state | {"why": "" if state["is_on"] else _OFF}

@@ -53,17 +53,17 @@ class TryPhotoRoute:
         settings: TrySettings,
         repository: ModelRegistry,
         pipeline: Pipeline,
-        lookups: Collections,
+        collections: Collections,
         envelope: Envelope,
     ) -> None:
         """Answer with these models, this pipeline and these collections."""
         self._settings = settings
         self._repository = repository
         self._pipeline = pipeline
-        self._lookups = lookups
+        self._collections = collections
         self._method = Method(envelope, "Try", "http.Try", "http/Try")
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the settings that the page needs."""
         return {"is_on": self._settings.is_on, "max_bytes": self._settings.max_bytes}
 
@@ -138,11 +138,11 @@ class TryPhotoRoute:
         """
         if collection:
             return await self._nearest(model, answer, collection)
-        if not self._lookups.is_there():
+        if not self._collections.is_there():
             return []
         found: list[dict[str, Any]] = []
         try:
-            fitting = [e.spec.name for e in await self._lookups.all() if e.spec.fingerprint == model.fingerprint]
+            fitting = [e.spec.name for e in await self._collections.all() if e.spec.fingerprint == model.fingerprint]
             for name in fitting[:_MAX_COLLECTIONS]:
                 found += await self._nearest(model, answer, name)
         except PenultError:  # the client asked for classes, and gets them
@@ -151,8 +151,8 @@ class TryPhotoRoute:
 
     async def _nearest(self, model: ServedModel, answer: Answer, collection: str) -> list[dict[str, Any]]:
         query = Query(collection, _MAX_NEIGHBOURS)
-        (hits,) = await self._lookups.find(query, [answer.descriptor], model.fingerprint)
-        items = await self._lookups.get(collection, [hit.id for hit in hits]) if hits else []
+        (hits,) = await self._collections.find(query, [answer.descriptor], model.fingerprint)
+        items = await self._collections.get(collection, [hit.id for hit in hits]) if hits else []
         thumbnails = {item.id: item.thumbnail for item in items}
         return [
             {"collection": collection, "id": hit.id, "label": hit.label, "similarity": hit.similarity,

@@ -45,14 +45,14 @@ def start_log(
     logging.basicConfig(handlers=[handler], force=True)
     level = getattr(logging, log_level.upper())
     _set_level(level)
-    changed = _told(changes) or "the defaults"
+    changed = _as_text(changes) or "the defaults"
     level_of_start = logging.DEBUG if is_worker else logging.INFO
     log.log(level_of_start, "penult %s starts; settings: %s", importlib.metadata.version("penult"), changed)
-    log.debug("all settings: %s", _told(settings))
+    log.debug("all settings: %s", _as_text(settings))
 
     def switch(*_: object) -> None:
         switch_level(level)
-        log.debug("all settings: %s", _told(settings))
+        log.debug("all settings: %s", _as_text(settings))
 
     signal.signal(signal.SIGUSR1, switch)
 
@@ -62,7 +62,7 @@ def without_password(text: str) -> str:
     return _PASSWORD.sub(r"\1:…@", text)
 
 
-def _told(settings: Mapping[str, object]) -> str:
+def _as_text(settings: Mapping[str, object]) -> str:
     return without_password(" ".join(f"{name}={value}" for name, value in settings.items()))
 
 

@@ -242,14 +242,14 @@ class Metrics(Exposition):
                        self.baseline_distance, self.baseline_photos):  # fmt: skip
             _forget(family, *model)
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(name, told, labels, registry=self.registry)
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(name, help_, labels, registry=self.registry)
 
-    def _gauge(self, name: str, told: str, *labels: str, mode: Any = "livemax") -> Gauge:
-        return Gauge(name, told, labels, registry=self.registry, multiprocess_mode=mode)
+    def _gauge(self, name: str, help_: str, *labels: str, mode: Any = "livemax") -> Gauge:
+        return Gauge(name, help_, labels, registry=self.registry, multiprocess_mode=mode)
 
-    def _histogram(self, name: str, told: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, told, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, help_: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, help_, labels, buckets=buckets, registry=self.registry)
 
 
 def _forget(family: MetricWrapperBase, *labels: str) -> None:

@@ -64,7 +64,7 @@ class OipRoutes:
             ]
         return found
 
-    # -- what is told ------------------------------------------------------------------------------------------------
+    # -- metadata ----------------------------------------------------------------------------------------------------
 
     async def _server(self, request: Request) -> Response:
         return JSONResponse(asdict(dataplane.server_metadata()))

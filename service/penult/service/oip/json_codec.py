@@ -85,7 +85,7 @@ def write_answer(answer: InferAnswer, request: JsonRequest) -> tuple[bytes, int 
         "model_version": str(answer.model.version),
         **({"id": request.id} if request.id else {}),
         "parameters": {"fingerprint": answer.model.fingerprint, "scorer": answer.scorer},
-        "outputs": [_told(output, request.is_binary(output.name)) for output in answer.outputs],
+        "outputs": [_output_json(output, request.is_binary(output.name)) for output in answer.outputs],
     }
     text = json.dumps(head, allow_nan=False).encode()
     return b"".join([text, *(output.raw for output in binary)]), len(text) if binary else None
@@ -173,13 +173,13 @@ def _images(data: list[Any]) -> list[bytes]:
     return files_of(flat)
 
 
-def _told(output: Output, is_binary: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
+def _output_json(output: Output, is_binary: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
     if is_binary:
-        return told | {"parameters": {"binary_data_size": len(output.raw)}}
+        return found | {"parameters": {"binary_data_size": len(output.raw)}}
     if isinstance(output.values, np.ndarray):
-        return told | {"data": output.values.ravel().tolist()}
-    return told | {"data": [text.decode() for text in output.texts]}
+        return found | {"data": output.values.ravel().tolist()}
+    return found | {"data": [text.decode() for text in output.texts]}
 
 
 def _no_number(text: str) -> NoReturn:

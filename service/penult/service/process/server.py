@@ -106,17 +106,17 @@ class Server:
         self._limits = inference_limits(config)
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
         self._listeners = SecureListeners(listener_security(config), self.metrics)
-        self._recovery = Recovery(self._rebuild, self._tell_readiness, self._leave_broken, self.metrics)
+        self._recovery = Recovery(self._rebuild, self._publish_readiness, self._leave_broken, self.metrics)
         self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result)
         self._repository = ModelRegistry()
         events = Events()
-        stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._tell_readiness, events)
+        stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._publish_readiness, events)
         self._placement = Placement(
             config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
         )
         self._poller = RepositoryPoller(config.models, config.pins, self._load_model, stage, config.trust)
-        self._lookups = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_worker)
-        self._status = Status(self.metrics, self._state, events, self._repository, self._lookups)
+        self._collections = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_worker)
+        self._status = Status(self.metrics, self._state, events, self._repository, self._collections)
         self._drain_gate = DrainGate()
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
         self._envelope = Envelope(self.metrics, self._drain_gate, AccessLog(config.access_log), self._tracing)
@@ -135,7 +135,7 @@ class Server:
         config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        loop.add_signal_handler(signal.SIGHUP, self._poll_now)
         await self._set_health()
         server, port, http = self._build(), 0, None
         if self._is_worker:
@@ -179,7 +179,7 @@ class Server:
         self._has_signal = True
         self._stop.set()
 
-    def _look_again(self) -> None:
+    def _poll_now(self) -> None:
         """On SIGHUP, poll certificates, tokens and the repository now, not at the next interval."""
         log.info("SIGHUP: polling certificates, tokens and the repository now")
         self._listeners.check()
@@ -190,7 +190,7 @@ class Server:
         interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens)
         server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_worker))
         servicer = PenultServicer(
-            self._repository, self._pipeline, self._lookups, config.request_max_images, config.message_max_bytes
+            self._repository, self._pipeline, self._collections, config.request_max_images, config.message_max_bytes
         )
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
@@ -205,7 +205,7 @@ class Server:
         config = self._config
         oip = OipRoutes(self._inference, self._envelope, config.message_max_bytes, self._listeners.tokens).routes()
         settings = TrySettings(config.has_try_photos, config.try_photos == "on", config.image_max_bytes)
-        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._lookups, self._envelope)
+        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._collections, self._envelope)
         has_callers = bool(config.tokens or config.tls_client_ca)
         reports = Reports(config.models, self._repository, config.is_loopback and not has_callers)
         routes = [*(oip if config.http else ()), *page_routes(self._status, tries, reports)]
@@ -275,9 +275,9 @@ class Server:
             f"provider={provider} page={page}",
             flush=True,
         )
-        if self._lookups.is_there():
-            self._keep(self._open_lookups())
-        self._keep(self._lookups.count(_COUNT_S))
+        if self._collections.is_there():
+            self._keep(self._open_collections())
+        self._keep(self._collections.count(_COUNT_S))
         self._keep(self._recovery.probe(self._repository.all, self._pipeline.probe))
         if self._is_worker:
             self._keep(heartbeat())
@@ -291,7 +291,7 @@ class Server:
                 "collections are in ./%s, the folder of before; move it to %s, beside the models, or give --lookup %s",
                 config.old_lookup, config.lookup_beside, config.old_lookup,
             )  # fmt: skip
-        elif self._lookups.is_on:
+        elif self._collections.is_on:
             log.info("collections are kept in %s", without_password(config.lookup_place))
         if not config.trusted_key:
             log.info(
@@ -299,10 +299,10 @@ class Server:
                 "fine if only you can write there (docs/security.md)", config.models,
             )  # fmt: skip
 
-    async def _open_lookups(self) -> None:
+    async def _open_collections(self) -> None:
         """Build every index before a client waits for it; log an error of the store, which callers get too."""
         try:
-            await self._lookups.open()
+            await self._collections.open()
         except PenultError as error:
             log.warning("collections: %s (%s)", error.message, error.reason)
 
@@ -317,7 +317,7 @@ class Server:
         """Whether requests should be sent here: models are served, the device works, and no stop was requested."""
         return self._has_started and not self._stop.is_set() and self._recovery.is_well and bool(self._repository.all())
 
-    def _tell_readiness(self) -> None:
+    def _publish_readiness(self) -> None:
         self._keep(self._set_health())
 
     async def _set_health(self) -> None:

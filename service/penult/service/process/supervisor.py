@@ -200,7 +200,7 @@ class Supervisor:
         """Start the workers and keep them until asked to stop; return the exit code. Raises WorkerError."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._look_again)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._poll_now)
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGUSR1, self._switch_level, logging.getLogger("penult").level
         )
@@ -236,7 +236,7 @@ class Supervisor:
         log.info("draining: not ready from now on, waiting for %d workers", len(self._pids()))
         self._stop_all()
 
-    def _look_again(self) -> None:
+    def _poll_now(self) -> None:
         self._listeners.check()
         self._signal(signal.SIGHUP)
 
