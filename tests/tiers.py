@@ -30,6 +30,12 @@ def tier_of(folders: tuple[str, ...], fixtures: set[str], marks: set[str]) -> st
     return "server" if "server" in marks or _SERVER_FIXTURES & fixtures else "unit"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave folders of system tests unread if no system test is wanted: their corpora take seconds to make."""
+    is_system = collection_path.parent == _ROOT and collection_path.name in _SYSTEM_FOLDERS
+    return True if is_system and config.option.markexpr in ("unit", "server", "not system") else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its tier, before pytest deselects by marks."""
