@@ -5,9 +5,9 @@ of --help, and its value is checked. A flag wins over a variable, a variable ove
 The variable is PENULT_DRAIN_LEAD for `penult serve`. Other commands have a prefix of their own, as in
 PENULT_TRAIN_EPOCHS, and print which variables they read.
 
-jsonargparse 4.53, tyro 1.0, simple-parsing 0.1 and pydantic-settings 2.16 were tried first. They add 0.2 to 0.9 s to a
-`penult train --help` of 0.2 s, and print errors of several lines or without the word that was probably meant. They
-know neither ranges nor what a manifest records.
+jsonargparse 4.53, tyro 1.0, simple-parsing 0.1 and pydantic-settings 2.16 were tried first. Their imports add 0.2 to
+0.9 s to a `penult train --help` of 0.2 s. The first three print errors of several lines, or without the word that was
+probably meant. None knows what a manifest records.
 """
 
 import argparse
