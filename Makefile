@@ -114,7 +114,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive service export proto
-	@git ls-files -z | xargs -0 $(BIN)/codespell  # what git tracks: not demo-out/, which make demo leaves here
+	@git ls-files -zco --exclude-standard | xargs -0 $(BIN)/codespell  # not demo-out/ and models/, which git ignores
 	@$(BIN)/python docs/lint.py
 
 # What the images install, by pip-audit, in an environment of its own.

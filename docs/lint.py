@@ -8,6 +8,7 @@ HTML and JavaScript, and every line of other files. Prints one line per finding 
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -95,19 +96,25 @@ def _findings(line: int, text: str, is_prose: bool) -> Iterator[tuple[int, str]]
             yield at, f"{stops} colons and semicolons in a sentence: write at most {RULES['max_stops']}"
 
 
+def _files(paths: list[str]) -> list[Path]:
+    """Return the files below the paths that git does not ignore, as it ignores the bundle that the demo leaves."""
+    command = ["git", "ls-files", "-zco", "--exclude-standard", "--", *paths]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return [path for name in listed.stdout.decode().split("\0")[:-1] if (path := ROOT / name).is_file()]
+
+
 def main(paths: list[str]) -> int:
     """Check the paths, or those of words.toml without the parts not yet clean. Return the exit code."""
     skipped = [] if paths else [ROOT / path for path in RULES["not_yet_clean"]]
     count = 0
-    for top in [Path(path).resolve() for path in paths] or [ROOT / path for path in RULES["paths"]]:
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            is_text = path.suffix in READERS and path.is_file() and not re.search(r"_pb2|^words\.toml$", path.name)
-            if not is_text or any(path.is_relative_to(part) for part in skipped):
-                continue
-            for text in READERS[path.suffix](path.read_text()):
-                for line, finding in _findings(*text):
-                    count += 1
-                    print(f"{path.relative_to(ROOT)}:{line}: {finding}")
+    for path in _files([str(Path(path).resolve()) for path in paths] or RULES["paths"]):
+        is_text = path.suffix in READERS and not re.search(r"_pb2|^words\.toml$", path.name)
+        if not is_text or any(path.is_relative_to(part) for part in skipped):
+            continue
+        for text in READERS[path.suffix](path.read_text()):
+            for line, finding in _findings(*text):
+                count += 1
+                print(f"{path.relative_to(ROOT)}:{line}: {finding}")
     return int(count > 0)
 
 
