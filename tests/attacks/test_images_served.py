@@ -72,12 +72,12 @@ def classified(response: pb.ClassifyResponse) -> Iterator[Told]:
     for result in response.results:
         answer, error = result.classification, result.error
         assert result.HasField("classification") != result.HasField("error")
-        yield Told(answer.label, tuple(answer.descriptor.values), error.reason, error.code)
+        yield Told(answer.label, tuple(answer.descriptor_vector.values), error.reason, error.code)
 
 
 def described(response: pb.DescribeResponse) -> Iterator[Told]:
     for result in response.results:
-        yield Told("", tuple(result.descriptor.values), result.error.reason, result.error.code)
+        yield Told("", tuple(result.descriptor_vector.values), result.error.reason, result.error.code)
 
 
 def groups(cases: list[Case], seed: int) -> list[list[Case]]:

@@ -144,7 +144,7 @@ QUERIES = st.builds(
 )
 ITEMS = st.builds(
     pb.Item, id=st.text(max_size=5), label=st.text(max_size=5), metadata=st.dictionaries(FIELDS, ANY_VALUE, max_size=2),
-    descriptor=DESCRIPTORS, source=st.text(max_size=9), thumbnail=st.binary(max_size=9),
+    descriptor_vector=DESCRIPTORS, source=st.text(max_size=9), thumbnail=st.binary(max_size=9),
 ) | st.builds(pb.Item, id=st.text(min_size=1, max_size=5), image=IMAGES)  # fmt: skip
 SCORERS = st.sampled_from([0, 1, 2, 3, 4, -1, 2**31 - 1])
 TENSORS = st.builds(
@@ -204,7 +204,7 @@ GOOD = {
     "Describe": pb.DescribeRequest(model=_MODEL, images=[_PHOTO]),
     "Score": pb.ScoreRequest(model=_MODEL, descriptors=[_VECTOR]),
     "Lookup": pb.LookupRequest(query=_NEAR, descriptors=[_VECTOR]),
-    "PutItems": pb.PutItemsRequest(collection="mine", model=_MODEL, items=[pb.Item(id="a", label="b", descriptor=_VECTOR)]),
+    "PutItems": pb.PutItemsRequest(collection="mine", model=_MODEL, items=[pb.Item(id="a", label="b", descriptor_vector=_VECTOR)]),
     "GetItems": pb.GetItemsRequest(collection="mine", ids=["a"]),
     "DeleteItems": pb.DeleteItemsRequest(collection="mine", ids=["none"]),
     "GetModel": pb.GetModelRequest(model=_MODEL),
@@ -262,7 +262,7 @@ def test_any_items_answer_each_on_its_own(victim, stub):  # noqa: F811
             if result.HasField("error"):
                 assert (result.error.code, result.error.reason[:6]) == (3, "IMAGE_")
             else:
-                assert all(0 <= value <= 1 for value in result.descriptor.values)
+                assert all(0 <= value <= 1 for value in result.descriptor_vector.values)
 
     holds()
 

@@ -26,7 +26,7 @@ def messages() -> Iterator[bytes]:
         filter=[pb.Condition(field="price", low=1, high=2), pb.Condition(field="label", values=[pb.Value(text="a")])],
     )  # fmt: skip
     item = pb.Item(
-        id="i", label="l", metadata={"price": pb.Value(number=2)}, descriptor=numbers, source="s", thumbnail=b"t"
+        id="i", label="l", metadata={"price": pb.Value(number=2)}, descriptor_vector=numbers, source="s", thumbnail=b"t"
     )
     model = pb.ModelSelector(name="light", version=1)
     inputs = [

@@ -331,7 +331,7 @@ class Classification(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
-    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_VECTOR_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     NOVELTY_FIELD_NUMBER: _builtins.int
     IS_NOVEL_FIELD_NUMBER: _builtins.int
@@ -353,7 +353,7 @@ class Classification(_message.Message):
         """The `top_k` best classes. The first repeats the fields above."""
 
     @_builtins.property
-    def descriptor(self) -> Global___Descriptor:
+    def descriptor_vector(self) -> Global___Descriptor:
         """Only if requested."""
 
     @_builtins.property
@@ -367,14 +367,14 @@ class Classification(_message.Message):
         score: _builtins.float = ...,
         probability: _builtins.float = ...,
         classes: _abc.Iterable[Global___ScoredClass] | None = ...,
-        descriptor: Global___Descriptor | None = ...,
+        descriptor_vector: Global___Descriptor | None = ...,
         neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
         novelty: _builtins.float | None = ...,
         is_novel: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "descriptor", b"descriptor", "novelty", b"novelty"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "descriptor_vector", b"descriptor_vector", "novelty", b"novelty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "classes", b"classes", "descriptor", b"descriptor", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "classes", b"classes", "descriptor_vector", b"descriptor_vector", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
     _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
@@ -467,23 +467,23 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 class DescribeResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_VECTOR_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def descriptor(self) -> Global___Descriptor: ...
+    def descriptor_vector(self) -> Global___Descriptor: ...
     @_builtins.property
     def error(self) -> Global___ItemError: ...
     def __init__(
         self,
         *,
-        descriptor: Global___Descriptor | None = ...,
+        descriptor_vector: Global___Descriptor | None = ...,
         error: Global___ItemError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor_vector", b"descriptor_vector", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor_vector", b"descriptor_vector", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["descriptor", "error"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["descriptor_vector", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -491,7 +491,9 @@ Global___DescribeResult: _TypeAlias = DescribeResult  # noqa: Y015
 
 @_typing.final
 class Descriptor(_message.Message):
-    """The activations of the layer before last."""
+    """The activations of the layer before last. A field that holds one is called `descriptor_vector`, since the messages
+    generated for C++ and Java have a `descriptor` already. Its JSON name is `descriptor`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1129,7 +1131,7 @@ class Item(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
-    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_VECTOR_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     THUMBNAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -1150,7 +1152,7 @@ class Item(_message.Message):
         """An image, which the server describes."""
 
     @_builtins.property
-    def descriptor(self) -> Global___Descriptor:
+    def descriptor_vector(self) -> Global___Descriptor:
         """A descriptor of the collection's model."""
 
     def __init__(
@@ -1160,15 +1162,15 @@ class Item(_message.Message):
         label: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
         image: Global___Image | None = ...,
-        descriptor: Global___Descriptor | None = ...,
+        descriptor_vector: Global___Descriptor | None = ...,
         source: _builtins.str = ...,
         thumbnail: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "image", b"image", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor_vector", b"descriptor_vector", "image", b"image", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "id", b"id", "image", b"image", "label", b"label", "metadata", b"metadata", "source", b"source", "thumbnail", b"thumbnail", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor_vector", b"descriptor_vector", "id", b"id", "image", b"image", "label", b"label", "metadata", b"metadata", "source", b"source", "thumbnail", b"thumbnail", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["image", "descriptor"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["image", "descriptor_vector"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 

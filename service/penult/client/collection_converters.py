@@ -95,7 +95,7 @@ def stored_items(response: pb.GetItemsResponse) -> list[StoredItem]:
             each.label,
             metadata(each.metadata),
             each.source,
-            np.array(each.descriptor.values, dtype=np.float32) if each.HasField("descriptor") else None,
+            np.array(each.descriptor_vector.values, dtype=np.float32) if each.HasField("descriptor_vector") else None,
             each.thumbnail,
         )
         for each in response.items
@@ -121,8 +121,8 @@ def _item(item: NewItem) -> pb.Item | ItemFailure:
     for name, plain in item.metadata.items():
         message.metadata[name].CopyFrom(value(plain))
     if item.descriptor is not None:
-        message.descriptor.values.extend(np.asarray(item.descriptor, dtype=np.float32).tolist())
-        message.descriptor.fingerprint = item.fingerprint
+        message.descriptor_vector.values.extend(np.asarray(item.descriptor, dtype=np.float32).tolist())
+        message.descriptor_vector.fingerprint = item.fingerprint
         return message
     assert item.photo is not None  # one of the two is there
     image = to_image(item.photo)

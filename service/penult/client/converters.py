@@ -211,7 +211,7 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
         found.score,
         found.probability,
         tuple(ScoredClass(c.label, c.score, c.probability) for c in found.classes),
-        np.array(found.descriptor.values, dtype=np.float32) if found.HasField("descriptor") else None,
+        np.array(found.descriptor_vector.values, dtype=np.float32) if found.HasField("descriptor_vector") else None,
         tuple(neighbour(each) for each in found.neighbours),
         found.novelty if found.HasField("novelty") else None,
         found.is_novel,
@@ -256,7 +256,7 @@ def metadata(found: Mapping[str, pb.Value]) -> dict[str, Value]:
 def _description(result: pb.DescribeResult) -> NDArray[np.float32] | ItemFailure:
     if result.WhichOneof("outcome") == "error":
         return item_failure(result.error)
-    return np.array(result.descriptor.values, dtype=np.float32)
+    return np.array(result.descriptor_vector.values, dtype=np.float32)
 
 
 def item_failure(error: pb.ItemError) -> ItemFailure:

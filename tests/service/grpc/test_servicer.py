@@ -77,7 +77,7 @@ def test_a_bad_image_cannot_be_described(stub, photos, bad_images, case):
     image, reason = bad_images[case]
     response = stub.Describe(pb.DescribeRequest(images=[image, pb.Image(encoded=photos[0])]))
     assert (response.results[0].error.code, response.results[0].error.reason) == (INVALID.value[0], reason)
-    assert len(response.results[1].descriptor.values) == 128
+    assert len(response.results[1].descriptor_vector.values) == 128
 
 
 def test_unusual_photos_are_answered(stub, encode, photos, bundle):

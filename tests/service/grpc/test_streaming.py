@@ -31,8 +31,8 @@ def test_answers_come_in_the_order_of_requests(stub, photos, request_of):
 def test_descriptors_come_in_order(stub, photos):
     """StreamDescribe answers each request with the descriptors that Describe gives."""
     requests = [pb.DescribeRequest(images=_images(photo)) for photo in photos[:20]]
-    found = [answer.results[0].descriptor.values for answer in stub.StreamDescribe(iter(requests))]
-    expected = [stub.Describe(request).results[0].descriptor.values for request in requests]
+    found = [answer.results[0].descriptor_vector.values for answer in stub.StreamDescribe(iter(requests))]
+    expected = [stub.Describe(request).results[0].descriptor_vector.values for request in requests]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -80,25 +80,25 @@ def test_the_default_scorer_is_the_bundles(stub, photos, bundle, request_of):
 def test_descriptors_are_those_of_the_network(stub, photos, bundle, offline):
     """Describe returns the layer before last, within 1e-4 of the largest, with the model's fingerprint."""
     response = stub.Describe(pb.DescribeRequest(images=[pb.Image(encoded=photo) for photo in photos]))
-    found = np.array([result.descriptor.values for result in response.results])
+    found = np.array([result.descriptor_vector.values for result in response.results])
     np.testing.assert_allclose(found, offline.descriptors, rtol=0, atol=1e-4 * np.abs(offline.descriptors).max())
-    assert {result.descriptor.fingerprint for result in response.results} == {bundle.manifest.fingerprint}
+    assert {result.descriptor_vector.fingerprint for result in response.results} == {bundle.manifest.fingerprint}
 
 
 def test_descriptors_come_with_classes_when_asked_for(stub, photos, offline, request_of, bundle):
     """include_descriptor adds the descriptor of the same photo; without it there is none."""
     response = stub.Classify(request_of(*photos[:20], include_descriptor=True))
-    found = np.array([result.classification.descriptor.values for result in response.results])
+    found = np.array([result.classification.descriptor_vector.values for result in response.results])
     np.testing.assert_allclose(found, offline.descriptors[:20], atol=1e-4 * np.abs(offline.descriptors).max())
-    assert response.results[0].classification.descriptor.fingerprint == bundle.manifest.fingerprint
+    assert response.results[0].classification.descriptor_vector.fingerprint == bundle.manifest.fingerprint
     plain = stub.Classify(request_of(*photos[:20]))
-    assert not any(result.classification.HasField("descriptor") for result in plain.results)
+    assert not any(result.classification.HasField("descriptor_vector") for result in plain.results)
 
 
 def test_scoring_descriptors_equals_classifying_photos(stub, photos, request_of):
     """Score on Describe's descriptors gives the classes, scores and probabilities of Classify with the SVM."""
     described = stub.Describe(pb.DescribeRequest(images=[pb.Image(encoded=photo) for photo in photos]))
-    descriptors = [result.descriptor for result in described.results]
+    descriptors = [result.descriptor_vector for result in described.results]
     scored = stub.Score(pb.ScoreRequest(descriptors=descriptors, top_k=3))
     classified = stub.Classify(request_of(*photos, scorer=pb.SCORER_SVM, top_k=3))
     for one, other in zip(scored.results, classified.results, strict=True):

@@ -111,7 +111,7 @@ def classified(outcome: Outcome, model: ServedModel, include_descriptor: bool) -
             score=best.score,
             probability=best.probability,
             classes=[_scored(scored) for scored in outcome.classes],
-            descriptor=descriptor(outcome.descriptor, model.fingerprint) if include_descriptor else None,
+            descriptor_vector=descriptor(outcome.descriptor, model.fingerprint) if include_descriptor else None,
             neighbours=[_neighbour(hit) for hit in outcome.neighbours],
             novelty=outcome.novelty,
             is_novel=outcome.is_novel,
@@ -152,7 +152,7 @@ def stored(found: Item, fingerprint: str, with_descriptor: bool, with_thumbnail:
         id=found.id,
         label=found.label,
         metadata=_metadata(found.metadata),
-        descriptor=descriptor(found.vector, fingerprint) if with_descriptor else None,
+        descriptor_vector=descriptor(found.vector, fingerprint) if with_descriptor else None,
         source=found.source,
         thumbnail=found.thumbnail if with_thumbnail else b"",
     )

@@ -88,7 +88,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
             results=[
                 pb.DescribeResult(error=converters.item_error(o))
                 if isinstance(o, PenultError)
-                else pb.DescribeResult(descriptor=converters.descriptor(o.descriptor, model.fingerprint))
+                else pb.DescribeResult(descriptor_vector=converters.descriptor(o.descriptor, model.fingerprint))
                 for o in outcomes
             ],
             timings=converters.timings(timings),
@@ -252,8 +252,8 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
                 case "image":
                     outcome = next(described)
                     found.append(outcome.descriptor if isinstance(outcome, Answer) else outcome)
-                case "descriptor":
-                    found.append(_vector(item.descriptor, model.fingerprint))
+                case "descriptor_vector":
+                    found.append(_vector(item.descriptor_vector, model.fingerprint))
                 case _:
                     raise InvalidRequest("ITEM_EMPTY", f"item {len(found)} has neither image nor descriptor")
         return found
