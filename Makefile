@@ -10,6 +10,7 @@
 #   make soak, overload mixed requests for half an hour; ten times the capacity for a minute
 #   make kills, fuzz    kill -9 a hundred times; random bytes for decoder and messages, FUZZ_SECONDS=60 for each
 #   make coverage       make test, measured; make architecture: draw the rooms from the imports and count them
+#   make bench-peers    penult beside mosec and KServe on the same graphs
 #
 # No GPU and short of disk? `make setup TORCH_BACKEND=cpu` asks uv for PyTorch's CPU-only build
 # (that build is not in the lock file, so its hashes are then not checked).
@@ -31,10 +32,10 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help setup demo serve unit test test-system test-nightly coverage soak overload kills fuzz audit check fmt
-.PHONY: proto lock image bench pictures bench-learning architecture clean
+.PHONY: proto lock image bench bench-peers pictures bench-learning architecture clean
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 # -- set-up: uv into $(TOOLS), the locked packages into $(VENV), penult itself editable ---------------------------------
 
@@ -137,6 +138,16 @@ proto: setup
 bench: setup
 	@$(BIN)/python bench/serving.py
 
+# mosec and KServe, from the package index, in an environment of their own.
+PEERS_BIN = $(TOOLS)/peers/bin
+$(PEERS_BIN)/.ready: $(UV) locks/peers.txt
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(TOOLS)/peers
+	@$(UV) pip sync --quiet --python $(PEERS_BIN)/python --require-hashes locks/peers.txt
+	@touch $@
+
+bench-peers: setup $(PEERS_BIN)/.ready
+	@$(BIN)/python bench/compare_peers.py $(ARGS)
+
 # The pictures of docs/architecture.md, and the numbers of the rooms.
 architecture: setup
 	@$(BIN)/python docs/architecture.py
@@ -177,6 +188,7 @@ lock: $(UV)
 	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'pip-audit' | $(LOCK) - -o locks/audit.txt
+	@{ printf 'kserve==0.21.0\nmosec==0.9.8\nsimplejpeg\npillow\n'; sed -nE 's/^onnxruntime-gpu(==[^ ;]+).*/onnxruntime\1/p' locks/dev.txt; } | $(LOCK) - -o locks/peers.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 
 # The first that works (docker's command may be there without its engine). IMAGES: of cpu, gpu and train.

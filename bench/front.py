@@ -56,7 +56,7 @@ class Case:
 
 
 CASES = (
-    Case("base: 1 crop, 8 in flight, 1 connection"),
+    Case("1 crop, the base"),
     Case("crop, 16 a request", images=16),
     Case("crop, 64 a request", images=64, in_flight=4),
     Case("JPEG, 1 a request", "JPEG"),
