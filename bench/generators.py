@@ -58,8 +58,9 @@ class GrpcLoad:
                 failures.append(call.details())
             slots.release()
 
-        while (now := time.perf_counter()) - begun < seconds:
+        while time.perf_counter() - begun < seconds:
             slots.acquire()
+            now = time.perf_counter()
             call = self._calls[sent % len(self._calls)].future(self._requests[sent % len(self._requests)])
             call.add_done_callback(lambda call, started=now: ended(call, started))
             sent += 1

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs bench/gpu.py on a machine with a GPU that reaches no package index, and says how to get there.
-#   bench/gpu.sh dry          everything but the GPU, here, in about half a minute
+# Runs bench/gpu.py and bench/front.py on a machine with a GPU that reaches no package index; says how to get there.
+#   bench/gpu.sh dry          everything but the GPU, here, in about a minute
 #   bench/gpu.sh pack [MODE]  here: put what that machine lacks into .whl/ and .ortgpu/ (git-ignored), MODE as below
-#   bench/gpu.sh run [OPTS]   there: install what was carried, then bench/gpu.py OPTS; results go to $OUT
+#   bench/gpu.sh run [OPTS]   there: install what was carried, then bench/gpu.py OPTS and bench/front.py; results go to $OUT
 # pack needs ORT_GPU_CHUNKS, the script that packs onnxruntime-gpu (default: ../shared/tools/ort_gpu_chunks.sh). MODE is
 # its own: core (default, one piece), and where the driver says that a kernel image is missing, arch, then full.
 # That machine is expected to have Python 3.12, PyTorch for CUDA 13, torchvision, onnx, onnxscript, scikit-learn, Pillow,
@@ -60,12 +60,17 @@ print(*[n for n in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime",
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || true
   local rc=0
   python3 bench/gpu.py --out "${OUT:-bench-out}" "$@" || rc=$?
+  # The front without a model, with the cores of this machine: where a GPU waits for Python.
+  python3 bench/front.py --quick | tee "${OUT:-bench-out}/front.md" || rc=1
   [ $rc -ne 1 ] || echo "A part failed. Where it says that no kernel image is available: bench/gpu.sh pack arch, then full." >&2
   return $rc
 }
 
 case ${1:-} in
-  dry) shift; code ""; exec "${PYTHON:-.venv/bin/python}" bench/gpu.py --dry "$@" ;;
+  dry)
+    shift; code ""
+    "${PYTHON:-.venv/bin/python}" bench/gpu.py --dry "$@"
+    "${PYTHON:-.venv/bin/python}" bench/front.py --quick --rounds 1 --only base ;;
   pack) shift; pack_wheels; pack_onnxruntime "$@" ;;
   wheels) pack_wheels ;;
   run) shift; run "$@" ;;
