@@ -32,7 +32,7 @@ from penult.bundle.reader import read_bundle
 
 CORES = len(os.sched_getaffinity(0))
 NETWORK = "mobilenet_v3_small"
-ROUNDS, SECONDS, WARM_S = 5, 1.0, 0.3
+ROUNDS, SECONDS, WARM_S, IN_FLIGHT = 5, 1.0, 0.3, 8
 GPU_IMAGE_MS, GPU_BATCH, GPU_CORES, CORES_A_WORKER = 0.2, 32, 16, 2
 OPTIONS = ("--port", "0", "--metrics-port", "0", "--device", "cpu", "--cpu-mode", "throughput", "--lookup", "off",
            "--watch-s", "0", "--drain-lead", "0", "--log-level", "error")  # fmt: skip
@@ -51,7 +51,7 @@ class Case:
     name: str
     kind: str = "crop"
     images: int = 1
-    in_flight: int = 8
+    in_flight: int = IN_FLIGHT
     connections: int = 1
 
 
@@ -173,7 +173,9 @@ def main() -> None:
             if wanted.beside:
                 fronts.append(bench.penult(f"penult of {wanted.beside.name}", tree=wanted.beside.resolve()))
             found = alone(bench, fronts, cases)
-            (OUT / "front.json").write_text(json.dumps(found, indent=2) + "\n")
+            rows = {case: {name: list(map(vars, turns)) for name, turns in by.items()} for case, by in found.items()}
+            (OUT / "front.json").write_text(json.dumps(rows, indent=2) + "\n")
+            a_core(cases, found)
             if wanted.only in "where":
                 where(bench, fronts)
             for front in fronts:
@@ -194,7 +196,7 @@ def one_model(folder: Path) -> Path:
     return folder
 
 
-def alone(bench: Bench, fronts: Sequence[Front], cases: Sequence[Case]) -> dict[str, object]:
+def alone(bench: Bench, fronts: Sequence[Front], cases: Sequence[Case]) -> dict[str, dict[str, list[Row]]]:
     """Print a row for each case and server, and return all turns."""
     heads = (
         "case",
@@ -208,10 +210,9 @@ def alone(bench: Bench, fronts: Sequence[Front], cases: Sequence[Case]) -> dict[
     )
     print(f"{CORES} cores, {bench.rounds} turns of {bench.seconds} s; medians, all for each request", flush=True)
     table_head(heads)
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, list[Row]]] = {}
     for case in cases:
-        rows = bench.measure(fronts, case)
-        found[case.name] = {name: [vars(row) for row in turns] for name, turns in rows.items()}
+        rows = found[case.name] = bench.measure(fronts, case)
         for name, turns in rows.items():
             ratios = [own.cpu_ms / other.cpu_ms for own, other in zip(rows["penult"], turns, strict=True)]
             table_row(
@@ -220,6 +221,16 @@ def alone(bench: Bench, fronts: Sequence[Front], cases: Sequence[Case]) -> dict[
                 f"{median(row.switches for row in turns):.1f}", f"{median(row.client_ms for row in turns):.2f}",
             )  # fmt: skip
     return found
+
+
+def a_core(cases: Sequence[Case], found: dict[str, dict[str, list[Row]]]) -> None:
+    """Print how much penult's front answers with the CPU time of one core, for docs/sizing.md."""
+    print("\npenult, of one core that does nothing else")
+    table_head(("case", "CPU-ms a request", "requests/s", "images/s"))
+    for case in cases:
+        if case.connections == 1 and (case.in_flight == IN_FLIGHT or case.images > 1):
+            cpu = median(row.cpu_ms for row in found[case.name]["penult"])
+            table_row(case.name, f"{cpu:.2f}", f"{1000 / cpu:.0f}", f"{1000 * case.images / cpu:.0f}")
 
 
 def where(bench: Bench, fronts: Sequence[Front]) -> None:
