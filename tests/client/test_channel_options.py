@@ -7,12 +7,12 @@ import struct
 import time
 from pathlib import Path
 
-import grpc
 import pytest
 from grpc._cython import cygrpc
 
 from penult.client import channel_options
 from penult.service.config import ServeConfig
+from penult.service.grpc.transport import GrpcServer
 from penult.service.process import server
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -69,7 +69,7 @@ def test_pings_of_idle_clients_are_borne_as_often_as_promised(monkeypatch, every
     monkeypatch.setattr(server, "_CLIENT_PING_MS", allowed_ms)
 
     async def act() -> list[int]:
-        served = grpc.aio.server(options=server._options(ServeConfig(), False))
+        served = GrpcServer(options=server._options(ServeConfig(), False))
         port = served.add_insecure_port("127.0.0.1:0")
         await served.start()
         try:

@@ -55,9 +55,8 @@ class Residual:
     def distance(self, descriptors: Floats) -> Floats:
         """Return how long the rest of each unit descriptor is, float32 [N], of float32 [N, length]."""
         rest = descriptors / _lengths(descriptors)[:, None] - self.mean
-        squares = np.einsum("ij,ij->i", rest, rest)
         along = rest @ self.directions
-        found: Floats = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", along, along), np.float32(0)))
+        found: Floats = np.sqrt(np.maximum(np.vecdot(rest, rest) - np.vecdot(along, along), np.float32(0)))
         return found
 
 
@@ -70,7 +69,7 @@ def nearest_distance(references: Floats, descriptors: Floats) -> Floats:
 
 def _lengths(descriptors: Floats) -> Floats:
     """Return how long each descriptor is, never 0."""
-    found: Floats = np.maximum(np.sqrt(np.einsum("ij,ij->i", descriptors, descriptors)), np.float32(1e-12))
+    found: Floats = np.maximum(np.sqrt(np.vecdot(descriptors, descriptors)), np.float32(1e-12))
     return found
 
 

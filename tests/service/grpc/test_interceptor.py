@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from penult.bundle.errors import ImageError
 from penult.service import errors
 from penult.service.grpc.interceptor import Interceptor
+from penult.service.grpc.transport import GrpcServer
 from penult.service.observability.call import DrainGate, Envelope
 from penult.service.observability.metrics import Metrics
 from penult.v1 import penult_pb2 as pb
@@ -51,13 +52,11 @@ def metrics():
 
 @pytest.fixture
 def served(metrics):
-    """Run a scenario against a real grpc.aio server whose methods do `act`: served(act, scenario)."""
+    """Run a scenario against a real server whose methods do `act`: served(act, scenario)."""
 
     def start(act, scenario):
         async def whole():
-            server = grpc.aio.server(
-                interceptors=[Interceptor(("penult.v1.PenultService",), Envelope(metrics, DrainGate()))]
-            )
+            server = GrpcServer(Interceptor(("penult.v1.PenultService",), Envelope(metrics, DrainGate())))
             penult_pb2_grpc.add_PenultServiceServicer_to_server(Servicer(act), server)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()

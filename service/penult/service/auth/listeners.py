@@ -6,9 +6,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import grpc
+from typing import Any, Protocol
 
 from penult.proxies import is_loopback
 from penult.service.auth.file_watcher import REFUSED, TAKEN
@@ -17,6 +15,18 @@ from penult.service.auth.tokens import Tokens
 from penult.service.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+
+class Ports(Protocol):
+    """A gRPC server, of any make."""
+
+    def add_insecure_port(self, address: str) -> int:
+        """Bind an address."""
+        ...
+
+    def add_secure_port(self, address: str, credentials: Any) -> int:
+        """Bind an address with TLS."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class SecureListeners:
                 for outcome in (TAKEN, REFUSED):
                     metrics.credentials.labels(kind, outcome)
 
-    def bind(self, server: grpc.aio.Server, address: str) -> int:
+    def bind(self, server: Ports, address: str) -> int:
         """Bind a gRPC server's port and return its number; raise RuntimeError if the port cannot be bound."""
         if self._tls:
             return int(server.add_secure_port(address, self._tls.grpc_credentials()))

@@ -136,7 +136,13 @@ def version(model: ServedModel) -> pb.ModelVersion:
 
 def timings(seconds: Timings) -> pb.Timings:
     """Return where the time went."""
-    return pb.Timings(**{f"{name}_ms": 1000 * value for name, value in vars(seconds).items()})
+    return pb.Timings(
+        decode_ms=1000 * seconds.decode,
+        queue_ms=1000 * seconds.queue,
+        inference_ms=1000 * seconds.inference,
+        score_ms=1000 * seconds.score,
+        total_ms=1000 * seconds.total,
+    )
 
 
 def neighbours(outcome: Sequence[Hit] | PenultError) -> pb.LookupResult:

@@ -1,19 +1,21 @@
 """Around every RPC of our own services: tokens, parsing, error mapping, request ids and metrics.
 
-By default, grpc.aio answers a broken message with INTERNAL. It answers a bug with UNKNOWN and the exception's text
+By default, gRPC servers answer a broken message with INTERNAL, and a bug with UNKNOWN and the exception's text
 (research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn, Protocol, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Any, NoReturn, cast
 
 import grpc
 
 from penult.bundle.errors import PenultError
 from penult.service.auth.tokens import Tokens, right_of
-from penult.service.errors import InvalidRequest, ServiceError, Unsupported, code_of
+from penult.service.errors import InvalidRequest, ModelReplaced, ServiceError, Unsupported, code_of
+from penult.service.grpc.transport import Aborted, Handler, Rpc
 from penult.service.observability.call import PROBES, Call, Envelope, Method, set_caller
+from penult.service.observability.metrics import Counting
 
 # grpc_server_* metrics spell codes as Go does.
 _GO_NAMES = {code.name: code.name.title().replace("_", "") for code in grpc.StatusCode}
@@ -24,94 +26,86 @@ _GENERATED = "_pb2_grpc"
 _HEALTH = "/grpc.health.v1.Health/"
 _AUTHORIZATION = "authorization"
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
-
-class Handler(Protocol):
-    """grpc.RpcMethodHandler, whose stubs declare none of its attributes."""
-
-    response_streaming: bool
-    request_deserializer: Callable[[bytes], object]
-    response_serializer: Callable[[object], bytes]
-    unary_unary: Callable[[object, Context], Awaitable[object]]
-    stream_stream: Callable[[AsyncIterator[object], Context], AsyncIterator[object]]
-
-
-class Interceptor(grpc.aio.ServerInterceptor):
+class Interceptor:
     """Wraps the methods of the given services; health and reflection pass unchanged.
 
     With tokens, all methods but health and probes need one, reflection too. It is checked when the headers have
     arrived, before the message is read.
     """
 
-    def __init__(self, services: tuple[str, ...], envelope: Envelope, tokens: Tokens | None = None) -> None:
-        """Wrap the methods whose path starts with /SERVICE/."""
+    def __init__(
+        self, services: tuple[str, ...], envelope: Envelope, tokens: Tokens | None = None, direct: Collection[str] = ()
+    ) -> None:
+        """Wrap the methods whose path starts with /SERVICE/; those whose path is in `direct` need no event loop."""
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._envelope = envelope
         self._tokens = tokens
+        self._direct = frozenset(direct)
         self._wrapped: dict[str, Handler] = {}
         self._methods: dict[str, _Method] = {}
 
-    async def intercept_service(  # type: ignore[override]
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],  # type: ignore[override]
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Return the method's wrapped handler, the same for every call; None if there is no such method."""
-        path = handler_call_details.method
+    def find(self, rpc: Rpc, handlers: Mapping[str, Handler]) -> tuple[Handler | None, bool]:
+        """Return the method's wrapped handler, the same for every call, and whether it runs directly; raise Aborted."""
+        path = rpc.path
         handler = self._wrapped.get(path)
         if handler is None:
-            handler = await continuation(handler_call_details)
+            handler = handlers.get(path)
             if handler is not None and path.startswith(self._prefixes):
-                handler = self._wrapped[path] = self._wrap(handler, path)
+                handler = self._wrap(handler, path)
         if self._tokens and not path.startswith(_HEALTH):
-            return self._known(self._tokens, handler, handler_call_details)
-        return handler
+            self._check_token(self._tokens, rpc)
+        return handler, path in self._direct
 
-    def _known(self, tokens: Tokens, handler: Handler | None, details: grpc.HandlerCallDetails) -> Handler | None:
-        """Set the caller and return the handler; return one that rejects the call if its token is not enough."""
-        path = details.method
+    def _check_token(self, tokens: Tokens, rpc: Rpc) -> None:
+        """Set the caller; reject the call if its token is not enough."""
+        path = rpc.path
         name = path.rpartition("/")[2]
         if path in self._methods and name in PROBES:
-            return handler
-        metadata = dict(details.invocation_metadata or ())
+            return
+        metadata = dict(rpc.invocation_metadata())
         try:
             set_caller(tokens.check(str(metadata.get(_AUTHORIZATION, "")), right_of(name)))
         except ServiceError as error:
-            return _refusing(error, self._methods.get(path))
-        return handler
+            _refuse(error, rpc, self._methods.get(path))
 
     def _wrap(self, handler: Handler, path: str) -> Handler:
         _, service, name = path.split("/")
         method = self._methods[path] = _Method(self._envelope, service, name, handler)
-        if (handler.stream_stream if handler.response_streaming else handler.unary_unary).__module__.endswith(
-            _GENERATED
-        ):
-            return _refusing(Unsupported("UNIMPLEMENTED", f"this server does not offer {name}"), method)
-        if handler.response_streaming:
-            return _stream_handler(_streaming(handler, method))
-        return cast(Handler, grpc.unary_unary_rpc_method_handler(_unary(handler, method)))
+        act: Any = handler.stream_stream if handler.response_streaming else handler.unary_unary
+        if act.__module__.endswith(_GENERATED):
+            wrapped = _unsupported(name, method)
+        elif handler.response_streaming:
+            wrapped = _stream_handler(_streaming(handler, method))
+        else:
+            wrapped = cast(Handler, grpc.unary_unary_rpc_method_handler(_unary(handler, method)))
+        self._wrapped[path] = wrapped
+        return wrapped
 
 
-def _unary(handler: Handler, method: "_Method") -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def call(data: bytes, context: Context) -> bytes:
+def _unary(handler: Handler, method: "_Method") -> Callable[[bytes, Rpc], Awaitable[bytes]]:
+    async def call(data: bytes, context: Rpc) -> bytes:
         method.received.inc()
         answer = b""
         with method.begin(context) as call:
             call.admit()
-            response = await handler.unary_unary(_parse(handler, data), context)
+            request = _parse(handler, data)
+            try:
+                response = await handler.unary_unary(request, context)
+            except ModelReplaced:  # once more, with the model that replaced it
+                response = await handler.unary_unary(request, context)
             answer = method.encode(response, call)
             call.answered_by = _answered_by(response)
             context.set_trailing_metadata(((_REQUEST_ID, call.id),))
         if call.error:
-            await _abort(context, call.error, call.id)
+            _abort(context, call.error, call.id)
         return answer
 
     return call
 
 
 def _streaming(handler: Handler, method: "_Method") -> Callable[..., AsyncIterator[bytes]]:
-    async def call(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def call(parts: AsyncIterator[bytes], context: Rpc) -> AsyncIterator[bytes]:
         response = None
         with method.begin(context) as call:
             call.admit()
@@ -120,35 +114,41 @@ def _streaming(handler: Handler, method: "_Method") -> Callable[..., AsyncIterat
             call.answered_by = _answered_by(response)
             context.set_trailing_metadata(((_REQUEST_ID, call.id),))
         if call.error:
-            await _abort(context, call.error, call.id)
+            _abort(context, call.error, call.id)
 
     return call
 
 
-def _refusing(error: ServiceError, method: "_Method | None") -> Handler:
-    """Return a handler that ends any call with an error and reads no message; our own methods count it."""
+def _unsupported(name: str, method: "_Method") -> Handler:
+    """Return a handler for a method that this server leaves out; it reads no message."""
 
-    async def refuse(parts: AsyncIterator[bytes], context: Context) -> None:
-        id_ = ""
-        if method:
-            with method.begin(context) as call:
-                raise error
-            id_ = call.id
-        await _abort(context, error, id_)
+    async def refuse(parts: AsyncIterator[bytes], rpc: Rpc) -> None:
+        _refuse(Unsupported("UNIMPLEMENTED", f"this server does not offer {name}"), rpc, method)
 
     return _stream_handler(refuse)
+
+
+def _refuse(error: ServiceError, rpc: Rpc, method: "_Method | None") -> NoReturn:
+    """End a call with an error before its message is read; our own methods count it."""
+    id_ = ""
+    if method:
+        with method.begin(rpc) as call:
+            raise error
+        id_ = call.id
+    _abort(rpc, error, id_)
 
 
 def _stream_handler(behaviour: Callable[..., object]) -> Handler:
     return cast(Handler, grpc.stream_stream_rpc_method_handler(behaviour))
 
 
-async def _abort(context: Context, error: PenultError, id_: str) -> NoReturn:
+def _abort(context: Rpc, error: PenultError, id_: str) -> NoReturn:
     trailing = [(_REQUEST_ID, id_)] if id_ else []
     trailing.append((_REASON, error.reason))
     if isinstance(error, ServiceError) and error.retry_after_ms is not None:
         trailing.append((_RETRY, str(error.retry_after_ms)))
-    await context.abort(grpc.StatusCode[code_of(error)], error.message, tuple(trailing))
+    context.set_trailing_metadata(tuple(trailing))
+    raise Aborted(grpc.StatusCode[code_of(error)], error.message)
 
 
 class _Method(Method):
@@ -158,15 +158,15 @@ class _Method(Method):
         super().__init__(envelope, name, name, f"{service}/{name}")
         metrics = envelope.metrics
         self._labels = "bidi_stream" if handler.response_streaming else "unary", service, name
-        self._started = metrics.rpcs_started.labels(*self._labels)
-        self.received = metrics.rpc_received.labels(*self._labels)
-        self._sent = metrics.rpc_sent.labels(*self._labels)
-        self._rpc_seconds = metrics.rpc_seconds.labels(*self._labels)
-        self._handled = metrics.rpcs_handled
-        self._encode_phase = metrics.phase_seconds.labels("encode")
-        self._serialize = handler.response_serializer
+        self._started = metrics.counting(metrics.rpcs_started.labels(*self._labels))
+        self.received = metrics.counting(metrics.rpc_received.labels(*self._labels))
+        self._sent = metrics.counting(metrics.rpc_sent.labels(*self._labels))
+        self._rpc_seconds = metrics.observing(metrics.rpc_seconds.labels(*self._labels))
+        self._handled: dict[str, Counting] = {}
+        self._encode_phase = metrics.observing(metrics.phase_seconds.labels("encode"))
+        self._serialize = cast(Callable[[object], bytes], handler.response_serializer)
 
-    def begin(self, context: Context) -> Call:
+    def begin(self, context: Rpc) -> Call:
         """Begin one call."""
         self._started.inc()
         return Call(self, context.peer, lambda: _metadata(context), context.time_remaining)
@@ -184,12 +184,17 @@ class _Method(Method):
 
     def record_transport(self, code: str, seconds: float) -> None:
         """Count one call in grpc_server_*."""
-        self._handled.labels(*self._labels, _GO_NAMES[code]).inc()
+        handled = self._handled.get(code)
+        if handled is None:
+            metrics = self.envelope.metrics
+            handled = metrics.counting(metrics.rpcs_handled.labels(*self._labels, _GO_NAMES[code]))
+            self._handled[code] = handled
+        handled.inc()
         self._rpc_seconds.observe(seconds)
 
 
-def _metadata(context: Context) -> dict[str, str]:
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+def _metadata(context: Rpc) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
 
 
 def _answered_by(response: object) -> tuple[str, str]:
@@ -203,7 +208,7 @@ def _answered_by(response: object) -> tuple[str, str]:
 
 def _parse(handler: Handler, data: bytes) -> object:
     try:
-        return handler.request_deserializer(data)
+        return cast(Callable[[bytes], object], handler.request_deserializer)(data)
     except Exception as error:  # protobuf's DecodeError, and UnicodeDecodeError from some of its backends
         raise InvalidRequest("MESSAGE_MALFORMED", "the message is not a valid protobuf of this method") from error
 

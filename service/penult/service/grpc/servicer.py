@@ -17,9 +17,12 @@ from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.results import NEIGHBOURS, Answer, Outcome, Timings, voted
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import ModelRegistry
+from penult.service.suspension import on_event_loop
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
 
+# Their coroutines run on the thread that received the request, see penult.service.suspension.
+DIRECT = ("Classify", "Describe")
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["PenultService"].full_name
 _MAX_DESCRIPTORS = 4096
 _DEFAULT_PAGE = 100
@@ -61,6 +64,8 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         """Return the scorer used and an outcome per photo, with neighbours where they are asked for."""
         scorer, top_k = converters.SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K
         query = converters.query(request.neighbours) if request.HasField("neighbours") else None
+        if query:
+            await on_event_loop()  # collections need it
         if scorer == NEIGHBOURS:
             if query is None:
                 raise InvalidRequest(

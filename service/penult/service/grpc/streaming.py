@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+# What servicers see of a call; penult.service.grpc.transport.Rpc has as much of it as they use.
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -4,6 +4,7 @@ A client's bound shrinks as the queue fills (dynamic thresholds: Choudhury and H
 eight ninths of the queue. Ten clients that flood it share almost all of it, and a new client always finds a place.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,12 +15,14 @@ _TIMES_WHAT_IS_FREE = 8
 # A smaller queue keeps nothing free.
 _MIN_SHARED = 10
 _MIN_RETRY_MS = 50
+# The reasons of refusals in penult_dropped_total.
+_DROPPED_AS = {"QUEUE_FULL": "queue_full", "QUEUE_TOO_LONG": "too_late"}
 
 
 class AdmissionControl:
     """Counts what each client has in a queue of `most` places; the client "" has no bound of its own.
 
-    Runs on the event loop.
+    For one thread, or under its owner's lock.
     """
 
     def __init__(self, most: int) -> None:
@@ -55,10 +58,11 @@ class AdmissionControl:
 
 
 class RequestAdmission:
-    """Bounds the images of accepted requests, and their bytes."""
+    """Bounds the images of accepted requests, and their bytes, from any thread."""
 
     def __init__(self, images: int, bytes_: int, metrics: Metrics) -> None:
         """Allow so many images and bytes at a time."""
+        self._lock = threading.Lock()
         self._images = AdmissionControl(images)
         self._bytes = AdmissionControl(bytes_)
         self._dropped = metrics.dropped
@@ -77,20 +81,31 @@ class RequestAdmission:
             Overloaded: the queue is full, or the answer would be too late.
 
         """
-        if self._images.total:
-            wait = wait_s(self._images.ahead(client))
-            hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
-            if not (self._images.fits(client, images) and self._bytes.fits(client, bytes_)):
-                self._dropped.labels("queue_full").inc(images)
-                raise Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
-            if time.perf_counter() + wait > expires:
-                self._dropped.labels("too_late").inc(images)
-                message = "the server is busy and would answer too late for the deadline; try again later"
-                raise Overloaded("QUEUE_TOO_LONG", message, retry_after_ms=hint)
-        self._images.add(client, images)
-        self._bytes.add(client, bytes_)
+        with self._lock:
+            refusal = self._refusal(client, images, bytes_, wait_s, expires)
+            if refusal is None:
+                self._images.add(client, images)
+                self._bytes.add(client, bytes_)
+                return
+        self._dropped.labels(_DROPPED_AS[refusal.reason]).inc(images)
+        raise refusal
+
+    def _refusal(
+        self, client: str, images: int, bytes_: int, wait_s: Callable[[int], float], expires: float
+    ) -> Overloaded | None:
+        if not self._images.total:
+            return None
+        wait = wait_s(self._images.ahead(client))
+        hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
+        if not (self._images.fits(client, images) and self._bytes.fits(client, bytes_)):
+            return Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
+        if time.perf_counter() + wait > expires:
+            message = "the server is busy and would answer too late for the deadline; try again later"
+            return Overloaded("QUEUE_TOO_LONG", message, retry_after_ms=hint)
+        return None
 
     def release(self, client: str, images: int, bytes_: int) -> None:
         """Count a request out."""
-        self._images.remove(client, images)
-        self._bytes.remove(client, bytes_)
+        with self._lock:
+            self._images.remove(client, images)
+            self._bytes.remove(client, bytes_)

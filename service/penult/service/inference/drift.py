@@ -24,14 +24,19 @@ class DriftMonitor:
         self._threshold = model.baseline.threshold if model.baseline else 0.0
         self._labels = model.name, str(model.version)
         series = metrics.series_of(model.manifest.classes, model.baseline)
-        counters = {label: metrics.answers.labels(*self._labels, label) for label in dict.fromkeys(series.values())}
+        counters = {
+            label: metrics.counting(metrics.answers.labels(*self._labels, label))
+            for label in dict.fromkeys(series.values())
+        }
         self._series = [*counters]
         self._counters = {name: counters[label] for name, label in series.items()}
-        self._confidence = {name: metrics.confidence.labels(*self._labels, name) for name in model.scorers}
+        self._confidence = {
+            name: metrics.observing(metrics.confidence.labels(*self._labels, name)) for name in model.scorers
+        }
         self._distance = metrics.neighbour_distance.labels(*self._labels)
         if model.baseline:
-            self._ratio = metrics.novelty_ratio.labels(*self._labels)
-            self._novel = metrics.novel.labels(*self._labels)
+            self._ratio = metrics.observing(metrics.novelty_ratio.labels(*self._labels))
+            self._novel = metrics.counting(metrics.novel.labels(*self._labels))
             metrics.state_baseline(self._labels, model.manifest.classes, model.baseline)
 
     def record_novelty(self, descriptors: Floats) -> list[tuple[float | None, bool]]:

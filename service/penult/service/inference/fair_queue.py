@@ -6,9 +6,9 @@ In the order of arrival, a client with one image would wait for all of another c
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Entry = TypeVar("Entry")
 T = TypeVar("T")
@@ -71,24 +71,36 @@ class _Job(Generic[T_co]):
             self.future.set_result(result)
 
 
+class Pool(Protocol):
+    """Threads, such as those of a ThreadPoolExecutor."""
+
+    def submit(self, act: Callable[[], object], /) -> object:
+        """Run `act` on a thread."""
+        ...
+
+
 class FairExecutor:
     """Threads of a pool that the clients use in turn."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: Pool) -> None:
         """Use this pool; others may use it too."""
         self._pool = pool
         self._lock = threading.Lock()
-        self._queue: FairQueue[_Job[object]] = FairQueue()
+        self._queue: FairQueue[Callable[[], object]] = FairQueue()
 
     def submit(self, client: str, act: Callable[[], T]) -> "Future[T]":
         """Run `act` when it is the client's turn."""
         job = _Job(act, Future[T]())
-        with self._lock:
-            self._queue.add(client, [job])
-        self._pool.submit(self._run_next)
+        self.start(client, job.run)
         return job.future
+
+    def start(self, client: str, act: Callable[[], object]) -> None:
+        """Run `act`, which raises nothing, when it is the client's turn."""
+        with self._lock:
+            self._queue.add(client, [act])
+        self._pool.submit(self._run_next)
 
     def _run_next(self) -> None:
         with self._lock:
-            job = self._queue.take()
-        job.run()
+            act = self._queue.take()
+        act()

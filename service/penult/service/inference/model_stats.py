@@ -1,5 +1,6 @@
 """What a model has answered since it was loaded, as Triton's statistics extension reports it."""
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Duration:
 
 @dataclass
 class Statistics:
-    """Counts of requests, changed on the event loop only; `images` were answered, the last at `last_ms` (Unix time)."""
+    """Counts of requests, from any thread; `images` were answered, the last at `last_ms` (Unix time)."""
 
     images: int = 0
     last_ms: int = 0
@@ -31,14 +32,18 @@ class Statistics:
     fail: Duration = field(default_factory=Duration)
     phases: dict[str, Duration] = field(default_factory=lambda: {phase: Duration() for phase in PHASES})
 
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
     def succeeded(self, images: int, timings: Timings) -> None:
         """Count a request that was answered."""
-        self.images += images
-        self.last_ms = time.time_ns() // 1_000_000
-        self.success.add(timings.total)
-        for phase, duration in self.phases.items():
-            duration.add(getattr(timings, phase))
+        with self._lock:
+            self.images += images
+            self.last_ms = time.time_ns() // 1_000_000
+            self.success.add(timings.total)
+            for phase, duration in self.phases.items():
+                duration.add(getattr(timings, phase))
 
     def failed(self, seconds: float) -> None:
         """Count a request that was not."""
-        self.fail.add(seconds)
+        with self._lock:
+            self.fail.add(seconds)

@@ -1,6 +1,7 @@
 """From images to answers: admission, decoding, batching, scoring. Knows models, and nothing of gRPC or HTTP.
 
-A request crosses from the event loop to a thread once and back once. On CPUs, the thread that decodes an image also
+A request crosses from the thread that received it to a worker, and is answered there (penult.service.suspension); only
+one that began on the event loop crosses back. On CPUs, the thread that decodes an image also
 runs the model and, for the last image of a request, scores it, because a handover between threads of the same cores
 gains nothing. On a device, decoding threads feed the one thread that drives it.
 """
@@ -21,7 +22,7 @@ from penult.bundle.guards import ImageLimits, PixelBudget
 from penult.bundle.manifest import SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
-from penult.service.errors import ServiceError
+from penult.service.errors import ModelReplaced, ServiceError
 from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.batcher import Batcher, Item
 from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
@@ -29,10 +30,12 @@ from penult.service.inference.fair_queue import FairExecutor
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Scored, Timings
-from penult.service.inference.scoring import Scoring, check_has
+from penult.service.inference.scoring import Scoring, check_has, stacked
+from penult.service.inference.workers import Workers
 from penult.service.models.loader import ServedModel
 from penult.service.observability.call import caller
 from penult.service.observability.metrics import Metrics
+from penult.service.suspension import InFlight
 
 Answered = TypeVar("Answered")
 
@@ -73,19 +76,21 @@ class _ModelInstance:
     driver: ThreadPoolExecutor | None
     scoring: Scoring
     statistics: Statistics = field(default_factory=Statistics)
-    in_flight: set[PendingRequest[object]] = field(default_factory=set)
+    in_flight: InFlight = field(default_factory=InFlight)
 
     async def end(self) -> None:
         """Finish the accepted requests, then stop the model's own threads."""
-        while self.in_flight:
-            await asyncio.wait([request.answer for request in self.in_flight])
+        await self.in_flight.close()
         self.batcher.close()
         if self.driver:
             await asyncio.to_thread(self.driver.shutdown)
 
 
 class Pipeline:
-    """Answers images with the models given to it. All public methods run on the event loop."""
+    """Answers images with the models given to it. Requests may begin on any thread.
+
+    serve(), unload(), close() and score() run on the event loop.
+    """
 
     def __init__(
         self,
@@ -102,15 +107,16 @@ class Pipeline:
         self._metrics = metrics
         self._on_device_result = on_device_result
         self._decoder = Decoder(limits.image, PixelBudget(limits.decode_pixels))
-        self._workers = ThreadPoolExecutor(limits.threads, thread_name_prefix="worker")
+        self._workers = Workers(limits.threads)
         self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, even if another replaced its name and version.
         self._instances: dict[ServedModel, _ModelInstance] = {}
         self._scoring: set[asyncio.Future[list[tuple[Scored, ...]]]] = set()
         self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
-        self._formats = {name: metrics.images.labels(name) for name in FORMATS}
-        self._decode_phase = metrics.phase_seconds.labels("decode")
-        self._score_phase = metrics.phase_seconds.labels("score")
+        self._formats = {name: metrics.counting(metrics.images.labels(name)) for name in FORMATS}
+        self._depth = metrics.gauging(metrics.queue_depth)
+        self._decode_phase = metrics.observing(metrics.phase_seconds.labels("decode"))
+        self._score_phase = metrics.observing(metrics.phase_seconds.labels("score"))
 
     def serve(self, model: ServedModel) -> None:
         """Serve a model from now on."""
@@ -171,7 +177,7 @@ class Pipeline:
         """
         chosen = scorer or model.manifest.default_scorer
         check_has(model, chosen)
-        finish = partial(self._instances[model].scoring.classify, chosen, top_k)
+        finish = partial(self._instance(model).scoring.classify, chosen, top_k)
         outcomes, timings = await self._run(model, images, finish, expires)
         return chosen, outcomes, timings
 
@@ -179,7 +185,7 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[Photo | ImageError], expires: float = math.inf
     ) -> tuple[list[Outcome], Timings]:
         """Return one outcome per image, in order: a descriptor, and no classes. Raises ServiceError."""
-        return await self._run(model, images, self._instances[model].scoring.describe, expires)
+        return await self._run(model, images, self._instance(model).scoring.describe, expires)
 
     async def infer(
         self,
@@ -195,13 +201,13 @@ class Pipeline:
             ServiceError: the request has no answer.
 
         """
-        scoring = self._instances[model].scoring
+        scoring = self._instance(model).scoring
 
         def finish(outputs: Sequence[Output]) -> Answered:
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
-            descriptors = np.stack([row.descriptor for row in rows])
+            descriptors = stacked([row.descriptor for row in rows])
             scoring.drift.record_novelty(descriptors)
-            return make(scoring, np.stack([row.logits for row in rows]), descriptors)
+            return make(scoring, stacked([row.logits for row in rows]), descriptors)
 
         return (await self._run(model, images, finish, expires))[0]
 
@@ -250,15 +256,16 @@ class Pipeline:
         expires: float,
     ) -> tuple[Answered, Timings]:
         """Decode and run every image, and return the answer that `finish` computes from the outputs."""
-        instance, client, count = self._instances[model], caller(), len(images)
-        held_bytes = sum(1 if isinstance(image, ImageError) else size_bytes(image) for image in images)
+        instance, client, count = self._instance(model), caller(), len(images)
+        held_bytes = sum([1 if isinstance(image, ImageError) else size_bytes(image) for image in images])
         self._admission.admit(client, count, held_bytes, instance.batcher.wait_s, expires)
+        if not instance.in_flight.enter():
+            self._admission.release(client, count, held_bytes)
+            raise ModelReplaced(model.name)
         request = PendingRequest(count, finish, expires, client)
-        instance.in_flight.add(request)
-        request.answer.add_done_callback(lambda _: instance.in_flight.discard(request))
         try:
             self._start(instance, request, images)
-            answer, timings = await request.answer
+            answer, timings = await request.wait()
             instance.statistics.succeeded(count, timings)
             self._score_phase.observe(timings.score)
             return answer, timings
@@ -271,12 +278,19 @@ class Pipeline:
             raise
         finally:
             self._admission.release(client, count, held_bytes)
+            instance.in_flight.leave()
+
+    def _instance(self, model: ServedModel) -> _ModelInstance:
+        """Return a model's part; raise ModelReplaced if it has ended since the caller looked the model up."""
+        if instance := self._instances.get(model):
+            return instance
+        raise ModelReplaced(model.name)
 
     def _start(
         self, instance: _ModelInstance, request: PendingRequest[object], images: Sequence[Photo | ImageError]
     ) -> None:
         ready: list[Item] = []
-        self._metrics.queue_depth.inc(sum(not isinstance(image, ImageError) for image in images))
+        self._depth.inc(sum([not isinstance(image, ImageError) for image in images]))
         for place, image in enumerate(images):
             if isinstance(image, ImageError):
                 request.put(place, image)
@@ -285,13 +299,13 @@ class Pipeline:
             if isinstance(image, RawPhoto) and image.is_crop:
                 ready += self._decoded(instance, request, place, image)  # nothing to compute, so no thread is needed
             else:
-                self._fair.submit(request.client, partial(self._decode, instance, request, place, image))
+                self._fair.start(request.client, partial(self._decode, instance, request, place, image))
         if ready:
             instance.batcher.put(ready)
 
     def _decode(self, instance: _ModelInstance, request: PendingRequest[object], place: int, image: Photo) -> None:
         if request.is_over:
-            self._metrics.queue_depth.dec()
+            self._depth.dec()
             return
         try:
             instance.batcher.put(self._decoded(instance, request, place, image), run_here=instance.driver is None)
@@ -306,7 +320,7 @@ class Pipeline:
         try:
             pixels = self._decoder.crop(image, instance.model.manifest.preprocess)
         except BaseException as error:
-            self._metrics.queue_depth.dec()
+            self._depth.dec()
             if not isinstance(error, ImageError):
                 raise
             self._metrics.dropped.labels("bad_image").inc()

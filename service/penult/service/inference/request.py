@@ -1,23 +1,24 @@
-"""One request between the event loop and the threads: outputs arrive in any order, one answer leaves."""
+"""One request between its caller and the threads: outputs arrive in any order, one answer leaves."""
 
 import asyncio
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
 from penult.service.inference.results import Timings
 from penult.service.observability import tracing
+from penult.service.suspension import Resume, is_on_event_loop, suspended
 
 Answered_co = TypeVar("Answered_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: such fields cost three times as much to set
 class ModelOutput:
-    """One image's rows of the model's outputs, and the seconds of its wait and of the run."""
+    """One image's rows of the model's outputs, float32 [1, …], and the seconds of its wait and of the run."""
 
     logits: Floats
     descriptor: Floats
@@ -31,7 +32,8 @@ Output = ModelOutput | PenultError
 class PendingRequest(Generic[Answered_co]):
     """Collects one output per image, from any thread; the thread that puts the last one computes the answer.
 
-    `answer` is awaited on the event loop that made the request. Threads skip the images of a request that is over.
+    Await wait() once. If an event loop made the request, it continues there; else the caller continues on the thread
+    that computed the answer. Threads skip the images of a request that is over.
     """
 
     def __init__(
@@ -46,8 +48,11 @@ class PendingRequest(Generic[Answered_co]):
             client: whose turn the images take in queues.
 
         """
-        self._loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[tuple[Answered_co, Timings]] = self._loop.create_future()
+        self._future: asyncio.Future[tuple[Answered_co, Timings]] | None = None
+        if is_on_event_loop():
+            self._future = asyncio.get_running_loop().create_future()
+        self._result: tuple[tuple[Answered_co, Timings] | None, BaseException | None] | None = None
+        self._resume: Resume | None = None
         self.decode_seconds = 0.0
         self.started = time.perf_counter()
         self.trace = tracing.current()
@@ -63,6 +68,20 @@ class PendingRequest(Generic[Answered_co]):
     def is_over(self) -> bool:
         """Whether the client waits no longer."""
         return self._is_over or time.perf_counter() > self._expires
+
+    async def wait(self) -> tuple[Answered_co, Timings]:
+        """Return the answer and its timings; raise what fail() was given."""
+        if self._future:
+            return await self._future
+        answered: tuple[Answered_co, Timings] = await suspended(self._park)
+        return answered
+
+    def _park(self, resume: Resume) -> None:
+        with self._lock:
+            result = self._result
+            self._resume = resume
+        if result:
+            resume(*result)
 
     def give_up(self) -> None:
         """Let the threads skip the remaining images."""
@@ -83,12 +102,12 @@ class PendingRequest(Generic[Answered_co]):
             except BaseException as error:  # a bug, or an error of the scorer: the client gets it
                 self.fail(error)
             else:
-                self._send(lambda: self.answer.set_result((answer, timings)))
+                self._send((answer, timings), None)
 
     def fail(self, error: BaseException) -> None:
         """Answer the whole request with an exception; threads skip its remaining images."""
         self._is_over = True
-        self._send(lambda: self.answer.set_exception(error))
+        self._send(None, error)
 
     def _timings(self, outputs: list[Output], scoring: float) -> Timings:
         now = time.perf_counter()
@@ -97,15 +116,30 @@ class PendingRequest(Generic[Answered_co]):
         ran = [output for output in outputs if isinstance(output, ModelOutput)]
         return Timings(
             decode=self.decode_seconds,
-            queue=max((output.queue_seconds for output in ran), default=0.0),
-            inference=max((output.inference_seconds for output in ran), default=0.0),
+            queue=max([output.queue_seconds for output in ran], default=0.0),
+            inference=max([output.inference_seconds for output in ran], default=0.0),
             score=now - scoring,
             total=now - self.started,
         )
 
-    def _send(self, act: Callable[[], None]) -> None:
-        def unless_done() -> None:
-            if not self.answer.done():
-                act()
+    def _send(self, answered: tuple[Answered_co, Timings] | None, error: BaseException | None) -> None:
+        """Let the caller continue; only the first call counts."""
+        if self._future:
+            self._future.get_loop().call_soon_threadsafe(self._set, self._future, answered, error)
+            return
+        with self._lock:
+            if self._result:
+                return
+            self._result = answered, error
+            resume = self._resume
+        if resume:
+            resume(answered, error)
 
-        self._loop.call_soon_threadsafe(unless_done)
+    @staticmethod
+    def _set(future: "asyncio.Future[Any]", answered: object, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(answered)

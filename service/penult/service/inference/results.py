@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
@@ -12,8 +13,7 @@ from penult.lookup.vote import vote
 NEIGHBOURS = "neighbours"
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """One class with its score and calibrated probability."""
 
     label: str
@@ -34,7 +34,7 @@ class Answer:
     is_novel: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Timings:
     """Seconds of the request's slowest image in each stage, and of the whole request."""
 

@@ -40,10 +40,12 @@ class ClassScores:
 
     def ranked(self, top_k: int) -> list[tuple[Scored, ...]]:
         """Return the `top_k` best classes of each image, best first; of equal scores, the first class first."""
-        scores, probabilities = self.scores, self.probabilities
+        best = _best(self.scores, top_k)
+        scores = np.take_along_axis(self.scores, best, axis=1).tolist()
+        probabilities = np.take_along_axis(self.probabilities, best, axis=1).tolist()
         return [
-            tuple(Scored(self.classes[c], float(scores[row, c]), float(probabilities[row, c])) for c in columns)
-            for row, columns in enumerate(_best(scores, top_k))
+            tuple([Scored(self.classes[c], s, p) for c, s, p in zip(*row, strict=True)])
+            for row in zip(best.tolist(), scores, probabilities, strict=True)
         ]
 
 
@@ -60,14 +62,16 @@ class Scoring:
         good = [output for output in outputs if isinstance(output, ModelOutput)]
         if not good:
             return [output for output in outputs if isinstance(output, PenultError)]
-        descriptors = np.stack([output.descriptor for output in good])
-        scores = np.stack([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
-        return self._outcomes(outputs, good, self.record(scorer, scores).ranked(top_k), descriptors)
+        descriptors = stacked([output.descriptor for output in good])
+        scores = stacked([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
+        ranked = self._probable(scorer, scores).ranked(top_k)
+        self.drift.record_classes(scorer, [(row[0].label, row[0].probability) for row in ranked])
+        return self._outcomes(outputs, good, ranked, descriptors)
 
     def describe(self, outputs: Sequence[Output]) -> list[Outcome]:
         """Return one outcome per output, without classes; count novelty."""
         good = [output for output in outputs if isinstance(output, ModelOutput)]
-        descriptors = np.stack([output.descriptor for output in good]) if good else np.empty((0, 0), np.float32)
+        descriptors = stacked([output.descriptor for output in good]) if good else np.empty((0, 0), np.float32)
         return self._outcomes(outputs, good, [()] * len(good), descriptors)
 
     def svm_scores(self, descriptors: Floats) -> Floats:
@@ -98,10 +102,15 @@ class Scoring:
     ) -> list[Outcome]:
         novelty = self.drift.record_novelty(descriptors) if good else []
         answers = (
-            Answer(classes, output.descriptor, novelty=distance, is_novel=is_novel)
+            Answer(classes, output.descriptor[0], novelty=distance, is_novel=is_novel)
             for output, classes, (distance, is_novel) in zip(good, ranked, novelty, strict=True)
         )
         return [output if isinstance(output, PenultError) else next(answers) for output in outputs]
+
+
+def stacked(rows: Sequence[Floats]) -> Floats:
+    """Return rows float32 [1, n] as one array [N, n]; a single one is not copied."""
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def check_has(model: ServedModel, scorer: str) -> None:

@@ -1,4 +1,7 @@
-"""Models in memory, by name and version, and the reasons why other versions are not served. For the event loop only."""
+"""Models in memory, by name and version, and the reasons why other versions are not served.
+
+get() is for any thread; what it reads is replaced and never changed. All else is for the event loop only.
+"""
 
 from dataclasses import dataclass
 
@@ -32,16 +35,15 @@ class ModelRegistry:
     def serve(self, model: ServedModel) -> None:
         """Add a model, in place of one with the same name and version."""
         versions = self._models.get(model.name, {})
-        self._models[model.name] = dict(sorted({**versions, model.version: model}.items()))
+        ordered = dict(sorted({**versions, model.version: model}.items()))
+        self._models = {**self._models, model.name: ordered}
         self._others.pop((model.name, model.version), None)
 
     def forget(self, model: ServedModel) -> None:
         """Remove a model; another object of the same name and version stays."""
-        versions = self._models.get(model.name, {})
-        if versions.get(model.version) is model:
-            del versions[model.version]
-        if not versions:
-            self._models.pop(model.name, None)
+        versions = {n: other for n, other in self._models.get(model.name, {}).items() if other is not model}
+        others = {name: served for name, served in self._models.items() if name != model.name}
+        self._models = {**others, model.name: versions} if versions else others
 
     def note(self, name: str, version: int, state: str, reason: str = "") -> None:
         """Record the state of a version that is not served, for index()."""
@@ -58,19 +60,22 @@ class ModelRegistry:
             raise InvalidRequest("MODEL_NAME", "a model name is 1 to 64 letters, digits, '_' and '-'")
         if not self.is_started:
             raise NotReady("LOADING", "the models are still loading; try again soon", _RETRY_MS)
-        if not self._models:
+        models = self._models
+        if not models:
             raise NotReady("NO_MODELS", "no model is served at the moment; try again later", _RETRY_MS)
-        served = ", ".join(sorted(self._models))
-        if not name and len(self._models) > 1:
-            raise NotFound("MODEL_UNNAMED", f"several models are served; name one of {served}")
-        versions = self._models.get(name) if name else next(iter(self._models.values()))
+        if not name and len(models) > 1:
+            raise NotFound("MODEL_UNNAMED", f"several models are served; name one of {self._served()}")
+        versions = models.get(name) if name else next(iter(models.values()))
         if versions is None:
-            raise NotFound("MODEL_UNKNOWN", f"no such model is served; there is {served}")
+            raise NotFound("MODEL_UNKNOWN", f"no such model is served; there is {self._served()}")
         if version and version not in versions:
             name = next(iter(versions.values())).name
             numbers = ", ".join(map(str, versions))
             raise NotFound("VERSION_UNKNOWN", f"of {name}, version {numbers} is served and no other")
         return versions[version or max(versions)]
+
+    def _served(self) -> str:
+        return ", ".join(sorted(self._models))
 
     def versions(self, name: str) -> list[ServedModel]:
         """Return the versions of a model, oldest first; empty if it is not served."""

@@ -5,8 +5,8 @@ A transport wraps its work in `with Call(…) as call`, and answers with what `c
 
 import asyncio
 import contextlib
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from prometheus_client import Histogram
-
 from penult.bundle.errors import PenultError
 from penult.service.errors import NotReady, code_of, presentable
 from penult.service.observability.logs import NO_ACCESS_LOG, AccessLog, request_id
-from penult.service.observability.metrics import Metrics
+from penult.service.observability.metrics import Counting, Metrics, Observing
 from penult.service.observability.tracing import Tracing
+from penult.service.suspension import InFlight
 
 # Probes are answered while the server drains, and need no token.
 PROBES = ("ServerLive", "ServerReady", "ModelReady")
@@ -41,38 +40,24 @@ def set_caller(name: str) -> None:
 
 
 class DrainGate:
-    """Counts the requests that are in flight. Runs on the event loop."""
+    """Counts the requests that are in flight, from any thread."""
 
     def __init__(self) -> None:
         """Accept requests."""
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._is_closed = False
+        self._requests = InFlight()
+        self.leave = self._requests.leave
 
     def enter(self) -> None:
         """Count a request in; raise NotReady while the server drains."""
-        if self._is_closed:
+        if not self._requests.enter():
             raise NotReady(
                 "DRAINING", "the server is stopping; ask another, or again soon", retry_after_ms=_DRAINING_RETRY_MS
             )
-        self._in_flight += 1
-        self._idle.clear()
-
-    def leave(self) -> None:
-        """Count a request out."""
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
 
     async def close(self, max_seconds: float) -> None:
-        """Reject new requests with UNAVAILABLE, and wait at most `max_seconds` for those in flight.
-
-        When grpc.aio stops, it cancels a call that it has read and not yet given to a handler.
-        """
-        self._is_closed = True
+        """Reject new requests with UNAVAILABLE, and wait at most `max_seconds` for those in flight."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), max_seconds)
+            await asyncio.wait_for(self._requests.close(), max_seconds)
 
 
 @dataclass(frozen=True)
@@ -95,15 +80,21 @@ class Method:
         self.label = label
         self.span = span
         self.is_probe = name in PROBES
-        self._requests = envelope.metrics.requests
+        self._counters: dict[tuple[str, str, str], Counting] = {}
 
     @cached_property
-    def _seconds(self) -> Histogram:
-        return self.envelope.metrics.request_seconds.labels(self.label)  # a series begins with its first call
+    def _seconds(self) -> Observing:
+        metrics = self.envelope.metrics  # a series begins with its first call
+        return metrics.observing(metrics.request_seconds.labels(self.label))
 
     def record(self, model: str, version: str, code: str, seconds: float) -> None:
         """Count one call."""
-        self._requests.labels(model, version, self.label, code).inc()
+        counter = self._counters.get((model, version, code))
+        if counter is None:
+            metrics = self.envelope.metrics
+            counter = metrics.counting(metrics.requests.labels(model, version, self.label, code))
+            self._counters[model, version, code] = counter
+        counter.inc()
         self._seconds.observe(seconds)
         self.record_transport(code, seconds)
 
@@ -143,7 +134,7 @@ class Call:
             remaining_s: returns the seconds to the client's deadline, None without one.
 
         """
-        self.id = uuid.uuid4().hex[:16]
+        self.id = os.urandom(8).hex()
         # The model and version that answered, "" if none did.
         self.answered_by = ("", "")
         self.error: PenultError | None = None

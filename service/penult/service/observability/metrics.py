@@ -24,6 +24,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from penult.bundle.baseline import Baseline
 from penult.service.observability.gpu_metrics import gpus
+from penult.service.observability.notes import FoldFirst, NotedCounter, NotedHistogram, Notes
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
 disable_created_metrics()
@@ -47,6 +48,10 @@ _SAMPLE_ENDS = ("", "_total", "_bucket", "_count", "_sum")
 
 # Name, labels and value.
 Sample = tuple[str, Mapping[str, str], float]
+
+
+Counting = Counter | NotedCounter
+Observing = Histogram | NotedHistogram
 
 
 class Exposition:
@@ -81,6 +86,8 @@ class Metrics(Exposition):
         Prometheus, and ten thousand of one version would slow all three.
         """
         self.registry, self._max_classes = registry or CollectorRegistry(), max_classes
+        self.notes = Notes()
+        self.registry.register(FoldFirst(self.notes))
         if registry is None:
             for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, *gpus()):
                 self.registry.register(collector)
@@ -188,7 +195,20 @@ class Metrics(Exposition):
 
     def _collect(self, families: set[str]) -> Iterable[Metric]:
         """Read only these families; do not query the process or the GPUs."""
+        self.notes.fold()
         return self.registry.restricted_registry([f + end for f in families for end in _SAMPLE_ENDS]).collect()
+
+    def counting(self, child: Counter) -> Counting:
+        """Return what counts into one series: through notes, or at once if other processes read the metrics."""
+        return child if FILES in os.environ else self.notes.counter(child)
+
+    def gauging(self, child: Gauge) -> Gauge | NotedCounter:
+        """Return what adds to and subtracts from one series, as counting()."""
+        return child if FILES in os.environ else self.notes.counter(child)
+
+    def observing(self, child: Histogram) -> Observing:
+        """Return what observes into one series, as counting()."""
+        return child if FILES in os.environ else self.notes.histogram(child)
 
     def loaded(self, *model: str) -> None:
         """Count a loaded model and show it as served; `model` has the labels of penult_model_info."""

@@ -33,6 +33,7 @@ from penult.service.oip.tensors import (
     has_text,
     read_photos,
 )
+from penult.service.suspension import on_event_loop
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -192,7 +193,7 @@ class ModelStatistics:
 
 
 class DataPlane:
-    """Answers the protocol's requests. Runs on the event loop."""
+    """Answers the protocol's requests. Runs on the event loop, except for infer(), which may begin on any thread."""
 
     def __init__(
         self, repository: ModelRegistry, pipeline: Pipeline, control: ModelControl | None,
@@ -206,7 +207,11 @@ class DataPlane:
         """Run a request's images; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
         model = self.model(request.model, request.version)
         read = partial(read_photos, request.inputs, model.manifest.preprocess.crop, self._request_max_images)
-        photos = await asyncio.to_thread(read) if has_text(request.inputs, self._request_max_images) else read()
+        if has_text(request.inputs, self._request_max_images):
+            await on_event_loop()
+            photos = await asyncio.to_thread(read)
+        else:
+            photos = read()
         scorer = _scorer(model, request.scorer)
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:

@@ -19,6 +19,8 @@ from penult.service.oip import dataplane
 from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, Wanted
 from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
 
+# Its coroutine runs on the thread that received the request, see penult.service.suspension.
+DIRECT = ("ModelInfer",)
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _CONTENTS = {BYTES: "bytes_contents", UINT8: "uint_contents", FP32: "fp32_contents"}

@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from penult.bundle.errors import PenultError
 from penult.bundle.reader import Bundle
@@ -21,7 +21,8 @@ from penult.process_limits import allow_open_files, keep_freed_blocks
 from penult.service.auth.listeners import SecureListeners, follow
 from penult.service.config import ServeConfig
 from penult.service.grpc.interceptor import Interceptor
-from penult.service.grpc.servicer import SERVICE_NAME, PenultServicer
+from penult.service.grpc.servicer import DIRECT, SERVICE_NAME, PenultServicer
+from penult.service.grpc.transport import GrpcServer
 from penult.service.http.port_conflicts import address, port_refused, reachable
 from penult.service.http.reports import Reports
 from penult.service.http.server import HttpServer
@@ -41,6 +42,7 @@ from penult.service.observability.logs import AccessLog, without_password
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.tracing import Tracing
 from penult.service.oip.dataplane import DataPlane
+from penult.service.oip.grpc_servicer import DIRECT as OIP_DIRECT
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
@@ -82,7 +84,7 @@ def serve(config: ServeConfig) -> NoReturn:
 
 
 async def _serve_and_leave(config: ServeConfig) -> None:
-    """Run a server, then end the process without grpc.aio's stop().
+    """Run a server, then end the process without the server's stop().
 
     stop() answers calls that reached the socket, but no handler yet, with CANCELLED. Clients take that for their own
     cancellation and do not retry; measured, the majority of a dozen busy clients got one. If the socket closes instead,
@@ -145,6 +147,7 @@ class Server:
             port = await self._listen(server)
             await http.start()
             self._keep(self._status.run())
+        self._keep(self.metrics.notes.fold_regularly())
         self._keep(follow(self._listeners))
         try:
             if await self._load():
@@ -185,19 +188,22 @@ class Server:
         self._listeners.check()
         self._keep(self._poller.poll())
 
-    def _build(self) -> grpc.aio.Server:
+    def _build(self) -> GrpcServer:
         config = self._config
-        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens)
-        server = grpc.aio.server(interceptors=[interceptor], options=_options(config, self._is_worker))
+        direct = [f"/{SERVICE_NAME}/{name}" for name in DIRECT] + [f"/{OIP_NAME}/{name}" for name in OIP_DIRECT]
+        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens, direct)
+        server = GrpcServer(interceptor, _options(config, self._is_worker))
         servicer = PenultServicer(
             self._repository, self._pipeline, self._collections, config.request_max_images, config.message_max_bytes
         )
-        penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, server)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        adding = cast(grpc.aio.Server, server)  # what generated code calls to add its methods, GrpcServer has
+        penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, adding)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), adding)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, adding)
         if config.has_reflection:
             names = (SERVICE_NAME, OIP_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+            reflected = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, adding)
         return server
 
     def _http_server(self) -> HttpServer:
@@ -217,7 +223,7 @@ class Server:
             return "draining"
         return "failing" if not self._recovery.is_well else "ready" if self.is_ready else "loading"
 
-    async def _listen(self, server: grpc.aio.Server) -> int:
+    async def _listen(self, server: GrpcServer) -> int:
         """Bind the gRPC port, answer from now on, and return the port's number; raise ConfigError if that fails."""
         try:
             port = self._listeners.bind(server, address(self._config.host, self._config.port))
