@@ -93,7 +93,7 @@ def request(to: Batcher, *values: int, expires: float = math.inf) -> PendingRequ
 
 async def values(*works: PendingRequest[list[Output]]) -> list[float]:
     """Wait for requests; return their photos' values, as the model saw them."""
-    return [float(output.logits[0]) for work in works for output in (await asyncio.wait_for(work.answer, 20))[0]]
+    return [float(output.logits[0, 0]) for work in works for output in (await asyncio.wait_for(work.wait(), 20))[0]]
 
 
 async def busy(to: Batcher, model: Model, value: int = 255) -> PendingRequest[list[Output]]:
@@ -109,8 +109,8 @@ def test_an_idle_model_runs_at_once(batcher, model):
     """A single photo is not held back to wait for company."""
 
     async def scenario():
-        ((output,), _) = await asyncio.wait_for(request(batcher(max_images=8), 7).answer, 60)
-        assert (output.logits.tolist(), output.descriptor.tolist()) == ([7.0], [70.0])
+        ((output,), _) = await asyncio.wait_for(request(batcher(max_images=8), 7).wait(), 60)
+        assert (output.logits.tolist(), output.descriptor.tolist()) == ([[7.0]], [[70.0]])
         assert output.queue_seconds >= 0
         assert output.inference_seconds > 0
 
@@ -201,7 +201,8 @@ def test_photos_that_nobody_waits_for_are_never_run(batcher, model, end):
         await asyncio.sleep(0.02)
         model.go.set()
         assert await values(first, works[0], works[2]) == [255, 1, 3]
-        assert not works[1].answer.done()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(works[1].wait(), 0.05)
 
     asyncio.run(scenario())
     assert model.batches == [[255], [1, 3]]
@@ -247,7 +248,7 @@ def test_an_exception_reaches_all_callers_and_the_next_batch_works(batcher, mode
         works = [request(b, 1), request(b, 2, 3)]
         model.fail = RuntimeError("CUDA error: out of memory")
         model.go.set()
-        answers = (first.answer, *(work.answer for work in works))
+        answers = (first.wait(), *(work.wait() for work in works))
         failed = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 20)
         assert [error.reason for error in failed] == ["DEVICE_MEMORY"] * 3
         model.fail = None

@@ -78,8 +78,10 @@ class GrpcServer:
         self._core = cygrpc.Server(tuple(options), False)
         self._core.register_completion_queue(self._queue)
         self._poller = threading.Thread(target=self._poll, name="grpc", daemon=True)
-        self._is_open = False
-        self._stopped = threading.Event()
+        # Guards the core's queue: operations that began after its shutdown would end the process.
+        self._lock = threading.Lock()
+        self._is_open = self._has_queue = False
+        self._no_calls = threading.Event()
         self._rpcs: set[Rpc] = set()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -101,7 +103,7 @@ class GrpcServer:
         """Answer from now on."""
         self.loop = asyncio.get_running_loop()
         self._core.start()
-        self._is_open = True
+        self._is_open = self._has_queue = True
         for _ in range(_REQUESTED):
             self._core.request_call(self._queue, self._queue, self._requested)
         self._poller.start()
@@ -116,12 +118,23 @@ class GrpcServer:
         while self._rpcs and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         self._core.cancel_all_calls()
-        await asyncio.to_thread(self._stopped.wait)
+        await asyncio.to_thread(self._no_calls.wait)
+        with self._lock:
+            self._has_queue = False
+        self._core.destroy()
+        self._queue.shutdown()
+        await asyncio.to_thread(self._poller.join)
 
     def call_on_loop(self, act: Callable[..., object], *values: object) -> None:
         """Call on the event loop; a loop that has ended calls nothing."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(act, *values)
+
+    def start_batch(self, call: Any, operations: tuple[Any, ...], over: Callable[[Any], object]) -> None:
+        """Start operations of a call; `over` gets their event, on the poller. After stop(), nothing starts."""
+        with self._lock:
+            if self._has_queue:
+                call.start_server_batch(operations, over)
 
     def find(self, rpc: "Rpc") -> tuple[Handler | None, bool]:
         """Return what answers a call, and whether it runs directly."""
@@ -132,8 +145,10 @@ class GrpcServer:
         self._rpcs.discard(rpc)
 
     def _poll(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             event = self._queue.poll(None)
+            if event.completion_type == cygrpc.CompletionType.queue_shutdown:
+                return
             try:
                 event.tag(event)
             except Exception:  # a bug here must end one call, not the server
@@ -150,9 +165,7 @@ class GrpcServer:
         rpc.begin()
 
     def _shut_down(self, event: Any) -> None:
-        self._core.destroy()
-        self._queue.shutdown()
-        self._stopped.set()
+        self._no_calls.set()
 
 
 class Rpc:
@@ -171,7 +184,7 @@ class Rpc:
         self._metadata = event.invocation_metadata
         self._trailing: Metadata = ()
         self._context = contextvars.Context()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._parked: list[Steps] = []
         self._is_cancelled = self._is_ended = self._has_begun_answer = False
 
@@ -223,7 +236,7 @@ class Rpc:
             return
         self._handler, self._is_direct = handler, is_direct
         if handler.request_streaming:
-            self._run_on_loop(self._stream(handler.stream_stream(self._messages(), self)))
+            self._run_on_loop(self._stream(handler.stream_stream(self._messages(), self)), self._end_stream)
         else:
             self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
@@ -239,12 +252,12 @@ class Rpc:
             self._end(grpc.StatusCode.INVALID_ARGUMENT, "the message is not a valid protobuf of this method")
             return
         if handler.response_streaming:
-            self._run_on_loop(self._stream(handler.unary_stream(request, self)))
+            self._run_on_loop(self._stream(handler.unary_stream(request, self)), self._end_stream)
         elif self._is_direct:
             steps = handler.unary_unary(request, self)
             self._step(steps, steps.send, None)
         else:
-            self._run_on_loop(self._unary(handler.unary_unary(request, self)))
+            self._run_on_loop(handler.unary_unary(request, self), self._answer)
 
     def _step(self, steps: Steps, advance: Callable[[Any], Park], value: object) -> None:
         """Run a direct coroutine until it waits or ends."""
@@ -256,7 +269,7 @@ class Rpc:
             self._failed(error)
         else:
             if park is move_to_event_loop:
-                self._run_on_loop(self._unary(steps))
+                self._run_on_loop(steps, self._answer)
                 return
             parked = self._parked = [steps]
             if self._is_cancelled:
@@ -289,34 +302,34 @@ class Rpc:
 
     # -- on the event loop -------------------------------------------------------------------------------------------
 
-    def _run_on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_on_loop(self, work: Coroutine[Any, Any, Any], answer: Callable[[Any], None]) -> None:
+        """Run a coroutine, or the rest of one, as a task, and answer with its result."""
+
+        def over(task: asyncio.Task[Any]) -> None:
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                answer(task.result())
+            else:
+                self._failed(error)
+
         def run() -> None:
             self._task = self._server.loop.create_task(work, context=self._context)
+            self._task.add_done_callback(over)
             if self._is_cancelled:
                 self._task.cancel()
 
         self._server.call_on_loop(run)
 
-    async def _unary(self, steps: Coroutine[Any, Any, Any]) -> None:
-        try:
-            response = await steps
-        except BaseException as error:
-            self._failed(error)
-        else:
-            self._answer(response)
-
     async def _stream(self, answering: Any) -> None:
-        try:
-            if hasattr(answering, "__aiter__"):
-                async with contextlib.aclosing(answering):
-                    async for response in answering:
-                        await self.write(response)
-            else:
-                await answering
-        except BaseException as error:
-            self._failed(error)
+        if hasattr(answering, "__aiter__"):
+            async with contextlib.aclosing(answering):
+                async for response in answering:
+                    await self.write(response)
         else:
-            self._end(grpc.StatusCode.OK, "")
+            await answering
+
+    def _end_stream(self, result: None) -> None:
+        self._end(grpc.StatusCode.OK, "")
 
     async def _messages(self) -> AsyncIterator[Any]:
         """Yield the requests of a stream."""
@@ -374,7 +387,7 @@ class Rpc:
         return (cygrpc.SendInitialMetadataOperation((), _NO_FLAGS),)
 
     def _start(self, operations: tuple[Any, ...], over: Callable[[Any], object]) -> None:
-        self._call.start_server_batch(operations, over)
+        self._server.start_batch(self._call, operations, over)
 
 
 def _ignore(event: object) -> None:
