@@ -66,9 +66,7 @@ class ServeConfig(Settings):
     )
     workers: int = _count(1, "server processes on one gRPC port, each with every model", alias="fronts")
     threads: int = _amount(0, "CPU threads per worker; 0: one per core, divided among workers")
-    cpu_mode: str = setting(
-        AUTO, "wide runs or narrow parallel runs on CPUs; auto measures at start", choices=CPU_MODES
-    )
+    cpu_mode: str = setting(AUTO, "runs on CPUs: latency one wide, throughput and auto many narrow", choices=CPU_MODES)
     gpu_mode: str = setting(
         AUTO, "layout on CUDA, plain without CUDA graphs; auto measures at start", choices=GPU_MODES
     )

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from penult.service.runtime import cuda_layout
-from penult.service.runtime.cpu_threads import Speed
-from penult.service.runtime.cuda_layout import check, choose, measure
+from penult.service.runtime.cuda_layout import Speed, check, choose, measure
 from penult.service.runtime.cuda_options import GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession
 from penult.service.runtime.session import Session

@@ -13,8 +13,9 @@ import grpc
 from penult.bundle.errors import PenultError
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import InvalidRequest, ModelReplaced, ServiceError, Unsupported, code_of
+from penult.service.grpc.streaming import expires
 from penult.service.grpc.transport import Aborted, Handler, Rpc
-from penult.service.observability.call import PROBES, Call, Envelope, Method, set_caller
+from penult.service.observability.call import PROBES, Call, Envelope, Method, ensure_caller, set_caller
 from penult.service.observability.metrics import Counting
 
 # grpc_server_* metrics spell codes as Go does.
@@ -35,13 +36,28 @@ class Interceptor:
     """
 
     def __init__(
-        self, services: tuple[str, ...], envelope: Envelope, tokens: Tokens | None = None, direct: Collection[str] = ()
+        self,
+        services: tuple[str, ...],
+        envelope: Envelope,
+        tokens: Tokens | None = None,
+        direct: Collection[str] = (),
+        check_early: Callable[[str, float], None] = lambda client, expires: None,
     ) -> None:
-        """Wrap the methods whose path starts with /SERVICE/; those whose path is in `direct` need no event loop."""
+        """Wrap the methods whose path starts with /SERVICE/.
+
+        Args:
+            services: full names of services.
+            envelope: what all calls share.
+            tokens: the tokens that callers need; None for none.
+            direct: paths of the methods that need no event loop.
+            check_early: raises ServiceError if a direct call of a client has no chance before it expires.
+
+        """
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._envelope = envelope
         self._tokens = tokens
         self._direct = frozenset(direct)
+        self._check_early = check_early
         self._wrapped: dict[str, Handler] = {}
         self._methods: dict[str, _Method] = {}
 
@@ -55,7 +71,17 @@ class Interceptor:
                 handler = self._wrap(handler, path)
         if self._tokens and not path.startswith(_HEALTH):
             self._check_token(self._tokens, rpc)
-        return handler, path in self._direct
+        is_direct = path in self._direct
+        if is_direct:
+            self._check_queue(rpc)
+        return handler, is_direct
+
+    def _check_queue(self, rpc: Rpc) -> None:
+        """Reject a call that the queue has no place for, before its message is read."""
+        try:
+            self._check_early(ensure_caller(rpc.peer), expires(rpc))
+        except ServiceError as error:
+            _refuse(error, rpc, self._methods[rpc.path])
 
     def _check_token(self, tokens: Tokens, rpc: Rpc) -> None:
         """Set the caller; reject the call if its token is not enough."""

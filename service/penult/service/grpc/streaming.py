@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import grpc
 
+from penult.service.grpc.transport import Rpc
+
 # What servicers see of a call; penult.service.grpc.transport.Rpc has as much of it as they use.
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
@@ -47,7 +49,7 @@ async def in_order(
                 left.cancel()
 
 
-def expires(context: Context) -> float:
+def expires(context: Context | Rpc) -> float:
     """Return when the client stops waiting, by time.perf_counter()."""
     remaining = context.time_remaining()
     return math.inf if remaining is None else time.perf_counter() + remaining

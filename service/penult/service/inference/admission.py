@@ -6,7 +6,9 @@ eight ninths of the queue. Ten clients that flood it share almost all of it, and
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 from penult.service.errors import Overloaded
 from penult.service.observability.metrics import Metrics
@@ -15,6 +17,7 @@ _TIMES_WHAT_IS_FREE = 8
 # A smaller queue keeps nothing free.
 _MIN_SHARED = 10
 _MIN_RETRY_MS = 50
+_REMEMBERED_REQUESTS, _REMEMBERED_CLIENTS = 8, 1024
 # The reasons of refusals in penult_dropped_total.
 _DROPPED_AS = {"QUEUE_FULL": "queue_full", "QUEUE_TOO_LONG": "too_late"}
 
@@ -66,6 +69,13 @@ class RequestAdmission:
         self._images = AdmissionControl(images)
         self._bytes = AdmissionControl(bytes_)
         self._dropped = metrics.dropped
+        # Of clients whose requests found others waiting: images and bytes of their last requests.
+        self._sizes: dict[str, deque[tuple[int, int]]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was admitted that is not over."""
+        return not self._images.total
 
     def admit(self, client: str, images: int, bytes_: int, wait_s: Callable[[int], float], expires: float) -> None:
         """Count a request in. A request that finds the queue empty is always admitted.
@@ -82,30 +92,56 @@ class RequestAdmission:
 
         """
         with self._lock:
-            refusal = self._refusal(client, images, bytes_, wait_s, expires)
+            refusal = self._refusal(client, images, bytes_, wait_s, expires) if self._images.total else None
+            if self._images.total:
+                self._remember(client, images, bytes_)
             if refusal is None:
                 self._images.add(client, images)
                 self._bytes.add(client, bytes_)
-                return
-        self._dropped.labels(_DROPPED_AS[refusal.reason]).inc(images)
-        raise refusal
+        if refusal:
+            self._refuse(refusal, images)
 
-    def _refusal(
-        self, client: str, images: int, bytes_: int, wait_s: Callable[[int], float], expires: float
-    ) -> Overloaded | None:
+    def check_early(self, client: str, wait_s: Callable[[int], float], expires: float) -> None:
+        """Refuse a request whose size is not known yet if one like the client's smallest last ones would be refused.
+
+        Its message then needs no reading, which costs more than all else of a refusal. Raises Overloaded.
+        """
         if not self._images.total:
-            return None
-        wait = wait_s(self._images.ahead(client))
-        hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
-        if not (self._images.fits(client, images) and self._bytes.fits(client, bytes_)):
-            return Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
-        if time.perf_counter() + wait > expires:
-            message = "the server is busy and would answer too late for the deadline; try again later"
-            return Overloaded("QUEUE_TOO_LONG", message, retry_after_ms=hint)
-        return None
+            return
+        with self._lock:
+            sizes = self._sizes.get(client)
+            if not sizes or not self._images.total:
+                return
+            images, bytes_ = min(sizes)
+            refusal = self._refusal(client, images, bytes_, wait_s, expires)
+        if refusal:
+            self._refuse(refusal, images)
 
     def release(self, client: str, images: int, bytes_: int) -> None:
         """Count a request out."""
         with self._lock:
             self._images.remove(client, images)
             self._bytes.remove(client, bytes_)
+
+    def _remember(self, client: str, images: int, bytes_: int) -> None:
+        sizes = self._sizes.pop(client, None) or deque(maxlen=_REMEMBERED_REQUESTS)
+        sizes.append((images, bytes_))
+        self._sizes[client] = sizes
+        if len(self._sizes) > _REMEMBERED_CLIENTS:
+            del self._sizes[next(iter(self._sizes))]  # the one that asked longest ago
+
+    def _refusal(
+        self, client: str, images: int, bytes_: int, wait_s: Callable[[int], float], expires: float
+    ) -> Overloaded | None:
+        wait = wait_s(self._images.ahead(client))
+        hint = max(_MIN_RETRY_MS, int(1000 * wait / 2))
+        if not (self._images.fits(client, images) and self._bytes.fits(client, bytes_)):
+            return Overloaded("QUEUE_FULL", "the server is busy; try again after the hint", retry_after_ms=hint)
+        if time.perf_counter() + wait + wait_s(images) > expires:
+            message = "the server is busy and would answer too late for the deadline; try again later"
+            return Overloaded("QUEUE_TOO_LONG", message, retry_after_ms=hint)
+        return None
+
+    def _refuse(self, refusal: Overloaded, images: int) -> NoReturn:
+        self._dropped.labels(_DROPPED_AS[refusal.reason]).inc(images)
+        raise refusal

@@ -77,7 +77,7 @@ class Batcher:
         self._waiting: FairQueue[Item] = FairQueue()
         self._running = 0
         self._called = 0
-        self.runs = 0
+        self.runs = self.images = 0
         self._changed = threading.Condition()
         self._seconds_per_image = 0.0
         self._is_closed = False
@@ -141,6 +141,7 @@ class Batcher:
             self._running += 1
             batch = self._take()
             self.runs += bool(batch)
+            self.images += len(batch)
         try:
             if batch:
                 self._run(batch)

@@ -8,6 +8,7 @@ gains nothing. On a device, decoding threads feed the one thread that drives it.
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Scored, Timings
 from penult.service.inference.scoring import Scoring, check_has, stacked
-from penult.service.inference.workers import Workers
+from penult.service.inference.workers import Workers, WorkTime
 from penult.service.models.loader import ServedModel
 from penult.service.observability.call import caller
 from penult.service.observability.metrics import Metrics
@@ -108,9 +109,13 @@ class Pipeline:
         self._on_device_result = on_device_result
         self._decoder = Decoder(limits.image, PixelBudget(limits.decode_pixels))
         self._workers = Workers(limits.threads)
+        self._work_time = WorkTime(self._workers)
         self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, even if another replaced its name and version.
         self._instances: dict[ServedModel, _ModelInstance] = {}
+        # Images that workers have worked for and that no batcher counts: unusable ones, and those of unloaded models.
+        self._images_over = 0
+        self._lock = threading.Lock()
         self._scoring: set[asyncio.Future[list[tuple[Scored, ...]]]] = set()
         self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
         self._formats = {name: metrics.counting(metrics.images.labels(name)) for name in FORMATS}
@@ -141,6 +146,8 @@ class Pipeline:
         """Finish a model's requests and release it; the caller sends it no more requests."""
         instance = self._instances[model]
         await instance.end()
+        with self._lock:
+            self._images_over += instance.batcher.images
         del self._instances[model]
         labels = model.name, model.version
         if labels not in {(other.name, other.version) for other in self._instances}:  # it may have been replaced
@@ -258,7 +265,7 @@ class Pipeline:
         """Decode and run every image, and return the answer that `finish` computes from the outputs."""
         instance, client, count = self._instance(model), caller(), len(images)
         held_bytes = sum([1 if isinstance(image, ImageError) else size_bytes(image) for image in images])
-        self._admission.admit(client, count, held_bytes, instance.batcher.wait_s, expires)
+        self._admission.admit(client, count, held_bytes, partial(self._wait_s, instance), expires)
         if not instance.in_flight.enter():
             self._admission.release(client, count, held_bytes)
             raise ModelReplaced(model.name)
@@ -279,6 +286,19 @@ class Pipeline:
         finally:
             self._admission.release(client, count, held_bytes)
             instance.in_flight.leave()
+
+    def check_early(self, client: str, expires: float) -> None:
+        """Refuse a request by its headers if the queue is full; raise Overloaded."""
+        if not self._admission.is_empty:
+            self._admission.check_early(client, self._work_s, expires)
+
+    def _wait_s(self, instance: _ModelInstance, images: int) -> float:
+        """Return the seconds for so many images; a device works beside the workers."""
+        return max(self._work_s(images), instance.batcher.wait_s(images) if instance.driver else 0.0)
+
+    def _work_s(self, images: int) -> float:
+        run = sum([instance.batcher.images for instance in list(self._instances.values())], self._images_over)
+        return self._work_time.wait_s(images, run)
 
     def _instance(self, model: ServedModel) -> _ModelInstance:
         """Return a model's part; raise ModelReplaced if it has ended since the caller looked the model up."""
@@ -324,6 +344,8 @@ class Pipeline:
             if not isinstance(error, ImageError):
                 raise
             self._metrics.dropped.labels("bad_image").inc()
+            with self._lock:
+                self._images_over += 1
             # Without its traceback, which holds this frame and the image until Python collects cycles.
             request.put(place, error.with_traceback(None))
             return []

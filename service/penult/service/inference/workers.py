@@ -3,11 +3,14 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
 Act = Callable[[], object]
+# Images between two measurements.
+_MIN_IMAGES = 16
 
 
 class Workers:
@@ -18,13 +21,20 @@ class Workers:
         self._acts: queue.SimpleQueue[Act | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._count = threads
+        self.count = threads
+        # Seconds that each thread has worked; written by that thread only.
+        self._busy_s = [0.0] * threads
 
     def submit(self, act: Act) -> None:
         """Run `act` on a thread; an exception is logged as a bug. Costs a tenth of what a ThreadPoolExecutor does."""
-        if len(self._threads) < self._count:
+        if len(self._threads) < self.count:
             self._add_thread()
         self._acts.put(act)
+
+    @property
+    def busy_s(self) -> float:
+        """Return the seconds that all threads have worked."""
+        return sum(self._busy_s)
 
     def shutdown(self) -> None:
         """Finish what was submitted, and wait for the threads to end."""
@@ -35,15 +45,38 @@ class Workers:
 
     def _add_thread(self) -> None:
         with self._lock:
-            if len(self._threads) < self._count:
+            if len(self._threads) < self.count:
                 name = f"worker_{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                place = (len(self._threads),)
+                self._threads.append(threading.Thread(target=self._work, args=place, name=name, daemon=True))
                 self._threads[-1].start()
 
-    def _work(self) -> None:
+    def _work(self, place: int) -> None:
         while act := self._acts.get():
+            started = time.perf_counter()
             try:
                 act()
             except Exception:
                 log.exception("a worker's task failed")
+            self._busy_s[place] += time.perf_counter() - started
             del act  # it may hold an image, until the next one comes
+
+
+class WorkTime:
+    """How long workers work for an image, decoding included: a moving average, for one thread or under a lock."""
+
+    def __init__(self, workers: Workers) -> None:
+        """Know nothing yet."""
+        self._workers = workers
+        self._images, self._busy_s = 0, 0.0
+        self._per_image_s = 0.0
+
+    def wait_s(self, images: int, images_run: int) -> float:
+        """Return the seconds for so many images on all workers; `images_run` is how many have been run so far."""
+        count, busy_s = images_run - self._images, self._workers.busy_s
+        if count >= _MIN_IMAGES or (count and not self._per_image_s):
+            found = (busy_s - self._busy_s) / count
+            # Half of it is older, so that one slow moment does not decide.
+            self._per_image_s = (self._per_image_s + found) / 2 if self._per_image_s else found
+            self._images, self._busy_s = images_run, busy_s
+        return images * self._per_image_s / self._workers.count

@@ -17,7 +17,7 @@ from penult.bundle.reader import Bundle
 from penult.bundle.scores import Floats
 from penult.service.models.svm.scorer import Score, load_scorer
 from penult.service.runtime import cpu_threads, cuda_layout, cuda_options
-from penult.service.runtime.cpu_threads import THROUGHPUT, CpuPlan, Speed
+from penult.service.runtime.cpu_threads import THROUGHPUT, CpuPlan
 from penult.service.runtime.cuda_layout import DEVICE_TOLERANCE
 from penult.service.runtime.cuda_options import GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession, provider_options, sizes
@@ -119,21 +119,20 @@ def _fastest(bundle: Bundle, where: Placement, known: CpuPlan | None) -> tuple[M
     crop = bundle.manifest.preprocess.crop
     image = np.zeros((1, crop, crop, 3), dtype=np.uint8)
     sessions: dict[CpuPlan, Session] = {}
-    speeds: dict[CpuPlan, Speed] = {}
     for plan in [known] if known else cpu_threads.plans(where.cpu_mode, where.cores):
-        session = Session(bundle.onnx, bundle.manifest, where.device, plan, where.gpu.memory_mb)
-        run = partial(_checked(session), image)
+        session = sessions[plan] = Session(bundle.onnx, bundle.manifest, where.device, plan, where.gpu.memory_mb)
         if session.provider != CPU:  # a device takes one run at a time, whatever the cores
             build = _builder(bundle, where.gpu)
             return cuda_layout.choose(bundle.name, session, build, bundle.goldens.crops, where.gpu), None
-        if known:
-            return session, known
-        sessions[plan], speeds[plan] = session, cpu_threads.measure(run, plan)
-    chosen = cpu_threads.choose(where.cpu_mode, speeds)
-    for plan, speed in speeds.items():
+    if len(sessions) == 1:
+        return next((session, plan) for plan, session in sessions.items())
+    runs = {plan: partial(_checked(session), image) for plan, session in sessions.items()}
+    speeds_s = cpu_threads.fastest_runs_s(runs)
+    chosen = cpu_threads.choose(speeds_s)
+    for plan, seconds in speeds_s.items():
         log.debug(
-            "%s: %d threads a run, %d runs at a time: %.0f images/s, %.1f ms a call%s", bundle.name, plan.threads,
-            plan.callers, speed.images_per_s, 1000 * speed.run_s, " (chosen)" if plan == chosen else "",
+            "%s: %d threads a run, %d runs at a time: %.1f ms a call%s", bundle.name, plan.threads, plan.callers,
+            1000 * seconds, " (chosen)" if plan == chosen else "",
         )  # fmt: skip
     return sessions[chosen], chosen
 

@@ -39,6 +39,15 @@ def set_caller(name: str) -> None:
     _caller.set(name)
 
 
+def ensure_caller(peer: Callable[[], str]) -> str:
+    """Return the current request's caller; without a token it is the address of its peer."""
+    name = _caller.get()
+    if not name:
+        name = _host_of(peer())
+        _caller.set(name)
+    return name
+
+
 class DrainGate:
     """Counts the requests that are in flight, from any thread."""
 
@@ -143,8 +152,7 @@ class Call:
         self._remaining_s = remaining_s
         self._is_admitted = False
         request_id.set(self.id)
-        if not _caller.get():
-            _caller.set(_host_of(peer()))
+        ensure_caller(peer)
         self._started = time.perf_counter()
         tracing = method.envelope.tracing
         self.trace = tracing.begin(method.span, headers(), self.id) if tracing else None

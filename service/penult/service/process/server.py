@@ -191,7 +191,9 @@ class Server:
     def _build(self) -> GrpcServer:
         config = self._config
         direct = [f"/{SERVICE_NAME}/{name}" for name in DIRECT] + [f"/{OIP_NAME}/{name}" for name in OIP_DIRECT]
-        interceptor = Interceptor((SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens, direct)
+        interceptor = Interceptor(
+            (SERVICE_NAME, OIP_NAME), self._envelope, self._listeners.tokens, direct, self._pipeline.check_early
+        )
         server = GrpcServer(interceptor, _options(config, self._is_worker))
         servicer = PenultServicer(
             self._repository, self._pipeline, self._collections, config.request_max_images, config.message_max_bytes

@@ -1,19 +1,19 @@
 """Choose the memory layout of a model on a GPU by measurement.
 
-The faster layout for cuDNN depends on network, precision and chip. Both are built and timed at start, as
-cpu_threads.py does for threads. A fast session must reproduce the plain session's outputs on the bundle's
-goldens before it serves. If it fails or differs, the plain session serves on the same device, and a warning is logged.
+The faster layout for cuDNN depends on network, precision and chip. Both are built and timed at start. A fast session
+must reproduce the plain session's outputs on the bundle's goldens before it serves. If it fails or differs, the plain
+session serves on the same device, and a warning is logged.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import largest_difference
-from penult.service.runtime.cpu_threads import Speed
 from penult.service.runtime.cuda_options import AUTO, NCHW, NHWC, PLAIN, GpuOptions
 from penult.service.runtime.cuda_session import DeviceSession, sizes
 from penult.service.runtime.session import ModelSession, first_line
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 DEVICE_TOLERANCE = 1e-2
 _MEASURE_S = 0.2
 _MIN_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second in full batches, and seconds of a run of one image."""
+
+    images_per_s: float
+    run_s: float
 
 
 # Builds an unwarmed session of a layout, NCHW or NHWC.
