@@ -196,7 +196,7 @@ class Rpc:
 
     def peer(self) -> str:
         """Return the client's address, as ipv4:192.0.2.1:5000."""
-        return str(self._call.peer())
+        return str(self._call.peer().decode())
 
     def time_remaining(self) -> float | None:
         """Return the seconds to the client's deadline, never below 0; None without a deadline."""

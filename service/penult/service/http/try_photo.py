@@ -111,7 +111,7 @@ class TryPhotoRoute:
             "model": model.name,
             "version": model.version,
             "default_scorer": model.manifest.default_scorer,
-            "scorers": {name: [vars(each) for each in found.classes] for name, found in scored.items()},
+            "scorers": {name: [each._asdict() for each in found.classes] for name, found in scored.items()},
             "novelty": answer.novelty,
             "is_novel": answer.is_novel,
             "novelty_threshold": model.baseline.threshold if model.baseline else None,

@@ -41,8 +41,8 @@ class ClassScores:
     def ranked(self, top_k: int) -> list[tuple[Scored, ...]]:
         """Return the `top_k` best classes of each image, best first; of equal scores, the first class first."""
         best = _best(self.scores, top_k)
-        scores = np.take_along_axis(self.scores, best, axis=1).tolist()
-        probabilities = np.take_along_axis(self.probabilities, best, axis=1).tolist()
+        rows = np.arange(len(best))[:, None]
+        scores, probabilities = self.scores[rows, best].tolist(), self.probabilities[rows, best].tolist()
         return [
             tuple([Scored(self.classes[c], s, p) for c, s, p in zip(*row, strict=True)])
             for row in zip(best.tolist(), scores, probabilities, strict=True)
