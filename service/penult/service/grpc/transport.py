@@ -29,7 +29,9 @@ Metadata = Sequence[tuple[str, str]]
 
 _NO_FLAGS = 0
 # Calls that the core may hand over before the poller asks again.
-_REQUESTED = 16
+_REQUESTED = 2
+# More headers are an attack: of repeated ones, 16 KB on the wire can be 16 MB here.
+_MAX_HEADERS = 128
 # The core's deadline of a call without one lies centuries ahead.
 _NEVER_S = 1e9
 
@@ -181,7 +183,7 @@ class Rpc:
         self._server = server
         self._call = event.call
         self._deadline: float = event.call_details.deadline
-        self._metadata = event.invocation_metadata
+        self._metadata: Metadata = event.invocation_metadata or ()
         self._trailing: Metadata = ()
         self._context = contextvars.Context()
         self._task: asyncio.Task[Any] | None = None
@@ -192,7 +194,7 @@ class Rpc:
 
     def invocation_metadata(self) -> Metadata:
         """Return the call's headers."""
-        return self._metadata or ()
+        return self._metadata
 
     def peer(self) -> str:
         """Return the client's address, as ipv4:192.0.2.1:5000."""
@@ -226,6 +228,10 @@ class Rpc:
     def begin(self) -> None:
         """Find what answers the call, and read its message or start its task."""
         self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+        if len(self._metadata) > _MAX_HEADERS:
+            self._metadata = ()
+            self._end(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {_MAX_HEADERS} headers")
+            return
         try:
             handler, is_direct = self._context.run(self._server.find, self)
         except Aborted as refused:
