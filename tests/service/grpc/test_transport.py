@@ -8,7 +8,8 @@ import grpc
 import pytest
 from tests.attacks.http2 import END_STREAM, HEADERS, Connection, data, message, opening
 
-from penult.service.grpc.transport import Aborted, GrpcServer
+from penult.service.grpc.rpc import Aborted
+from penult.service.grpc.transport import GrpcServer
 from penult.service.suspension import is_on_event_loop, on_event_loop, suspended
 
 ECHO = "/s/Echo"

@@ -1,6 +1,6 @@
 """Around every RPC of our own services: tokens, parsing, error mapping, request ids and metrics.
 
-By default, gRPC servers answer a broken message with INTERNAL, and a bug with UNKNOWN and the exception's text
+By default, gRPC servers answer a broken message with INTERNAL. They answer a bug with UNKNOWN and the exception's text
 (research/reliability.md, section 3). Here a broken message is INVALID_ARGUMENT, and a bug INTERNAL with an id.
 """
 
@@ -13,8 +13,8 @@ import grpc
 from penult.bundle.errors import PenultError
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import InvalidRequest, ModelReplaced, ServiceError, Unsupported, code_of
+from penult.service.grpc.rpc import Aborted, Handler, Rpc
 from penult.service.grpc.streaming import expires
-from penult.service.grpc.transport import Aborted, Handler, Rpc
 from penult.service.observability.call import PROBES, Call, Envelope, Method, ensure_caller, set_caller
 from penult.service.observability.metrics import Counting
 

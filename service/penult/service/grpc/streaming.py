@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from penult.service.grpc.transport import Rpc
+from penult.service.grpc.rpc import Rpc
 
-# What servicers see of a call; penult.service.grpc.transport.Rpc has as much of it as they use.
+# What servicers see of a call; penult.service.grpc.rpc.Rpc has as much of it as they use.
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")

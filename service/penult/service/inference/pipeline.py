@@ -1,7 +1,7 @@
 """From images to answers: admission, decoding, batching, scoring. Knows models, and nothing of gRPC or HTTP.
 
-A request crosses from the thread that received it to a worker, and is answered there (penult.service.suspension); only
-one that began on the event loop crosses back. On CPUs, the thread that decodes an image also
+A request crosses from the thread that received it to a worker, and is answered there (penult.service.suspension). Only
+a request that began on the event loop crosses back. On CPUs, the thread that decodes an image also
 runs the model and, for the last image of a request, scores it, because a handover between threads of the same cores
 gains nothing. On a device, decoding threads feed the one thread that drives it.
 """
