@@ -1,7 +1,7 @@
 """Count now, add to Prometheus later and in bulk.
 
-An increment between two runs of a model takes 50 times as long as in a loop (research/speed.md): the processor's caches
-are cold. So a request only notes what it counts. The event loop adds the notes up a few times a
+An increment between two runs of a model takes 50 times as long as in a loop (research/speed.md). The reason is that the
+processor's caches are cold. So a request only notes what it counts. The event loop adds the notes up a few times a
 second, and every scrape does so first, so that it sees each request that has ended.
 """
 
