@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import tempfile
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Self
@@ -26,7 +27,7 @@ from penult.bundle.reader import read_bundle
 NUMBERS = Path(__file__).with_suffix(".json")
 KINDS = ("crop", "16 crops", "JPEG", "OIP crop")
 MOST, LEAST = 1.25, 0.5  # bounds of a count, as shares of the number in the file
-ROUNDS, REQUESTS, WARM = 5, 30, 10
+REQUESTS, WARM = 150, 10
 RENEW = "PENULT_WRITE_CALLS=1 .venv/bin/python -m pytest tests/bench/test_front_calls.py"
 _OPTIONS = ("--port", "0", "--metrics-port", "0", "--device", "cpu", "--cpu-mode", "throughput", "--lookup", "off",
             "--watch-s", "0", "--drain-lead", "0", "--log-level", "error", "--threads", "2")  # fmt: skip
@@ -56,8 +57,8 @@ class Counted:
         command = [sys.executable, str(Path(__file__).with_name("counting.py")), "serve", "--models"]
         log = Path(self._scratch.name) / "log"
         self._processes = Processes([*command, str(self._folder.parent), *_OPTIONS], log, is_asked=True)
-        target = next(word for word in self._processes.read().split() if word.startswith("grpc="))
-        self._channel = grpc.insecure_channel(target.removeprefix("grpc="))
+        words = dict(word.split("=", 1) for word in self._processes.read().split()[1:])
+        self._channel, self._metrics = grpc.insecure_channel(words["grpc"]), words["metrics"]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,18 +68,23 @@ class Counted:
         self._scratch.cleanup()
 
     def count(self, kind: str) -> Counts:
-        """Send requests one after the other, in rounds; return the counts of the round with the median total."""
+        """Send requests one after the other; return the calls of each."""
         call = self._channel.unary_unary(payloads.INFER if kind == "OIP crop" else payloads.CLASSIFY)
-        request, rounds = self._request(kind), []
+        request = self._request(kind)
         for _ in range(WARM):
             call(request)
-        self._processes.ask("")
-        for _ in range(ROUNDS):
-            for _ in range(REQUESTS):
-                call(request)
-            rounds.append(json.loads(self._processes.ask("")))
-        middle = sorted(rounds, key=lambda counts: sum(counts.values()))[ROUNDS // 2]
-        return Counts({name: calls / REQUESTS for name, calls in middle.items()})
+        self._ask()
+        scrape = self._ask()
+        for _ in range(REQUESTS):
+            call(request)
+        found = self._ask()
+        found.subtract(scrape)
+        return Counts({name: calls / REQUESTS for name, calls in found.items()})
+
+    def _ask(self) -> Counter[str]:
+        """Return the calls since the last time, after a scrape: what requests left for later is done then."""
+        urllib.request.urlopen(self._metrics).read()
+        return Counter(json.loads(self._processes.ask("")))
 
     def _request(self, kind: str) -> bytes:
         name, side = self._folder.name, read_bundle(self._folder).manifest.preprocess.crop
