@@ -42,7 +42,7 @@ def test_locks_name_no_host():
 def test_installed_versions_are_the_locked_ones():
     """What the tests run on is what the lock says."""
     locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", (ROOT / "locks" / "cpu.txt").read_text(), re.MULTILINE))
-    for name in ("grpcio", "protobuf", "pillow", "starlette", "prometheus-client"):
+    for name in ("grpcio", "protobuf", "pillow", "simplejpeg", "starlette", "prometheus-client"):
         assert metadata.version(name) == locked[name]
 
 

@@ -26,6 +26,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _NO_MARKER = (0x00, 0xFF)
 _START_OF_SCAN, _COMMENT, _APP0, _APP1, _APP14 = 0xDA, 0xFE, 0xE0, 0xE1, 0xEE
 _WITH_LENGTH = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), _COMMENT))
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_END_OF_IMAGE = b"\xff\xd9"
 # Restart markers and TEM mean nothing before the first scan.
 _OPTIONAL = frozenset((0x01, *range(0xD0, 0xD8), *range(0xE0, 0xF0), _COMMENT))
 # libjpeg ignores shorter ones.
@@ -51,14 +53,16 @@ View = memoryview | bytes
 class Stored:
     """The parts of a file that a decoder needs: `parts` in order, and the orientation, 1 to 8.
 
-    `first_scan` is the offset of a JPEG's first scan and the number of its components. `header` (13 bytes),
-    `transparency` (the tRNS chunk), `pixels` (the IDAT chunks) and `has_end` are of a PNG.
+    `first_scan` is the offset of a JPEG's first scan, and `scan_components` the number of its components. `frames` are
+    its frame headers, without the first byte of the marker. `header` (13 bytes), `transparency` (the tRNS chunk) and
+    `pixels` (the IDAT chunks) are of a PNG. `has_end` is whether a JPEG or PNG contains an end.
     """
 
     parts: list[View]
     orientation: int = UPRIGHT
     first_scan: int = 0
     scan_components: int = 0
+    frames: list[bytes] = field(default_factory=list)
     header: bytes = b""
     transparency: bytes = b""
     pixels: list[View] = field(default_factory=list)
@@ -69,6 +73,10 @@ class Stored:
         if len(self.parts) == 1 and isinstance(self.parts[0], bytes):
             return io.BytesIO(self.parts[0])
         return cast("IO[bytes]", _Joined(self.parts))
+
+    def joined(self) -> View:
+        """Return the parts as one; copied if there are several."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
 
 class _Joined:
@@ -138,10 +146,12 @@ def walk_jpeg(data: bytes) -> Stored:
         marker = data[at + 1]
         if marker == _START_OF_SCAN:
             stored.first_scan, stored.scan_components = at, int.from_bytes(data[at + 4 : at + 5], "big")
+            stored.has_end = data.rfind(_END_OF_IMAGE, at) > 0
             break
         end = at + 2
         if marker in _WITH_LENGTH:
             end += max(2, int.from_bytes(data[end : end + 2], "big"))
+        stored.frames += [data[at + 1 : end]] if marker in _FRAMES else []
         if marker in _OPTIONAL and not _is_believed(data, marker, at + 4, end):
             if marker == _APP1 and not has_exif and data.startswith(_EXIF, at + 4):
                 has_exif, stored.orientation = True, exif_orientation(data[at + 4 : end])

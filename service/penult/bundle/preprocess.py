@@ -3,7 +3,8 @@
 bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
 
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
-(guarded) failed on none of 139 bad files (research/reliability.md, section 3). Resizing computes only the cropped
+(guarded) failed on none of 139 bad files (research/reliability.md, section 3). Of undamaged baseline JPEGs, which are
+nearly all, simplejpeg returns the same pixels in less CPU time (plain_jpegs.py). Resizing computes only the cropped
 part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
 section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 if at least twice the needed size is left. The crop then differs by
 less than half a grey level on average.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from penult.bundle.containers import Stored, walk
@@ -30,12 +31,15 @@ from penult.bundle.guards import (
     image_format,
     webp_size,
 )
+from penult.bundle.plain_jpegs import open_parts
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow keeps an image in blocks of 16 MiB, which the C library keeps for the next one, in every thread's own heap: a
 # few large photos, and the process stays hundreds of MiB larger. Blocks of this size go back to the kernel instead.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
+# Pillow passes files to decoders, and pixels to NumPy, in pieces of so many bytes. A crop fits into one.
+ImageFile.MAXBLOCK = 1 << 18
 
 Pixels = NDArray[np.uint8]
 
@@ -199,12 +203,7 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     stored = walk(data, kind)
     if kind == "WEBP":
         limits.check_size(*webp_size(stored))  # libwebp allocates the whole canvas, twice, when it opens a file
-    try:
-        image = Image.open(stored.file(), formats=[kind])
-    except MemoryError:
-        raise
-    except Exception as error:  # as in _load()
-        raise ImageError("IMAGE_CORRUPT", f"the {kind} header cannot be read; send the original file") from error
+    image = open_parts(stored, kind)
     limits.check_size(*image.size)
     whole = image.width * image.height
     image.info[_STORED] = stored
@@ -286,7 +285,7 @@ def _load(image: Image.Image) -> Image.Image:
         if rgb is not image:
             image.close()  # its pixels: nobody needs both, and large photos are large twice
         return rgb.transpose(_UPRIGHT[stored.orientation]) if stored.orientation in _UPRIGHT else rgb
-    except MemoryError:  # that is not the photo's fault
+    except (MemoryError, ImageError):  # the former is not the photo's fault
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
         if "truncated" in str(error).lower():
