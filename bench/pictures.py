@@ -1,8 +1,8 @@
 """CPU time from a photo's bytes to the network's input, against another revision, in turns in one process.
 
-python bench/pictures.py --photos FOLDER --before REVISION: JPEGs of the folder as they are, as 12 megapixels with and
-without metadata, and as PNG and WebP; also whether the pixels are the same. Memory is kept as the server keeps it, and caches
-are cold, as they are after a network has run.
+python bench/pictures.py --photos FOLDER --before REVISION [--network FILE.onnx]: JPEGs of the folder as they are, as 12
+megapixels with and without metadata, and as PNG and WebP; also whether the pixels are the same. Memory is kept as the
+server keeps it, and caches are cold. With --network, two threads decode the JPEGs and run a network on each.
 """
 
 import argparse
@@ -14,10 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 from PIL import Image
 
 from penult.bundle import preprocess
@@ -64,18 +67,43 @@ def kinds(photos: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
     yield "WebP", [encoded(image, "WEBP") for image in images]
 
 
+def beside_network(modules: list[ModuleType], photos: list[bytes], network: Path, rounds: int) -> None:
+    """Print CPU-ms of an image, decoded and run, by two threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    name, spent = session.get_inputs()[0].name, ([], [])
+
+    def run(module: ModuleType, first: int) -> None:
+        for photo in photos[first::2]:
+            session.run(None, {name: module.crop_encoded(photo, module.Preprocess())[np.newaxis]})
+
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 else (1, 0):
+            began = time.process_time()
+            with ThreadPoolExecutor(2) as threads:
+                list(threads.map(partial(run, modules[which]), (0, 1)))
+            spent[which].append(1000 * (time.process_time() - began) / len(photos))
+    ms = [statistics.median(times) for times in spent]
+    ratio = statistics.median(after / before for before, after in zip(*spent, strict=True))
+    print(f"JPEG and network, two threads: {ms[0]:.3f} → {ms[1]:.3f} ms, ratio {ratio:.3f}")
+
+
 def main() -> None:
     """Print CPU-ms of both and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEGs")
     parser.add_argument("--before", required=True, help="revision to compare with")
     parser.add_argument("--rounds", type=int, default=3, help="times that all is decoded (3)")
+    parser.add_argument("--network", type=Path, help="bundle's model.onnx, to run on each JPEG")
     options = parser.parse_args()
     keep_freed_blocks(arenas=2)
     photos = [path.read_bytes() for path in sorted(options.photos.rglob("*.jpg"))[:60]]
     with tempfile.TemporaryDirectory() as folder:
         modules = [before(options.before, Path(folder)), preprocess]
         specs = [module.Preprocess() for module in modules]
+        if options.network:
+            beside_network(modules, photos, options.network, 5 * options.rounds)
         for name, files in kinds(photos):
             crops = [[m.crop_encoded(file, s) for file in files] for m, s in zip(modules, specs, strict=True)]
             same = all(np.array_equal(*pair) for pair in zip(*crops, strict=True))

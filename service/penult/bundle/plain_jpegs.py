@@ -8,11 +8,15 @@ whether it is accepted.
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from penult.bundle.containers import Stored
 from penult.bundle.errors import ImageError
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow alone returns the same, so an operator may uninstall a libjpeg-turbo with a fault
+    simplejpeg = None
 
 _BASELINE, _BITS, _COLOURS, _FRAME_BYTES = 0xC0, 8, 3, 18
 # Below this, two scales may give one size.
@@ -24,7 +28,7 @@ _MOST_PIXELS, _MOST_BYTES = 50_000_000, 16 << 20
 
 def open_parts(stored: Stored, kind: str) -> Image.Image:
     """Read the header of a "JPEG", "PNG" or "WEBP"; no pixel is decoded yet. Raises ImageError."""
-    size = _plain_size(stored) if kind == "JPEG" else None
+    size = _plain_size(stored) if simplejpeg and kind == "JPEG" else None
     return PlainJpeg(stored, size) if size else _open_with_pillow(stored, kind)
 
 
