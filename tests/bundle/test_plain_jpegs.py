@@ -87,6 +87,15 @@ def test_other_jpegs_are_left_to_pillow(photo: Image.Image, encode: Callable[...
     assert not [place for place, data in enumerate(others) if isinstance(open_image(data), PlainJpeg)]
 
 
+def test_pillow_alone_is_enough(photo: Image.Image, encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch):
+    """Without simplejpeg every JPEG is left to Pillow, and the crop stays the same."""
+    data = encode(photo, "JPEG")
+    crop = crop_encoded(data, SPEC)
+    monkeypatch.setattr(plain_jpegs, "simplejpeg", None)
+    assert not isinstance(open_image(data), PlainJpeg)
+    assert np.array_equal(crop_encoded(data, SPEC), crop)
+
+
 @pytest.mark.system
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged metadata
 def test_the_corpus_ends_as_with_pillow(by_pillow: Callable[..., object]):
