@@ -8,11 +8,11 @@ the model.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Batcher:
         pool: Pool,
         metrics: Metrics,
         delay_s: float = 0.0,
+        budget_s: float = math.inf,
         on_result: Callable[[bool], object] = lambda ok: None,
     ) -> None:
         """Start with an empty queue.
@@ -64,6 +65,7 @@ class Batcher:
             pool: the threads that run the model.
             metrics: where runs are counted.
             delay_s: how long an idle model waits for more images.
+            budget_s: how long a run of more than one image may take, as estimated from the last ones.
             on_result: called with False after a batch that failed twice, with True after the next one that succeeds.
 
         """
@@ -72,13 +74,15 @@ class Batcher:
         self._callers = callers
         self._pool = pool
         self._delay_s = delay_s
+        self._budget_s = budget_s
         self._on_result = on_result
         self._has_failed = False
         self._waiting: FairQueue[Item] = FairQueue()
         self._running = 0
         self._called = 0
         self.runs = self.images = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._seconds_per_image = 0.0
         self._is_closed = False
         self._events = metrics.device_events
@@ -98,7 +102,7 @@ class Batcher:
 
         penult_queue_depth counts them already, and no longer once they are taken for a run or skipped.
         """
-        with self._changed:
+        with self._lock:
             if self._is_closed:
                 self._depth.dec(len(items))
                 return
@@ -112,14 +116,14 @@ class Batcher:
 
     def close(self) -> None:
         """Skip the images that wait and that still come: their requests were given up, and the model ends."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._depth.dec(len(self._waiting))
             self._waiting.clear()
 
     def _call_threads(self) -> None:
         """Ask the pool for as many threads as there are batches waiting and callers free."""
-        with self._changed:
+        with self._lock:
             free = self._callers - self._running - self._called
             wanted = min(free, len(self._waiting) - self._called) if free > 0 else 0
             self._called += max(0, wanted)
@@ -127,7 +131,7 @@ class Batcher:
             self._pool.submit(self._run_called)
 
     def _run_called(self) -> None:
-        with self._changed:
+        with self._lock:
             self._called -= 1
         self._run_one()
         # Not in a loop: other work of the pool, such as decoding, goes first.
@@ -135,7 +139,7 @@ class Batcher:
 
     def _run_one(self) -> None:
         """Run one batch, if a caller is free and an image waits."""
-        with self._changed:
+        with self._lock:
             if self._running >= self._callers:
                 return
             self._running += 1
@@ -146,7 +150,7 @@ class Batcher:
             if batch:
                 self._run(batch)
         finally:
-            with self._changed:
+            with self._lock:
                 self._running -= 1
 
     def _take(self) -> list[Item]:
@@ -158,7 +162,7 @@ class Batcher:
             self._changed.wait(left)
         batch: list[Item] = []
         left_over = before = len(self._waiting)
-        share = min(self._max_images, -(-before // self._callers))
+        share = min(self._most(), -(-before // self._callers))
         while left_over and len(batch) < share:
             item = self._waiting.take()
             left_over -= 1
@@ -166,6 +170,14 @@ class Batcher:
                 batch.append(item)
         self._depth.dec(before - left_over)
         return batch
+
+    def _most(self) -> int:
+        """Return the most images of the next run."""
+        if math.isinf(self._budget_s) or self._max_images == 1:
+            return self._max_images
+        if not self._seconds_per_image:
+            return 1
+        return max(1, min(self._max_images, int(self._budget_s / self._seconds_per_image)))
 
     def probe(self, pixels: Pixels) -> None:
         """Run one image without a request, on the calling thread, one of the pool's, to test the device."""
@@ -216,11 +228,12 @@ class Batcher:
         before, per_image = self._seconds_per_image, seconds / len(batch)
         self._seconds_per_image = before + (per_image - before) / 12 if before else per_image
         # A sum is finite only if all its numbers are; of rare large ones it may not be, so the rows decide.
-        is_finite = isfinite(np.add.reduce(logits, axis=None)) and isfinite(np.add.reduce(descriptors, axis=None))
+        is_finite = math.isfinite(np.add.reduce(logits, axis=None)) and math.isfinite(
+            np.add.reduce(descriptors, axis=None)
+        )
+        self._queue_phase.observe_all([started - item.since for item in batch])
         for row, item in enumerate(batch):
-            waited = started - item.since
-            self._queue_phase.observe(waited)
-            output = ModelOutput(logits[row : row + 1], descriptors[row : row + 1], waited, seconds)
+            output = ModelOutput(logits[row : row + 1], descriptors[row : row + 1], started - item.since, seconds)
             item.request.put(item.place, output if is_finite else _checked(output))
 
     def _record_failure(self, error: Exception) -> None:

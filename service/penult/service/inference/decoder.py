@@ -18,14 +18,14 @@ from penult.service.errors import Overloaded
 _RETRY_MS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: such fields cost three times as much to set
 class EncodedPhoto:
     """The bytes of a JPEG, PNG or WebP file."""
 
     data: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RawPhoto:
     """Decoded pixels. `rgb` has height * width * 3 bytes; with `is_crop` it is the network's input, unchanged."""
 

@@ -49,8 +49,7 @@ class DriftMonitor:
         if not self._baseline:
             return [(None, False)] * len(descriptors)
         distances = self._baseline.novelty(descriptors)
-        for ratio in (distances / self._threshold).tolist():
-            self._ratio.observe(ratio)
+        self._ratio.observe_all((distances / self._threshold).tolist())
         above = distances > self._threshold
         if count := int(np.count_nonzero(above)):
             self._novel.inc(count)
@@ -58,10 +57,10 @@ class DriftMonitor:
 
     def record_classes(self, scorer: str, best: Iterable[tuple[str, float]]) -> None:
         """Count the best class of each image, by a scorer, and its probability."""
-        confidence = self._confidence[scorer]
-        for label, probability in best:
+        best = list(best)
+        for label, _ in best:
             self._counters[label].inc()
-            confidence.observe(probability)
+        self._confidence[scorer].observe_all([probability for _, probability in best])
 
     def record_neighbours(self, found: Iterable[Sequence[Hit]]) -> None:
         """Count the distance of each image to its nearest stored item; images without one do not count."""

@@ -41,14 +41,17 @@ from penult.service.suspension import InFlight
 Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
+# Unless the operator decides: the images of a batch on CPUs, and the seconds that it may take.
+_CPU_BATCH_IMAGES, _CPU_BATCH_S = 4, 0.010
 
 
 @dataclass(frozen=True)
 class InferenceLimits:
     """Limits of the pipeline: threads, images, bytes, pixels (of 4 bytes) and seconds.
 
-    On CPUs a batch takes as long as its images one by one. It also delays images that arrive after it began. In
-    measurements, batches of 2 and 4 raised p99 by a fifth and throughput not at all (bench/RESULTS.md).
+    On CPUs a batch takes nearly as long as its images one by one, and delays images that arrive after it began. So
+    batches of small networks only are formed there, with `cpu_batch_images` of 0: they save a tenth of the CPU time,
+    of the model and of what surrounds it (bench/RESULTS.md).
     """
 
     threads: int
@@ -62,7 +65,11 @@ class InferenceLimits:
 
     def batch_images(self, model: ServedModel) -> int:
         """Return the most images per run of a model."""
-        return self.cpu_batch_images if model.is_on_cpu else self.device_batch_images
+        return (self.cpu_batch_images or _CPU_BATCH_IMAGES) if model.is_on_cpu else self.device_batch_images
+
+    def batch_s(self, model: ServedModel) -> float:
+        """Return the most seconds for a run of several images."""
+        return _CPU_BATCH_S if model.is_on_cpu and not self.cpu_batch_images else math.inf
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class Pipeline:
             driver or self._workers,
             self._metrics,
             self._limits.batch_delay_s,
+            self._limits.batch_s(model),
             lambda ok: loop.call_soon_threadsafe(self._on_device_result, model, ok),
         )
         self._instances[model] = _ModelInstance(model, batcher, driver, Scoring(model, self._metrics))

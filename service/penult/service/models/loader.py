@@ -1,6 +1,8 @@
 """Load a bundle on its device, replay its goldens there and warm up its batch sizes."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -156,12 +158,23 @@ def _for_integers(bundle: Bundle, where: Placement) -> Placement:
     return replace(where, device="cpu")
 
 
-def warm(model: ServedModel, most_images: int) -> None:
-    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory must show now."""
+def warm(model: ServedModel, most_images: int, most_s: float = math.inf) -> None:
+    """Run batches of 1, 2, 4, … and `most_images`: first runs are slow, and missing memory must show now.
+
+    Batches that would take longer than `most_s` are left out.
+    """
     crop = model.manifest.preprocess.crop
     with _ended_on_error(model.session):
+        per_image_s = 0.0
         for size in sizes(most_images):
-            _checked(model.session)(np.zeros((size, crop, crop, 3), dtype=np.uint8))
+            if size > 1 and size * per_image_s > most_s:
+                break
+            images = np.zeros((size, crop, crop, 3), dtype=np.uint8)
+            _checked(model.session)(images)
+            started = time.perf_counter()
+            if size == 1 and not math.isinf(most_s):
+                _checked(model.session)(images)
+                per_image_s = time.perf_counter() - started
 
 
 def _checked(session: ModelSession) -> goldens.RunModel:

@@ -24,7 +24,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from penult.bundle.baseline import Baseline
 from penult.service.observability.gpu_metrics import gpus
-from penult.service.observability.notes import FoldFirst, NotedCounter, NotedHistogram, Notes
+from penult.service.observability.notes import DirectHistogram, FoldFirst, NotedCounter, NotedHistogram, Notes
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
 disable_created_metrics()
@@ -51,7 +51,7 @@ Sample = tuple[str, Mapping[str, str], float]
 
 
 Counting = Counter | NotedCounter
-Observing = Histogram | NotedHistogram
+Observing = DirectHistogram | NotedHistogram
 
 
 class Exposition:
@@ -208,7 +208,7 @@ class Metrics(Exposition):
 
     def observing(self, child: Histogram) -> Observing:
         """Return what observes into one series, as counting()."""
-        return child if FILES in os.environ else self.notes.histogram(child)
+        return DirectHistogram(child) if FILES in os.environ else self.notes.histogram(child)
 
     def loaded(self, *model: str) -> None:
         """Count a loaded model and show it as served; `model` has the labels of penult_model_info."""

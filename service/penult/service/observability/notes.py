@@ -81,6 +81,24 @@ class NotedHistogram:
         """Count a value."""
         self._notes.append((self._act, amount))
 
+    def observe_all(self, amounts: list[float]) -> None:
+        """Count values."""
+        act = self._act
+        self._notes.extend([(act, amount) for amount in amounts])
+
+
+class DirectHistogram:
+    """One series of a histogram, counted at once."""
+
+    def __init__(self, child: Histogram) -> None:
+        """Count into this."""
+        self.observe = child.observe
+
+    def observe_all(self, amounts: list[float]) -> None:
+        """Count values."""
+        for amount in amounts:
+            self.observe(amount)
+
 
 class FoldFirst(Collector):
     """Adds the notes before a registry collects; it has no metrics, and must be registered first."""

@@ -250,7 +250,7 @@ class Server:
         if before and not before.is_on_cpu and before.version == bundle.version and where.device == "auto":
             where = replace(where, device="cuda")  # rebuilt after a failure: never on the CPU silently
         model = load(bundle, where, before)
-        warm(model, self._limits.batch_images(model))
+        warm(model, self._limits.batch_images(model), self._limits.batch_s(model))
         return model
 
     async def _rebuild(self, model: ServedModel) -> bool:

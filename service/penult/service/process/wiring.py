@@ -11,7 +11,7 @@ def inference_limits(config: ServeConfig) -> InferenceLimits:
     """Return what the pipeline may use."""
     return InferenceLimits(
         threads=config.cpu_threads,
-        cpu_batch_images=config.batch_max_images or 1,
+        cpu_batch_images=config.batch_max_images,
         device_batch_images=config.gpu_options.most_images,
         batch_delay_s=config.batch_delay_ms / 1000,
         queue_images=config.queue_max_images,
