@@ -56,8 +56,8 @@ def run() -> None:
     wanted = parser.parse_args()
     run_s, image_s = wanted.run_ms / 1000, wanted.image_ms / 1000
 
-    def warm(model: ServedModel, most_images: int) -> None:
-        loader.warm(model, most_images)
+    def warm(model: ServedModel, *limits: float) -> None:
+        loader.warm(model, *limits)
         null_session(model.session, model.manifest.preprocess.crop, run_s, image_s, wanted.device_batches)
 
     server.warm = warm

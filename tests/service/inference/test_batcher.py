@@ -62,9 +62,9 @@ def batcher(model, metrics):
     """Make a batcher with threads of its own: batcher(max_images=4, callers=1, delay_s=0); they end with the test."""
     pools: list[ThreadPoolExecutor] = []
 
-    def make(max_images: int = 4, callers: int = 1, delay_s: float = 0.0) -> Batcher:
+    def make(max_images: int = 4, callers: int = 1, delay_s: float = 0.0, budget_s: float = math.inf) -> Batcher:
         pools.append(ThreadPoolExecutor(callers, thread_name_prefix="model"))
-        return Batcher(model, max_images, callers, pools[-1], metrics, delay_s)
+        return Batcher(model, max_images, callers, pools[-1], metrics, delay_s, budget_s)
 
     yield make
     model.go.set()
@@ -139,6 +139,22 @@ def test_while_it_is_busy_photos_merge_up_to_the_limit(batcher, model):
 
     asyncio.run(scenario())
     assert model.batches == [[255], [1, 2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(("budget_s", "sizes"), [(1e-9, [1, 1, 1, 1, 1, 1]), (3600, [1, 1, 4])])
+def test_a_batch_keeps_within_its_time(batcher, model, budget_s, sizes):
+    """Of a slow model each image runs alone, of a quick one several together, once its time is known."""
+
+    async def scenario():
+        b = batcher(max_images=4, budget_s=budget_s)
+        await values(request(b, 1))
+        first = await busy(b, model)
+        rest = request(b, 2, 3, 4, 5)
+        model.go.set()
+        await values(first, rest)
+
+    asyncio.run(scenario())
+    assert [len(batch) for batch in model.batches] == sizes
 
 
 def test_callers_share_what_waits(batcher, model):

@@ -1,6 +1,7 @@
 """Admission, decoding, batching and scoring together, on a real onnxruntime session, without gRPC."""
 
 import asyncio
+import math
 import pickle
 import threading
 import time
@@ -16,10 +17,10 @@ from penult.bundle.reader import read_bundle
 from penult.lookup.types import Hit
 from penult.service.config import ServeConfig
 from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, NotReady, Overloaded
-from penult.service.inference.batcher import Batcher
 from penult.service.inference.decoder import EncodedPhoto, RawPhoto
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.results import Answer
+from penult.service.inference.workers import WorkTime
 from penult.service.models.loader import Placement, load
 from penult.service.observability.metrics import Metrics
 from penult.service.process.wiring import inference_limits
@@ -281,7 +282,7 @@ def test_scoring_is_timed(light, run, metrics, samples):
 def test_a_request_that_would_be_late_is_refused_at_once(light, run, gate_here, metrics, samples, monkeypatch):
     """Where the queue takes longer than the client waits, the request is refused with a hint and costs no run."""
     model = light()
-    monkeypatch.setattr(Batcher, "wait_s", lambda self, images: 0.5 * images)
+    monkeypatch.setattr(WorkTime, "wait_s", lambda self, images, images_run: 0.5 * images)
 
     async def scenario(pipeline):
         gate_here.shut()
@@ -419,11 +420,11 @@ def test_a_bug_on_a_thread_reaches_the_caller(light, run, monkeypatch):
     assert len(run(model, scenario, threads=1)[1]) == 1
 
 
-def test_images_run_singly_on_cpus_unless_a_setting_decides(light):
-    """On CPUs batches gain nothing, so there are none by default."""
-    model = light()
-    assert inference_limits(ServeConfig()).batch_images(model) == 1
-    assert inference_limits(ServeConfig(batch_max_images=5)).batch_images(model) == 5
+def test_batches_on_cpus_are_short_unless_a_setting_decides(light):
+    """On CPUs a batch has at most 4 images and 10 ms by default; with a setting only its images count."""
+    model, usual, set_ = light(), inference_limits(ServeConfig()), inference_limits(ServeConfig(batch_max_images=5))
+    assert (usual.batch_images(model), usual.batch_s(model)) == (4, 0.010)
+    assert (set_.batch_images(model), set_.batch_s(model)) == (5, math.inf)
 
 
 def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, samples):

@@ -49,9 +49,9 @@ _CPU_BATCH_IMAGES, _CPU_BATCH_S = 4, 0.010
 class InferenceLimits:
     """Limits of the pipeline: threads, images, bytes, pixels (of 4 bytes) and seconds.
 
-    On CPUs a batch takes nearly as long as its images one by one, and delays images that arrive after it began. So
-    batches of small networks only are formed there, with `cpu_batch_images` of 0: they save a tenth of the CPU time,
-    of the model and of what surrounds it (bench/RESULTS.md).
+    On CPUs a batch takes nearly as long as its images one by one. It also delays images that arrive after it began.
+    With `cpu_batch_images` of 0, batches of small networks only are formed there. They save a tenth of the CPU time
+    (bench/RESULTS.md).
     """
 
     threads: int
