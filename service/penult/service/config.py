@@ -71,7 +71,7 @@ class ServeConfig(Settings):
         AUTO, "layout on CUDA, plain without CUDA graphs; auto measures at start", choices=GPU_MODES
     )
     gpu_memory_mb: int = _amount(0, "MiB of GPU memory per model; 0: no limit")
-    batch_max_images: int = _amount(0, "images per model run; 0: 1 to 4 on CPU, 32 on CUDA")
+    batch_max_images: int = _amount(0, "images per model run; 0: 1-4 on CPU, 32 on CUDA")
     batch_delay_ms: float = _amount(0.0, "milliseconds that an idle model waits for more images")
 
     queue_max_images: int = _count(512, "images in flight; more are rejected with RESOURCE_EXHAUSTED", group="limits")

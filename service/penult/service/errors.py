@@ -154,6 +154,7 @@ CODES: dict[type[PenultError], str] = {
     Unsupported: "UNIMPLEMENTED",
     Overloaded: "RESOURCE_EXHAUSTED",
     NotReady: "UNAVAILABLE",
+    ModelReplaced: "UNAVAILABLE",
     LookupOff: "FAILED_PRECONDITION",
     NoNeighbours: "NOT_FOUND",
     LookupRefused: "INVALID_ARGUMENT",

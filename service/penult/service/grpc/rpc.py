@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -59,7 +60,9 @@ class Rpc:
         self.path: str = event.call_details.method.decode()
         self._server = server
         self._call = event.call
-        self._deadline: float = event.call_details.deadline
+        # The core gives the deadline by the time of day, which may be set; from here on that decides nothing.
+        left_s = event.call_details.deadline - time.time()
+        self._expires = math.inf if left_s > _NEVER_S else time.perf_counter() + left_s
         self._metadata: Metadata = event.invocation_metadata or ()
         self._trailing: Metadata = ()
         self._context = contextvars.Context()
@@ -79,8 +82,8 @@ class Rpc:
 
     def time_remaining(self) -> float | None:
         """Return the seconds to the client's deadline, never below 0; None without a deadline."""
-        left = self._deadline - time.time()
-        return None if left > _NEVER_S else max(left, 0.0)
+        left_s = self._expires - time.perf_counter()
+        return None if math.isinf(left_s) else max(left_s, 0.0)
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Send this behind the answer."""
