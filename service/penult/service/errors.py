@@ -20,7 +20,7 @@ PenultError (penult.bundle.errors)
     ├── Unsupported      no such method here                        UNIMPLEMENTED
     ├── Overloaded       queue or device are full; try again later  RESOURCE_EXHAUSTED
     ├── NotReady         loading, draining, or the device failed    UNAVAILABLE
-    │   └── ModelReplaced  the model was unloaded at this moment    UNAVAILABLE
+    ├── ModelReplaced    the model was unloaded at this moment      UNAVAILABLE
     ├── LookupOff        no collections are kept here               FAILED_PRECONDITION
     ├── NoNeighbours     nothing near enough to vote                NOT_FOUND
     ├── BadOutput        the model gave no finite numbers           INTERNAL
@@ -96,11 +96,8 @@ class NotReady(ServiceError):
     """Loading, draining, or the device failed."""
 
 
-class ModelReplaced(NotReady):
+class ModelReplaced(ServiceError):
     """The model was unloaded between its lookup and its use; looked up again, there may be another."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("MODEL_REPLACED", f"{name} was unloaded just now; try again", retry_after_ms=100)
 
 
 class LookupOff(ServiceError):

@@ -41,6 +41,7 @@ from penult.service.suspension import InFlight
 Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
+_REPLACED_RETRY_MS = 100
 # Unless the operator decides: the images of a batch on CPUs, and the seconds that it may take.
 _CPU_BATCH_IMAGES, _CPU_BATCH_S = 4, 0.010
 
@@ -276,7 +277,7 @@ class Pipeline:
         self._admission.admit(client, count, held_bytes, partial(self._wait_s, instance), expires)
         if not instance.in_flight.enter():
             self._admission.release(client, count, held_bytes)
-            raise ModelReplaced(model.name)
+            raise _replaced(model)
         request = PendingRequest(count, finish, expires, client)
         try:
             self._start(instance, request, images)
@@ -312,7 +313,7 @@ class Pipeline:
         """Return a model's part; raise ModelReplaced if it has ended since the caller looked the model up."""
         if instance := self._instances.get(model):
             return instance
-        raise ModelReplaced(model.name)
+        raise _replaced(model)
 
     def _start(
         self, instance: _ModelInstance, request: PendingRequest[object], images: Sequence[Photo | ImageError]
@@ -364,6 +365,10 @@ class Pipeline:
         request.decode_seconds = max(request.decode_seconds, decoding)
         # The wait for a thread counts as queueing too.
         return [Item(pixels, request, place, request.started + decoding)]
+
+
+def _replaced(model: ServedModel) -> ModelReplaced:
+    return ModelReplaced("MODEL_REPLACED", f"{model.name} was unloaded just now; try again", _REPLACED_RETRY_MS)
 
 
 def _usable(place: int, output: Output) -> ModelOutput:
