@@ -12,7 +12,7 @@ from penult.lookup.types import Condition, FieldType, Hit, Item, Value
 from penult.service.errors import InvalidRequest, OtherModel, ServiceError, code_of
 from penult.service.inference.collections import DEFAULT_K, Listed, Query
 from penult.service.inference.decoder import EncodedPhoto, Photo, RawPhoto
-from penult.service.inference.results import NEIGHBOURS, Outcome, Scored, Timings
+from penult.service.inference.results import NEIGHBOURS, Outcome, Timings
 from penult.service.models.loader import ServedModel
 from penult.v1 import penult_pb2 as pb
 
@@ -110,7 +110,7 @@ def classified(outcome: Outcome, model: ServedModel, include_descriptor: bool) -
             label=best.label,
             score=best.score,
             probability=best.probability,
-            classes=[_scored(scored) for scored in outcome.classes],
+            classes=[pb.ScoredClass(label=n, score=s, probability=p) for n, s, p in outcome.classes],
             descriptor_vector=descriptor(outcome.descriptor, model.fingerprint) if include_descriptor else None,
             neighbours=[_neighbour(hit) for hit in outcome.neighbours],
             novelty=outcome.novelty,
@@ -208,10 +208,6 @@ def model_told(model: ServedModel) -> pb.Model:
 def threshold(model: ServedModel) -> float | None:
     """Return the novelty above which a photo counts as novel; None without a baseline."""
     return model.baseline.threshold if model.baseline else None
-
-
-def _scored(scored: Scored) -> pb.ScoredClass:
-    return pb.ScoredClass(label=scored.label, score=scored.score, probability=scored.probability)
 
 
 def _neighbour(hit: Hit) -> pb.Neighbour:

@@ -40,8 +40,10 @@ class Statistics:
             self.images += images
             self.last_ms = time.time_ns() // 1_000_000
             self.success.add(timings.total)
-            for phase, duration in self.phases.items():
-                duration.add(getattr(timings, phase))
+            found = timings.queue, timings.decode, timings.inference, timings.score
+            for duration, seconds in zip(self.phases.values(), found, strict=True):
+                duration.count += 1
+                duration.seconds += seconds
 
     def failed(self, seconds: float) -> None:
         """Count a request that was not."""
