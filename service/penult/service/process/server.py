@@ -63,6 +63,7 @@ _SERVER_PING_MS, _SERVER_PONG_MS = 120_000, 20_000
 # Concurrent calls per connection; further ones wait in the client.
 _STREAMS = 1024
 _HANDSHAKE_MS = 10_000
+_UNREAD_BYTES = 192 << 10
 _LAST_SPANS_S = 2.0
 # Between counts of collections and items, for the metrics.
 _COUNT_S = 15.0
@@ -357,6 +358,10 @@ def _options(config: ServeConfig, is_worker: bool) -> list[tuple[str, int]]:
         # Above some thousands of waiting calls, gRPC drops calls of any client at random, with CANCELLED.
         ("grpc.max_concurrent_streams", _STREAMS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # What a client may send of a message before it is asked for: one image without another round trip, but only a
+        # part of a large request, which may be refused by its headers. Probing would let this grow to megabytes.
+        ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),
         # No compression: photos do not shrink, and 60 KB can unfold to 60 MB (64 of them: 1.6 GB and 17 s).
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
