@@ -114,8 +114,8 @@ class Rpc:
             return
         try:
             handler, is_direct = self._context.run(self._server.find, self)
-        except Aborted as refused:
-            self._end(refused.code, refused.details)
+        except Exception as error:
+            self._failed(error)
             return
         if handler is None:
             self._end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
