@@ -80,7 +80,7 @@ def test_a_unary_call_has_its_headers_and_sends_trailers(direct):
             call = channel.unary_unary(ECHO)(b"abc", metadata=(("a-key", "of-mine"),), timeout=60)
             assert await call == b"cba"
             assert dict(await call.trailing_metadata())["id"] == "7"
-            assert 0 < seen["left"] <= 60
+            assert 0 < seen["left"] < 66  # gRPC rounds what it sends up
             await channel.unary_unary(ECHO)(b"")
             assert seen["left"] is None
 
