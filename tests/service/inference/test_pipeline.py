@@ -282,7 +282,7 @@ def test_scoring_is_timed(light, run, metrics, samples):
 def test_a_request_that_would_be_late_is_refused_at_once(light, run, gate_here, metrics, samples, monkeypatch):
     """Where the queue takes longer than the client waits, the request is refused with a hint and costs no run."""
     model = light()
-    monkeypatch.setattr(WorkTime, "wait_s", lambda self, images, images_run: 0.5 * images)
+    monkeypatch.setattr(WorkTime, "wait_s", lambda self, images: 0.5 * images)
 
     async def scenario(pipeline):
         gate_here.shut()

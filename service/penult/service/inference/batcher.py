@@ -55,6 +55,7 @@ class Batcher:
         delay_s: float = 0.0,
         budget_s: float = math.inf,
         on_result: Callable[[bool], object] = lambda ok: None,
+        on_images: Callable[[int], object] = lambda images: None,
     ) -> None:
         """Start with an empty queue.
 
@@ -66,6 +67,7 @@ class Batcher:
             metrics: where runs are counted.
             delay_s: how long an idle model waits for more images.
             budget_s: how long a run of more than one image may take, as estimated from the last ones.
+            on_images: called with the number of images of each run, before it.
             on_result: called with False after a batch that failed twice, with True after the next one that succeeds.
 
         """
@@ -76,11 +78,12 @@ class Batcher:
         self._delay_s = delay_s
         self._budget_s = budget_s
         self._on_result = on_result
+        self._on_images = on_images
         self._has_failed = False
         self._waiting: FairQueue[Item] = FairQueue()
         self._running = 0
         self._called = 0
-        self.runs = self.images = 0
+        self.runs = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._seconds_per_image = 0.0
@@ -145,7 +148,6 @@ class Batcher:
             self._running += 1
             batch = self._take()
             self.runs += bool(batch)
-            self.images += len(batch)
         try:
             if batch:
                 self._run(batch)
@@ -190,6 +192,7 @@ class Batcher:
 
     def _run(self, batch: list[Item]) -> None:
         self._batch_size.observe(len(batch))
+        self._on_images(len(batch))
         rest = "delay" if self._delay_s else "idle"
         self._triggers["full" if len(batch) >= self._max_images else rest].inc()
         try:

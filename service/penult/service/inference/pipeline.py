@@ -8,7 +8,6 @@ gains nothing. On a device, decoding threads feed the one thread that drives it.
 
 import asyncio
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,9 +120,6 @@ class Pipeline:
         self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, even if another replaced its name and version.
         self._instances: dict[ServedModel, _ModelInstance] = {}
-        # Images that workers have worked for and that no batcher counts: unusable ones, and those of unloaded models.
-        self._images_over = 0
-        self._lock = threading.Lock()
         self._scoring: set[asyncio.Future[list[tuple[Scored, ...]]]] = set()
         self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
         self._formats = {name: metrics.counting(metrics.images.labels(name)) for name in FORMATS}
@@ -148,6 +144,7 @@ class Pipeline:
             self._limits.batch_delay_s,
             self._limits.batch_s(model),
             lambda ok: loop.call_soon_threadsafe(self._on_device_result, model, ok),
+            self._work_time.count,
         )
         self._instances[model] = _ModelInstance(model, batcher, driver, Scoring(model, self._metrics))
 
@@ -155,8 +152,6 @@ class Pipeline:
         """Finish a model's requests and release it; the caller sends it no more requests."""
         instance = self._instances[model]
         await instance.end()
-        with self._lock:
-            self._images_over += instance.batcher.images
         del self._instances[model]
         labels = model.name, model.version
         if labels not in {(other.name, other.version) for other in self._instances}:  # it may have been replaced
@@ -253,7 +248,7 @@ class Pipeline:
         started = time.perf_counter()
         ranked: list[tuple[Scored, ...]] = []
         if good:
-            act = partial(self._instances[model].scoring.rank_descriptors, np.stack(good), top_k)
+            act = partial(self._rank, self._instance(model).scoring, np.stack(good), top_k)
             future = asyncio.wrap_future(self._fair.submit(caller(), act))
             self._scoring.add(future)
             future.add_done_callback(self._scoring.discard)
@@ -263,6 +258,14 @@ class Pipeline:
         seconds = time.perf_counter() - started
         self._score_phase.observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)
+
+    def _rank(self, scoring: Scoring, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
+        """Score descriptors on a worker, which must not count as time for images."""
+        started = time.perf_counter()
+        try:
+            return scoring.rank_descriptors(descriptors, top_k)
+        finally:
+            self._work_time.leave_out(time.perf_counter() - started)
 
     async def _run(
         self,
@@ -299,15 +302,11 @@ class Pipeline:
     def check_early(self, client: str, expires: float) -> None:
         """Refuse a request by its headers if the queue is full; raise Overloaded."""
         if not self._admission.is_empty:
-            self._admission.check_early(client, self._work_s, expires)
+            self._admission.check_early(client, self._work_time.wait_s, expires)
 
     def _wait_s(self, instance: _ModelInstance, images: int) -> float:
         """Return the seconds for so many images; a device works beside the workers."""
-        return max(self._work_s(images), instance.batcher.wait_s(images) if instance.driver else 0.0)
-
-    def _work_s(self, images: int) -> float:
-        run = sum([instance.batcher.images for instance in list(self._instances.values())], self._images_over)
-        return self._work_time.wait_s(images, run)
+        return max(self._work_time.wait_s(images), instance.batcher.wait_s(images) if instance.driver else 0.0)
 
     def _instance(self, model: ServedModel) -> _ModelInstance:
         """Return a model's part; raise ModelReplaced if it has ended since the caller looked the model up."""
@@ -353,8 +352,7 @@ class Pipeline:
             if not isinstance(error, ImageError):
                 raise
             self._metrics.dropped.labels("bad_image").inc()
-            with self._lock:
-                self._images_over += 1
+            self._work_time.count(1)
             # Without its traceback, which holds this frame and the image until Python collects cycles.
             request.put(place, error.with_traceback(None))
             return []

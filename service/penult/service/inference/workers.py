@@ -63,20 +63,37 @@ class Workers:
 
 
 class WorkTime:
-    """How long workers work for an image, decoding included: a moving average, for one thread or under a lock."""
+    """How long workers work for an image, decoding included: a moving average, from any thread."""
 
     def __init__(self, workers: Workers) -> None:
         """Know nothing yet."""
         self._workers = workers
-        self._images, self._busy_s = 0, 0.0
+        self._lock = threading.Lock()
+        # Since the last measurement: images, and seconds of work that was not for images.
+        self._images, self._other_s = 0, 0.0
+        self._busy_s = 0.0
         self._per_image_s = 0.0
 
-    def wait_s(self, images: int, images_run: int) -> float:
-        """Return the seconds for so many images on all workers; `images_run` is how many have been run so far."""
-        count, busy_s = images_run - self._images, self._workers.busy_s
-        if count >= _MIN_IMAGES or (count and not self._per_image_s):
-            found = (busy_s - self._busy_s) / count
-            # Half of it is older, so that one slow moment does not decide.
-            self._per_image_s = (self._per_image_s + found) / 2 if self._per_image_s else found
-            self._images, self._busy_s = images_run, busy_s
-        return images * self._per_image_s / self._workers.count
+    def count(self, images: int) -> None:
+        """Count images that workers have worked for, whether they were run or could not be used."""
+        with self._lock:
+            self._images += images
+
+    def leave_out(self, seconds: float) -> None:
+        """Count seconds that a worker has worked for something else than images."""
+        with self._lock:
+            self._other_s += seconds
+
+    def wait_s(self, images: int) -> float:
+        """Return the seconds for so many images on all workers."""
+        with self._lock:
+            if self._images >= _MIN_IMAGES or (self._images and not self._per_image_s):
+                self._measure()
+            return images * self._per_image_s / self._workers.count
+
+    def _measure(self) -> None:
+        busy_s = self._workers.busy_s
+        found = max(0.0, busy_s - self._busy_s - self._other_s) / self._images
+        # Half of it is older, so that one slow moment does not decide.
+        self._per_image_s = (self._per_image_s + found) / 2 if self._per_image_s else found
+        self._images, self._other_s, self._busy_s = 0, 0.0, busy_s
