@@ -156,6 +156,23 @@ def test_known_errors_carry_their_code_reason_and_id(served, caplog, metrics, sa
     assert counted(metrics, samples) == {("", "", "Classify", errors.CODES[type(known)]): 1}
 
 
+def test_a_call_whose_model_is_replaced_meanwhile_is_answered_by_the_next(served, metrics, samples):
+    """A model that is unloaded between its lookup and its use costs no failed call: the method runs once more."""
+    runs = []
+
+    async def act() -> None:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise errors.ModelReplaced("MODEL_REPLACED", "m was unloaded just now; try again")
+
+    async def scenario(channel):
+        return await penult_pb2_grpc.PenultServiceStub(channel).Classify(pb.ClassifyRequest())
+
+    assert served(act, scenario).model.version == 3
+    assert runs == [0, 1]
+    assert counted(metrics, samples) == {("m", "3", "Classify", "OK"): 1}
+
+
 def test_a_hint_goes_into_the_metadata(served):
     """retry_after_ms is told as grpc-retry-pushback-ms, in milliseconds."""
 

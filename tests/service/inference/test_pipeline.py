@@ -16,7 +16,7 @@ from penult.bundle.errors import ImageError
 from penult.bundle.reader import read_bundle
 from penult.lookup.types import Hit
 from penult.service.config import ServeConfig
-from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, NotReady, Overloaded
+from penult.service.errors import BadOutput, InvalidRequest, LacksScorer, ModelReplaced, NotReady, Overloaded
 from penult.service.inference.decoder import EncodedPhoto, RawPhoto
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.results import Answer
@@ -425,6 +425,23 @@ def test_batches_on_cpus_are_short_unless_a_setting_decides(light):
     model, usual, set_ = light(), inference_limits(ServeConfig()), inference_limits(ServeConfig(batch_max_images=5))
     assert (usual.batch_images(model), usual.batch_s(model)) == (4, 0.010)
     assert (set_.batch_images(model), set_.batch_s(model)) == (5, math.inf)
+
+
+def test_a_model_that_was_unloaded_meanwhile_is_named(light, run):
+    """Who looked a model up just before it was unloaded is told to look again, and the queue's places are free."""
+    model = light()
+
+    async def scenario(pipeline):
+        await pipeline.unload(model)
+        for ask in (
+            lambda: pipeline.classify(model, [grey(10)], None, 5),
+            lambda: pipeline.describe(model, [grey(10)]),
+        ):
+            with pytest.raises(ModelReplaced):
+                await ask()
+        return pipeline._admission.is_empty
+
+    assert run(model, scenario)
 
 
 def test_a_search_that_ends_after_its_model_counts_nothing(light, run, metrics, samples):
