@@ -240,7 +240,7 @@ class Server:
         loading = asyncio.create_task(self._poller.start())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
+        if self._stop.is_set():  # also if the models came at the same time: a server that ends must not become ready
             return False
         stopping.cancel()
         await loading
