@@ -10,7 +10,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from penult.bundle.errors import ImageError
 from penult.bundle.guards import DEFAULT_LIMITS, PixelBudget
 from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_opened, decoding_pixels, open_image
 from penult.console import progress
+from penult.export.cache_folder import cache_folder, forget_oldest, replace_file
 from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
@@ -170,9 +170,8 @@ class _StoredAnswers:
         body = json.dumps({"made_by": _made_by(), "files": entries}, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
             if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _replace(self.path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-                _forget_oldest(self.path.parent)
+                replace_file(self.path, [hashlib.sha256(body).hexdigest().encode(), b"\n", body])
+                forget_oldest(self.path.parent, _KEPT)
 
 
 def _made_by() -> str:
@@ -181,27 +180,7 @@ def _made_by() -> str:
 
 def _store_path(root: Path) -> Path | None:
     """Return the file of this folder's answers; None if there is no cache folder, or it is inside this folder."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache"))
-    here = os.path.realpath(root)
-    folder = Path(os.path.realpath(base / "penult" / "photos"))
-    if not base.is_absolute() or folder.is_relative_to(here):
+    here, folder = os.path.realpath(root), cache_folder("photos")
+    if folder is None or folder.is_relative_to(here):
         return None
     return folder / f"{hashlib.sha256(os.fsencode(here)).hexdigest()[:32]}.json"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.replace(scratch, path)
-    except OSError:
-        os.unlink(scratch)
-        raise
-
-
-def _forget_oldest(folder: Path) -> None:
-    by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in by_age[_KEPT:]:
-        path.unlink(missing_ok=True)
