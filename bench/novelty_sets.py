@@ -24,6 +24,7 @@ from sklearn.datasets import load_sample_images
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import PARTS, load_splits
 from penult.export.jobs.demo import write_digits
@@ -90,7 +91,7 @@ def describe(network: Network, out: Path) -> Described:
         train(settings)
     bundle = read_bundle(settings.out)
     exported = ExportedModel(bundle.onnx, bundle.manifest)
-    own = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+    own = load_splits(PhotoSource(settings.data), settings.out, settings.val, settings.test, settings.seed)
     parts = {part: [photo.path for photo in getattr(own, part)] for part in PARTS}
     parts |= {f"{name} {part}": sorted((out / "strange" / name / part).iterdir())
               for name in network.strange for part in ("val", "test")}  # fmt: skip

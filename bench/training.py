@@ -50,6 +50,7 @@ class _Clock:
 def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048) -> list[dict[str, float]]:
     """Fine-tune with penult; return seconds, CPU-seconds and memory per epoch of the phase of all layers."""
     from penult.export.config.known_networks import preprocess
+    from penult.export.config.photos import PhotoSource
     from penult.export.config.train import TrainSettings
     from penult.export.data.dataset import load_splits
     from penult.export.data.loader import Cache, PhotoReader
@@ -76,7 +77,7 @@ def penult_epochs(options: argparse.Namespace, epochs: int, cache_mb: int = 2048
 
     reader = PhotoReader(preprocess(settings), Cache(cache_mb << 20), _BATCH)
     with tempfile.TemporaryDirectory() as scratch:
-        splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+        splits = load_splits(PhotoSource(settings.data), settings.out, settings.val, settings.test, settings.seed)
         fine_tune(settings, Run(ALONE, splits, reader), Path(scratch) / "checkpoint.pt", on_epoch)
     return found
 
@@ -130,6 +131,7 @@ def head_epochs(options: argparse.Namespace) -> dict[str, float]:
     """Return the CPU-seconds of a head epoch on cached descriptors, and of one that runs the frozen body again."""
     import torch
 
+    from penult.export.config.photos import PhotoSource
     from penult.export.config.train import FREEZE_ALL, TrainSettings
     from penult.export.data.dataset import load_splits
     from penult.export.data.loader import Cache, PhotoReader
@@ -143,7 +145,7 @@ def head_epochs(options: argparse.Namespace) -> dict[str, float]:
         data=options.data, out=Path("bench-out"), arch=options.arch, weights=str(options.weights), freeze=FREEZE_ALL,
         batch_size=_BATCH, device="cpu",
     )  # fmt: skip
-    splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+    splits = load_splits(PhotoSource(settings.data), settings.out, settings.val, settings.test, settings.seed)
     architecture = get(options.arch)
     net = build(architecture, settings, len(splits.classes))
     tuner = FineTuner(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from penult.bundle.reader import read_bundle
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import load_splits
 from penult.export.data.loader import Cache, PhotoReader
@@ -25,7 +26,7 @@ LENGTHS, SHRINKAGES, FEW = (32, 64, 128, 256, 512), (0.0, 0.1, 0.3, 1.0), 20
 def main() -> None:
     folder, photos = map(Path, sys.argv[1:3])
     bundle = read_bundle(folder)
-    splits = load_splits(photos, folder, TrainSettings.val, TrainSettings.test, TrainSettings.seed)
+    splits = load_splits(PhotoSource(photos), folder, TrainSettings.val, TrainSettings.test, TrainSettings.seed)
     reader, model = PhotoReader(bundle.manifest.preprocess, Cache(0), 32), ExportedModel(bundle.onnx, bundle.manifest)
     described = {
         part: model.run_all(reader.crops(getattr(splits, part), f"describing {part} photos"))[1:]

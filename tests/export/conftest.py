@@ -15,7 +15,8 @@ from penult import cli
 from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Preprocess
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.evaluation.diagnosis import diagnose
 from penult.export.evaluation.metrics import against_validation, compare, evaluate
 from penult.export.networks.architectures import get

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.export.splits import splits_of
 
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Splits, check_folders
+from penult.export.data.dataset import Splits, check_photos
 from penult.export.errors import DataError
 
 Settings = Callable[..., TrainSettings]
@@ -50,7 +51,7 @@ def _parts(splits: Splits) -> dict[str, dict[str, int]]:
 def _refused(settings: TrainSettings) -> str:
     """Return the one line with which a folder is refused, by its names alone and as it is read."""
     lines = []
-    for refuse in (lambda: check_folders(settings.data, settings.out, settings.val, settings.test),
+    for refuse in (lambda: check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test),
                    lambda: splits_of(settings)):  # fmt: skip
         with pytest.raises(DataError) as caught:
             refuse()
@@ -91,7 +92,7 @@ def test_splits_of_other_tools_are_found(settings: Settings, tree: Tree, layout:
     entries, notes = _LAYOUTS[layout]
     tree(*(entry.format(name) for entry in entries for name in (_TWO if "{}" in entry else ("",))))
     check = settings()
-    check_folders(check.data, check.out, check.val, check.test)
+    check_photos(PhotoSource.of(check), check.out, check.val, check.test)
     splits = splits_of(check)
     has = {part: any(part in entry.lower() for entry in entries) for part in ("val", "test")}
     counts = _parts(splits)
@@ -178,7 +179,7 @@ def test_splits_inside_of_classes_are_noted(settings: Settings, tree: Tree):
         ("photo.JPG", "photo.JPG is a file; give a folder that has one folder of photos per class"),
         ("photos.zip", "photos.zip is an archive; unpack it"),
         ("photos.tar.gz", "photos.tar.gz is an archive"),
-        ("labels.csv", "is a file of labels, which penult does not read; put the photos of each class into a folder"),
+        ("labels.xlsx", "is no file of labels that penult reads; save it as CSV with the columns image and label"),
         ("data.bin", "data.bin is not a folder; give a folder that has one folder of photos per class"),
     ],
 )

@@ -13,8 +13,8 @@ from tests.export.splits import splits_of
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.export.config.train import TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.training.distributed import ALONE
 
 SPEC = Preprocess(resize=32, crop=32)

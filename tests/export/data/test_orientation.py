@@ -11,8 +11,8 @@ from PIL import Image
 
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.training.distributed import ALONE
 
 SPEC = Preprocess(resize=48, crop=40)

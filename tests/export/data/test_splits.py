@@ -8,7 +8,8 @@ import pytest
 from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.errors import DataError
 
 Settings = Callable[..., TrainSettings]
@@ -158,9 +159,7 @@ def test_what_was_drawn_is_noted(settings: Settings, folder: Path):
     """The notes say how many photos were set aside for each part, and by which seed."""
     splits = splits_of(settings(seed=3))
     for part in ("val", "test"):
-        wanted = (
-            f"{part} split: {len(getattr(splits, part))} photos set aside at random (seed 3), as no folder has them"
-        )
+        wanted = f"{part} split: {len(getattr(splits, part))} photos set aside at random (seed 3), as DATA names none"
         assert wanted in splits.notes
 
 

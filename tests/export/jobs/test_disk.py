@@ -16,8 +16,8 @@ import pytest
 
 from penult.bundle.naming import versions
 from penult.export.config.train import FREEZE_ALL, TrainSettings
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.disk import check_file, check_folder, writing
 from penult.export.errors import DataError, DiskError
 from penult.export.jobs import train as train_module

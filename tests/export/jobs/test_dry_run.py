@@ -16,8 +16,9 @@ from penult.bundle.preprocess import Preprocess
 from penult.cli import main
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.jobs import dry_run, estimate, sweep
 from penult.export.networks.architectures import get

@@ -29,7 +29,8 @@ from penult.client import Client
 from penult.export.config.quantize import QuantizeSettings
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.errors import QuantizeError, SettingsError
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.quantize import calibration_photos, quantize

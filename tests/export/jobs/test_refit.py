@@ -24,7 +24,8 @@ from penult.bundle.writer import publish
 from penult.client import Client, RequestFailed
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.jobs import packaging
 from penult.export.jobs import refit as refit_module

@@ -15,7 +15,8 @@ import pytest
 from tests.export.splits import splits_of
 
 from penult.export.config.train import FREEZE_ALL, TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
 from penult.export.jobs.plot_sweep import plot_sweep

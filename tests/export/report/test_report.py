@@ -19,7 +19,8 @@ from penult.bundle.manifest import MODEL_NAME, SVM_NAME, FileEntry
 from penult.bundle.preprocess import Preprocess
 from penult.bundle.scores import wilson
 from penult.export.config.train import FREEZE_ALL, TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.evaluation.metrics import against_validation, compare, evaluate
 from penult.export.report.report import command, predictions_csv, report_files
 

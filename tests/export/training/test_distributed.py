@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from penult.export.data.dataset import Photo
+from penult.export.data.splitting import Photo
 from penult.export.networks.network import BatchDropout, Rows
 from penult.export.training.distributed import ALONE, ProcessGroup, SharedBatchNorm
 from penult.export.training.trainer import class_weights

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from penult.export.config import photos
+from penult.export.config.photos import GROUPINGS
 from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
 from penult.settings import Settings, setting
@@ -19,11 +21,15 @@ class VersionSettings(Settings):
     """A new version of a model. None stands for what the network was trained with, so that splits are the same."""
 
     model: Path = setting(MISSING, "folder like models/NAME, which gets a new version", is_positional=True)
-    data: Path = setting(MISSING, "labelled images that the network was trained on", is_positional=True)
+    data: Path = setting(MISSING, "images as for penult train, which the network learnt from", is_positional=True)
     version: int | None = setting(None, "version to start from", metavar="V", minimum=1, shown="the newest")
     val: str | None = _as_trained("images for probabilities and default scorer; DATA/val wins", metavar="DIR|FRACTION")
     test: str | None = _as_trained("images for the final report only; DATA/test wins", metavar="DIR|FRACTION")
     seed: int | None = _as_trained("seed of splits and folds", minimum=0, below=2**32)
+    images: Path | None = photos.images()
+    skip_missing: bool = photos.skip_missing()
+    exclude: Path | None = photos.exclude()
+    group_by: str | None = _as_trained("also keep together images of one folder, moment or look", choices=GROUPINGS)
     report_photos: bool = setting(True, "show test images in the report")
 
     @staticmethod
@@ -38,7 +44,7 @@ class RefitSettings(VersionSettings):
 
     PREFIX: ClassVar[str] = "PENULT_SVM_"
 
-    data: Path = setting(Path(), "labelled images: class folders, or train/ with val/ and test/", is_positional=True)
+    data: Path = setting(Path(), photos.DATA_HELP, is_positional=True)
     kernel: str = setting("auto", "kernel of the SVM; auto chooses by cross-validation", choices=SVM_KERNELS)
     class_weights: str = class_weights()
     from_collection: str = setting("", "collection at PENULT_TARGET whose labelled items replace DATA", metavar="C")

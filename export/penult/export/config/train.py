@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penult.export.config import no_effect
+from penult.export.config import no_effect, photos
 from penult.export.errors import SettingsError
 from penult.settings import Settings, setting
 
@@ -65,9 +65,7 @@ class TrainSettings(Settings):
 
     PREFIX: ClassVar[str] = "PENULT_TRAIN_"
 
-    data: Path = _unrecorded(
-        MISSING, "labelled images: class folders, or train/ with val/ and test/", is_positional=True
-    )
+    data: Path = _unrecorded(MISSING, photos.DATA_HELP, is_positional=True)
     out: Path = _unrecorded(MISSING, "folder of the model", metavar="MODEL", shown="models/ and DATA's own name")
 
     arch: str = setting("resnet18", "network to fine-tune; an unknown name lists all", metavar="NAME", group="start")
@@ -90,6 +88,10 @@ class TrainSettings(Settings):
         "0.15", "images for the final report only; DATA/test takes precedence", metavar="DIR|FRACTION",
         recorded=_file_name,
     )  # fmt: skip
+    images: Path | None = photos.images()
+    skip_missing: bool = photos.skip_missing()
+    exclude: Path | None = photos.exclude()
+    group_by: str = photos.group_by()
     augment: str = setting(
         "photo", "crops and mirroring, topdown also turns, gentle small shifts only", choices=AUGMENTATIONS
     )
@@ -217,7 +219,8 @@ class TrainSettings(Settings):
         if "out" not in found:
             from penult.bundle.naming import last_part  # brings NumPy and Pillow along
 
-            found["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", last_part(found["data"]))[:64] or "model")
+            name = last_part(photos.named_by(found["data"]))
+            found["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:64] or "model")
         if found.get("weights") == "none":
             found.setdefault("freeze", 0)
         return found

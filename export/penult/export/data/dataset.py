@@ -1,4 +1,4 @@
-"""Find labelled photos in folders, check them, and split them by seed.
+"""Find labelled photos in folders or by a label file, check them, and split them by seed.
 
 As for torchvision's ImageFolder, each class has a folder, with photos at any depth below it. Photos that cannot be read
 are left out and named. All other problems stop the run with one line. This module must not import PyTorch.
@@ -7,18 +7,24 @@ are left out and named. All other problems stop the run with one line. This modu
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 from penult.bundle.guards import DEFAULT_LIMITS
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data import file_index
+from penult.export.data.file_index import Listing
+from penult.export.data.grouping import NearCopies, infer
+from penult.export.data.label_file import is_label_file, read_label_file
 from penult.export.data.layout import Layout, Problem, find_layout, meant_below, refuse
 from penult.export.data.split_folders import PARTS
-from penult.export.errors import DiskError
-from penult.folders.names import PHOTOS, printable
+from penult.export.data.splitting import GIVEN, Photo, hold_out, merge_groups, owners
+from penult.export.data.tables import read_images
+from penult.export.errors import DataError
+from penult.folders.names import PHOTOS, normalised, printable
 from penult.folders.walk import LeftOut, some, walk
 
 # With fewer different photos, none are left for training once some are set aside.
@@ -27,25 +33,6 @@ MIN_PER_CLASS = 4
 _MIN_TRAINING = 2
 # At most so many photos of a rejected folder are read, to name the broken ones too within a second.
 _SOON_READ = 500
-_SEVERAL = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """One labelled photo: `label` indexes the classes, `sha256` (hex) is of the file's bytes."""
-
-    path: Path
-    label: int
-    sha256: str = ""
-
-    def read(self) -> bytes:
-        """Return the file's bytes; raise DiskError if it cannot be read."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise DiskError(
-                "PHOTO_GONE", f"photo {self.path} can no longer be read: {error.strerror or error}; restore it"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,7 @@ class Splits:
         notes: Lines for the user, kept in the report. Each names a few files.
         left_out: Every file that cannot be read, with the reason.
         copies: Groups of identical files in more than one split or with more than one label.
+        root: The folder that the photos' names start from.
     """
 
     classes: tuple[str, ...]
@@ -65,6 +53,11 @@ class Splits:
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, ...], ...] = ()
+    root: Path = Path()
+
+    def name(self, photo: Photo) -> str:
+        """Return a photo's printable name, as suspects.csv, predictions.csv and --exclude have it."""
+        return _name(self.root, photo.path)
 
     @property
     def sha256(self) -> str:
@@ -79,58 +72,171 @@ class Splits:
         return {part: len(getattr(self, part)) for part in PARTS}
 
 
-def load_splits(data: Path, out: Path, val: str, test: str, seed: int) -> Splits:
-    """Find, check and split the photos of a folder.
+def load_splits(
+    source: PhotoSource, out: Path, val: str, test: str, seed: int, near_copies: NearCopies | None = None
+) -> Splits:
+    """Find, check and split the photos of a folder or of a label file.
 
     Args:
-        data: The folder DATA.
+        source: The photos.
         out: The model's folder, which must not lie among the photos.
         val: A folder of validation photos, or the fraction to set aside.
         test: A folder of test photos, or the fraction to set aside.
         seed: Decides which photos are set aside.
+        near_copies: Finds groups of near-copies, if the photos are to be grouped by them.
 
     Raises:
         DataError: The photos cannot be used; the message names all problems.
     """
-    layout = find_layout(data, out, val, test)
+    if is_label_file(source.data):
+        return _load(*_listed(source, val, test), source, seed, near_copies)
+    layout = _layout(source, out, val, test)
     _has_name_problems(layout)
-    return _load(layout, seed)
+    return _load(layout, _walked(layout), source, seed, near_copies)
 
 
-def check_folders(data: Path, out: Path, val: str | None = None, test: str | None = None) -> None:
+def check_photos(source: PhotoSource, out: Path, val: str | None = None, test: str | None = None) -> None:
     """Raise the DataError of load_splits() if names alone show that the photos cannot be used.
 
     This is fast for any number of photos. If there are few, they are read too, so that one message names all problems.
     """
-    layout = find_layout(data, out, val or TrainSettings.val, test or TrainSettings.test)
+    val, test = val or TrainSettings.val, test or TrainSettings.test
+    if source.exclude:
+        read_images(source.exclude)
+    if is_label_file(source.data):
+        layout, _ = _listed(source, val, test)
+        refuse(layout.problems)
+        return
+    layout = _layout(source, out, val, test)
     if _has_name_problems(layout):
-        _load(layout, seed=0)
+        _load(layout, _walked(layout), source, seed=0)
 
 
-def _load(layout: Layout, seed: int) -> Splits:
+def _layout(source: PhotoSource, out: Path, val: str, test: str) -> Layout:
+    for option, given in (("--images", source.images), ("--skip-missing", source.skip_missing)):
+        if given and source.data.is_dir():
+            raise DataError("DATA_LAYOUT", f"{option} is for label files, and DATA is a folder; leave it out")
+    return find_layout(source.data, out, val, test)
+
+
+def _walked(layout: Layout) -> list[Listing]:
+    """List the files of every split's folders."""
+    listings = []
+    for part, folder in layout.folders.items():
+        listing = file_index.find(folder, layout.labels[part], layout.left_out[part])
+        listing.files = [file._replace(split=part) for file in listing.files]
+        listings.append(listing)
+    return listings
+
+
+def _listed(source: PhotoSource, val: str, test: str) -> tuple[Layout, list[Listing]]:
+    layout, listing = read_label_file(source, val, test)
+    counts = Counter(file.label for file in listing.files if file.split == "train")
+    few = {label: f"{counts[label]} photos" for label in range(len(layout.classes)) if counts[label] < MIN_PER_CLASS}
+    if not few:
+        return layout, [listing]
+    layout.problems += _class_problems(layout, few)
+    return layout, [listing]
+
+
+def _load(
+    layout: Layout, listings: Sequence[Listing], source: PhotoSource, seed: int, near_copies: NearCopies | None = None
+) -> Splits:
     """Read the photos, and split them; raise DataError."""
-    listings = {
-        part: file_index.find(folder, layout.labels[part], layout.left_out[part])
-        for part, folder in layout.folders.items()
-    }
     notes: list[str] = list(layout.notes)
     left_out: list[tuple[str, str]] = []
     problems = list(layout.problems)
-    parts = {part: _readable(layout.data, listing, notes, left_out, problems) for part, listing in listings.items()}
+    if source.exclude:
+        _exclude(layout, listings, source.exclude, notes)
+    parts: dict[str, list[Photo]] = defaultdict(list)
+    for listing in listings:
+        for part, photo in _readable(layout.data, listing, notes, left_out, problems):
+            parts[part].append(photo)
     if parts["train"]:
-        problems += _class_problems(layout, _too_few(layout, parts["train"], listings["train"]))
-    refuse(problems and problems + _hints(layout, listings["train"].left_out))
+        problems += _class_problems(layout, _too_few(layout, parts["train"], listings[0]))
+    refuse(problems and problems + _hints(layout, listings[0].left_out))
+    _group(layout, parts, source.group_by, near_copies, notes)
     for later, part in zip(reversed(range(len(layout.fractions))), layout.fractions, strict=True):
         parts["train"], parts[part] = hold_out(
             parts["train"], layout.fractions[part], f"{seed} {part}", _MIN_TRAINING + later
         )
-        notes.append(
-            f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}), as no folder has them"
-        )
+        notes.append(f"{part} split: {len(parts[part])} photos set aside at random (seed {seed}), as DATA names none")
+    refuse(list(_group_problems(parts)))
     _note_absent(layout.classes, parts, notes)
     copies = _copies(layout.data, parts, notes)
     train, val, test = (tuple(parts[part]) for part in PARTS)
-    return Splits(layout.classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies))
+    return Splits(layout.classes, train, val, test, tuple(notes), tuple(left_out), tuple(copies), layout.data)
+
+
+def _exclude(layout: Layout, listings: Sequence[Listing], listed: Path, notes: list[str]) -> None:
+    """Take the files that a file names out of the listings; raise DataError if it names none of them."""
+    names = {os.path.normpath(normalised(name)) for name in read_images(listed)}
+    found = set()
+    for listing in listings:
+        kept = []
+        for file in listing.files:
+            name = normalised(_name(layout.data, listing.root / file.path))
+            (found.add(name) if name in names else kept.append(file))
+        listing.files = kept
+    shown = printable(str(listed))
+    if not found:
+        raise DataError(
+            "DATA_EXCLUDE",
+            f"--exclude {shown} names none of the photos; give paths as in suspects.csv, such as "
+            f"{_name(layout.data, listings[0].root / listings[0].files[0].path)}",
+        )
+    unknown = sorted(names - found)
+    unused = f"; {len(unknown)} that it names are not among the photos: {some(unknown)}" if unknown else ""
+    notes.append(f"{len(found)} photos are left out by --exclude {printable(listed.name)}{unused}")
+
+
+def _group(
+    layout: Layout, parts: dict[str, list[Photo]], group_by: str, near_copies: NearCopies | None, notes: list[str]
+) -> None:
+    """Join the photos that must stay in one split; raise DataError for a given group in two splits."""
+    everything = [photo for photos in parts.values() for photo in photos]
+    refuse(list(_parted(parts)))
+    found, more = infer(everything, layout.classes, layout.data, group_by, near_copies)
+    if not found and not any(photo.group for photo in everything):
+        return
+    merged = iter(merge_groups(everything, found))
+    for photos in parts.values():
+        photos[:] = [next(merged) for _ in photos]
+    sizes = Counter(photo.group for photos in parts.values() for photo in photos if photo.group)
+    notes += [
+        f"{len(sizes)} groups keep {sizes.total()} photos together, at most {max(sizes.values(), default=0)} each"
+    ]
+    notes += more
+    across = sum(1 for where in _parts_of_groups(parts).values() if len(where) > 1)
+    if across:
+        notes.append(f"{across} groups have photos in more than one given split, so accuracy may be too high")
+
+
+def _parts_of_groups(parts: Mapping[str, Sequence[Photo]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for part, photos in parts.items():
+        for photo in photos:
+            if photo.group:
+                found[photo.group].add(part)
+    return found
+
+
+def _parted(parts: Mapping[str, Sequence[Photo]]) -> Iterator[Problem]:
+    """Yield a problem if a label file gives the photos of one group to several splits."""
+    across = [(group.removeprefix(GIVEN), where) for group, where in _parts_of_groups(parts).items() if len(where) > 1]
+    if across:
+        named = [f"{group!r} ({' and '.join(sorted(where))})" for group, where in sorted(across)]
+        yield Problem("DATA_GROUPS", f"{len(across)} groups are in two splits: {some(named)}; give each one split")
+
+
+def _group_problems(parts: Mapping[str, Sequence[Photo]]) -> Iterator[Problem]:
+    """Yield a problem for a split that groups leave without photos."""
+    for part in PARTS:
+        if not parts[part]:
+            yield Problem(
+                "DATA_GROUPS",
+                f"no {part} photos are left, because groups stay whole; use smaller groups, or name the splits",
+            )
 
 
 def _has_name_problems(layout: Layout) -> bool:
@@ -182,18 +288,19 @@ def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
 
 def _hints(layout: Layout, left_out: LeftOut) -> list[Problem]:
     """Return possible causes: files that must be converted, class folders that hold class folders."""
-    lines = [*left_out.convertible(), meant_below(layout)]
+    lines = [*left_out.convertible(), meant_below(layout)] if layout.folders else []
     return [Problem("", line) for line in lines if line]
 
 
 def _readable(
-    data: Path, listing: file_index.Listing, notes: list[str], left_out: list[tuple[str, str]], problems: list[Problem]
-) -> list[Photo]:
-    """Return the readable photos with their digests; add the others to `notes`, `left_out` and `problems`."""
+    data: Path, listing: Listing, notes: list[str], left_out: list[tuple[str, str]], problems: list[Problem]
+) -> list[tuple[str, Photo]]:
+    """Return the readable photos with split and digest; add the others to `notes`, `left_out` and `problems`."""
     photos, broken = [], list(listing.broken)
     for file, answer in zip(listing.files, file_index.check(listing), strict=True):
         if file_index.is_digest(answer):
-            photos.append(Photo(Path(os.path.join(listing.root, file.path)), file.label, answer))
+            group = file.group and GIVEN + file.group
+            photos.append((file.split, Photo(Path(os.path.join(listing.root, file.path)), file.label, answer, group)))
         else:
             broken.append((file.path, answer))
     named = [(_name(data, listing.root / path), why) for path, why in sorted(broken)]
@@ -221,13 +328,15 @@ def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
         )
 
 
-def _too_few(layout: Layout, photos: Sequence[Photo], listing: file_index.Listing) -> dict[int, str]:
+def _too_few(layout: Layout, photos: Sequence[Photo], listing: Listing) -> dict[int, str]:
     """Return the classes with too few different photos of their own, each with a text on what it has."""
     readable = Counter(photo.label for photo in photos)
-    own = Counter(_owners(photos).values())
+    own = Counter(owners(photos).values())
     unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    labels = {file.path: file.label for file in listing.files} if listing.unread else {}
     for path, why in listing.unread:
-        unread[layout.labels["train"][path.partition("/")[0]]].append((_name(layout.data, listing.root / path), why))
+        label = labels[path] if path in labels else layout.labels["train"][path.partition("/")[0]]
+        unread[label].append((_name(layout.data, listing.root / path), why))
     few = {}
     for label in range(len(layout.classes)):
         if own[label] < MIN_PER_CLASS:
@@ -243,51 +352,6 @@ def _note_absent(classes: Sequence[str], parts: Mapping[str, Sequence[Photo]], n
         present = {photo.label for photo in parts[part]}
         if absent := [name for label, name in enumerate(classes) if label not in present]:
             notes.append(f"{len(absent)} classes have no {part} photo, so they are not measured: {_some(absent)}")
-
-
-def _owners(photos: Iterable[Photo]) -> dict[str, int]:
-    """Return the label of each content by its SHA-256; _SEVERAL if photos disagree."""
-    owners: dict[str, int] = {}
-    for photo in photos:
-        owners[photo.sha256] = photo.label if owners.get(photo.sha256, photo.label) == photo.label else _SEVERAL
-    return owners
-
-
-def hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
-    """Set a share of every class aside.
-
-    At least one photo of each class is set aside, and at least `keep` different ones stay. Copies of one photo stay
-    together. A photo with several labels is never set aside, because no answer to it is correct. The order depends on
-    contents and seed alone. So when photos are added, hardly any former training photo becomes a test photo.
-
-    Returns:
-        The photos that stay, and those set aside.
-    """
-    owners = _owners(photos)
-    kept, aside = [], []
-    drawn = {photo.sha256: hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest() for photo in photos}
-    ordered = sorted(photos, key=lambda photo: (photo.label, drawn[photo.sha256], photo.sha256, photo.path))
-    for label, in_order in groupby(ordered, key=lambda photo: photo.label):
-        of_class = list(in_order)
-        own = [photo for photo in of_class if owners[photo.sha256] == label]
-        groups = [list(copies) for _, copies in groupby(own, key=lambda photo: photo.sha256)]
-        out, rest = _divide(groups, max(1, round(fraction * len(of_class))), len(groups) - keep)
-        aside += out
-        kept += rest + [photo for photo in of_class if owners[photo.sha256] == _SEVERAL]
-    return kept, aside
-
-
-def _divide(groups: Sequence[list[Photo]], wanted: int, most: int) -> tuple[list[Photo], list[Photo]]:
-    """Take groups in order while they fit into `wanted` photos and `most` groups; the smallest if none fits."""
-    if all(len(group) > wanted for group in groups):
-        wanted = min(map(len, groups))
-    taken: list[Photo] = []
-    rest: list[Photo] = []
-    for group in groups:
-        fits = most > 0 and len(taken) + len(group) <= wanted
-        (taken if fits else rest).extend(group)
-        most -= fits
-    return taken, rest
 
 
 def _copies(data: Path, parts: Mapping[str, Sequence[Photo]], notes: list[str]) -> list[tuple[str, ...]]:

@@ -41,13 +41,24 @@ _DIGEST_LENGTH = 64
 
 
 class File(NamedTuple):
-    """A file with a photo's name. `path` is relative to the listing's root, and `identity` changes with the file."""
+    """A photo's file. `path` is relative to the listing's root, and `identity` changes with the file.
+
+    `split` and `group` are those that a label file gives it, "" if none.
+    """
 
     label: int
     path: str
     size: int
     changed_ns: int
     identity: str
+    split: str = ""
+    group: str = ""
+
+
+def file_of(label: int, path: str, status: os.stat_result, split: str = "", group: str = "") -> File:
+    """Return a file by what the system reports of it."""
+    identity = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return File(label, path, status.st_size, status.st_ctime_ns, identity, split, group)
 
 
 @dataclass
@@ -82,12 +93,9 @@ def find(root: Path, folders: Mapping[str, int], left_out: LeftOut | None = None
 
 def _add(listing: Listing, label: int, path: str, entry: os.DirEntry[str]) -> None:
     try:
-        s = entry.stat()
+        listing.files.append(file_of(label, path, entry.stat()))
     except OSError as error:
         listing.broken.append((path, error.strerror or "unreadable"))
-        return
-    identity = f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
-    listing.files.append(File(label, path, s.st_size, s.st_ctime_ns, identity))
 
 
 def check(listing: Listing) -> list[str]:

@@ -33,9 +33,9 @@ from penult.nearest import did_you_mean, nearest
 
 _DEEPEST = 3
 # Control characters, line separators and text direction marks. Joiners are part of many scripts and allowed.
-_UNPRINTABLE = {"Cc", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _PER_CLASS = "it needs one folder of photos per class"
-_LABEL_FILES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xlsx", ".txt", ".xml", ".yaml", ".yml")
+_OTHER_LABEL_FILES = (".jsonl", ".xlsx", ".xls", ".ods", ".txt", ".xml", ".yaml", ".yml", ".feather", ".arrow")
 
 
 class Problem(NamedTuple):
@@ -75,6 +75,16 @@ class Layout:
     def add(self, reason: str, line: str) -> None:
         """Add a problem."""
         self.problems.append(Problem(reason, line))
+
+    def take_fraction(self, part: str, option: str) -> None:
+        """Read the fraction of a split that is set aside; add a problem if it is none."""
+        try:
+            self.fractions[part] = float(option)
+        except ValueError:
+            self.add("DATA_SPLIT", f"--{part} {option} is neither a folder nor a number between 0 and 1")
+        else:
+            if not 0 < self.fractions[part] < 1:
+                self.add("DATA_SPLIT", f"--{part} {option} must be above 0 and below 1")
 
 
 def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
@@ -126,13 +136,13 @@ def _check_is_folder(data: Path) -> None:
         near = ""
         with contextlib.suppress(OSError):
             near = did_you_mean(data.name, (printable(name) for name in scan(data.parent).folders))
-        line = f"{shown} does not exist; give a folder with one folder per class{near}"
+        line = f"{shown} does not exist; give a folder with one folder per class, or a label file{near}"
     elif names.is_photo(lower) or (kind and kind.name != names.ARCHIVE):
         line = f"{shown} is a file; give a folder that has one folder of photos per class"
     elif kind:
         line = f"{shown} is an archive; unpack it, and give the folder that has one folder of photos per class"
-    elif lower.endswith(_LABEL_FILES):
-        line = f"{shown} is a file of labels, which penult does not read; put the photos of each class into a folder"
+    elif lower.endswith(_OTHER_LABEL_FILES):
+        line = f"{shown} is no file of labels that penult reads; save it as CSV with the columns image and label"
     else:
         line = f"{shown} is not a folder; give a folder that has one folder of photos per class"
     raise DataError("DATA_MISSING", line)
@@ -277,13 +287,7 @@ def _take_fractions(layout: Layout, options: Mapping[str, str]) -> None:
                 found = _relative(layout, layout.folders[part])
                 layout.notes.append(f"--{part} {option} is not used: the {part} split is {found}")
             continue
-        try:
-            layout.fractions[part] = float(option)
-        except ValueError:
-            layout.add("DATA_SPLIT", f"--{part} {option} is neither a folder nor a number between 0 and 1")
-        else:
-            if not 0 < layout.fractions[part] < 1:
-                layout.add("DATA_SPLIT", f"--{part} {option} must be above 0 and below 1")
+        layout.take_fraction(part, option)
 
 
 def _check_apart(layout: Layout, out: Path) -> None:
@@ -329,14 +333,15 @@ def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
     labels = {name: place for place, name in enumerate(layout.classes)}
     unknown = [name for name in found if name not in labels] if layout.classes else []
     if unknown:
-        lines = [f"{name!r}{_nearest(name, layout.classes)}" for name in unknown]
+        lines = [f"{name!r}{nearest_class(name, layout.classes)}" for name in unknown]
         layout.add("DATA_CLASSES", f"{shown} has classes without training photos: {some(lines)}; add or remove them")
     layout.labels[part] = {each: labels[name] for name, spelt in found.items() if name in labels for each in spelt}
     if unknown and not layout.labels[part]:
         del layout.folders[part]
 
 
-def _nearest(name: str, classes: Sequence[str]) -> str:
+def nearest_class(name: str, classes: Sequence[str]) -> str:
+    """Return a hint at the class with the most similar name; else ""."""
     near = nearest(name, classes)
     return f" (did you mean {near!r}?)" if near else ""
 
@@ -357,9 +362,14 @@ def _name_problems(folders: Iterable[str]) -> Iterator[str]:
         except UnicodeEncodeError:
             yield f"a class folder whose name is not UTF-8: {name!r}, rename it"
             continue
-        kinds = {unicodedata.category(c) for c in name} | {unicodedata.bidirectional(c) for c in name}
-        if kinds & _UNPRINTABLE or name != name.strip():
+        if not is_printable_name(name):
             yield f"a class folder with an unprintable name: {name!r}, rename it"
+
+
+def is_printable_name(name: str) -> bool:
+    """Return False for a class name with control characters, or with spaces around it."""
+    kinds = {unicodedata.category(c) for c in name} | {unicodedata.bidirectional(c) for c in name}
+    return not kinds & _UNPRINTABLE and name == name.strip()
 
 
 def _note_classes(layout: Layout, folder: Path, found: Mapping[str, list[str]]) -> None:

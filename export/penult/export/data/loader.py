@@ -24,8 +24,8 @@ from penult.bundle.preprocess import (
     open_image,
 )
 from penult.console import progress
-from penult.export.data.dataset import Photo
 from penult.export.data.file_index import DECODING, OWN_LIMITS
+from penult.export.data.splitting import Photo
 from penult.export.data.transforms import Augmentation
 from penult.export.errors import DiskError
 from penult.interrupts import pool

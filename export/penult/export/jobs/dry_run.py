@@ -14,10 +14,12 @@ from penult.bundle.naming import name_to_publish, versions
 from penult.console import duration, table
 from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import FREEZE_ALL, STRETCH, TrainSettings
-from penult.export.data.dataset import Photo, Splits, load_splits
+from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.split_folders import PARTS
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm_cost
 from penult.export.jobs import estimate
@@ -98,7 +100,7 @@ def show(settings: TrainSettings, as_json: bool = False) -> None:
     name_to_publish(settings.out)
     preprocess(settings)
     device = device_for(settings.device)
-    splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+    splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
     plan = make(settings, splits, device)
     print(json.dumps(asdict(plan)) if as_json else "\n".join(lines(plan)))
 

@@ -12,9 +12,10 @@ from penult.bundle.errors import ImageError
 from penult.bundle.preprocess import STRETCH, Preprocess, open_image
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
 from penult.export.data.file_index import OWN_LIMITS
 from penult.export.data.loader import LearningBatch, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.errors import DiskError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, parameter_groups

@@ -22,8 +22,9 @@ from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats, pieces
 from penult.console import say
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
 from penult.export.data.loader import as_served
+from penult.export.data.splitting import Photo
 from penult.export.disk import writing
 from penult.export.evaluation import drift_baseline
 from penult.export.evaluation.metrics import against_validation, compare, evaluate, fit_temperature

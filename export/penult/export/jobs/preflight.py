@@ -12,10 +12,11 @@ from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks
 from penult.export.config.known_networks import Network
+from penult.export.config.photos import PhotoSource
 from penult.export.config.quantize import QuantizeSettings, check_precision
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import check_folders
+from penult.export.data.dataset import check_photos
 from penult.export.disk import check_file, check_folder
 from penult.export.errors import SettingsError
 from penult.export.networks import weights_file
@@ -35,7 +36,7 @@ def check_training(settings: TrainSettings) -> None:
     _check_device(settings.device)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun, the first process checks the disk for all
-    check_folders(settings.data, settings.out, settings.val, settings.test)
+    check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
     if not settings.dry_run:
         check_places(settings)
 
@@ -51,7 +52,7 @@ def check_next_version(settings: VersionSettings) -> None:
     if isinstance(settings, QuantizeSettings):
         check_precision(manifest, name, version, settings.to)
     if not (isinstance(settings, RefitSettings) and settings.from_collection):
-        check_folders(settings.data, settings.model, settings.val, settings.test)
+        check_photos(PhotoSource.of(settings), settings.model, settings.val, settings.test)
     check_folder("MODEL", settings.model)
 
 

@@ -18,8 +18,9 @@ from penult.bundle.scores import Floats
 from penult.console import say
 from penult.export.config.quantize import QuantizeSettings, check_precision
 from penult.export.config.train import BALANCED, SVM_KERNELS, TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
 from penult.export.data.loader import Batch, Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
@@ -97,6 +98,10 @@ def after_training(settings: TrainSettings, float_version: int) -> Result:
             val=settings.val,
             test=settings.test,
             seed=settings.seed,
+            images=settings.images,
+            skip_missing=settings.skip_missing,
+            exclude=settings.exclude,
+            group_by=settings.group_by,
             report_photos=settings.report_photos,
             max_loss=settings.max_loss,
         )

@@ -12,6 +12,7 @@ import numpy as np
 from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
+from penult.export.config.photos import NO_GROUPS, PhotoSource
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
@@ -107,7 +108,9 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
         given or _recorded_fraction(record.settings.get(part))
         for part, given in (("val", settings.val), ("test", settings.test))
     )
-    splits = load_splits(settings.data, settings.model, val, test, seed_of(settings, record))
+    grouped = settings.group_by or str(record.settings.get("group_by", NO_GROUPS))
+    source = replace(PhotoSource.of(settings), group_by=grouped)
+    splits = load_splits(source, settings.model, val, test, seed_of(settings, record))
     splits = _reorder_classes(splits, record.classes, bundle.manifest.classes)
     if splits.sha256 != record.data_sha256:
         splits = replace(splits, notes=(*splits.notes, _OTHER_PHOTOS))

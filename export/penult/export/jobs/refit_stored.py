@@ -17,8 +17,9 @@ from penult.bundle.manifest import DENSE
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
 from penult.export.config.refit import RefitSettings
-from penult.export.data.dataset import MIN_PER_CLASS, Photo, Splits, hold_out
+from penult.export.data.dataset import MIN_PER_CLASS, Splits
 from penult.export.data.split_folders import PARTS
+from penult.export.data.splitting import Photo, hold_out
 from penult.export.errors import DataError
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs

@@ -15,6 +15,7 @@ from penult.bundle.naming import name_to_publish
 from penult.console import say, silence
 from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
@@ -86,7 +87,7 @@ def started_run(settings: TrainSettings) -> Iterator[Run]:
             silence()
         splits = None
         if processes.is_first:
-            splits = load_splits(settings.data, settings.out, settings.val, settings.test, settings.seed)
+            splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
         splits = processes.same(splits)
         assert splits is not None  # the first process has read them
         counts = splits.counts()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penult.bundle.scores import Floats, best_of
-from penult.export.data.dataset import Photo
+from penult.export.data.splitting import Photo
 from penult.export.report.report_data import ReportData
 
 _MAX_PHOTOS = 12

@@ -11,7 +11,8 @@ from penult.bundle.manifest import Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.evaluation.diagnosis import Diagnosis
 from penult.export.training.history import History
 

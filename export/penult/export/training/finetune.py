@@ -17,8 +17,9 @@ import torch
 from penult.console import say
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data import transforms
-from penult.export.data.dataset import Photo, Splits
+from penult.export.data.dataset import Splits
 from penult.export.data.loader import PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, copy_weights, freeze_stages, parameter_groups

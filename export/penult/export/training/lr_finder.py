@@ -10,7 +10,7 @@ from itertools import count
 
 import torch
 
-from penult.export.data.dataset import Photo
+from penult.export.data.splitting import Photo
 from penult.export.data.transforms import Augmentation
 from penult.export.errors import SettingsError
 from penult.export.networks.network import copy_weights

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from penult.export.config.train import BALANCED
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import LearningBatch, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.networks.network import Normalise, PenultNet
 from penult.export.training.distributed import ProcessGroup
 

@@ -1,0 +1,88 @@
+"""Rows of a Label Studio export with one choice per image: its formats JSON and JSON-MIN.
+
+A task of the former is {"data": {"image": …}, "annotations": [{"result": [{"type": "choices", "value": {"choices":
+["cat"]}}]}]}, of the latter {"image": …, "choice": "cat"}. Tasks that are not annotated, or were skipped, are left out.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from penult.export.data.tables import Row, failed
+from penult.folders.names import is_photo
+
+_UPLOAD = re.compile(r"[0-9a-f]{8}-")
+_NOT_ONE = "give each image one label, as a choices control with choice=single does"
+
+
+def read(path: Path) -> Iterator[Row]:
+    """Yield a row for each annotated task; its number counts tasks from 1. Raises DataError."""
+    try:
+        tasks = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "its encoding or depth"
+        raise failed(path, f"cannot be read as JSON ({where})", "export the project again") from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise failed(path, "is no export of Label Studio, which is a list of tasks", "export as JSON or JSON-MIN")
+    for number, task in enumerate(tasks, 1):
+        data = task.get("data") if isinstance(task.get("data"), dict) else task
+        labels = set(_choices(path, number, task))
+        if len(labels) > 1:
+            raise failed(path, f"several labels, {', '.join(map(repr, sorted(labels)))}", _NOT_ONE, number)
+        if not labels:
+            continue
+        image = _image(path, number, data)
+        split, group = (data[name] if isinstance(data.get(name), str) else "" for name in ("split", "group"))
+        first, *elsewhere = _paths(image)
+        yield Row(number, first, labels.pop(), split, group, tuple(elsewhere))
+
+
+def _choices(path: Path, number: int, task: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every choice of a task's annotations."""
+    if "annotations" not in task and "completions" not in task:
+        yield from _strings(path, number, task.get("choice"))
+        return
+    for annotation in task.get("annotations") or task.get("completions") or ():
+        try:
+            if annotation.get("was_cancelled"):
+                continue
+            for result in annotation["result"]:
+                if result["type"] == "choices":
+                    yield from _strings(path, number, result["value"]["choices"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise failed(path, "a damaged annotation", "export the project again", number) from error
+
+
+def _strings(path: Path, number: int, value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = value.get("choices")
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            yield each.strip()
+        elif each is not None:
+            raise failed(path, f"a choice that is no text, {each!r}", _NOT_ONE, number)
+
+
+def _image(path: Path, number: int, data: Mapping[str, Any]) -> str:
+    """Return the image of a task: its field image, or the only one that holds an image's name."""
+    if isinstance(data.get("image"), str):
+        return str(data["image"])
+    named = [each for each in data.values() if isinstance(each, str) and is_photo(urlsplit(each).path)]
+    if len(named) != 1:
+        raise failed(path, "no image", "call the field of the task's data image", number)
+    return named[0]
+
+
+def _paths(image: str) -> list[str]:
+    """Return where an image may be: local storage names it in a query, and uploads get eight digits before the name."""
+    address = urlsplit(image)
+    if address.scheme and address.netloc and not address.path.startswith("/data/"):
+        return [image]
+    given = parse_qs(address.query).get("d")
+    parts = unquote(given[0] if given else address.path).strip("/").split("/")
+    paths = ["/".join(parts[at:]) for at in range(len(parts))]
+    name = _UPLOAD.sub("", parts[-1], count=1)
+    return [*paths, name] if name != parts[-1] else paths
