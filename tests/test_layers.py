@@ -66,7 +66,7 @@ KNOWN_TO = {
     "psycopg_pool": {"penult.lookup"},
     "pgvector": {"penult.lookup"},
     "pymilvus": {"penult.lookup"},
-    "pyarrow": {"penult.client.tools"},
+    "pyarrow": {"penult.client.tools", "penult.export.data"},
     "prometheus_client": {"penult.service.observability"},
     "opentelemetry": {"penult.service.observability"},
     "pynvml": {"penult.service.observability"},

@@ -170,7 +170,7 @@ _BROKEN: dict[str, tuple[str | bytes, str]] = {
     "a comma in a path": ("image,label\n" + _OK + "cat/a,b.png,cat\n", "row 3: 3 values for 2 columns; check its delimiter and quotes"),
     "an open quote": ('image,label\n' + _OK + '"cat/001.png,cat\ncat/002.png,cat\n', "row 3: not readable as CSV"),
     "a stray quote": ('image,label\n"cat/000.png"x,cat\n', "row 2: not readable as CSV"),
-    "latin-1": ("image,label\n".encode() + _OK.encode() + "cat/001.png,p\xe9ch\xe9\n".encode("latin-1"), "row 3: not UTF-8; save the file as UTF-8, as with iconv"),
+    "latin-1": (b"image,label\n" + _OK.encode() + "cat/001.png,p\xe9ch\xe9\n".encode("latin-1"), "row 3: not UTF-8; save the file as UTF-8, as with iconv"),
     "utf-16 without a mark": ("image,label\n".encode("utf-16-le"), "row 1: UTF-16 without a byte order mark, or no text; save"),
     "utf-16 cut short": ("image,label\ncat/000.png,cat\n".encode("utf-16")[:-1], "row 2: no longer UTF-16"),
     "a zero byte": ("image,label\ncat/000.png,c\0t\n", "row 2: a zero byte"),

@@ -119,42 +119,46 @@ def _layout(source: PhotoSource, out: Path, val: str, test: str) -> Layout:
     return find_layout(source.data, out, val, test)
 
 
-def _walked(layout: Layout) -> list[Listing]:
+def _walked(layout: Layout) -> dict[str, Listing]:
     """List the files of every split's folders."""
-    listings = []
+    listings = {}
     for part, folder in layout.folders.items():
         listing = file_index.find(folder, layout.labels[part], layout.left_out[part])
         listing.files = [file._replace(split=part) for file in listing.files]
-        listings.append(listing)
+        listings[part] = listing
     return listings
 
 
-def _listed(source: PhotoSource, val: str, test: str) -> tuple[Layout, list[Listing]]:
+def _listed(source: PhotoSource, val: str, test: str) -> tuple[Layout, dict[str, Listing]]:
+    """List the files of a label file, of all splits under that of training."""
     layout, listing = read_label_file(source, val, test)
     counts = Counter(file.label for file in listing.files if file.split == "train")
     few = {label: f"{counts[label]} photos" for label in range(len(layout.classes)) if counts[label] < MIN_PER_CLASS}
-    if not few:
-        return layout, [listing]
-    layout.problems += _class_problems(layout, few)
-    return layout, [listing]
+    if few:
+        layout.problems += _class_problems(layout, few)
+    return layout, {"train": listing}
 
 
 def _load(
-    layout: Layout, listings: Sequence[Listing], source: PhotoSource, seed: int, near_copies: NearCopies | None = None
+    layout: Layout,
+    listings: Mapping[str, Listing],
+    source: PhotoSource,
+    seed: int,
+    near_copies: NearCopies | None = None,
 ) -> Splits:
     """Read the photos, and split them; raise DataError."""
     notes: list[str] = list(layout.notes)
     left_out: list[tuple[str, str]] = []
     problems = list(layout.problems)
     if source.exclude:
-        _exclude(layout, listings, source.exclude, notes)
+        _exclude(layout, list(listings.values()), source.exclude, notes)
     parts: dict[str, list[Photo]] = defaultdict(list)
-    for listing in listings:
+    for listing in listings.values():
         for part, photo in _readable(layout.data, listing, notes, left_out, problems):
             parts[part].append(photo)
     if parts["train"]:
-        problems += _class_problems(layout, _too_few(layout, parts["train"], listings[0]))
-    refuse(problems and problems + _hints(layout, listings[0].left_out))
+        problems += _class_problems(layout, _too_few(layout, parts["train"], listings["train"]))
+    refuse(problems and problems + _hints(layout, listings["train"].left_out))
     _group(layout, parts, source.group_by, near_copies, notes)
     for later, part in zip(reversed(range(len(layout.fractions))), layout.fractions, strict=True):
         parts["train"], parts[part] = hold_out(
