@@ -9,8 +9,10 @@ import torch
 from tests.export.splits import splits_of
 
 from penult.bundle.preprocess import crop_encoded
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo, load_splits
+from penult.export.data.dataset import load_splits
+from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.jobs import frozen_descriptors
 from penult.export.networks.architectures import get
@@ -78,7 +80,7 @@ def test_wrong_weights_are_rejected(tmp_path: Path):
 def test_network_of_a_model(model: Path, few_digits: Path):
     """A model's network gives the descriptors that its service gives."""
     network = frozen_descriptors.of_model(model)
-    photos = load_splits(few_digits, model, "0.2", "0.2", 0).val
+    photos = load_splits(PhotoSource(few_digits), model, "0.2", "0.2", 0).val
     found = network.describe(photos)
     crops = np.stack([crop_encoded(photo.read(), network.preprocess) for photo in photos])
     assert np.allclose(found, network.load().run(crops)[1], atol=1e-4)

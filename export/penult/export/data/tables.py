@@ -119,8 +119,8 @@ def _lines(path: Path) -> Iterator[str]:
         start = file.read(4)
         file.seek(0)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            with path.open(encoding="utf-16", newline="") as text:
-                yield from _utf16_lines(path, text)
+            with path.open(encoding="utf-16", newline="") as lines:
+                yield from _utf16_lines(path, lines)
             return
         if b"\0" in start:
             raise failed(path, "UTF-16 without a byte order mark, or no text", "save the file as UTF-8", 1)

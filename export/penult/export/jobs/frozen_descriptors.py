@@ -20,9 +20,9 @@ from penult.bundle.scores import Floats
 from penult.console import say
 from penult.export.config import known_networks
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.row_cache import RowCache
+from penult.export.data.splitting import Photo
 from penult.export.networks import weights_file
 from penult.export.onnx import runtime
 
