@@ -16,17 +16,17 @@ from penult.export.data import file_index
 from penult.folders.names import affixed_split_of, is_photo, kind_of, split_of
 from penult.folders.walk import LeftOut, walk
 
-_FOUND = ["a.JPG.png", "b/c.jfif", "b/x.jpg/d.JPE", "b/z.webp", "e/again/c.jfif", "e/again/x.jpg/d.JPE", "e/again/z.webp", "e/gone.jpg",
-          "f.jpg"]  # fmt: skip
+_FOUND = ["a.JPG.png", "b/c.jfif", "b/n.heic", "b/o.TIF", "b/x.jpg/d.JPE", "b/z.webp", "e/again/c.jfif", "e/again/n.heic", "e/again/o.TIF",
+          "e/again/x.jpg/d.JPE", "e/again/z.webp", "e/gone.jpg", "f.jpg"]  # fmt: skip
 
 
 @pytest.fixture
 def nasty(tmp_path: Path) -> Path:
-    """A folder with photos in nine places, among all that cameras, systems and people leave beside them."""
+    """A folder with photos in many places, among all that cameras, systems and people leave beside them."""
     root = tmp_path / "photos"
     for name in ("a.JPG.png", "b/c.jfif", "b/x.jpg/d.JPE", "b/z.webp", "f.jpg", "b/@eaDir/c.jpg/SYNO.jpg", "__MACOSX/a.png",
                  "lost+found/1.jpg", "Thumbs.db", "b/Desktop.ini", ".hidden.jpg", ".Trash/1.jpg", "b/._c.jfif", "b/n.heic",
-                 "b/o.HEIC", "notes", "clip.mov"):  # fmt: skip
+                 "b/o.TIF", "b/p.jxl", "b/q.JXL", "notes", "clip.mov"):  # fmt: skip
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
     os.mkfifo(root / "b" / "pipe.png")
@@ -53,16 +53,16 @@ def test_everyone_finds_the_same(nasty: Path):
     found = [file.path for file in listing.files] + [path for path, why in listing.broken if why != "not a file"]
     assert sorted(found) == [path for path in _FOUND if "/" in path]
     sent = sorted(data.decode() for data in bench_photos.read_folder(nasty, seed=0))
-    assert sent == sorted(["a.JPG.png", *["b/c.jfif", "b/x.jpg/d.JPE", "b/z.webp"] * 2, "f.jpg"])
+    assert sent == sorted(["a.JPG.png", *["b/c.jfif", "b/n.heic", "b/o.TIF", "b/x.jpg/d.JPE", "b/z.webp"] * 2, "f.jpg"])
 
 
 def test_what_is_left_out_is_told_by_kind(nasty: Path, capsys: pytest.CaptureFixture[str]):
     """One line for each kind of thing: files to convert with the command, pipes, what systems add, loops."""
     lines = _lines(nasty)
     assert lines == [
-        "4 HEIC files are left out; to make JPEGs with ImageMagick: find . -name '*.heic' -exec mogrify -format jpg {} +",
+        "4 JPEG XL files are left out; to make JPEGs with ImageMagick: find . -name '*.jxl' -exec mogrify -format jpg {} +",
         "1 video file is left out; to take single pictures: ffmpeg -i FILE -vf fps=1 FILE-%04d.jpg",
-        "1 file is not JPEG, PNG or WebP and left out: notes",
+        "1 file is not JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC and left out: notes",
         "7 files and folders are left out that systems add: @eaDir (2), Desktop.ini (2), Thumbs.db (1) and 2 more",
         "4 photos are left out that cannot be read: b/pipe.jpg (not a file), b/pipe.png (not a file), "
         "e/again/pipe.jpg (not a file) and 1 more",
@@ -74,13 +74,13 @@ def test_what_is_left_out_is_told_by_kind(nasty: Path, capsys: pytest.CaptureFix
 
 def test_a_folder_without_photos_says_what_it_holds(tmp_path: Path):
     """Where there is nothing to send, one line says what there is instead, for clients and for bench."""
-    for name in ("1.heic", "2.heic", "@eaDir/1.jpg"):
+    for name in ("1.jxl", "2.jxl", "@eaDir/1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    told = "; 2 HEIC files are left out; to make JPEGs with ImageMagick: "
+    told = "; 2 JPEG XL files are left out; to make JPEGs with ImageMagick: "
     with pytest.raises(Refused) as caught:
         named_photos([str(tmp_path)])
-    assert f"holds no JPEG, PNG or WebP file{told}" in caught.value.message
+    assert f"holds no JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC file{told}" in caught.value.message
     with pytest.raises(BenchError) as refused:
         bench_photos.read_folder(tmp_path, seed=0)
     assert told in str(refused.value)
@@ -130,7 +130,7 @@ def test_splits_with_affixes(name: str, found: tuple[str, str] | None):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("a.HEIC", "HEIC"), ("a.tar.gz", "archive"), ("a.b.tiff", "TIFF"), ("a.gzip", None), ("heic", None), ("a.NEF", "camera RAW")],
+    [("a.JXL", "JPEG XL"), ("a.tar.gz", "archive"), ("a.b.psd", "Photoshop"), ("a.gzip", None), ("psd", None), ("a.NEF", "camera RAW")],
 )  # fmt: skip
 def test_kinds_by_ending(name: str, kind: str | None):
     """The last ending names the kind, in any case."""

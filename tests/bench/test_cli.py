@@ -117,7 +117,7 @@ def test_ctrl_c_reports_what_was_measured(server, samples):
         (("--duration", "0"), "above 0"),
         (("--warmup", "-1"), "at least 0"),
         (("--raw", "--photos", "."), "--photos"),
-        (("--photos", "nowhere"), "no JPEG, PNG or WebP"),
+        (("--photos", "nowhere"), "no JPEG, PNG, WebP"),
         (("--rpc", "describe", "--scorer", "svm"), "--scorer"),
         (("--arrivals", "uniform"), "--rate"),
         (("--window", "3"), "--stream"),

@@ -140,20 +140,20 @@ def test_folders_are_walked(penult, photo_paths, tmp_path, verb):
     (tmp_path / "empty").mkdir()
     code, out, err = penult(verb, tmp_path / "empty")
     assert (code, out) == (1, "")
-    assert "holds no JPEG, PNG or WebP" in one_line(err)
+    assert "holds no JPEG, PNG, WebP" in one_line(err)
 
 
 @pytest.mark.parametrize("verb", ["classify", "describe"])
 def test_what_a_folder_holds_beside_photos_is_noted(penult, photo_paths, tmp_path, verb):
     """What systems add and files to convert are skipped and counted on stderr; a folder called x.jpg is a folder."""
-    for name in ("x.jpg/1.jfif", "@eaDir/1.jpg", "__MACOSX/._1.jpg", "2.heic"):
+    for name in ("x.jpg/1.jfif", "@eaDir/1.jpg", "__MACOSX/._1.jpg", "2.jxl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(photo_paths[0], tmp_path / name)
     code, out, err = penult(verb, tmp_path, "--json")
     assert [result["image"] for result in json.loads(out)["results"]] == [f"{tmp_path}/x.jpg/1.jfif"]
     assert code == 0
     assert err.splitlines() == [
-        f"note: {tmp_path}: 1 HEIC file is left out; to make JPEGs with ImageMagick: find . -name '*.heic' -exec mogrify "
+        f"note: {tmp_path}: 1 JPEG XL file is left out; to make JPEGs with ImageMagick: find . -name '*.jxl' -exec mogrify "
         "-format jpg {} +",
         f"note: {tmp_path}: 2 files and folders are left out that systems add: @eaDir (1), __MACOSX (1)",
     ]
@@ -165,7 +165,7 @@ def test_a_folder_without_photos_is_one_line(penult, tmp_path, verb):
     """Whatever asks, a folder without photos is one line, and no traceback."""
     code, out, err = penult(*verb, tmp_path)
     assert (code, out) == (1, "")
-    assert f"{tmp_path} holds no JPEG, PNG or WebP file" in one_line(err)
+    assert f"{tmp_path} holds no JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC file" in one_line(err)
 
 
 @pytest.mark.parametrize("verb", ["classify", "describe"])

@@ -284,7 +284,7 @@ def test_a_bar_shows_how_far_it_is(ask_many, album, capsys):
 
 def test_a_folder_without_photos_is_said(ask_many, tmp_path):
     """An empty folder, and one that is not there, are errors that name it."""
-    with pytest.raises(FileNotFoundError, match="holds no JPEG, PNG or WebP"):
+    with pytest.raises(FileNotFoundError, match="holds no JPEG, PNG, WebP"):
         ask_many("classify_many", tmp_path)
     with pytest.raises(NotADirectoryError, match="is not a folder"):
         ask_many("classify_many", tmp_path / "absent")

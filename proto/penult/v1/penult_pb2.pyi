@@ -123,8 +123,9 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """A JPEG, PNG or WebP file. EXIF orientation is applied. Default limits, which the server may change: 63 MiB,
-    200 million pixels, 65,500 pixels a side, 64 scans in a progressive JPEG, 800 MB of memory to decode it.
+    """A JPEG, PNG or WebP file, or of another format that the server accepts. EXIF orientation is applied. Default
+    limits, which the server may change: 63 MiB, 200 million pixels, 65,500 pixels a side, 64 scans in a progressive
+    JPEG, 800 MB of memory to decode it.
     """
     @_builtins.property
     def raw(self) -> Global___RawImage:
@@ -793,6 +794,7 @@ class Preprocess(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
+    COLORS_FIELD_NUMBER: _builtins.int
     resize: _builtins.int
     """The shorter side is resized to this many pixels (both sides, if fit is stretch),"""
     crop: _builtins.int
@@ -801,6 +803,8 @@ class Preprocess(_message.Message):
     """bilinear or bicubic, antialiased."""
     fit: _builtins.str
     """Either crop (the middle square is used) or stretch (the whole image is resized to a square)."""
+    colors: _builtins.str
+    """Either stored (pixels as they are) or srgb (converted from the colors of an image's ICC profile)."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per channel (red, green, blue), on values scaled to 0..1; inside the network's graph."""
@@ -816,10 +820,11 @@ class Preprocess(_message.Message):
         mean: _abc.Iterable[_builtins.float] | None = ...,
         std: _abc.Iterable[_builtins.float] | None = ...,
         fit: _builtins.str = ...,
+        colors: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop", b"crop", "fit", b"fit", "interpolation", b"interpolation", "mean", b"mean", "resize", b"resize", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colors", b"colors", "crop", b"crop", "fit", b"fit", "interpolation", b"interpolation", "mean", b"mean", "resize", b"resize", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

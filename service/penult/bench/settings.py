@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from penult.client.credentials import NONE, Security
 from penult.client.types import DEFAULT_TARGET
+from penult.folders.names import PHOTOS
 from penult.settings import Settings, setting
 
 _TUNE_TRIAL_S = 4.0
@@ -70,7 +71,7 @@ class LoadSettings(_Options):
 
     images_per_request: int = _count(1, "images per request", group="images")
     photos: Path | None = setting(
-        None, "folder of JPEG, PNG and WebP files to send", metavar="FOLDER", shown="generated JPEGs"
+        None, "folder of image files to send", metavar="FOLDER", shown="generated JPEGs"
     )
     is_raw: bool = setting(False, "send pixels of the model's input size, not files", name="raw")
 
@@ -86,7 +87,7 @@ class LoadSettings(_Options):
         """Reject what cannot be sent or measured; raise BenchError."""
         super().__post_init__()
         if self.photos and not self.photos.is_dir():
-            raise BenchError(f"--photos {self.photos}: no JPEG, PNG or WebP file there; name a folder that holds some")
+            raise BenchError(f"--photos {self.photos}: no {PHOTOS} file there; name a folder that holds some")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

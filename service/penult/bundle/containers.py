@@ -2,8 +2,8 @@
 
 JPEG, PNG and WebP carry text, profiles, previews and times beside the pixels. Decoders read all of it, and refuse
 a picture for a profile that is cut short, or inflate megabytes of text. So a decoder is given the parts that decide
-pixels, in the order of the file and uncopied, and the orientation is read here. What is wrong with a part that
-pixels need is left for the decoder to refuse.
+pixels, in the order of the file and uncopied, and orientation and profile are read here. What is wrong with a part that
+pixels need is left for the decoder to refuse. Other formats have modules of their own.
 """
 
 import io
@@ -16,15 +16,16 @@ from typing import IO, cast
 
 from penult.bundle.errors import ImageError
 from penult.bundle.orientation import UPRIGHT, exif_orientation
+from penult.bundle.profiles import MAX_PROFILE_BYTES
 
 # More parts than any camera or editor writes; each costs a fraction of a microsecond of Python.
-_MAX_PARTS = 1 << 18
+MAX_PARTS = 1 << 18
 # What stands before the pixels and decides them: tables, a palette. Real files have less than 10 KB of it.
 _MAX_HEADER_BYTES = 1 << 18
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _NO_MARKER = (0x00, 0xFF)
-_START_OF_SCAN, _COMMENT, _APP0, _APP1, _APP14 = 0xDA, 0xFE, 0xE0, 0xE1, 0xEE
+_START_OF_SCAN, _COMMENT, _APP0, _APP1, _APP2, _APP14 = 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE
 _WITH_LENGTH = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), _COMMENT))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END_OF_IMAGE = b"\xff\xd9"
@@ -34,6 +35,11 @@ _OPTIONAL = frozenset((0x01, *range(0xD0, 0xD8), *range(0xE0, 0xF0), _COMMENT))
 _JFIF, _JFIF_LEAST_BYTES = b"JFIF\0", 14
 _ADOBE, _ADOBE_LEAST_BYTES = b"Adobe", 12
 _EXIF = b"Exif\0\0"
+# Behind it stand the number of the part, from 1, and how many parts there are.
+_ICC = b"ICC_PROFILE\0"
+_JPEG_METADATA = {_APP1: _EXIF, _APP2: _ICC}
+# A part has up to 64 KB, and larger profiles are ignored.
+_MAX_PROFILE_PARTS = 16
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
@@ -44,22 +50,28 @@ _ANCILLARY = 0x20
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_FIRST = (b"VP8 ", b"VP8L", b"VP8X")
 _WEBP_EXTENDED_BYTES = 10
-_HAS_EXIF, _HAS_ALPHA, _HAS_ANIMATION = 0x08, 0x10, 0x02
+_HAS_ALPHA, _HAS_ANIMATION = 0x10, 0x02
+# The flags that announce metadata.
+_WEBP_METADATA = {b"EXIF": 0x08, b"ICCP": 0x20}
 
 View = memoryview | bytes
 
 
 @dataclass
 class Stored:
-    """The parts of a file that a decoder needs: `parts` in order, and the orientation, 1 to 8.
+    """The parts of a file that a decoder needs: `parts` in order, the orientation, 1 to 8, and the ICC profile.
 
-    `first_scan` is the offset of a JPEG's first scan, and `scan_components` the number of its components. `frames` are
-    its frame headers, without the first byte of the marker. `header` (13 bytes), `transparency` (the tRNS chunk) and
-    `pixels` (the IDAT chunks) are of a PNG. `has_end` is whether a JPEG or PNG contains an end.
+    `size` and `decoding_pixels` (pixels of 4 bytes) are known of AVIF, TIFF, BMP, GIF and HEIC. `first_scan` is the
+    offset of a JPEG's first scan, and `scan_components` the number of its components. `frames` are its frame headers,
+    without the first byte of the marker. `header` (13 bytes), `transparency` (the tRNS chunk) and `pixels` (the IDAT
+    chunks) are of a PNG. `has_end` is whether a JPEG or PNG contains an end.
     """
 
     parts: list[View]
     orientation: int = UPRIGHT
+    profile: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    decoding_pixels: int = 0
     first_scan: int = 0
     scan_components: int = 0
     frames: list[bytes] = field(default_factory=list)
@@ -120,11 +132,6 @@ class _Joined:
         self._parts = []
 
 
-def walk(data: bytes, kind: str) -> Stored:
-    """Return the parts that the pixels of a "JPEG", "PNG" or "WEBP" need; raise ImageError for absurdly many."""
-    return {"JPEG": walk_jpeg, "PNG": walk_png, "WEBP": walk_webp}[kind](data)
-
-
 # -- JPEG --------------------------------------------------------------------------------------------------------------
 
 
@@ -134,8 +141,8 @@ def walk_jpeg(data: bytes) -> Stored:
     Of the application segments only those stay by which libjpeg knows which colours the numbers are: JFIF and Adobe.
     """
     stored, kept, run, at, last = Stored([data]), [], 0, 0, len(data) - 4
-    has_exif = False
-    for _ in range(_MAX_PARTS):
+    noted: dict[bytes, list[bytes]] = {_EXIF: [], _ICC: []}
+    for _ in range(MAX_PARTS):
         if at > last or data[at] != 0xFF or data[at + 1] in _NO_MARKER:
             found = _MARKER.search(data, at)
             if not found:
@@ -153,8 +160,8 @@ def walk_jpeg(data: bytes) -> Stored:
             end += max(2, int.from_bytes(data[end : end + 2], "big"))
         stored.frames += [data[at + 1 : end]] if marker in _FRAMES else []
         if marker in _OPTIONAL and not _is_believed(data, marker, at + 4, end):
-            if marker == _APP1 and not has_exif and data.startswith(_EXIF, at + 4):
-                has_exif, stored.orientation = True, exif_orientation(data[at + 4 : end])
+            if marker in _JPEG_METADATA:
+                _note_jpeg(noted, _JPEG_METADATA[marker], data, at + 4, end)
             if at > run:
                 kept.append((run, at))
             run = end
@@ -165,7 +172,23 @@ def walk_jpeg(data: bytes) -> Stored:
         raise _too_much("JPEG")
     if kept:
         stored.parts = [b"".join([data[start:end] for start, end in kept]), memoryview(data)[run:]]
+    stored.orientation = exif_orientation(noted[_EXIF][0]) if noted[_EXIF] else UPRIGHT
+    stored.profile = _joined_profile([part[len(_ICC) :] for part in noted[_ICC]])
     return stored
+
+
+def _note_jpeg(noted: dict[bytes, list[bytes]], beginning: bytes, data: bytes, start: int, end: int) -> None:
+    if data.startswith(beginning, start) and len(noted[beginning]) < _MAX_PROFILE_PARTS:
+        noted[beginning].append(data[start:end])
+
+
+def _joined_profile(parts: list[bytes]) -> bytes:
+    """Return a profile of numbered parts; empty if one is missing, or it is too large to be read."""
+    if [part[:2] for part in parts] != [bytes((number, len(parts))) for number in range(1, len(parts) + 1)]:
+        return b""
+    if sum(map(len, parts)) > MAX_PROFILE_BYTES:
+        return b""
+    return b"".join(part[2:] for part in parts)
 
 
 def _is_believed(data: bytes, marker: int, start: int, end: int) -> bool:
@@ -211,7 +234,7 @@ def walk_png(data: bytes) -> Stored:
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield each chunk's name, and where its body begins and should end; raise ImageError for too many."""
     at = len(_PNG_SIGNATURE)
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         if at + 8 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -221,13 +244,26 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _keep(stored: Stored, before: list[View], kind: bytes, chunk: memoryview) -> None:
-    """Keep a chunk that stands before the pixels, if they need it."""
+    """Keep a chunk that stands before the pixels, if they need it, and read the profile."""
     if kind == b"IHDR":
         stored.header = bytes(chunk[8:-4])
     elif kind == b"tRNS":
         stored.transparency = bytes(chunk[8:-4])
+    elif kind == b"iCCP" and not stored.profile:
+        stored.profile = _inflated_profile(bytes(chunk[8 : 8 + MAX_PROFILE_BYTES]))
     if kind == b"tRNS" or not kind[0] & _ANCILLARY:
         before.append(chunk)
+
+
+def _inflated_profile(body: bytes) -> bytes:
+    """Return the profile of an iCCP chunk, a name of up to 79 bytes before it; empty if it is damaged or too large."""
+    start = body.find(b"\0", 0, 80) + 2
+    inflater = zlib.decompressobj()
+    try:
+        profile = inflater.decompress(body[start:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if inflater.eof else b""
 
 
 def _has_checksum(chunk: memoryview) -> bool:
@@ -248,8 +284,8 @@ def walk_webp(data: bytes) -> Stored:
     view, stored, at = memoryview(data), Stored([]), 12
     file_end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     kept: list[View] = []
-    flags, has_begun, has_frame, has_exif = 0, False, False, False
-    for _ in range(_MAX_PARTS):
+    flags, has_begun, has_frame, noted = 0, False, False, set[bytes]()
+    for _ in range(MAX_PARTS):
         if at + 8 > file_end:
             break
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
@@ -270,8 +306,9 @@ def walk_webp(data: bytes) -> Stored:
             if kind != b"ANMF" or not has_frame:
                 kept += _padded(view[at:end])
             has_frame = has_frame or kind == b"ANMF"
-        elif kind == b"EXIF" and flags & _HAS_EXIF and not has_exif:
-            has_exif, stored.orientation = True, exif_orientation(view[start : min(end, file_end)])
+        elif kind not in noted and flags & _WEBP_METADATA.get(kind, 0):
+            noted.add(kind)
+            _note(stored, kind, view[start : min(end, file_end)])
         at = end + (length & 1)
     else:
         raise _too_much("WebP")
@@ -280,6 +317,14 @@ def walk_webp(data: bytes) -> Stored:
         return Stored([data])
     stored.parts = [b"".join((b"RIFF", struct.pack("<I", size_bytes), b"WEBP")), *kept]
     return stored
+
+
+def _note(stored: Stored, kind: bytes, body: memoryview) -> None:
+    """Read what a WebP's metadata say of its pixels."""
+    if kind == b"EXIF":
+        stored.orientation = exif_orientation(body)
+    elif len(body) <= MAX_PROFILE_BYTES:
+        stored.profile = bytes(body)
 
 
 def _extended(flags: int, canvas: memoryview) -> bytes:

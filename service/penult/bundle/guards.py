@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from penult.bundle.containers import Stored, View
 from penult.bundle.errors import ImageError
+from penult.bundle.formats import FORMATS, SERVED, can_read_heic, format_of, listed, title
+from penult.extras import how_to_install
 
 _CHANNELS_BY_PNG_COLOUR = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7: (x offset, y offset, x step, y step) of each pass of an interlaced PNG.
@@ -29,7 +31,7 @@ _MAX_SEGMENTS = 1 << 16
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits of one image.
+    """Limits of one image, and the formats that it may have.
 
     The defaults admit the photos of every phone: 200 megapixels are 16,320 x 12,240. A file of `max_bytes` fits into a
     message of 64 MiB. `max_decoded_pixels` limits the memory of decoding, in pixels of 4 bytes. A JPEG is decoded at a
@@ -41,6 +43,7 @@ class ImageLimits:
     max_side: int = 65_500  # more than that libjpeg does not decode
     max_scans: int = 64
     max_decoded_pixels: int = 200_000_000
+    formats: tuple[str, ...] = SERVED
 
     def __str__(self) -> str:
         """Name what a file may have, as notes and docs do."""
@@ -50,11 +53,32 @@ class ImageLimits:
     def check_bytes(self, size_bytes: int) -> None:
         """Raise ImageError for an empty file or one above `max_bytes`."""
         if size_bytes == 0:
-            raise ImageError("IMAGE_EMPTY", "the image is empty (0 bytes); send the bytes of a JPEG, PNG or WebP file")
+            raise ImageError(
+                "IMAGE_EMPTY",
+                f"the image is empty (0 bytes); send the bytes of a {listed(self.formats, 'or')} file",
+            )
         if size_bytes > self.max_bytes:
             raise ImageError(
                 "IMAGE_TOO_MANY_BYTES", f"the image has {size_bytes:,} bytes; at most {self.max_bytes:,} are accepted"
             )
+
+    def check_format(self, data: bytes) -> str:
+        """Return an image's format by its first bytes; raise ImageError unless it is accepted and can be read."""
+        kind = format_of(data)
+        if kind is None:
+            raise ImageError(
+                "IMAGE_UNKNOWN_FORMAT",
+                f"the data are not a {listed(self.formats, 'or')} image; convert the file to one of them",
+            )
+        if kind not in self.formats:
+            raise ImageError(
+                "IMAGE_UNKNOWN_FORMAT",
+                f"the image is {_article(kind)}, and the server accepts {listed(self.formats, 'and')}; convert the "
+                f"file, or add {kind.lower()} to penult serve --image-formats",
+            )
+        if kind == "HEIC" and not can_read_heic():
+            raise ImageError("IMAGE_UNKNOWN_FORMAT", f"the image is a HEIC; to read it, {how_to_install('heic')}")
+        return kind
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ImageError for sides outside 1..max_side, or more than max_pixels in all."""
@@ -83,7 +107,13 @@ class ImageLimits:
             raise ImageError("IMAGE_TOO_MANY_SCANS", f"the JPEG has more than the {self.max_scans} scans accepted")
 
 
+def _article(kind: str) -> str:
+    return f"an {title(kind)}" if kind == "AVIF" else f"a {title(kind)}"
+
+
+# A service's, and those of learning, which reads all formats.
 DEFAULT_LIMITS = ImageLimits()
+LEARNING_LIMITS = ImageLimits(formats=FORMATS)
 
 
 class PixelBudget:
@@ -106,19 +136,6 @@ class PixelBudget:
             with self._freed:
                 self._used -= pixels
                 self._freed.notify_all()
-
-
-def image_format(data: bytes) -> str:
-    """Return "JPEG", "PNG" or "WEBP" from the signature; raise ImageError for anything else."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    raise ImageError(
-        "IMAGE_UNKNOWN_FORMAT", "the data are not a JPEG, PNG or WebP image; convert the file to one of them"
-    )
 
 
 def check_webp_complete(data: bytes) -> None:

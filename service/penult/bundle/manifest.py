@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penult.bundle.errors import BundleError
-from penult.bundle.preprocess import CROP, PREPROCESS_VERSION, Preprocess
+from penult.bundle.preprocess import AS_STORED, CROP, PREPROCESS_VERSION, Preprocess
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -190,6 +190,7 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
             tuple(spec["mean"]),
             tuple(spec["std"]),
             spec.get("fit", CROP),
+            spec.get("colors", AS_STORED),
         ),
         "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
         "stated_scorers": tuple(values["scorers"]) if "scorers" in values else None,

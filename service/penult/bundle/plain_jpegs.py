@@ -27,7 +27,7 @@ _MOST_PIXELS, _MOST_BYTES = 50_000_000, 16 << 20
 
 
 def open_parts(stored: Stored, kind: str) -> Image.Image:
-    """Read the header of a "JPEG", "PNG" or "WEBP"; no pixel is decoded yet. Raises ImageError."""
+    """Read the header of a file of any format but HEIC; no pixel is decoded yet. Raises ImageError."""
     size = _plain_size(stored) if simplejpeg and kind == "JPEG" else None
     return PlainJpeg(stored, size) if size else _open_with_pillow(stored, kind)
 

@@ -1,6 +1,7 @@
 """From an encoded photo to the network's input: the one implementation that training and serving share.
 
-bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
+bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → convert to sRGB, if the
+bundle was made so → uint8 [crop, crop, 3]
 
 Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
 (guarded) failed on none of 139 bad files (research/reliability.md, section 3). Of undamaged baseline JPEGs, which are
@@ -21,17 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from penult.bundle.containers import Stored, walk
+from penult.bundle.containers import Stored
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import (
-    DEFAULT_LIMITS,
-    ImageLimits,
-    check_png_complete,
-    check_webp_complete,
-    image_format,
-    webp_size,
-)
-from penult.bundle.plain_jpegs import open_parts
+from penult.bundle.formats import title
+from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits, check_png_complete, check_webp_complete, webp_size
+from penult.bundle.opening import open_stored, walk
+from penult.bundle.profiles import conversion
 
 # Our own limits are checked on the header, before Pillow's warning could fire.
 Image.MAX_IMAGE_PIXELS = None
@@ -51,6 +47,9 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 INTERPOLATIONS = tuple(_FILTERS)
 CROP, STRETCH = "crop", "stretch"
 FITS = (CROP, STRETCH)
+# Whether pixels are taken as they are stored, or converted from the colors of an image's ICC profile.
+AS_STORED, SRGB = "stored", "srgb"
+COLORS = (AS_STORED, SRGB)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,7 +77,8 @@ class Preprocess:
 
     The shorter side is resized to `resize` pixels, then comes a center crop of `crop` pixels. If `fit` is "stretch",
     both sides are resized to `resize`, so that the crop loses nothing of the longer side. `mean` and `std` (red, green,
-    blue, for values of 0..1) are applied inside the graph. Raises ValueError on values that cannot work.
+    blue, for values of 0..1) are applied inside the graph. If `colors` is "srgb", crops are converted from the colors
+    of an image's ICC profile. Raises ValueError on values that cannot work.
     """
 
     resize: int = 256
@@ -87,6 +87,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fit: str = CROP
+    colors: str = AS_STORED
 
     def __post_init__(self) -> None:
         """Check the values once; later code relies on it."""
@@ -97,6 +98,8 @@ class Preprocess:
             raise ValueError(f"preprocess: interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
         if self.fit not in FITS:
             raise ValueError(f"preprocess: fit {self.fit!r} is not one of {', '.join(FITS)}")
+        if self.colors not in COLORS:
+            raise ValueError(f"preprocess: colors {self.colors!r} is not one of {', '.join(COLORS)}")
         numbers = (*self.mean, *self.std)
         if (
             len(self.mean) != 3
@@ -115,9 +118,9 @@ class Preprocess:
         return (self.resize, resized_long) if width <= height else (resized_long, self.resize)
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values. The usual fit is left out: older readers, and fingerprints of before, know none."""
-        values = asdict(self)
-        return values if self.fit != CROP else {name: value for name, value in values.items() if name != "fit"}
+        """Return plain values. Those of before are left out: older readers, and fingerprints of before, know none."""
+        old = {"fit": CROP, "colors": AS_STORED}
+        return {name: value for name, value in asdict(self).items() if value != old.get(name)}
 
 
 class Reduced(NamedTuple):
@@ -129,13 +132,28 @@ class Reduced(NamedTuple):
 
 
 def crop_encoded(data: bytes, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Decode a JPEG, PNG or WebP and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
+    """Decode an image and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
     return crop_opened(open_image(data, limits, spec), spec)
 
 
 def crop_opened(image: Image.Image, spec: Preprocess) -> Pixels:
     """Decode what open_image() returned and return the network's input, uint8 [crop, crop, 3]; raise ImageError."""
-    return crop_image(_load(image), spec, image.info.get(_REDUCED))
+    return in_srgb(crop_image(_load(image), spec, image.info.get(_REDUCED)), image, spec)
+
+
+def in_srgb(pixels: Pixels, opened: Image.Image, spec: Preprocess) -> Pixels:
+    """Convert pixels [..., 3] of what open_image() returned to sRGB, if `spec` says so and it has such a profile.
+
+    Of a large photo the crop is converted and not the whole, which differs by less than a gray level.
+    """
+    convert = conversion(profile_of(opened)) if spec.colors == SRGB else None
+    return convert(pixels) if convert else pixels
+
+
+def profile_of(opened: Image.Image) -> bytes:
+    """Return the ICC profile of what open_image() returned; empty if it has none, or one that is too large."""
+    profile: bytes = opened.info[_STORED].profile
+    return profile
 
 
 def crop_rgb(rgb: bytes, height: int, width: int, spec: Preprocess, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
@@ -183,7 +201,7 @@ def crop_image(image: Image.Image, spec: Preprocess, reduced: Reduced | None = N
 
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preprocess | None = None) -> Image.Image:
-    """Decode a JPEG, PNG or WebP to an upright 8-bit RGB; raise ImageError, whatever the bytes are.
+    """Decode an image to an upright 8-bit RGB in its own colors; raise ImageError, whatever the bytes are.
 
     It comes at full size, but with `spec` a JPEG much larger than needed comes at a fraction of it.
     """
@@ -197,13 +215,16 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     what decoding will allocate. Raises ImageError.
     """
     limits.check_bytes(len(data))
-    kind = image_format(data)
+    kind = limits.check_format(data)
     if kind == "WEBP":
         check_webp_complete(data)
     stored = walk(data, kind)
     if kind == "WEBP":
         limits.check_size(*webp_size(stored))  # libwebp allocates the whole canvas, twice, when it opens a file
-    image = open_parts(stored, kind)
+    if stored.decoding_pixels:
+        limits.check_size(*stored.size)
+        limits.check_cost(stored.decoding_pixels, title(kind))
+    image = open_stored(stored, kind)
     limits.check_size(*image.size)
     whole = image.width * image.height
     image.info[_STORED] = stored
@@ -213,7 +234,7 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
         if spec:
             _draft(image, spec, limits)
     image.info[_COST] = _cost(image, kind, whole)
-    limits.check_cost(decoding_pixels(image), kind)
+    limits.check_cost(decoding_pixels(image), title(kind))
     if kind == "PNG":
         check_png_complete(stored)
     return image
@@ -232,9 +253,12 @@ def decoding_pixels(image: Image.Image) -> int:
 def _cost(image: Image.Image, kind: str, whole: int) -> int:
     """Measured with photos of 49 million pixels (bench/RESULTS.md); an image is kept at 4 bytes a pixel by Pillow."""
     decoded = image.width * image.height
+    stored: Stored = image.info[_STORED]
+    if stored.decoding_pixels:
+        return stored.decoding_pixels + (decoded if stored.orientation in _UPRIGHT else 0)
     if kind == "WEBP":  # two canvases of libwebp's, their copy, and the image
         return 4 * decoded
-    is_changed = image.info[_STORED].orientation in _UPRIGHT or "transparency" in image.info
+    is_changed = stored.orientation in _UPRIGHT or "transparency" in image.info
     pixels = decoded if image.mode == "RGB" and not is_changed else 2 * decoded
     return pixels + _coefficients(image, whole) if _has_many_scans(image) else pixels
 

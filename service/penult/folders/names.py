@@ -4,28 +4,34 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-# Whether a file is a JPEG, PNG or WebP, its first bytes decide. These are the endings under which one is looked for.
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".webp")
-PHOTOS = "JPEG, PNG or WebP"
+from penult.extras import how_to_install
+
+# What a file is, its first bytes decide. These are the endings under which an image is looked for.
+PHOTO_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".webp", ".avif", ".avifs", ".tif", ".tiff",
+    ".bmp", ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs",
+)  # fmt: skip
+PHOTOS = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC"
 
 ARCHIVE = "archive"
 _MOGRIFY = "to make JPEGs with ImageMagick: find . -name '*{suffix}' -exec mogrify -format jpg {{}} +"
 
 
 class Kind(NamedTuple):
-    """Files that hold no photo that penult reads, and what to do to get one; {suffix} stands for their ending."""
+    """Files out of which penult reads no photo, and what to do to get one; {suffix} stands for their ending."""
 
     name: str
     suffixes: tuple[str, ...]
     advice: str = _MOGRIFY
 
 
+# Read with pi-heif alone. Clients send such files all the same, for it is the server that reads them.
+HEIC = Kind(
+    "HEIC", (".heic", ".heif", ".hif", ".heics", ".heifs"), f"to read them, {how_to_install('heic')}, or convert them"
+)
+
 KINDS = (
-    Kind("HEIC", (".heic", ".heif", ".hif", ".heics", ".heifs")),
-    Kind("AVIF", (".avif", ".avifs")),
-    Kind("TIFF", (".tif", ".tiff")),
-    Kind("BMP", (".bmp", ".dib")),
-    Kind("GIF", (".gif",)),
+    HEIC,
     Kind("JPEG XL", (".jxl",)),
     Kind("JPEG 2000", (".jp2", ".j2k", ".jpx", ".jpf", ".jpc")),
     Kind("Netpbm", (".ppm", ".pgm", ".pbm", ".pnm")),
@@ -71,7 +77,7 @@ def is_photo(name: str) -> bool:
 
 
 def kind_of(name: str) -> Kind | None:
-    """Return what a file that is no photo by its name is known to be; None for all others."""
+    """Return what a file that is not read is known to be by its name; None for all others."""
     _, dot, ending = name.lower().rpartition(".")
     return _KIND_OF.get(dot + ending)
 

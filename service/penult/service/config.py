@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from penult.bundle.formats import FORMATS, SERVED, can_read_heic
 from penult.bundle.guards import DEFAULT_LIMITS, ImageLimits
 from penult.bundle.manifest import is_model_name, parse_version
 from penult.bundle.naming import parent
 from penult.bundle.signature import Trust, split_paths, trust
+from penult.extras import how_to_install
 from penult.lookup.opening import has_collections
+from penult.nearest import did_you_mean
 from penult.proxies import is_loopback
 from penult.service.errors import ConfigError
 from penult.service.runtime.cpu_count import cores
@@ -78,6 +81,10 @@ class ServeConfig(Settings):
     queue_max_bytes: int = _count(4 << 30, "bytes of images in flight; more are rejected with RESOURCE_EXHAUSTED")
     request_max_images: int = _count(256, "images per request")
     message_max_bytes: int = _count(64 << 20, "bytes per message, in both directions")
+    image_formats: str = setting(
+        ",".join(kind.lower() for kind in SERVED),
+        "accepted formats, comma-separated; also avif, tiff, bmp, gif, heic", metavar="FORMATS",
+    )  # fmt: skip
     image_max_bytes: int = _count(DEFAULT_LIMITS.max_bytes, "bytes per encoded image")
     image_max_pixels: int = _count(DEFAULT_LIMITS.max_pixels, "pixels per image")
     image_max_side: int = _count(DEFAULT_LIMITS.max_side, "pixels per side of an image")
@@ -103,7 +110,7 @@ class ServeConfig(Settings):
     def __post_init__(self) -> None:
         """Reject values that cannot work; raise ConfigError."""
         super().__post_init__()
-        _ = self.pins
+        _ = self.pins, self.accepted_formats
         if self.model_control == "on" and self.workers > 1:
             raise self.error("--model-control on reaches one worker only; use it with --workers 1")
         if self.http and self.workers > 1:
@@ -130,8 +137,23 @@ class ServeConfig(Settings):
         """The limits that the decoder keeps."""
         return ImageLimits(
             self.image_max_bytes, self.image_max_pixels, self.image_max_side, self.image_max_scans,
-            self.image_max_decoded_pixels,
+            self.image_max_decoded_pixels, self.accepted_formats,
         )  # fmt: skip
+
+    @property
+    def accepted_formats(self) -> tuple[str, ...]:
+        """The formats that the decoder accepts, as FORMATS names them; raise ConfigError."""
+        wanted = [part.strip().upper() for part in self.image_formats.split(",") if part.strip()]
+        for name in wanted:
+            if name not in FORMATS:
+                known = [kind.lower() for kind in FORMATS]
+                hint = did_you_mean(name.lower(), known)
+                raise self.error(f"--image-formats {name.lower()} is not one of {', '.join(known)}{hint}")
+        if not wanted:
+            raise self.error("--image-formats names no format; leave it out for jpeg,png,webp")
+        if "HEIC" in wanted and not can_read_heic():
+            raise self.error(f"--image-formats heic needs pi-heif; {how_to_install('heic')}")
+        return tuple(kind for kind in FORMATS if kind in wanted)
 
     @property
     def trust(self) -> Trust:

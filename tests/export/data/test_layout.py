@@ -238,26 +238,38 @@ def test_a_folder_called_as_a_photo_is_a_folder(settings: Settings, tree: Tree):
 def test_files_to_convert_are_counted_by_kind_with_a_command(settings: Settings, tree: Tree):
     """Phones' and cameras' other formats are counted, with the command that makes photos of them."""
     tree(
-        "cat 5", "dog 5", "cat/a.HEIC", "cat/b.HEIC", "dog/c.tiff", "dog/d.mp4", "dog/e.CR2", "cat/f.avif", "cat/g.txt"
+        "cat 5", "dog 5", "cat/a.JXL", "cat/b.JXL", "dog/c.psd", "dog/d.mp4", "dog/e.CR2", "cat/f.jp2", "cat/g.txt"
     )
     notes = splits_of(settings()).notes
     assert (
-        "2 HEIC files are left out; to make JPEGs with ImageMagick: find . -name '*.HEIC' -exec mogrify -format jpg {} +"
+        "2 JPEG XL files are left out; to make JPEGs with ImageMagick: find . -name '*.JXL' -exec mogrify -format jpg {} +"
         in notes
     )
-    for said in ("1 TIFF file is left out; to make JPEGs", "1 video file is left out; to take single pictures: ffmpeg",
-                 "1 camera RAW file is left out; to make JPEGs, export", "1 AVIF file is left out"):  # fmt: skip
+    for said in ("1 Photoshop file is left out; to make JPEGs", "1 video file is left out; to take single pictures: ffmpeg",
+                 "1 camera RAW file is left out; to make JPEGs, export", "1 JPEG 2000 file is left out"):  # fmt: skip
         assert any(note.startswith(said) for note in notes), notes
-    assert "1 file is not JPEG, PNG or WebP and left out: cat/g.txt" in notes
+    assert "1 file is not JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC and left out: cat/g.txt" in notes
 
 
-@pytest.mark.parametrize("inside", ["cat/{}.heic", "{}.heic"])
+@pytest.mark.parametrize("inside", ["cat/{}.jxl", "{}.jxl"])
 def test_a_folder_of_nothing_but_files_to_convert_says_so(settings: Settings, tree: Tree, inside: str):
-    """Where all files are HEIC, the refusal has their number and the command."""
+    """Where all files are JPEG XL, the refusal has their number and the command."""
     tree(*(inside.format(number) for number in range(12)))
     message = _refused(settings())
     assert "has no photos" in message
-    assert "; 12 HEIC files are left out; to make JPEGs with ImageMagick" in message
+    assert "; 12 JPEG XL files are left out; to make JPEGs with ImageMagick" in message
+
+
+def test_heic_without_its_library_names_the_extra(
+    settings: Settings, tree: Tree, monkeypatch: pytest.MonkeyPatch
+):
+    """A folder full of HEIC is one line with the extra that reads them, beside other photos a note."""
+    monkeypatch.setattr("penult.export.data.file_index.can_read_heic", lambda: False)
+    tree(*(f"cat/{number}.heic" for number in range(12)))
+    assert "; 12 HEIC files are left out; to read them, in the folder of" in (message := _refused(settings()))
+    assert "pip install '.[heic]'" in message
+    tree("cat 5", "dog 5", "dog/1.HEIC")
+    assert any(note.startswith("13 HEIC files are left out; to read them") for note in splits_of(settings()).notes)
 
 
 def test_photos_beside_class_folders_are_noted(settings: Settings, tree: Tree):
@@ -298,13 +310,13 @@ def test_classes_that_differ_in_capitals_are_noted(settings: Settings, tree: Tre
 def test_all_problems_are_in_one_line(settings: Settings, tree: Tree):
     """Too few photos, broken ones, unknown classes, unprintable names, files to convert and a wrong option come together."""
     folder = tree("train/ant 2", "train/bee 0", "train/cat 9", "train/dog 4", "train/eel\n 5", "test/cat 2", "test/dgo 1",
-                  *(f"train/bee/{number}.heic" for number in range(12)))  # fmt: skip
+                  *(f"train/bee/{number}.jxl" for number in range(12)))  # fmt: skip
     for path in sorted((folder / "train" / "dog").iterdir())[:3]:
         path.write_bytes(b"no photo")
     message = _refused(settings(val="2"))
     for said in ("--val 2 must be above 0 and below 1", "unprintable name: 'eel\\n'", "'dgo' (did you mean 'dog'?)",
                  "3 classes have too few photos: 'ant' has 2 readable photos, 'bee' has 0 readable photos, 'dog' has 1",
-                 "3 that cannot be read, train/dog/", "12 HEIC files are left out; to make JPEGs"):  # fmt: skip
+                 "3 that cannot be read, train/dog/", "12 JPEG XL files are left out; to make JPEGs"):  # fmt: skip
         assert said in message, message
 
 

@@ -7,7 +7,7 @@ A network has five stages from the input; each ends where the resolution halves 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from penult.bundle.preprocess import Preprocess
+from penult.bundle.preprocess import SRGB, Preprocess
 from penult.export.config.train import STRETCH, TrainSettings
 from penult.export.errors import SettingsError
 from penult.nearest import did_you_mean
@@ -91,7 +91,7 @@ def preprocess(settings: TrainSettings) -> Preprocess:
             "RESIZE", f"--resize {settings.resize} is smaller than the {crop} pixels of {settings.arch}'s input"
         )
     usual = crop if settings.fit == STRETCH else max(own.resize, crop)
-    return replace(own, crop=crop, resize=settings.resize or usual, fit=settings.fit)
+    return replace(own, crop=crop, resize=settings.resize or usual, fit=settings.fit, colors=SRGB)
 
 
 def _check_crop(crop: int, network: Network) -> None:

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import DEFAULT_LIMITS, PixelBudget
+from penult.bundle.formats import HEIC_LIBRARY, can_read_heic
+from penult.bundle.guards import DEFAULT_LIMITS, LEARNING_LIMITS, PixelBudget
 from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_opened, decoding_pixels, open_image
 from penult.console import progress
 from penult.export.cache_folder import cache_folder, forget_oldest, replace_file
+from penult.folders.names import HEIC, kind_of
 from penult.folders.walk import LeftOut, walk
 from penult.interrupts import pool
 
-# Training accepts the same photos as the service.
-OWN_LIMITS = DEFAULT_LIMITS
+# Training accepts photos of the same sizes as the service, in all formats.
+OWN_LIMITS = LEARNING_LIMITS
 # For all threads that decode photos: at most 1.6 GB, which only the largest photos need.
 DECODING = PixelBudget(2 * DEFAULT_LIMITS.max_decoded_pixels)
 # With a small target size, JPEGs are checked to their last byte at an eighth of their size.
@@ -33,7 +35,7 @@ _SMALL = Preprocess(resize=32, crop=32)
 # One future per photo would cost as much as a small photo. Processes were slower, since Pillow releases the GIL.
 _CHUNK = 64
 # Increase it if files that could not be read before can be read now.
-_FORMAT = 3
+_FORMAT = 4
 # Timestamps have steps of a few ms. A file changed more recently could change again without a new timestamp.
 _SETTLED_NS = 100_000_000
 _KEPT = 16
@@ -87,7 +89,10 @@ def find(root: Path, folders: Mapping[str, int], left_out: LeftOut | None = None
     listing = Listing(root, left_out=left_out or LeftOut())
     for name, label in folders.items():
         for path, entry in walk(root, name, listing.left_out):
-            _add(listing, label, path, entry)
+            if kind_of(entry.name) is HEIC and not can_read_heic():
+                listing.left_out.add(path, entry.name)
+            else:
+                _add(listing, label, path, entry)
     return listing
 
 
@@ -183,7 +188,8 @@ class _StoredAnswers:
 
 
 def _made_by() -> str:
-    return f"{_FORMAT} {PREPROCESS_VERSION} {importlib.metadata.version('pillow')}"
+    heic = importlib.metadata.version(HEIC_LIBRARY) if can_read_heic() else "no HEIC"
+    return f"{_FORMAT} {PREPROCESS_VERSION} {importlib.metadata.version('pillow')} {heic}"
 
 
 def _store_path(root: Path) -> Path | None:

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penult.bundle.errors import ImageError
+from penult.bundle.formats import SERVED, format_of
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import (
     CROP,
     Pixels,
     Preprocess,
     crop_opened,
-    decode,
     decode_opened,
     decoding_pixels,
+    in_srgb,
     open_image,
+    profile_of,
 )
 from penult.console import progress
 from penult.export.data.file_index import DECODING, OWN_LIMITS
@@ -148,21 +150,32 @@ class PhotoReader:
         return Image.fromarray(self.cache.get(("whole", photo.sha256), lambda: self._decode_shrunk(photo)))
 
     def _decode_shrunk(self, photo: Photo) -> Pixels:
-        image = _made_of(photo, decode_opened, None, self.spec)
+        return _made_of(photo, self._shrink, None, self.spec)
+
+    def _shrink(self, opened: Image.Image) -> Pixels:
+        image = decode_opened(opened)
         size = self.spec.resized_size(*image.size)
         is_small = self.spec.fit == CROP and size[0] > image.size[0]
-        return np.asarray(image if is_small else image.resize(size, Image.Resampling.BILINEAR))
+        small = image if is_small else image.resize(size, Image.Resampling.BILINEAR)
+        return in_srgb(np.asarray(small), opened, self.spec)
 
 
 def as_served(data: bytes, spec: Preprocess) -> bytes:
-    """Return an encoded photo unchanged, or as a smaller PNG if it would make the bundle slow to load."""
+    """Return an encoded photo as a bundle stores it, for every service to read.
+
+    It stays as it is if it has a format that every service accepts, and is a PNG of the same pixels otherwise. If it
+    would make the bundle slow to load, it is a smaller PNG. A PNG keeps the ICC profile.
+    """
     try:
         open_image(data, _GOLDEN_LIMITS)
+        return data
     except ImageError:
-        image, small = decode(data, OWN_LIMITS, spec), io.BytesIO()
-        image.resize(spec.resized_size(*image.size), Image.Resampling.BILINEAR).save(small, "PNG")
-        return small.getvalue()
-    return data
+        opened, encoded = open_image(data, OWN_LIMITS, spec), io.BytesIO()
+    image = decode_opened(opened)
+    if format_of(data) in SERVED or 3 * image.width * image.height > _GOLDEN_LIMITS.max_bytes:
+        image = image.resize(spec.resized_size(*image.size), Image.Resampling.BILINEAR)
+    image.save(encoded, "PNG", icc_profile=profile_of(opened) or None)
+    return encoded.getvalue()
 
 
 def _made_of(

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from penult.bundle import errors, preprocess
+from penult.bundle import errors, guards, preprocess
 from penult.client.tools.text_rendering import draw_line
 
 _TILE, _GAP, _CAPTION, _LEGEND = 144, 12, 34, 26
@@ -82,8 +83,10 @@ def _picture(photo: str | Path | bytes | None) -> Image.Image | None:
 
 
 def _upright(data: bytes, side: int) -> Image.Image:
-    """Return an image as the service decodes it, upright, on white, with at least `side` pixels; raise ImageError."""
-    return preprocess.decode(data, spec=preprocess.Preprocess(resize=side, crop=side))
+    """Return an image upright, on white, in sRGB, with at least `side` pixels; raise ImageError."""
+    spec = preprocess.Preprocess(resize=side, crop=side, colors=preprocess.SRGB)
+    opened = preprocess.open_image(data, guards.LEARNING_LIMITS, spec)
+    return Image.fromarray(preprocess.in_srgb(np.asarray(preprocess.decode_opened(opened)), opened, spec))
 
 
 def thumbnail(photo: Path, side: int = 256) -> bytes:

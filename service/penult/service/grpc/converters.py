@@ -195,6 +195,7 @@ def model_told(model: ServedModel) -> pb.Model:
             mean=spec.mean,
             std=spec.std,
             fit=spec.fit,
+            colors=spec.colors,
         ),
         descriptor_length=model.manifest.descriptor_length,
         scorers=[SCORER_NUMBERS[scorer] for scorer in model.scorers],

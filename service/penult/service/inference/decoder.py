@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from penult.bundle import formats
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits, PixelBudget
 from penult.bundle.preprocess import (
@@ -20,7 +21,7 @@ _RETRY_MS = 1000
 
 @dataclass(slots=True)  # not frozen: such fields cost three times as much to set
 class EncodedPhoto:
-    """The bytes of a JPEG, PNG or WebP file."""
+    """The bytes of an image file."""
 
     data: bytes
 
@@ -37,15 +38,14 @@ class RawPhoto:
 
 Photo = EncodedPhoto | RawPhoto
 
-FORMATS = ("jpeg", "png", "webp", "other", "pixels", "crop")
-_MAGIC = ((b"\xff\xd8", "jpeg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
+FORMATS = (*(kind.lower() for kind in formats.FORMATS), "other", "pixels", "crop")
 
 
 def format_of(photo: Photo) -> str:
-    """Return jpeg, png, webp or other, by an image's first bytes; pixels or crop if it came decoded."""
+    """Return jpeg, png, … or other, by an image's first bytes; pixels or crop if it came decoded."""
     if isinstance(photo, RawPhoto):
         return "crop" if photo.is_crop else "pixels"
-    return next((name for magic, name in _MAGIC if photo.data.startswith(magic)), "other")
+    return (formats.format_of(photo.data) or "other").lower()
 
 
 def size_bytes(photo: Photo) -> int:
