@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from penult.bundle.formats import FORMATS
 from penult.oip import grpc_service_pb2_grpc
 from penult.v1 import penult_pb2_grpc
 
@@ -40,7 +41,10 @@ def victim(publish_brightness, start_server, tmp_path_factory) -> Iterator[Victi
     """
     root = tmp_path_factory.mktemp("attacked")
     publish_brightness(root)
-    running = start_server(root, "--http", "--lookup", str(tmp_path_factory.mktemp("collections")))
+    formats = ",".join(kind.lower() for kind in FORMATS)
+    running = start_server(
+        root, "--image-formats", formats, "--http", "--lookup", str(tmp_path_factory.mktemp("collections"))
+    )
     resource.prlimit(running.process.pid, resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     found = Victim(running.target, running.http, running.process.pid)
     yield found

@@ -24,6 +24,7 @@ from tests.attacks.servers import (  # noqa: F401 - fixtures
     victim,
 )
 
+from penult.bundle.guards import LEARNING_LIMITS
 from penult.bundle.preprocess import Preprocess, crop_encoded
 from penult.oip import grpc_service_pb2 as oip
 from penult.v1 import penult_pb2 as pb
@@ -51,7 +52,7 @@ def expected(name: str) -> Told:
     case = corpus()[name]
     if case.reason:
         return Told("", (), case.reason, _INVALID_ARGUMENT)
-    crop = crop_encoded(case.data, _MODEL_LOOKS_AT)
+    crop = crop_encoded(case.data, _MODEL_LOOKS_AT, LEARNING_LIMITS)
     means = crop.reshape(-1, 3).mean(axis=0) / 255
     return Told("bright" if means.sum() > 1.5 else "dark", tuple(means), "", 0)
 

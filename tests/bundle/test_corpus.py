@@ -11,17 +11,19 @@ from tests.attacks.case import Case
 from tests.attacks.corpus import SPEC, corpus, likeness
 
 from penult.bundle.errors import ImageError
+from penult.bundle.guards import LEARNING_LIMITS
 from penult.bundle.preprocess import crop_encoded, decoding_pixels, open_image
 
 ROOT = Path(__file__).parents[2]
 # Decodes one file and prints by how many bytes the process has grown at its peak.
 _PEAK = """
 import sys
+from penult.bundle.guards import LEARNING_LIMITS
 from penult.bundle.preprocess import Preprocess, crop_encoded
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) << 10
 data, before = sys.stdin.buffer.read(), peak()
-crop_encoded(data, Preprocess(32, 32))
+crop_encoded(data, Preprocess(32, 32), LEARNING_LIMITS)
 print(peak() - before)
 """
 
@@ -56,7 +58,7 @@ def test_verdicts():
 
 def _fault(case: Case) -> str:
     try:
-        crop = crop_encoded(case.data, SPEC)
+        crop = crop_encoded(case.data, SPEC, LEARNING_LIMITS)
     except ImageError as error:
         is_right = error.reason == case.reason and error.message.isprintable()
         return "" if is_right else f"{error.reason}, not {case.reason}: {error.message!r}, {error.__cause__!r}"
@@ -76,7 +78,7 @@ def test_large_photos_take_what_the_budget_counts():
 
 
 def _counted_bytes(case: Case) -> int:
-    return 4 * decoding_pixels(open_image(case.data, spec=SPEC))
+    return 4 * decoding_pixels(open_image(case.data, LEARNING_LIMITS, SPEC))
 
 
 def _grown_bytes(case: Case) -> int:

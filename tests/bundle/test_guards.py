@@ -5,14 +5,18 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.attacks.heifs import heic
 
+from penult.bundle import guards
 from penult.bundle.errors import ImageError
-from penult.bundle.guards import ImageLimits, image_format
+from penult.bundle.formats import FORMATS, format_of
+from penult.bundle.guards import LEARNING_LIMITS, ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded, decode, decoding_pixels, open_image
 
 SPEC = Preprocess(resize=32, crop=32)
@@ -66,16 +70,46 @@ def test_no_photo_is_refused(data: bytes, expected: str):
     assert reason(data) == expected
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_formats_that_a_service_does_not_accept_are_refused(
+    small_photo: Image.Image, encode: Callable[..., bytes], kind: str
+):
+    """A good picture in a format that is not accepted is refused by its signature, and the line names the option."""
+    data = encode(small_photo, kind)
+    with pytest.raises(ImageError, match=f"add {kind.lower()} to penult serve --image-formats") as caught:
+        crop_encoded(data, SPEC)
+    assert caught.value.reason == "IMAGE_UNKNOWN_FORMAT"
+    assert crop_encoded(data, SPEC, ImageLimits(formats=(kind,))).shape == (32, 32, 3)
+    assert reason(encode(small_photo, "PNG"), ImageLimits(formats=(kind,))) == "IMAGE_UNKNOWN_FORMAT"
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO"])
 def test_other_formats_are_refused(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
-    """A good picture in a format that Pillow knows but we do not accept is refused by its signature."""
-    assert reason(encode(small_photo, kind)) == "IMAGE_UNKNOWN_FORMAT"
+    """A good picture in a format that Pillow knows but nobody may send is refused by its signature."""
+    assert reason(encode(small_photo, kind), LEARNING_LIMITS) == "IMAGE_UNKNOWN_FORMAT"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_heic_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    """If pi-heif is not installed, the line has the extra and the command."""
+    monkeypatch.setattr(guards, "can_read_heic", lambda: False)
+    with pytest.raises(ImageError, match=r"pip install '\.\[heic\]'"):
+        crop_encoded(heic(), SPEC, LEARNING_LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF"])
 def test_the_format_is_told_from_the_signature(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
-    """JPEG, PNG and WebP are recognised by their first bytes."""
-    assert image_format(encode(small_photo, kind)) == kind
+    """Formats are recognised by their first bytes."""
+    assert format_of(encode(small_photo, kind)) == kind
+
+
+@pytest.mark.parametrize(
+    ("brands", "kind"),
+    [(b"heic", "HEIC"), (b"mif1\0\0\0\0mif1heic", "HEIC"), (b"mif1\0\0\0\0mif1avif", "AVIF"),
+     (b"avif\0\0\0\0heic", "AVIF"), (b"mp42\0\0\0\0isom", None), (b"qt  ", None)],
+)  # fmt: skip
+def test_brands_decide_between_files_of_boxes(brands: bytes, kind: str | None):
+    """A file's own brand comes first, then those that it is compatible with; films have others."""
+    assert format_of(len(brands + bytes(8)).to_bytes(4, "big") + b"ftyp" + brands + bytes(99)) == kind
 
 
 @pytest.mark.parametrize("signature", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\xf4\x01\0\0WEBPVP8 "])
@@ -84,19 +118,20 @@ def test_garbage_behind_a_signature_is_corrupt(signature: bytes):
     assert reason(signature + np.random.default_rng(0).bytes(500)) == "IMAGE_CORRUPT"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF"])
 def test_a_truncated_photo_is_said_to_be_truncated(photo: Image.Image, encode: Callable[..., bytes], kind: str):
     """A photo whose second half is missing is refused as truncated, whatever its format."""
     data = encode(photo, kind)
-    assert reason(data[: len(data) // 2]) == "IMAGE_TRUNCATED"
+    assert reason(data[: len(data) // 2], LEARNING_LIMITS) == "IMAGE_TRUNCATED"
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("kind", "tail"), [("JPEG", 0), ("PNG", 4), ("WEBP", 0)])
+@pytest.mark.parametrize(("kind", "tail"), [("JPEG", 0), ("PNG", 4), ("WEBP", 0), ("AVIF", 0), ("BMP", 0), ("GIF", 1)])
 def test_no_cut_passes(small_photo: Image.Image, encode: Callable[..., bytes], kind: str, tail: int):
-    """However many bytes are missing at the end, the photo is refused; only a PNG's last checksum may lack."""
-    data = encode(small_photo, kind)
-    refused = {reason(data[:cut]) for cut in range(1, len(data) - tail, 7)} | {reason(data[: len(data) - tail - 1])}
+    """However many bytes are missing at the end, the photo is refused; only a PNG's last checksum and a GIF's end may lack."""
+    data, step = encode(small_photo, kind), 7
+    ends = [*range(1, len(data) - tail, max(step, len(data) // 300)), len(data) - tail - 1]
+    refused = {reason(data[:end], LEARNING_LIMITS) for end in ends}
     assert refused <= {"IMAGE_TRUNCATED", "IMAGE_CORRUPT", "IMAGE_UNKNOWN_FORMAT"}
 
 
@@ -153,13 +188,13 @@ def test_too_many_bytes_are_refused(small_photo: Image.Image, encode: Callable[.
     assert reason(bytes(ImageLimits().max_bytes + 1)) == "IMAGE_TOO_MANY_BYTES"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF"])
 def test_too_many_pixels_are_refused(small_photo: Image.Image, encode: Callable[..., bytes], kind: str):
     """Both the number of pixels and the longer side are capped, exactly."""
     data, (width, height) = encode(small_photo, kind), small_photo.size
     for limits in (ImageLimits(max_pixels=width * height - 1), ImageLimits(max_side=width - 1)):
-        assert reason(data, limits) == "IMAGE_TOO_MANY_PIXELS"
-    crop_encoded(data, SPEC, ImageLimits(max_pixels=width * height, max_side=width))
+        assert reason(data, replace(limits, formats=FORMATS)) == "IMAGE_TOO_MANY_PIXELS"
+    crop_encoded(data, SPEC, ImageLimits(max_pixels=width * height, max_side=width, formats=FORMATS))
 
 
 def test_the_memory_that_decoding_takes_is_bounded(

@@ -12,9 +12,9 @@ from tests.attacks.jpegs import jpeg, segment, with_front
 from tests.attacks.pngs import chunk, ihdr, plain, png, rows
 from tests.attacks.webps import animated, extended, part, riff, webp
 
-from penult.bundle.containers import walk
 from penult.bundle.errors import ImageError
 from penult.bundle.guards import ImageLimits
+from penult.bundle.opening import walk
 from penult.bundle.orientation import exif_orientation
 from penult.bundle.preprocess import Preprocess, crop_encoded, decode
 

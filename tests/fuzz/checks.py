@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
+from penult.bundle.formats import FORMATS
 from penult.bundle.guards import ImageLimits
 from penult.bundle.preprocess import Preprocess, crop_encoded, crop_rgb, decode, ready_crop
 from penult.oip import grpc_service_pb2 as oip
@@ -22,7 +23,7 @@ from penult.service.oip.tensors import classification, read_photos
 from penult.v1 import penult_pb2 as pb
 
 # Small, so that a fuzzer tries many: the limits themselves are the corpus's.
-LIMITS = ImageLimits(max_bytes=64 << 10, max_pixels=1 << 18, max_side=1024, max_scans=16)
+LIMITS = ImageLimits(max_bytes=64 << 10, max_pixels=1 << 18, max_side=1024, max_scans=16, formats=FORMATS)
 SPEC = Preprocess(resize=16, crop=8)
 
 

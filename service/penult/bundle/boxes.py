@@ -37,6 +37,7 @@ _MIRRORED = {0: {1: 4, 8: 5, 3: 2, 6: 7}, 1: {1: 2, 8: 7, 3: 4, 6: 5}}
 @dataclass(frozen=True)
 class _Box:
     kind: bytes
+    named_at: int
     start: int
     end: int
 
@@ -69,8 +70,10 @@ def _walk(data: bytes, kind: str) -> Stored:
     for box in _boxes(data, 0, len(data)):
         if box.kind == b"meta" and found is None:
             found = box
-        elif box.kind not in (b"ftyp", b"mdat"):
-            hidden.append((box.start - 4, _FREE))
+        elif box.kind == b"ftyp":
+            hidden += _still_brands(data, box)
+        elif box.kind != b"mdat":
+            hidden.append((box.named_at, _FREE))
     if found is None:
         raise ImageError("IMAGE_CORRUPT", f"the {title(kind)} holds no still picture; send the original file")
     if found.end - found.start > _MAX_META_BYTES:
@@ -103,9 +106,15 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
             raise ImageError("IMAGE_CORRUPT", "the image's boxes are damaged; send the original file")
         if at + size > end:
             raise ImageError("IMAGE_TRUNCATED", "the image ends before its last box; send the whole file")
-        yield _Box(kind, start, at + size)
+        yield _Box(kind, at + 4, start, at + size)
         at += size
     raise _too_much("image")
+
+
+def _still_brands(data: bytes, box: _Box) -> list[tuple[int, bytes]]:
+    """Return how to make a sequence with a still picture beside it a file of that picture alone."""
+    places = range(box.start, min(box.end, box.start + _MAX_BOXES) - 3, 4)
+    return [(place, b"avif") for place in places if data[place : place + 4] == b"avis"]
 
 
 def _read_meta(data: bytes, box: _Box) -> _Meta:
@@ -209,7 +218,10 @@ class _Picture:
         self.data, self.kind, self.meta = data, kind, meta
         self.shown = [meta.primary, *self._alphas()]
         self.needed = {*self.shown, *(tile for item in self.shown for tile in self._tiles(item))}
-        self.coded = {item: self._images(item) for item in self.needed if meta.types.get(item) != _GRID}
+        grids = {item for item in self.shown if meta.types.get(item) == _GRID}
+        self.coded = {item: self._images(item) for item in self.needed - grids}
+        if not self.coded:
+            raise KeyError
         self.size = self._size()
         self.decoding_pixels = self._decoding_pixels()
 
@@ -250,7 +262,9 @@ class _Picture:
         """Return what decoding allocates, in pixels of 4 bytes; raise ImageError if far more is decoded than shown."""
         whole = self.size[0] * self.size[1]
         images = [(one.width * one.height, max(1, one.images)) for found in self.coded.values() for one in found]
-        if sum(pixels * times for pixels, times in images) > _MAX_DECODED * whole + _SMALL:
+        read_bytes = sum(length or len(self.data) for item in self.needed for _, length in self.meta.extents[item])
+        is_read_twice = read_bytes > len(self.data)
+        if is_read_twice or sum(pixels * times for pixels, times in images) > _MAX_DECODED * whole + _SMALL:
             raise _too_much(self.kind)
         tile = 0 if self.meta.primary in self.coded else max(pixels for pixels, _ in images)
         each = _DEEP_PIXELS_PER_PIXEL if len(self.shown) > 1 or self._is_deep() else _PIXELS_PER_PIXEL

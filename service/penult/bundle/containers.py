@@ -70,7 +70,7 @@ class Stored:
     parts: list[View]
     orientation: int = UPRIGHT
     profile: bytes = b""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
     decoding_pixels: int = 0
     first_scan: int = 0
     scan_components: int = 0

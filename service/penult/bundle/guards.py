@@ -77,7 +77,7 @@ class ImageLimits:
                 f"file, or add {kind.lower()} to penult serve --image-formats",
             )
         if kind == "HEIC" and not can_read_heic():
-            raise ImageError("IMAGE_UNKNOWN_FORMAT", f"the image is a HEIC; to read it, {how_to_install('heic')}")
+            raise ImageError("IMAGE_NEEDS_EXTRA_HEIC", f"the image is a HEIC; to read it, {how_to_install('heic')}")
         return kind
 
     def check_size(self, width: int, height: int) -> None:

@@ -37,7 +37,7 @@ class HeicImage(Image.Image):
     def __init__(self, stored: Stored) -> None:
         """Keep the file's parts until then."""
         super().__init__()
-        self._mode, self._size, self._stored = "RGB", stored.size, stored
+        self._mode, self._size, self._stored = "RGB", stored.size or (0, 0), stored
 
     def load(self) -> Any:
         """Decode the pixels, once."""

@@ -221,7 +221,7 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     stored = walk(data, kind)
     if kind == "WEBP":
         limits.check_size(*webp_size(stored))  # libwebp allocates the whole canvas, twice, when it opens a file
-    if stored.decoding_pixels:
+    if stored.size:
         limits.check_size(*stored.size)
         limits.check_cost(stored.decoding_pixels, title(kind))
     image = open_stored(stored, kind)
@@ -254,7 +254,7 @@ def _cost(image: Image.Image, kind: str, whole: int) -> int:
     """Measured with photos of 49 million pixels (bench/RESULTS.md); an image is kept at 4 bytes a pixel by Pillow."""
     decoded = image.width * image.height
     stored: Stored = image.info[_STORED]
-    if stored.decoding_pixels:
+    if stored.size:
         return stored.decoding_pixels + (decoded if stored.orientation in _UPRIGHT else 0)
     if kind == "WEBP":  # two canvases of libwebp's, their copy, and the image
         return 4 * decoded

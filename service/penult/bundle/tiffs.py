@@ -65,7 +65,8 @@ def _walk(data: bytes) -> Stored:
     width, height = page.number(_WIDTH, 0), page.number(_HEIGHT, 0)
     _check_samples(page)
     segment_pixels = _check_segments(page, data, width, height)
-    entries = {tag: entry for tag, entry in page.entries.items() if tag in _NEEDED}
+    unused = (_STRIPS, _ROWS, _STRIP_BYTES) if _TILES in page.entries else ()
+    entries = {tag: entry for tag, entry in page.entries.items() if tag in _NEEDED and tag not in unused}
     kind, profile = page.entries.get(_PROFILE, (0, ()))
     whole = width * height
     return Stored(
@@ -128,8 +129,10 @@ def _check_segments(page: _Directory, data: bytes, width: int, height: int) -> i
     is_tiled = _TILES in page.entries
     across = page.number(_TILE_WIDTH, 0) if is_tiled else width
     down = page.number(_TILE_HEIGHT, 0) if is_tiled else min(page.number(_ROWS, height), height)
-    if min(width, height, across, down) < 1:
+    if min(width, height) < 1:
         return 0  # the size is refused
+    if min(across, down) < 1:
+        raise ImageError("IMAGE_CORRUPT", "the TIFF's strips or tiles are damaged; send the original file")
     samples, is_separate = page.number(_SAMPLES, 1), page.number(_PLANAR, 1) == _SEPARATE
     bits = max(page.numbers(_BITS) or (1,))
     needed = -(-width // across) * -(-height // down) * (samples if is_separate else 1)

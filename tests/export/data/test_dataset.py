@@ -239,7 +239,10 @@ def test_other_files_are_counted_and_named(settings: Settings, make_photos: Phot
     for name in ("a.txt", "b.csv", "c", "d.xml"):
         (folder / "cat" / name).write_bytes(b"x")
     (note,) = (note for note in splits_of(settings()).notes if "JPEG" in note)
-    assert note == "4 files are not JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC and left out: cat/a.txt, cat/b.csv, cat/c and 1 more"
+    assert (
+        note
+        == "4 files are not JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC and left out: cat/a.txt, cat/b.csv, cat/c and 1 more"
+    )
 
 
 def test_photos_below_a_class_belong_to_it(

@@ -237,9 +237,7 @@ def test_a_folder_called_as_a_photo_is_a_folder(settings: Settings, tree: Tree):
 
 def test_files_to_convert_are_counted_by_kind_with_a_command(settings: Settings, tree: Tree):
     """Phones' and cameras' other formats are counted, with the command that makes photos of them."""
-    tree(
-        "cat 5", "dog 5", "cat/a.JXL", "cat/b.JXL", "dog/c.psd", "dog/d.mp4", "dog/e.CR2", "cat/f.jp2", "cat/g.txt"
-    )
+    tree("cat 5", "dog 5", "cat/a.JXL", "cat/b.JXL", "dog/c.psd", "dog/d.mp4", "dog/e.CR2", "cat/f.jp2", "cat/g.txt")
     notes = splits_of(settings()).notes
     assert (
         "2 JPEG XL files are left out; to make JPEGs with ImageMagick: find . -name '*.JXL' -exec mogrify -format jpg {} +"
@@ -260,9 +258,7 @@ def test_a_folder_of_nothing_but_files_to_convert_says_so(settings: Settings, tr
     assert "; 12 JPEG XL files are left out; to make JPEGs with ImageMagick" in message
 
 
-def test_heic_without_its_library_names_the_extra(
-    settings: Settings, tree: Tree, monkeypatch: pytest.MonkeyPatch
-):
+def test_heic_without_its_library_names_the_extra(settings: Settings, tree: Tree, monkeypatch: pytest.MonkeyPatch):
     """A folder full of HEIC is one line with the extra that reads them, beside other photos a note."""
     monkeypatch.setattr("penult.export.data.file_index.can_read_heic", lambda: False)
     tree(*(f"cat/{number}.heic" for number in range(12)))
