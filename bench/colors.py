@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python bench/colors.py PHOTOS WEIGHTS ARCH PART
 
-The SVM learns from PHOTOS/train and is tested on PHOTOS/PART; if that is train too, on every third photo of it. Every photo is stored twice at JPEG quality 95: as it is, and with the same colors
-encoded in Display P3, as a phone does. A frozen network describes both, the latter with its profile ignored and
-converted.
+The SVM learns from PHOTOS/train and is tested on PHOTOS/PART; if that is train too, on every third photo of it. Every
+photo is stored twice at JPEG quality 95: as it is, and with the same colors encoded in Display P3, as a phone does. A
+frozen network describes both, the latter with its profile ignored and converted.
 """
 
 import io
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms
 from tests.fixtures.profiles import profile
+from torchvision import models
 
 from penult.bundle.preprocess import Preprocess, crop_encoded, decode
 from penult.bundle.profiles import conversion
 from penult.export.evaluation import svm
-from torchvision import models
 
 SPEC, P3 = Preprocess(), profile()
 WAYS = ("sRGB", "P3 ignored", "P3 converted")
@@ -105,12 +105,13 @@ def report(found: dict, labels: dict, test: str) -> None:
 
 def cost() -> None:
     image = Image.effect_noise((4032, 3024), 30).convert("RGB").resize((4032, 3024))
+    jpeg = stored(image)
     convert, crop = conversion(P3), np.asarray(image.resize((224, 224)))
     for name, make in (
         ("convert a crop", lambda: convert(crop)),
         ("read the profile, once", lambda: conversion.__wrapped__(P3)),
         ("littleCMS: the same crop", lambda: ImageCms.applyTransform(Image.fromarray(crop), _TO_P3)),
-        ("decode and crop a JPEG of 12 megapixels", lambda data=stored(image): crop_encoded(data, SPEC)),
+        ("decode and crop a JPEG of 12 megapixels", lambda: crop_encoded(jpeg, SPEC)),
     ):
         make()
         start = time.process_time()

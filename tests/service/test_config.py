@@ -46,7 +46,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
         if isinstance(f.default, bool):
             value, expected, flags = "true", True, ()
         else:
-            some = {"host": "::1", "models": "m", "pin": "pets=3", "access_log": "0.5", "trace_share": "0.5"}
+            some = {"host": "::1", "models": "m", "pin": "pets=3", "image_formats": "gif", "access_log": "0.5", "trace_share": "0.5"}
             value = choices[-1] if choices else some.get(f.name, "7")
             expected, flags = type(f.default)(value), (value,)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
@@ -189,9 +189,29 @@ def test_the_image_limits_are_the_settings(configure):
     """Each image setting reaches the decoder's limit of the same meaning."""
     limits = configure(
         "--image-max-bytes=1", "--image-max-pixels=2", "--image-max-side=3", "--image-max-scans=4",
-        "--image-max-decoded-pixels=5",
+        "--image-max-decoded-pixels=5", "--image-formats=AVIF, png",
     ).image_limits  # fmt: skip
-    assert limits == ImageLimits(max_bytes=1, max_pixels=2, max_side=3, max_scans=4, max_decoded_pixels=5)
+    sizes = {"max_bytes": 1, "max_pixels": 2, "max_side": 3, "max_scans": 4, "max_decoded_pixels": 5}
+    assert limits == ImageLimits(**sizes, formats=("PNG", "AVIF"))
+    assert configure().image_limits.formats == ("JPEG", "PNG", "WEBP")
+
+
+@pytest.mark.parametrize(
+    ("formats", "said"),
+    [("jpg", "jpg is not one of jpeg, png, webp, avif, tiff, bmp, gif, heic (did you mean 'jpeg'?)"), ("", "no format")],
+)
+def test_image_formats_that_nobody_reads_are_refused(configure, formats: str, said: str):
+    """A format of another name, or none at all, is one line before the server starts."""
+    with pytest.raises(ConfigError) as caught:
+        configure(f"--image-formats={formats}")
+    assert said in str(caught.value)
+
+
+def test_heic_without_its_library_is_refused_at_start(configure, monkeypatch: pytest.MonkeyPatch):
+    """The line names the extra."""
+    monkeypatch.setattr("penult.service.config.can_read_heic", lambda: False)
+    with pytest.raises(ConfigError, match=r"pip install '\.\[heic\]'"):
+        configure("--image-formats=jpeg,heic")
 
 
 def test_threads_default_to_the_cores_at_hand(configure):
