@@ -46,7 +46,14 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
         if isinstance(f.default, bool):
             value, expected, flags = "true", True, ()
         else:
-            some = {"host": "::1", "models": "m", "pin": "pets=3", "image_formats": "gif", "access_log": "0.5", "trace_share": "0.5"}
+            some = {
+                "host": "::1",
+                "models": "m",
+                "pin": "pets=3",
+                "image_formats": "gif",
+                "access_log": "0.5",
+                "trace_share": "0.5",
+            }
             value = choices[-1] if choices else some.get(f.name, "7")
             expected, flags = type(f.default)(value), (value,)
         quoted = value if isinstance(f.default, (int, float)) else f'"{value}"'
@@ -198,7 +205,10 @@ def test_the_image_limits_are_the_settings(configure):
 
 @pytest.mark.parametrize(
     ("formats", "said"),
-    [("jpg", "jpg is not one of jpeg, png, webp, avif, tiff, bmp, gif, heic (did you mean 'jpeg'?)"), ("", "no format")],
+    [
+        ("jpg", "jpg is not one of jpeg, png, webp, avif, tiff, bmp, gif, heic (did you mean 'jpeg'?)"),
+        ("", "no format"),
+    ],
 )
 def test_image_formats_that_nobody_reads_are_refused(configure, formats: str, said: str):
     """A format of another name, or none at all, is one line before the server starts."""

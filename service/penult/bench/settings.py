@@ -70,9 +70,7 @@ class LoadSettings(_Options):
     connections: int = _count(1, "TCP connections to share among workers")
 
     images_per_request: int = _count(1, "images per request", group="images")
-    photos: Path | None = setting(
-        None, "folder of image files to send", metavar="FOLDER", shown="generated JPEGs"
-    )
+    photos: Path | None = setting(None, "folder of image files to send", metavar="FOLDER", shown="generated JPEGs")
     is_raw: bool = setting(False, "send pixels of the model's input size, not files", name="raw")
 
     duration_s: float = _seconds(
