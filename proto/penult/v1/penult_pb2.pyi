@@ -53,6 +53,8 @@ class _ScorerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scorer.ValueTy
     """A vote of the nearest labelled items of a collection, weighted by similarity. Score and probability of a class are
     its share of the votes. Requires ClassifyRequest's `neighbours`, but no training.
     """
+    SCORER_NOVELTY: _Scorer.ValueType  # 4
+    """The distance from the training photos; the only scorer of a model with one class."""
 
 class Scorer(_Scorer, metaclass=_ScorerEnumTypeWrapper):
     """The classifier of descriptors."""
@@ -67,6 +69,8 @@ SCORER_NEIGHBOURS: Scorer.ValueType  # 3
 """A vote of the nearest labelled items of a collection, weighted by similarity. Score and probability of a class are
 its share of the votes. Requires ClassifyRequest's `neighbours`, but no training.
 """
+SCORER_NOVELTY: Scorer.ValueType  # 4
+"""The distance from the training photos; the only scorer of a model with one class."""
 Global___Scorer: _TypeAlias = Scorer  # noqa: Y015
 
 class _FieldType:
@@ -339,13 +343,18 @@ class Classification(_message.Message):
     label: _builtins.str
     """The best class."""
     score: _builtins.float
-    """Its score: a logit of the dense head, or a decision value (signed margin) of the SVM."""
+    """Its score: a logit of the dense head, or a decision value (signed margin) of the SVM. With one class,
+    `novelty_threshold` - `novelty`: below 0 if the photo is novel.
+    """
     probability: _builtins.float
-    """Its probability after temperature scaling on the validation photos, 0 to 1; all classes sum to 1."""
+    """Its probability after temperature scaling on the validation photos, 0 to 1; all classes sum to 1. With one class,
+    the share of held-out photos of the class that are at least as novel (a p-value). Of new photos of the class, 1 %
+    have at most 0.01, and half have more than 0.5.
+    """
     novelty: _builtins.float
     """Distance from the training photos, 0 to 2. It is the length of the unit descriptor outside the main directions of
-    the training descriptors. For older bundles it is 1 - cosine to the nearest training descriptor. Compare it with
-    the threshold only. Absent for bundles without a baseline.
+    the training descriptors. For older bundles it is 1 - cosine to the nearest training descriptor. With one class, it
+    is the mean of that for the few nearest, or the same by a one-class SVM. Compare it with the threshold only. Absent for bundles without a baseline.
     """
     is_novel: _builtins.bool
     """True if novelty is above the threshold. The classes may then be meaningless."""
@@ -561,7 +570,7 @@ class ScoreResponse(_message.Message):
     def model(self) -> Global___ModelVersion: ...
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassifyResult]:
-        """One per descriptor, in request order, scored by the SVM."""
+        """One per descriptor, in request order, scored by the SVM. Only models with one class give their novelty."""
 
     @_builtins.property
     def timings(self) -> Global___Timings: ...

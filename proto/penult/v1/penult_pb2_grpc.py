@@ -124,7 +124,7 @@ class PenultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Scores descriptors with the model's SVM, without running the network.
+        """Scores descriptors with the model's SVM, or by novelty if it has one class, without running the network.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

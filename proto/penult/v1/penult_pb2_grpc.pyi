@@ -54,7 +54,7 @@ class PenultServiceStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_penult_pb2.DescribeRequest, _penult_pb2.DescribeResponse]
     """Returns the descriptor of each image: the activations of the layer before last, not normalised."""
     Score: _grpc.UnaryUnaryMultiCallable[_penult_pb2.ScoreRequest, _penult_pb2.ScoreResponse]
-    """Scores descriptors with the model's SVM, without running the network."""
+    """Scores descriptors with the model's SVM, or by novelty if it has one class, without running the network."""
     StreamClassify: _grpc.StreamStreamMultiCallable[_penult_pb2.ClassifyRequest, _penult_pb2.ClassifyResponse]
     """Classify for bulk work: one response per request, in order. HTTP/2 flow control limits the in-flight requests.
     A request that fails as a whole ends the stream.
@@ -90,7 +90,7 @@ class PenultServiceAsyncStub(PenultServiceStub):
     Describe: _aio.UnaryUnaryMultiCallable[_penult_pb2.DescribeRequest, _penult_pb2.DescribeResponse]  # type: ignore[assignment]
     """Returns the descriptor of each image: the activations of the layer before last, not normalised."""
     Score: _aio.UnaryUnaryMultiCallable[_penult_pb2.ScoreRequest, _penult_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Scores descriptors with the model's SVM, without running the network."""
+    """Scores descriptors with the model's SVM, or by novelty if it has one class, without running the network."""
     StreamClassify: _aio.StreamStreamMultiCallable[_penult_pb2.ClassifyRequest, _penult_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Classify for bulk work: one response per request, in order. HTTP/2 flow control limits the in-flight requests.
     A request that fails as a whole ends the stream.
@@ -141,7 +141,7 @@ class PenultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _penult_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_penult_pb2.ScoreResponse, _abc.Awaitable[_penult_pb2.ScoreResponse]]:
-        """Scores descriptors with the model's SVM, without running the network."""
+        """Scores descriptors with the model's SVM, or by novelty if it has one class, without running the network."""
 
     @_abc_1.abstractmethod
     def StreamClassify(

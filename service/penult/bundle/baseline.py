@@ -4,6 +4,9 @@ The novelty of an image is the part of its descriptor outside the directions in 
 the residual of Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022. Older bundles hold the
 distance to the nearest of some training images instead, as 1 - cosine (Sun et al., "Out-of-Distribution Detection with
 Deep Nearest Neighbors", ICML 2022). New bundles hold both, so that an older penult can serve them.
+
+With one class, novelty is the distance to the nearest of the training images, or is measured by the one-class SVM in
+svm.pkl. The distances of held-out images then give each image its probability.
 """
 
 import io
@@ -15,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle.errors import BundleError
-from penult.bundle.manifest import Manifest
+from penult.bundle.manifest import BASELINE_NAME, SVM, Manifest
 from penult.bundle.npz import read_npz
 from penult.bundle.scores import Floats, wilson
 
-BASELINE_NAME = "baseline.npz"
 _MAX_REFERENCES, _MAX_BYTES = 100_000, 128 << 20
 _MAX_PHOTOS = 10**9
 
@@ -60,9 +62,16 @@ class Residual:
         return found
 
 
-def nearest_distance(references: Floats, descriptors: Floats) -> Floats:
-    """Return 1 - cosine to the nearest of unit `references` [n, length], float32 [N], of float32 [N, length]."""
-    nearest: NDArray[np.float32] = (descriptors @ references.T).max(axis=1)
+def nearest_distance(references: Floats, descriptors: Floats, neighbours: int = 1) -> Floats:
+    """Return 1 - cosine to the nearest of unit `references` [n, length], float32 [N], of float32 [N, length].
+
+    With more `neighbours`, it is the mean over so many nearest.
+    """
+    alike: NDArray[np.float32] = descriptors @ references.T
+    if neighbours == 1:
+        nearest = alike.max(axis=1)
+    else:
+        nearest = np.partition(alike, -neighbours, axis=1)[:, -neighbours:].mean(axis=1)
     found: Floats = 1 - nearest / _lengths(descriptors)
     return np.maximum(found, np.float32(0))
 
@@ -81,6 +90,10 @@ class Baseline:
     distance to them, `distance` its mean over validation images. `class_share` is the share of each class among the
     results of the default scorer, float32 [classes]. `confidence` is the mean probability of the best class, by scorer.
     `photos` is the number of validation images, 0 if unknown. `residual` and its limit are None in old bundles.
+
+    With one class, `residual` is None, and `svm_limit` is the limit of the one-class SVM if that is served. `held_out`
+    has the distances of the held-out images by the measure that is served, float32 [n], in rising order. The distance
+    to `references` is the mean over the nearest `neighbours`.
     """
 
     references: Floats
@@ -91,11 +104,14 @@ class Baseline:
     photos: int = 0
     residual: Residual | None = None
     residual_limit: Limit | None = None
+    svm_limit: Limit | None = None
+    held_out: Floats | None = None
+    neighbours: int = 1
 
     @property
     def limit(self) -> Limit:
         """The limit of `novelty`."""
-        return self.residual_limit or self.nearest
+        return self.svm_limit or self.residual_limit or self.nearest
 
     @property
     def threshold(self) -> float:
@@ -106,7 +122,17 @@ class Baseline:
         """Return how far photos lie from the training photos, float32 [N], of float32 [N, descriptor_length]."""
         if self.residual:
             return self.residual.distance(descriptors)
-        return nearest_distance(self.references, descriptors)
+        return nearest_distance(self.references, descriptors, self.neighbours)
+
+    def probability(self, distances: Floats) -> Floats:
+        """Return the share of held-out images at least as far, the image itself counted, float32 [N], of float32 [N].
+
+        This is the p-value of Vovk et al., "Algorithmic Learning in a Random World", 2005: of images of the class, at
+        most a share p has a probability of at most p.
+        """
+        assert self.held_out is not None  # bundles of one class have it
+        further = len(self.held_out) - np.searchsorted(self.held_out, distances, side="left")
+        return np.asarray((further + 1) / (len(self.held_out) + 1), dtype=np.float32)
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
@@ -118,6 +144,11 @@ class Baseline:
                 "directions": self.residual.directions,
                 "residual": np.array([limit.threshold, limit.share, limit.usual], dtype=np.float64),
             }
+        if self.svm_limit:
+            limit = self.svm_limit
+            more["svm"] = np.array([limit.threshold, limit.share, limit.usual], dtype=np.float64)
+        if self.held_out is not None:
+            more |= {"held_out": self.held_out, "neighbours": np.int64(self.neighbours)}
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -148,7 +179,10 @@ def _read(arrays: Mapping[str, NDArray[Any]]) -> Baseline:
     # What bundles of before do not hold.
     photos, held_out = (int(count) for count in arrays["photos"]) if "photos" in arrays else (0, 0)
     usual = float(arrays["usual"]) if "usual" in arrays else 0.0
-    residual = limit = None
+    residual = limit = svm_limit = None
+    if "svm" in arrays:
+        far, above, middle = (float(number) for number in arrays["svm"])
+        svm_limit = Limit(far, above, middle, held_out)
     if "residual" in arrays:
         residual = Residual(arrays["mean"], np.ascontiguousarray(arrays["directions"]))
         far, above, middle = (float(number) for number in arrays["residual"])
@@ -156,7 +190,8 @@ def _read(arrays: Mapping[str, NDArray[Any]]) -> Baseline:
     return Baseline(
         np.ascontiguousarray(arrays["references"]), Limit(threshold, share, usual, held_out), distance,
         arrays["class_share"], dict(zip(arrays["scorers"].tolist(), arrays["confidence"].tolist(), strict=True)),
-        photos, residual, limit,
+        photos, residual, limit, svm_limit, arrays.get("held_out"),
+        int(arrays.get("neighbours", 1)),
     )  # fmt: skip
 
 
@@ -177,9 +212,27 @@ def _check(found: Baseline, manifest: Manifest) -> None:
         and all(name in manifest.scorers for name in found.confidence)
         and all(0 <= value <= 1 for value in found.confidence.values())
         and (found.residual is None or _is_right_residual(found.residual, length))
+        and _is_right_one_class(found, manifest)
     )
     if not is_right:
         raise ValueError("baseline")
+
+
+def _is_right_one_class(found: Baseline, manifest: Manifest) -> bool:
+    """Return True if what bundles of one class hold is there, and right; or absent, with more classes."""
+    distances = found.held_out
+    if not manifest.has_one_class:
+        return distances is None and found.svm_limit is None and found.neighbours == 1
+    return (
+        distances is not None
+        and found.residual is None
+        and 1 <= found.neighbours <= len(found.references)
+        and (found.svm_limit is not None) == (manifest.measure == SVM)
+        and distances.dtype == np.float32
+        and distances.ndim == 1
+        and 1 <= len(distances) <= _MAX_REFERENCES
+        and bool((distances >= 0).all() and (distances <= 2).all() and (np.diff(distances) >= 0).all())
+    )
 
 
 def _is_right_limit(limit: Limit) -> bool:

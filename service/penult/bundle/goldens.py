@@ -25,6 +25,8 @@ TOLERANCE = 1e-4
 SVM_TOLERANCE = 1e-5
 # Of the largest score: classes this near to each other are equal in float32.
 TIE = 1e-6
+# Differences of smaller distances than this, 1 - cosine, are relative to it.
+_MIN_NOVELTY = 0.01
 # Decoders may round differently between library versions; more than one grey level is another picture.
 PIXEL_TOLERANCE = 1
 # Eight photos of 8 MiB, and their crops, have room; a bomb has not.
@@ -44,7 +46,8 @@ class Goldens:
     """Photos and what they must give.
 
     `images`: N encoded photos. `crops`: uint8 [N, crop, crop, 3]. `logits`: float32 [N, logits_length]. `descriptor`:
-    float32 [N, descriptor_length]. `svm_scores`: float32 [N, classes], or [0, 0] without an SVM.
+    float32 [N, descriptor_length]. `svm_scores`: float32 [N, classes], or [0, 0] without an SVM. `novelty`: float32 [N]
+    in bundles of one class, else None.
     """
 
     images: tuple[bytes, ...]
@@ -52,9 +55,11 @@ class Goldens:
     logits: Floats
     descriptor: Floats
     svm_scores: Floats
+    novelty: Floats | None = None
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes; the photos stand end to end, with their lengths beside them."""
+        more: dict[str, Any] = {} if self.novelty is None else {"novelty": self.novelty}
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -64,6 +69,7 @@ class Goldens:
             logits=self.logits,
             descriptor=self.descriptor,
             svm_scores=self.svm_scores,
+            **more,
         )
         return buffer.getvalue()
 
@@ -74,13 +80,14 @@ class Goldens:
             arrays = read_npz(data, _MAX_BYTES)
             images = _split(arrays["image_bytes"], arrays["image_lengths"])
             fields = {name: arrays[name] for name in ("crops", "logits", "descriptor", "svm_scores")}
+            novelty = arrays.get("novelty")
         except Exception as error:  # the file is input: a name may lack, a kind be another
             raise BundleError("GOLDEN_INVALID", "golden.npz cannot be read; restore the bundle") from error
         if not images:
             raise BundleError("GOLDEN_EMPTY", "golden.npz holds no photo, so nothing can be checked; train again")
-        if not _are_right(len(images), **fields):
+        if not _are_right(len(images), **fields) or not _is_novelty(novelty, len(images)):
             raise BundleError("GOLDEN_INVALID", "golden.npz holds no photos with their answers; restore the bundle")
-        return cls(images, **fields)
+        return cls(images, **fields, novelty=novelty)
 
 
 def _split(joined: NDArray[Any], lengths: NDArray[Any]) -> tuple[bytes, ...]:
@@ -109,12 +116,24 @@ def _are_right(
     )
 
 
+def _is_novelty(values: NDArray[Any] | None, photos: int) -> bool:
+    return values is None or bool(
+        values.dtype == np.float32 and values.shape == (photos,) and (values >= 0).all() and (values <= 2).all()
+    )
+
+
 def replay(
-    goldens: Goldens, manifest: Manifest, run_model: RunModel, run_svm: RunSvm | None, tolerance: float = TOLERANCE
+    goldens: Goldens,
+    manifest: Manifest,
+    run_model: RunModel,
+    run_svm: RunSvm | None,
+    tolerance: float = TOLERANCE,
+    run_novelty: RunSvm | None = None,
 ) -> float:
     """Check every golden photo from its bytes to its scores; return the largest relative difference seen.
 
-    `tolerance` is relative to the largest expected value. Raises BundleError where pixels, values or labels differ.
+    `tolerance` is relative to the largest expected value. `run_novelty` gives the novelty in bundles of one class, from
+    descriptors. Raises BundleError where pixels, values or labels differ.
     """
     crops = _crops(goldens, manifest)
     logits, descriptor = run_model(crops)
@@ -129,6 +148,9 @@ def replay(
         found.append(_compare("SVM scores", scores, goldens.svm_scores, tolerance))
         _compare_labels(SVM, scores, goldens.svm_scores)
         found.append(_compare("SVM scores", run_svm(goldens.descriptor), goldens.svm_scores, SVM_TOLERANCE))
+    if run_novelty is not None:
+        found.append(_compare_novelty(run_novelty(descriptor), goldens.novelty, tolerance))
+        found.append(_compare_novelty(run_novelty(goldens.descriptor), goldens.novelty, TOLERANCE))
     return max(found)
 
 
@@ -179,6 +201,16 @@ def _compare(what: str, actual: Floats, expected: Floats, tolerance: float) -> f
             f"golden photos give other {what} here: off by {difference:.1e} of the largest, {tolerance:.0e} is allowed",
         )
     return difference
+
+
+def _compare_novelty(actual: Floats, expected: Floats | None, tolerance: float) -> float:
+    if expected is None:
+        raise BundleError(
+            "GOLDEN_INVALID", "golden.npz holds no novelty, which a model of one class needs; train again"
+        )
+    # If all of them are copies of training photos, rounding is all that is left of their distances.
+    scale = np.full(1, _MIN_NOVELTY, dtype=np.float32)
+    return _compare("novelty", np.append(actual, scale), np.append(expected, scale), tolerance)
 
 
 def _compare_labels(scorer: str, actual: Floats, expected: Floats) -> None:

@@ -19,9 +19,14 @@ MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 SVM_NAME = "svm.pkl"
 GOLDEN_NAME = "golden.npz"
+BASELINE_NAME = "baseline.npz"
 
 DENSE, SVM = "dense", "svm"
 SCORERS = (DENSE, SVM)
+# The only scorer of a model with one class. It is measured by one of two.
+NOVELTY = "novelty"
+NEAREST = "nearest"
+MEASURES = (NEAREST, SVM)
 FLOAT, INT8, FP16 = "float", "int8", "fp16"
 
 _TYPES = {
@@ -87,7 +92,8 @@ class Manifest:
     `classes` is in the order of the logits and of the SVM's integer classes. `temperatures` holds the divisor of each
     scorer's scores before the softmax. `files` has an entry for every file but the manifest and its signature. If an
     SVM has other classes than the network was trained on, the dense head is not used. The manifest then holds its
-    scorers and the number of logits, which are None otherwise.
+    scorers and the number of logits, which are None otherwise. A bundle with one class has the scorer NOVELTY alone,
+    and its logits mean nothing.
     """
 
     architecture: str
@@ -112,6 +118,16 @@ class Manifest:
         if self.stated_scorers is not None:
             return self.stated_scorers
         return SCORERS if SVM_NAME in self.files else (DENSE,)
+
+    @property
+    def has_one_class(self) -> bool:
+        """Whether the bundle knows one class, so that novelty is all that it can score."""
+        return len(self.classes) == 1
+
+    @property
+    def measure(self) -> str:
+        """What measures the novelty of a bundle with one class: SVM (a one-class SVM) or NEAREST."""
+        return SVM if SVM_NAME in self.files else NEAREST
 
     @property
     def logits_length(self) -> int:
@@ -213,8 +229,8 @@ def _check_types(values: dict[str, Any]) -> None:
 
 def _check(manifest: Manifest) -> None:
     """Raise ValueError for values that contradict each other."""
-    if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
-        raise ValueError("classes must be two or more different names")
+    if not manifest.classes or len(set(manifest.classes)) != len(manifest.classes):
+        raise ValueError("classes must be one or more different names")
     # encode() refuses lone surrogates, which no answer could carry.
     if not all(isinstance(name, str) and name.encode() for name in manifest.classes):
         raise ValueError("classes must be non-empty strings")
@@ -225,12 +241,18 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"default_scorer {manifest.default_scorer!r} is not one of {', '.join(manifest.scorers)}")
     if manifest.descriptor_length < 1:
         raise ValueError("descriptor_length must be a whole number above 0")
-    if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers):
+    if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers if scorer != NOVELTY):
         raise ValueError("temperatures must be finite and above 0")
 
 
 def _check_scorers(manifest: Manifest) -> None:
     scorers = manifest.scorers
+    if manifest.has_one_class or NOVELTY in scorers:
+        if scorers != (NOVELTY,) or not manifest.has_one_class or manifest.logits_length < 1:
+            raise ValueError(f"a bundle of one class has the scorer {NOVELTY} alone, and no other bundle has it")
+        if BASELINE_NAME not in manifest.files:
+            raise ValueError(f"{BASELINE_NAME} must be listed in files where {NOVELTY} is the scorer")
+        return
     if not scorers or list(scorers) != [name for name in SCORERS if name in scorers]:
         raise ValueError(f"scorers must be some of {', '.join(SCORERS)}, in this order")
     if (SVM in scorers) != (SVM_NAME in manifest.files):

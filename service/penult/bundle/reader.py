@@ -5,10 +5,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from penult.bundle.baseline import BASELINE_NAME, Baseline
+from penult.bundle.baseline import Baseline
 from penult.bundle.errors import BundleError, BundleNotFound
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import (
+    BASELINE_NAME,
     GOLDEN_NAME,
     MANIFEST_NAME,
     MODEL_NAME,

@@ -12,6 +12,8 @@ from typing import Any
 
 from penult.console import print_table, say
 
+_NOVELTY = "novelty"
+
 
 def publish_next(
     arguments: argparse.Namespace, publish: Callable[[], Any], pick: Callable[[Any], dict[str, object]]
@@ -45,7 +47,7 @@ def print_published(arguments: argparse.Namespace, result: Any, **more: object) 
     if arguments.json:
         print(json.dumps(as_json(result, **more)))
         return 0
-    print_table(*_table(result.metrics))
+    print_table(*(_novelty_table if default == _NOVELTY else _table)(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
     for sentence in _cautions(result.metrics):
         print(sentence)
@@ -108,10 +110,32 @@ def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]  # fmt: skip
 
 
+def _novelty_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows for a model of one class: a row per measure."""
+    from penult.export.evaluation.accuracy import between
+
+    novelty, head = metrics["novelty"], ["measure", "false alarms", "95 % interval"]
+    rows = [
+        [name + " (served)" * (name == novelty["measure"]), f"{m['test']['false_alarms']} of {m['test']['photos']}",
+         between(*m["test"]["share_95"])]
+        for name, m in novelty["measures"].items()
+    ]  # fmt: skip
+    if novelty["outliers"]:
+        head += ["outliers found", "AUROC", "95 % interval"]
+        for row, m in zip(rows, novelty["measures"].values(), strict=True):
+            low, high = m["auroc_95"]
+            row += [f"{m['outliers_found']} of {novelty['outliers']}", f"{m['auroc']:.3f}", f"{low:.3f}–{high:.3f}"]
+    return head, rows
+
+
 def _cautions(metrics: dict[str, Any]) -> list[str]:
     """Return warnings about the metrics: too few photos, or test and validation that disagree."""
     from penult.export.evaluation.accuracy import caution
 
+    if metrics["default_scorer"] == _NOVELTY:
+        from penult.export.evaluation.one_class_text import few_photos
+
+        return [sentence for sentence in (few_photos(metrics["novelty"]),) if sentence]
     default = metrics["default_scorer"]
     found = metrics.get("test_against_validation", {}).get(default, {})
     return [sentence for sentence in (found.get("sentence", ""), caution(metrics["test"][default])) if sentence]
@@ -120,5 +144,8 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
     metrics = result.metrics
-    kept = {name: metrics[name] for name in ("default_scorer", "test", "test_against_validation") if name in metrics}
+    names = ("default_scorer", "test", "test_against_validation")
+    if metrics["default_scorer"] == _NOVELTY:
+        names = ("default_scorer", "test", "novelty")
+    kept = {name: metrics[name] for name in names if name in metrics}
     return {"bundle": str(result.folder), **kept, "cautions": _cautions(metrics), **more}

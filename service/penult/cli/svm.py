@@ -25,7 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         return refit(settings)
 
-    return publish_next(arguments, publish, lambda metrics: {"kernel": metrics["svm"]["kernel"]})
+    return publish_next(arguments, publish, _pick)
+
+
+def _pick(metrics: dict[str, Any]) -> dict[str, object]:
+    """Return what --json says beside the metrics: the kernel, unless novelty is all that the model scores."""
+    return {"kernel": metrics["svm"]["kernel"]} if "svm" in metrics else {}
 
 
 def _refit_stored(settings: Any) -> Any:

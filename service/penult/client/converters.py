@@ -35,6 +35,7 @@ _SCORERS = {
     "dense": pb.SCORER_DENSE,
     "svm": pb.SCORER_SVM,
     "neighbours": pb.SCORER_NEIGHBOURS,
+    "novelty": pb.SCORER_NOVELTY,
 }
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
 
@@ -184,7 +185,7 @@ def _classify_request(
     chunk: list[pb.Image], model: pb.ModelSelector, scorer: str | None, top_k: int, include_descriptor: bool
 ) -> pb.ClassifyRequest:
     if scorer not in _SCORERS:
-        raise ValueError(f"scorer {scorer!r} is not dense, svm, neighbours or None")
+        raise ValueError(f"scorer {scorer!r} is not dense, svm, neighbours, novelty or None")
     return pb.ClassifyRequest(
         model=model, images=chunk, scorer=_SCORERS[scorer], top_k=top_k, include_descriptor=include_descriptor
     )
@@ -199,7 +200,10 @@ def score_request(descriptors: NDArray[np.float32], model: str, version: int) ->
 def score_answer(response: pb.ScoreResponse) -> ClassifyAnswer:
     """Return the answer that a response to score_request() holds."""
     model, results = response.model, tuple(_classification(result) for result in response.results)
-    return ClassifyAnswer(model.name, model.version, model.fingerprint, "svm", results)
+    # Only models of one class give the novelty of descriptors.
+    is_novelty = any(result.classification.HasField("novelty") for result in response.results)
+    scorer = "novelty" if is_novelty else "svm"
+    return ClassifyAnswer(model.name, model.version, model.fingerprint, scorer, results)
 
 
 def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:

@@ -83,7 +83,7 @@ class Client:
             images: Paths, encoded bytes, pixels, or crops.
             model: Name; "": the only model served.
             version: Version; 0: the newest.
-            scorer: "dense", "svm", "neighbours", or None for the model's default.
+            scorer: "dense", "svm", "neighbours", "novelty" (one class), or None for the model's default.
             top_k: Classes per image.
             include_descriptor: Return descriptors too.
             neighbours: Which stored items to look up too; the scorer "neighbours" votes with them.
@@ -162,7 +162,7 @@ class Client:
         return ask_many(photos, ask, in_flight, progress)
 
     def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
-        """Score descriptors, float32 [N, length], with the model's SVM. Raises RequestFailed."""
+        """Score descriptors, float32 [N, length], with the model's SVM, or by novelty. Raises RequestFailed."""
         response = self._call(self._stub.Score, score_request(descriptors, model, version))
         return score_answer(response)
 

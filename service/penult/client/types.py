@@ -57,7 +57,7 @@ class ItemFailure:
 
 @dataclass(frozen=True)
 class ScoredClass:
-    """One class with its score (logit or SVM decision value) and calibrated probability."""
+    """One class with its score (logit, SVM decision value, or threshold - novelty) and its probability."""
 
     label: str
     score: float

@@ -14,9 +14,9 @@ from PIL import Image
 from tests.fixtures.gates import eventually
 
 from penult import cli
-from penult.bundle.baseline import BASELINE_NAME, Baseline, Limit
+from penult.bundle.baseline import Baseline, Limit
 from penult.bundle.errors import BundleError
-from penult.bundle.manifest import FileEntry, Manifest
+from penult.bundle.manifest import BASELINE_NAME, FileEntry, Manifest
 from penult.bundle.reader import read_bundle, read_manifest
 from penult.client import Client, Neighbours, NewItem
 

@@ -1,4 +1,4 @@
-"""Options of `penult train` that have no effect in combination with others.
+"""Options of `penult train` that have no effect in combination with others, or with the number of classes.
 
 An option whose promised result would not appear is rejected. An option that is merely unused is noted, because scripts
 give the same options to runs that freeze more or fewer stages.
@@ -6,11 +6,12 @@ give the same options to runs that freeze more or fewer stages.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penult.export.errors import SettingsError
 
 if TYPE_CHECKING:
+    from penult.export.config.refit import RefitSettings
     from penult.export.config.train import TrainSettings
 
 # With so many stages frozen, no two conv stages learn; with one more, none does.
@@ -22,7 +23,7 @@ class Idle:
     """Options without effect if `beside` holds. `why` follows "no effect" in the message."""
 
     options: tuple[str, ...]
-    beside: Callable[["TrainSettings"], bool]
+    beside: Callable[[Any], bool]
     why: str
 
 
@@ -37,6 +38,10 @@ def _only_head_learns(settings: "TrainSettings") -> bool:
 
     network = NETWORKS.get(settings.arch)
     return settings.freeze == _NONE_LEARNS and network is not None and not network.dense
+
+
+def _always(settings: object) -> bool:
+    return True
 
 
 def _sweeps(*kinds: str) -> Callable[["TrainSettings"], bool]:
@@ -82,10 +87,49 @@ _NOTED = (
     Idle(("resume",), lambda s: s.dry_run, "with --dry-run, which trains nothing"),
 )  # fmt: skip
 
+# One class teaches a network nothing, so all of it stays as it is.
+_REFUSED_WITH_ONE_CLASS = (
+    Idle(("reinit",), _always, "with one class, which cannot train layers that start at random"),
+    Idle(("sweep",), _always, "with one class, because nothing is trained that a sweep could compare"),
+    Idle(("int8", "max_loss"), _always, "with one class, because there is no accuracy that int8 could lose"),
+    Idle(("whiten",), _always, "with one class, because whitening equalises the directions that novelty compares"),
+    Idle(("tensorboard",), _always, "with one class, because nothing is trained"),
+)
+_NOTED_WITH_ONE_CLASS = (
+    Idle(
+        (
+            "freeze", "augment", "train_crop", "schedule", "lr", "epochs", "head_epochs", "lr_head", "lr_backbone",
+            "lr_stage_decay", "lr_factor", "lr_patience", "stop_patience", "weight_decay", "dropout", "class_weights",
+            "svm", "kernel", "precision",
+        ), _always, "with one class, which trains no layer",
+    ),
+)  # fmt: skip
+_REFUSED_WITH_CLASSES = (
+    Idle(("novelty", "false_alarms", "outliers"), _always, "with several classes, because they are for one"),
+)
+
+
+def refuse_for(settings: "TrainSettings | RefitSettings", classes: int) -> None:
+    """Raise SettingsError, with one line, for options whose result would not appear with so many classes."""
+    _refuse(settings, _REFUSED_WITH_ONE_CLASS if classes == 1 else _REFUSED_WITH_CLASSES)
+    if classes == 1 and getattr(settings, "weights", "") == "none":
+        raise SettingsError(
+            "WEIGHTS", "--weights none starts at random, and one class cannot train a network: give imagenet or FILE"
+        )
+
+
+def notes_for_one_class(settings: "TrainSettings | RefitSettings") -> tuple[str, ...]:
+    """Return a line for the given options that are unused with one class."""
+    return tuple(f"{names} no effect {why}" for names, why in _found(settings, _NOTED_WITH_ONE_CLASS))
+
 
 def refuse(settings: "TrainSettings") -> None:
     """Raise SettingsError, with one line, for all options whose promised result would not appear."""
-    if found := _found(settings, _REFUSED):
+    _refuse(settings, _REFUSED)
+
+
+def _refuse(settings: "TrainSettings | RefitSettings", table: tuple[Idle, ...]) -> None:
+    if found := _found(settings, table):
         out = "omit it" if len(found) == 1 and " and " not in found[0][0] else "omit them"
         said = "; ".join(f"{names} no effect {why}" for names, why in found)
         raise SettingsError("NO_EFFECT", f"{said}; or {out}" if ": add" in said else f"{said}; {out}")
@@ -96,14 +140,14 @@ def notes(settings: "TrainSettings") -> tuple[str, ...]:
     return tuple(f"{names} no effect {why}" for names, why in _found(settings, _NOTED))
 
 
-def _found(settings: "TrainSettings", table: tuple[Idle, ...]) -> list[tuple[str, str]]:
+def _found(settings: "TrainSettings | RefitSettings", table: tuple[Idle, ...]) -> list[tuple[str, str]]:
     """Return the given options without effect, as "--a and --b have", with the reason; each option once."""
     found, seen = [], set()
     for idle in table:
         given = [
             name
             for name in idle.options
-            if name not in seen and getattr(settings, name) != getattr(type(settings), name)
+            if name not in seen and hasattr(settings, name) and getattr(settings, name) != getattr(type(settings), name)
         ]
         if given and idle.beside(settings):
             seen |= {*given}

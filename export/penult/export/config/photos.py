@@ -43,6 +43,7 @@ class PhotoSource:
         skip_missing: Whether images that do not exist are left out.
         exclude: A file that names images to leave out.
         group_by: What else keeps photos in one split, one of GROUPINGS.
+        outliers: Photos of other things than the one class. If it is a split's folder, its others are no classes.
     """
 
     data: Path
@@ -50,12 +51,18 @@ class PhotoSource:
     skip_missing: bool = False
     exclude: Path | None = None
     group_by: str = NO_GROUPS
+    outliers: Path | None = None
 
     @classmethod
     def of(cls, settings: _HasPhotos) -> Self:
         """Return the photos of a command's settings."""
         return cls(
-            settings.data, settings.images, settings.skip_missing, settings.exclude, settings.group_by or NO_GROUPS
+            settings.data,
+            settings.images,
+            settings.skip_missing,
+            settings.exclude,
+            settings.group_by or NO_GROUPS,
+            getattr(settings, "outliers", None),
         )
 
 

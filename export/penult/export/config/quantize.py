@@ -31,3 +31,13 @@ def check_precision(manifest: Manifest, name: str, version: int, kind: str) -> N
         )
     if kind == INT8:
         train.check_int8(manifest.architecture)
+
+
+def check_several(classes: tuple[str, ...]) -> None:
+    """Raise QuantizeError for photos of one class, because there is no accuracy to compare."""
+    if len(classes) == 1:
+        raise QuantizeError(
+            "ONE_CLASS",
+            f"only one class ({classes[0]!r}) was found, and precisions are compared by accuracy, which needs several; "
+            "serve the float version of a model with one class",
+        )

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penult.export.config import photos
+from penult.export.config import one_class, photos
 from penult.export.config.photos import GROUPINGS
 from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
@@ -47,6 +47,9 @@ class RefitSettings(VersionSettings):
     data: Path = setting(Path(), photos.DATA_HELP, is_positional=True)
     kernel: str = setting("auto", "kernel of the SVM; auto chooses by cross-validation", choices=SVM_KERNELS)
     class_weights: str = class_weights()
+    novelty: str | None = one_class.measure(None, shown="as the network was trained")
+    false_alarms: float | None = one_class.false_alarms(None, shown="as the network was trained, or 2.5%")
+    outliers: Path | None = one_class.outliers()
     from_collection: str = setting("", "collection at PENULT_TARGET whose labelled items replace DATA", metavar="C")
 
     @property

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penult.export.config import no_effect, photos
+from penult.export.config import no_effect, one_class, photos
 from penult.export.errors import SettingsError
 from penult.settings import Settings, setting
 
@@ -126,6 +126,11 @@ class TrainSettings(Settings):
     precision: str = setting("auto", "arithmetic; auto: bf16 or fp16 on GPUs, fp32 on CPUs", choices=PRECISIONS)
     seed: int = _amount(0, "seed of splits, order, augmentation and dropout", below=2**32)
     device: str = _unrecorded("auto", "where to train", choices=("auto", "cuda", "cpu"))
+
+    # Recorded apart, by models with one class only.
+    novelty: str = one_class.measure(one_class.NEAREST, recorded=False, group="one class")
+    false_alarms: float = one_class.false_alarms(one_class.FALSE_ALARMS, recorded=False, shown="2.5%")
+    outliers: Path | None = one_class.outliers(recorded=False)
 
     save_weights: Path | None = _unrecorded(
         None, "also write the network's state dict", metavar="FILE", group="results"

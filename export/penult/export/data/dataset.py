@@ -20,7 +20,7 @@ from penult.export.data.file_index import Listing
 from penult.export.data.grouping import NearCopies, infer
 from penult.export.data.label_file import is_label_file, read_label_file
 from penult.export.data.layout import Layout, Problem, find_layout, meant_below, refuse
-from penult.export.data.split_folders import PARTS
+from penult.export.data.split_folders import PARTS, meant_beside
 from penult.export.data.splitting import GIVEN, Photo, hold_out, merge_groups, owners
 from penult.export.data.tables import read_images
 from penult.export.errors import DataError
@@ -95,10 +95,13 @@ def load_splits(
     return _load(layout, _walked(layout), source, seed, near_copies)
 
 
-def check_photos(source: PhotoSource, out: Path, val: str | None = None, test: str | None = None) -> None:
+def check_photos(source: PhotoSource, out: Path, val: str | None = None, test: str | None = None) -> tuple[str, ...]:
     """Raise the DataError of load_splits() if names alone show that the photos cannot be used.
 
     This is fast for any number of photos. If there are few, they are read too, so that one message names all problems.
+
+    Returns:
+        The classes.
     """
     val, test = val or TrainSettings.val, test or TrainSettings.test
     if source.exclude:
@@ -106,17 +109,18 @@ def check_photos(source: PhotoSource, out: Path, val: str | None = None, test: s
     if is_label_file(source.data):
         layout, _ = _listed(source, val, test)
         refuse(layout.problems)
-        return
+        return layout.classes
     layout = _layout(source, out, val, test)
     if _has_name_problems(layout):
         _load(layout, _walked(layout), source, seed=0)
+    return layout.classes
 
 
 def _layout(source: PhotoSource, out: Path, val: str, test: str) -> Layout:
     for option, given in (("--images", source.images), ("--skip-missing", source.skip_missing)):
         if given and source.data.is_dir():
             raise DataError("DATA_LAYOUT", f"{option} is for label files, and DATA is a folder; leave it out")
-    return find_layout(source.data, out, val, test)
+    return find_layout(source.data, out, val, test, source.outliers)
 
 
 def _walked(layout: Layout) -> dict[str, Listing]:
@@ -276,11 +280,11 @@ def _empty(folder: Path) -> Problem:
 
 
 def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
-    """Return a problem for each of: fewer than two classes, too few photos of some class."""
+    """Return a problem for each of: one class, which names show to be a mistake; too few photos of some class."""
     problems = []
-    if len(layout.classes) < 2:
-        line = f"only one class ({layout.classes[0]!r}) was found; at least two are needed, each a folder of photos"
-        problems.append(Problem("DATA_ONE_CLASS", line))
+    if len(layout.classes) == 1 and (root := layout.folders.get("train")):
+        if meant := meant_below(layout) or meant_beside(root, layout.classes[0]):
+            problems.append(Problem("DATA_ONE_CLASS", f"only one class ({layout.classes[0]!r}) was found; {meant}"))
     named = [f"{layout.classes[label]!r} has {text}" for label, text in few.items()]
     needed = f"at least {MIN_PER_CLASS} are needed, some tens are better"
     if len(named) == 1:

@@ -8,7 +8,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from penult.export.data.split_folders import (
     holding,
     is_data,
     is_nested,
+    meant_above,
     scan,
     splits_in,
     subfolders,
@@ -35,6 +35,7 @@ _DEEPEST = 3
 # Control characters, line separators and text direction marks. Joiners are part of many scripts and allowed.
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _PER_CLASS = "it needs one folder of photos per class"
+_ONLY = "; if all are of one class, move them into a folder with its name"
 _OTHER_LABEL_FILES = (".jsonl", ".xlsx", ".xls", ".ods", ".txt", ".xml", ".yaml", ".yml", ".feather", ".arrow")
 
 
@@ -87,7 +88,7 @@ class Layout:
                 self.add("DATA_SPLIT", f"--{part} {option} must be above 0 and below 1")
 
 
-def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
+def find_layout(data: Path, out: Path, val: str, test: str, outliers: Path | None = None) -> Layout:
     """Find the splits and classes of a folder.
 
     Args:
@@ -95,6 +96,7 @@ def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
         out: The folder that the run writes to.
         val: A folder of validation photos, or the fraction to set aside.
         test: A folder of test photos, or the fraction to set aside.
+        outliers: With one class, the folder of other photos; if it is a split's, its other folders are no classes.
 
     Returns:
         The layout; its `problems` list what else is wrong.
@@ -121,7 +123,7 @@ def find_layout(data: Path, out: Path, val: str, test: str) -> Layout:
     _check_apart(layout, out)
     for part in PARTS:
         if part in layout.folders:
-            _take_classes(layout, part, is_split="train" in named or part in given)
+            _take_classes(layout, part, "train" in named or part in given, outliers)
     if "train" not in layout.folders:
         refuse(layout.problems)
     return layout
@@ -309,7 +311,7 @@ def _check_apart(layout: Layout, out: Path) -> None:
 # -- classes -----------------------------------------------------------------------------------------------------------
 
 
-def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
+def _take_classes(layout: Layout, part: str, is_split: bool, outliers: Path | None) -> None:
     """Read the class folders of a split; those of the training photos are the classes."""
     folder = layout.folders[part]
     if is_split:
@@ -320,8 +322,8 @@ def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
     layout.problems += [Problem("DATA_CLASS_NAME", f"{shown} has {line}") for line in _name_problems(top.folders)]
     photos = f"{top.photos} photo{'s' * (top.photos != 1)}"
     if top.photos and not top.folders:
-        near = _meant_above(folder) if part == "train" else ""
-        layout.add("DATA_FLAT", f"{shown} has {photos} and no class folders; {_PER_CLASS}{near}")
+        near = meant_above(folder) if part == "train" else ""
+        layout.add("DATA_FLAT", f"{shown} has {photos} and no class folders; {_PER_CLASS}{near or _ONLY}")
         del layout.folders[part]
     elif top.photos:
         where = _relative(layout, folder) if folder != layout.data else "DATA"
@@ -332,12 +334,18 @@ def _take_classes(layout: Layout, part: str, is_split: bool) -> None:
         _note_classes(layout, folder, found)
     labels = {name: place for place, name in enumerate(layout.classes)}
     unknown = [name for name in found if name not in labels] if layout.classes else []
-    if unknown:
+    are_outliers = len(layout.classes) == 1 and outliers and folder.resolve() == outliers.resolve()
+    if unknown and not are_outliers:
         lines = [f"{name!r}{nearest_class(name, layout.classes)}" for name in unknown]
-        layout.add("DATA_CLASSES", f"{shown} has classes without training photos: {some(lines)}; add or remove them")
+        also = f", or give others than {layout.classes[0]!r} as --outliers {shown}" * (len(layout.classes) == 1)
+        layout.add(
+            "DATA_CLASSES", f"{shown} has classes without training photos: {some(lines)}; add or remove them{also}"
+        )
     layout.labels[part] = {each: labels[name] for name, spelt in found.items() if name in labels for each in spelt}
     if unknown and not layout.labels[part]:
         del layout.folders[part]
+        if are_outliers:
+            layout.take_fraction(part, getattr(TrainSettings, part))
 
 
 def nearest_class(name: str, classes: Sequence[str]) -> str:
@@ -383,13 +391,6 @@ def _note_classes(layout: Layout, folder: Path, found: Mapping[str, list[str]]) 
     if split := sorted(name for name in inside if names.split_of(name)):
         shown = ", ".join(f"{printable(name)}/" for name in split[:3])
         layout.notes.append(f"{shown} inside class folders are not used as splits; create DATA/train/CLASS for that")
-
-
-def _meant_above(folder: Path) -> str:
-    """Return a hint at the folder above, if its folders have photos; else ""."""
-    above = folder.resolve().parent
-    holding = (name for name in subfolders(above) or () if subfolders(above / name) is None)
-    return f"; did you mean {printable(str(above))}?" if len(list(islice(holding, 2))) == 2 else ""
 
 
 def meant_below(layout: Layout) -> str:

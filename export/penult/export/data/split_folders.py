@@ -109,6 +109,21 @@ def _is_class(root: Path, train: list[str], folders: list[str]) -> bool:
     return subfolders(root / train[0]) is None and len(list(islice(flat, 2))) == 2
 
 
+def meant_above(folder: Path) -> str:
+    """Return a hint at the folder above, if its folders have photos; else ""."""
+    above = folder.resolve().parent
+    holding = (name for name in subfolders(above) or () if subfolders(above / name) is None)
+    return f"; did you mean {names.printable(str(above))}?" if len(list(islice(holding, 2))) == 2 else ""
+
+
+def meant_beside(root: Path, name: str) -> str:
+    """Return a hint at the folder above `root`, if a folder beside it has one of the only class's name too; else ""."""
+    above = root.resolve().parent
+    beside = (each for each in subfolders(above) or () if each != root.resolve().name and not names.split_of(each))
+    is_deep = any(name in (subfolders(above / each) or ()) for each in beside)
+    return f"did you mean {names.printable(str(above))}?" if is_deep else ""
+
+
 def is_nested(folder: Path, name: str) -> bool:
     """Return True if the only folder in a split is the split itself again, and not its only class."""
     return name == folder.name or names.split_of(name) is not None or is_data(folder / name)

@@ -28,7 +28,7 @@ _FOLDS = 5
 # The share of held-out photos below the threshold.
 ORDINARY = 0.975
 # If all held-out photos are copies at distance 0, rounding must not make a photo novel.
-_MIN_THRESHOLD = 1e-3
+MIN_THRESHOLD = 1e-3
 _STANDARD_ERRORS = 2.0
 
 Distance = Callable[[Floats], Floats]
@@ -37,26 +37,26 @@ Distance = Callable[[Floats], Floats]
 def fit(manifest: Manifest, measured: Mapping[str, SplitOutputs], scores: Mapping[str, Floats], seed: int) -> Baseline:
     """Return the baseline of a model; `scores` are [N, classes] of the validation photos by scorer."""
     train, val = measured["train"], measured["val"]
-    rows = _spread(train.labels, seed, _MAX_PHOTOS)
+    rows = spread(train.labels, seed, _MAX_PHOTOS)
     units, labels = unit_rows(train.descriptors[rows]).astype(np.float32), train.labels[rows]
 
     def residual_of(chosen: NDArray[np.intp]) -> Distance:
         return fit_residual(units[chosen], seed).distance
 
     def nearest_of(chosen: NDArray[np.intp]) -> Distance:
-        references = units[chosen[_spread(labels[chosen], seed, REFERENCES)]]
+        references = units[chosen[spread(labels[chosen], seed, REFERENCES)]]
         return lambda descriptors: nearest_distance(references, descriptors)
 
     everything = np.arange(len(units))
     residual = fit_residual(units, seed)
-    limit = _limit(_held_out(residual_of, units, seed), residual.distance(val.descriptors))
+    limit = _limit(held_out_distances(residual_of, units, seed), residual.distance(val.descriptors))
     near = nearest_of(everything)(val.descriptors)
     named = scores[manifest.default_scorer].argmax(axis=1)
     shares = np.bincount(named, minlength=len(manifest.classes)) / len(named)
     sure = {name: best_of(values, manifest.temperatures[name])[1].mean() for name, values in scores.items()}
     return Baseline(
-        references=units[_spread(labels, seed, REFERENCES)],
-        nearest=_limit(_held_out(nearest_of, units, seed), near),
+        references=units[spread(labels, seed, REFERENCES)],
+        nearest=_limit(held_out_distances(nearest_of, units, seed), near),
         distance=float(near.mean()),
         class_share=shares.astype(np.float32),
         confidence={name: float(value) for name, value in sure.items()},
@@ -94,9 +94,15 @@ def as_metrics(baseline: Baseline, measured: Mapping[str, SplitOutputs]) -> dict
     }
 
 
-def _held_out(make: Callable[[NDArray[np.intp]], Distance], units: Floats, seed: int) -> Floats:
-    """Return a distance for each photo, by the measure that `make` fits on the rows of the other folds."""
-    folds = np.random.default_rng(seed).permutation(len(units)) % _FOLDS
+def held_out_distances(
+    make: Callable[[NDArray[np.intp]], Distance], units: Floats, seed: int, groups: NDArray[np.intp] | None = None
+) -> Floats:
+    """Return a distance for each photo, by the measure that `make` fits on the rows of the other folds.
+
+    `groups` [N] numbers photos from 0 that must be in the same fold; None: each photo is a group.
+    """
+    groups = np.arange(len(units)) if groups is None else groups
+    folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % _FOLDS)[groups]
     found = np.zeros(len(units), dtype=np.float32)
     for fold in np.unique(folds):
         inside = folds == fold
@@ -106,7 +112,15 @@ def _held_out(make: Callable[[NDArray[np.intp]], Distance], units: Floats, seed:
 
 
 def _limit(held_out: Floats, val: Floats) -> Limit:
-    """Return the threshold from distances of held-out training photos and of validation photos.
+    """Return the threshold from distances of held-out training photos and of validation photos."""
+    distances = pooled(held_out, val)
+    threshold = max(float(np.quantile(distances, ORDINARY)), MIN_THRESHOLD)
+    share = float((distances > threshold).mean())
+    return Limit(threshold, share, float(np.median(distances)), len(distances))
+
+
+def pooled(held_out: Floats, val: Floats) -> Floats:
+    """Return the distances of held-out training photos and of validation photos, on one scale.
 
     Training moves a network's own training photos closer together. If validation photos are further away than chance
     explains, the distances of training photos are scaled up to the same mean.
@@ -114,13 +128,10 @@ def _limit(held_out: Floats, val: Floats) -> Limit:
     means = val.mean(), held_out.mean()
     error = np.sqrt(val.var() / len(val) + held_out.var() / len(held_out))
     is_further = means[0] - means[1] > _STANDARD_ERRORS * error and means[1] > 0
-    distances = np.concatenate([held_out * (means[0] / means[1] if is_further else 1.0), val])
-    threshold = max(float(np.quantile(distances, ORDINARY)), _MIN_THRESHOLD)
-    share = float((distances > threshold).mean())
-    return Limit(threshold, share, float(np.median(distances)), len(distances))
+    return np.concatenate([held_out * (means[0] / means[1] if is_further else 1.0), val])
 
 
-def _spread(labels: NDArray[np.int64], seed: int, count: int) -> NDArray[np.intp]:
+def spread(labels: NDArray[np.int64], seed: int, count: int) -> NDArray[np.intp]:
     """Return rows of up to `count` photos, drawn by seed, equally many of each class if possible."""
     order = np.random.default_rng(seed).permutation(len(labels))
     rank = np.empty(len(labels), dtype=np.intp)

@@ -22,7 +22,7 @@ from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm_cost
-from penult.export.jobs import estimate
+from penult.export.jobs import dry_run_one_class, estimate
 from penult.export.jobs.dry_run_sweep import TrialPlan, trial_plans
 from penult.export.jobs.preflight import sweep_folder
 from penult.export.jobs.sweep_view import AXES
@@ -101,6 +101,11 @@ def show(settings: TrainSettings, as_json: bool = False) -> None:
     preprocess(settings)
     device = device_for(settings.device)
     splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
+    if len(splits.classes) == 1:
+        only = dry_run_one_class.make(settings, splits)
+        print(json.dumps(asdict(only)) if as_json else "\n".join(dry_run_one_class.lines(only)))
+        return
+    no_effect.refuse_for(settings, len(splits.classes))
     plan = make(settings, splits, device)
     print(json.dumps(asdict(plan)) if as_json else "\n".join(lines(plan)))
 

@@ -14,15 +14,21 @@ from penult.export.jobs.packaging import Result
 _METRICS = "metrics.json"
 
 
-def finished_run(settings: TrainSettings, data_sha256: str) -> Result | None:
-    """Return the newest version that a run with these settings and photos published; None if there is none."""
+def finished_run(
+    settings: TrainSettings, data_sha256: str, one_class: dict[str, object] | None = None
+) -> Result | None:
+    """Return the newest version that a run with these settings and photos published; None if there is none.
+
+    `one_class` is what the manifest records of a model with one class.
+    """
     wanted = json.loads(json.dumps(settings.as_json()))
 
     def is_it(manifest: Manifest) -> bool:
         training = manifest.training
         # Versions of `penult svm` and `penult quantize` copy the record of the training, but do not end the run.
         is_plain = SVM not in training and "precision" not in training
-        return is_plain and (training.get("settings"), training.get("data_sha256")) == (wanted, data_sha256)
+        recorded = training.get("settings"), training.get("data_sha256"), training.get("one_class")
+        return is_plain and recorded == (wanted, data_sha256, one_class)
 
     return _newest(settings.out, is_it)
 

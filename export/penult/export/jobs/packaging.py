@@ -14,9 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle import goldens, writer
-from penult.bundle.baseline import BASELINE_NAME
 from penult.bundle.goldens import Goldens
-from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SCORERS, SVM, SVM_NAME, FileEntry, Manifest
+from penult.bundle.manifest import (
+    BASELINE_NAME,
+    DENSE,
+    GOLDEN_NAME,
+    MODEL_NAME,
+    SCORERS,
+    SVM,
+    SVM_NAME,
+    FileEntry,
+    Manifest,
+)
 from penult.bundle.naming import model_name
 from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.bundle.scores import Floats, pieces

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.reader import choose_version, read_manifest
-from penult.export.config import known_networks
+from penult.export.config import known_networks, no_effect
 from penult.export.config.known_networks import Network
 from penult.export.config.photos import PhotoSource
-from penult.export.config.quantize import QuantizeSettings, check_precision
+from penult.export.config.quantize import QuantizeSettings, check_precision, check_several
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import check_photos
+from penult.export.data.outliers import check_outliers
 from penult.export.disk import check_file, check_folder
 from penult.export.errors import SettingsError
 from penult.export.networks import weights_file
@@ -36,7 +37,10 @@ def check_training(settings: TrainSettings) -> None:
     _check_device(settings.device)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun, the first process checks the disk for all
-    check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
+    classes = check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
+    no_effect.refuse_for(settings, len(classes))
+    if settings.outliers:
+        check_outliers(settings.outliers)
     if not settings.dry_run:
         check_places(settings)
 
@@ -51,8 +55,15 @@ def check_next_version(settings: VersionSettings) -> None:
     manifest = read_manifest(settings.model / str(version))
     if isinstance(settings, QuantizeSettings):
         check_precision(manifest, name, version, settings.to)
-    if not (isinstance(settings, RefitSettings) and settings.from_collection):
-        check_photos(PhotoSource.of(settings), settings.model, settings.val, settings.test)
+    refit = settings if isinstance(settings, RefitSettings) else None
+    if not (refit and refit.from_collection):
+        classes = check_photos(PhotoSource.of(settings), settings.model, settings.val, settings.test)
+        if refit:
+            no_effect.refuse_for(refit, len(classes))
+        else:
+            check_several(classes)
+        if refit and refit.outliers:
+            check_outliers(refit.outliers)
     check_folder("MODEL", settings.model)
 
 

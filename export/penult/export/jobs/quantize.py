@@ -16,7 +16,7 @@ from penult.bundle.manifest import DENSE, FLOAT, INT8, SCORERS, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle
 from penult.bundle.scores import Floats
 from penult.console import say
-from penult.export.config.quantize import QuantizeSettings, check_precision
+from penult.export.config.quantize import QuantizeSettings, check_precision, check_several
 from penult.export.config.train import BALANCED, SVM_KERNELS, TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.loader import Batch, Cache, PhotoReader
@@ -41,6 +41,7 @@ def quantize(settings: QuantizeSettings) -> Result:
     check_precision(bundle.manifest, bundle.name, bundle.version, settings.to)
     trained = TrainingRecord.of(bundle.manifest)
     splits, seed = splits_as_trained(settings, bundle, trained), seed_of(settings, trained)
+    check_several(splits.classes)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     if settings.to == INT8:
         chosen = calibration_photos(splits, seed)

@@ -12,14 +12,19 @@ import numpy as np
 from penult.bundle.manifest import DENSE, SVM, Manifest
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
+from penult.export.config import no_effect
 from penult.export.config.photos import NO_GROUPS, PhotoSource
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.outliers import load_outliers
 from penult.export.data.split_folders import PARTS
+from penult.export.data.splitting import Photo
 from penult.export.evaluation import svm, svm_cost
+from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.jobs import one_class
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.onnx.runtime import ExportedModel
 from penult.folders.names import normalised
@@ -29,7 +34,7 @@ _OTHER_PHOTOS = (
     "the network was trained on other photos or on another split; if it has seen a test photo in training, the "
     "accuracy here is too high"
 )
-_ONLY_WITHOUT_DENSE = ("classes", "dense_is_silent")
+_ONLY_WITHOUT_DENSE = ("classes", "dense_is_silent", one_class.RECORD)
 # Libraries that a new SVM and its goldens depend on; the others made the network.
 _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
 
@@ -57,6 +62,9 @@ def refit(settings: RefitSettings) -> Result:
     bundle = read_bundle(settings.model, settings.version)
     record = TrainingRecord.of(bundle.manifest)
     splits = splits_as_trained(settings, bundle, record)
+    no_effect.refuse_for(settings, len(splits.classes))
+    if len(splits.classes) == 1:
+        return _refit_one_class(settings, bundle, record, splits)
     labels = np.array([photo.label for photo in splits.train])
     svm_cost.check(settings.kernel, svm.counts_of(labels, bundle.manifest.descriptor_length))
     exported = ExportedModel(bundle.onnx, bundle.manifest)
@@ -71,6 +79,57 @@ def refit(settings: RefitSettings) -> Result:
     metrics = {"network_of_version": bundle.version}
     candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
     return publish_bundle(settings.model, settings.data, candidate, reader.stack if settings.report_photos else None)
+
+
+def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRecord, splits: Splits) -> Result:
+    """Fit the measures of novelty on the network's descriptors of one class, and publish them."""
+    outliers: tuple[Photo, ...] = ()
+    if settings.outliers:
+        outliers, notes = load_outliers(settings.outliers, splits.classes[0])
+        splits = replace(splits, notes=(*splits.notes, *notes))
+        for note in notes:
+            say(f"note: {note}")
+    for note in no_effect.notes_for_one_class(settings):
+        say(f"note: {note}")
+    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
+    outputs = {
+        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
+        for part in PARTS
+    }
+    before = bundle.manifest
+    entry = {
+        "data_sha256": splits.sha256,
+        "photos": splits.counts(),
+        "network_of_version": bundle.version,
+        "seed": seed_of(settings, record),
+    }
+    manifest = _draft_one_class(bundle, splits, record, {SVM: entry})
+    candidate = one_class.Candidate(
+        manifest, splits, exported, outputs, outliers, one_class.describe_outliers(exported, reader, outliers),
+        {"network_of_version": bundle.version}, history_of(settings, bundle),
+    )  # fmt: skip
+    known = before.training.get(one_class.RECORD)
+    shown = reader if settings.report_photos else None
+    choice = one_class.Choice.asked(settings.novelty, settings.false_alarms, known, seed_of(settings, record))
+    return one_class.publish_one_class(settings.model, candidate, choice, shown)
+
+
+def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, more: dict[str, Any]) -> Manifest:
+    """Return the next version's manifest for one class, without what measuring adds."""
+    before = bundle.manifest
+    training = {key: value for key, value in before.training.items() if key not in _ONLY_WITHOUT_DENSE} | more
+    if record.classes:
+        training["classes"] = list(record.classes)
+    now = {name: version for name, version in libraries().items() if name in _USED}
+    return replace(
+        before,
+        classes=splits.classes,
+        libraries=dict(before.libraries) | now,
+        training=training,
+        files={},
+        stated_logits_length=before.logits_length if before.logits_length > 1 else None,
+    )
 
 
 def svm_record(
@@ -112,7 +171,9 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     source = replace(PhotoSource.of(settings), group_by=grouped)
     splits = load_splits(source, settings.model, val, test, seed_of(settings, record))
     splits = _reorder_classes(splits, record.classes, bundle.manifest.classes)
-    if splits.sha256 != record.data_sha256:
+    # A network that was taken as it was given has seen none of the photos.
+    is_given = bundle.manifest.has_one_class and not record.classes
+    if splits.sha256 != record.data_sha256 and not is_given:
         splits = replace(splits, notes=(*splits.notes, _OTHER_PHOTOS))
     announce(bundle, splits, why_no_dense(splits, record))
     return splits
@@ -157,10 +218,10 @@ def announce(bundle: Bundle, splits: Splits, why_no_dense: str) -> None:
     """Print the photos of a new SVM, and the notes on them."""
     counts = splits.counts()
     say(
-        f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {len(splits.classes)} classes; "
+        f"{bundle.name} version {bundle.version}, {bundle.manifest.architecture}; {classes_text(splits.classes)}; "
         f"{counts['train']} training, {counts['val']} validation and {counts['test']} test photos"
     )
-    if why_no_dense:
+    if why_no_dense and len(splits.classes) > 1:
         say(f"note: {why_no_dense}, so the SVM is the only scorer")
     for note in splits.notes:
         say(f"note: {note}")

@@ -19,18 +19,23 @@ from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.outliers import load_outliers
 from penult.export.data.split_folders import PARTS
+from penult.export.data.splitting import Photo
 from penult.export.disk import resumable, writing
 from penult.export.evaluation import svm, svm_cost, whitening
 from penult.export.evaluation.diagnosis import diagnose
+from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.jobs import one_class
 from penult.export.jobs.finished import finished_run
+from penult.export.jobs.one_class import Choice
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.jobs.preflight import UNFINISHED, check_places
 from penult.export.networks import architectures
 from penult.export.networks.network import Normalise, PenultNet, Weights, build, copy_weights, parameter_groups
 from penult.export.onnx.convert import to_onnx
-from penult.export.onnx.parity import check_parity
+from penult.export.onnx.parity import Parity, check_parity
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report_data import TrainingSummary
 from penult.export.training.checkpoint import NOTHING_TO_RESUME, Checkpoint
@@ -61,6 +66,10 @@ def train(settings: TrainSettings) -> Result:
             published = _published_before(settings, run.splits, checkpoint) if processes.is_first else None
             if published := processes.same(published):
                 return published
+        if len(run.splits.classes) == 1:
+            found = processes.same(_train_one_class(settings, run) if processes.is_first else None)
+            assert found is not None  # the first process has published
+            return found
         with TensorBoardWriter(settings.tensorboard if processes.is_first else None) as writer:
             tuner, initial, history = fine_tune(settings, run, checkpoint, writer.add)
         result = None
@@ -90,13 +99,14 @@ def started_run(settings: TrainSettings) -> Iterator[Run]:
             splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
         splits = processes.same(splits)
         assert splits is not None  # the first process has read them
+        no_effect.refuse_for(settings, len(splits.classes))
         counts = splits.counts()
         say(
-            f"{len(splits.classes)} classes; {counts['train']} training, {counts['val']} validation and "
+            f"{classes_text(splits.classes)}; {counts['train']} training, {counts['val']} validation and "
             f"{counts['test']} test photos; {settings.arch} on {processes.device.type}"
             + (f", {processes.size} processes" if processes.are_joined else "")
         )
-        for note in (*no_effect.notes(settings), *splits.notes):
+        for note in (*idle_notes(settings, splits), *splits.notes):
             say(f"note: {note}")
         yield Run(
             processes, splits, PhotoReader(preprocess(settings), Cache(settings.cache_mb << 20), settings.batch_size)
@@ -107,7 +117,8 @@ def _published_before(settings: TrainSettings, splits: Splits, checkpoint: Path)
     """Return the version that an earlier run of these settings published; None if there is something to train."""
     if checkpoint.is_file():
         return None
-    published = finished_run(settings, splits.sha256)
+    choice = one_class_choice(settings).as_json() if len(splits.classes) == 1 else None
+    published = finished_run(settings, splits.sha256, choice)
     if published is None:
         say(NOTHING_TO_RESUME)
         return None
@@ -115,6 +126,46 @@ def _published_before(settings: TrainSettings, splits: Splits, checkpoint: Path)
     if settings.save_weights and not settings.save_weights.exists():
         say(f"note: --save-weights {settings.save_weights} is not written, because this run does not train")
     return published
+
+
+def idle_notes(settings: TrainSettings, splits: Splits) -> tuple[str, ...]:
+    """Return notes on options that are unused in this run."""
+    return no_effect.notes_for_one_class(settings) if len(splits.classes) == 1 else no_effect.notes(settings)
+
+
+def one_class_choice(settings: TrainSettings) -> Choice:
+    """Return what a model with one class serves."""
+    return Choice(settings.novelty, settings.false_alarms, settings.seed)
+
+
+def untrained(settings: TrainSettings) -> PenultNet:
+    """Return the network with given weights, and a head of one class that gives 0."""
+    net = build(architectures.get(settings.arch), settings, 1).eval()
+    with torch.no_grad():
+        for parameter in net.head.parameters():
+            parameter.zero_()
+    return net
+
+
+def _train_one_class(settings: TrainSettings, run: Run) -> Result:
+    """Export the network as it is, fit the measures of novelty, and publish the bundle; raise PenultError."""
+    splits, reader, (name,) = run.splits, run.reader, run.splits.classes
+    outliers: tuple[Photo, ...] = ()
+    if settings.outliers:
+        outliers, notes = load_outliers(settings.outliers, name)
+        for note in notes:
+            say(f"note: {note}")
+        splits = replace(splits, notes=(*splits.notes, *notes))
+    net = untrained(settings)
+    with _saved_weights(settings, net):
+        draft = _draft(settings, splits, net, reader)
+        exported, outputs, parity = _exported(net, draft, splits, reader)
+        candidate = one_class.Candidate(
+            draft, splits, exported, outputs, outliers, one_class.describe_outliers(exported, reader, outliers),
+            {"parity": asdict(parity)}, {},
+        )  # fmt: skip
+        shown = reader if settings.report_photos else None
+        return one_class.publish_one_class(settings.out, candidate, one_class_choice(settings), shown, settings)
 
 
 def fine_tune(
@@ -142,39 +193,15 @@ def publish(
     settings: TrainSettings, splits: Splits, net: PenultNet, initial: Weights, reader: PhotoReader, history: History
 ) -> Result:
     """Export the network, compare the ONNX model with it, fit the SVM, and publish the bundle; raise PenultError."""
-    normalise = Normalise(reader.spec)
-    record: dict[str, Any] = {
-        "settings": settings.as_json(),
-        "data_sha256": splits.sha256,
-        "photos": splits.counts(),
-    }
     metrics: dict[str, Any] = {}
     if settings.whiten:
         train, val = (
             reader.crops(getattr(splits, part), f"describing {part} photos, raw") for part in ("train", "val")
         )
-        whitened = whitening.whiten(net, normalise, settings.whiten, train, val).as_json()
-        record["whitening"] = metrics["whitening"] = whitened
-    draft = Manifest(
-        architecture=settings.arch,
-        classes=splits.classes,
-        preprocess=reader.spec,
-        descriptor_length=settings.whiten or net.descriptor_length,
-        default_scorer=DENSE,
-        temperatures={},
-        libraries=libraries(),
-        training=record,
-    )
-    say("exporting to ONNX")
-    exported = ExportedModel(to_onnx(net, draft), draft)
-    parity = check_parity(net, normalise, exported, reader.crops(splits.val, "comparing with ONNX"))
-    worst = max(parity.logits_difference, parity.descriptor_difference)
-    bound = 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
-    say(f"parity: {parity.photos} photos, all labels identical, values within {bound:.0e} of the largest")
-    outputs = {
-        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in PARTS
-    }
+        whitened = whitening.whiten(net, Normalise(reader.spec), settings.whiten, train, val).as_json()
+        metrics["whitening"] = whitened
+    draft = _draft(settings, splits, net, reader, **metrics)
+    exported, outputs, parity = _exported(net, draft, splits, reader)
     descriptors, labels = outputs["train"].descriptors, outputs["train"].labels
     fitted = svm.fit(descriptors, labels, settings.seed, settings.svm, settings.class_weight)
     diagnosis = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
@@ -195,6 +222,38 @@ def publish(
     candidate = Candidate(draft, splits, exported, outputs, fitted, metrics, {HISTORY_NAME: history.to_csv()})
     crops = reader.stack if settings.report_photos else None
     return publish_bundle(settings.out, settings.data, candidate, crops, settings, learning)
+
+
+def _draft(settings: TrainSettings, splits: Splits, net: PenultNet, reader: PhotoReader, **more: object) -> Manifest:
+    """Return the manifest without what measuring adds; `more` are further entries of the record of the training."""
+    record = {"settings": settings.as_json(), "data_sha256": splits.sha256, "photos": splits.counts()}
+    return Manifest(
+        architecture=settings.arch,
+        classes=splits.classes,
+        preprocess=reader.spec,
+        descriptor_length=settings.whiten or net.descriptor_length,
+        default_scorer=DENSE,
+        temperatures={},
+        libraries=libraries(),
+        training=record | more,
+    )
+
+
+def _exported(
+    net: PenultNet, draft: Manifest, splits: Splits, reader: PhotoReader
+) -> tuple[ExportedModel, dict[str, SplitOutputs], Parity]:
+    """Export the network, compare the ONNX model with it, and return its outputs by split; raise ParityError."""
+    say("exporting to ONNX")
+    exported = ExportedModel(to_onnx(net, draft), draft)
+    parity = check_parity(net, Normalise(reader.spec), exported, reader.crops(splits.val, "comparing with ONNX"))
+    worst = max(parity.logits_difference, parity.descriptor_difference)
+    bound = 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
+    say(f"parity: {parity.photos} photos, all labels identical, values within {bound:.0e} of the largest")
+    outputs = {
+        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
+        for part in PARTS
+    }
+    return exported, outputs, parity
 
 
 @contextmanager

@@ -97,13 +97,13 @@ def _show(
     classes, crops = report_data.splits.classes, report_data.crops([found.photos[row] for row in rows])
     return tuple(
         GalleryPhoto(
-            _data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row])
+            data_uri(crop), classes[found.labels[row]], classes[found.answers[row]], float(found.confidence[row])
         )
         for row, crop in zip(rows, crops, strict=True)
     )
 
 
-def _data_uri(crop: NDArray[np.uint8]) -> str:
+def data_uri(crop: NDArray[np.uint8]) -> str:
     """Return a crop, uint8 [size, size, 3], as a JPEG of at most _SIDE_PIXELS."""
     image, buffer = Image.fromarray(crop), io.BytesIO()
     image.thumbnail((_SIDE_PIXELS, _SIDE_PIXELS))

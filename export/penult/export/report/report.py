@@ -34,25 +34,26 @@ _MAX_OPEN, _MAX_FOLDED, _WEAKEST = 12, 200, 5
 _MAX_MISTAKES, _MAX_IN_CARD = 10, 50
 # At this width, text of 9 points is 11 CSS pixels high.
 _REM_PER_INCH = 5.5
-_STATUS_PAGE = "http://127.0.0.1:9095/"
+STATUS_PAGE = "http://127.0.0.1:9095/"
 _OF_THIS_MACHINE = {
-    "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats",
+    "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats", "outliers",
     "int8", "max_loss",
 }  # fmt: skip
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("penult.export.report"),
     autoescape=jinja2.select_autoescape(["html"]),
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_TEMPLATES.filters |= {
+TEMPLATES.filters |= {
     "percent": lambda share: f"{100 * share:.1f} %",
     "sure": lambda share: "over 99 %" if share > 0.99 else f"{100 * share:.0f} %",
     "near": lambda share, figures: f"{100 * share:.{0 if accuracy.is_few(figures) else 1}f} %",
     "loss": lambda loss, figures: f"{loss:.2g}" if accuracy.is_few(figures) else f"{loss:.3f}",
     "of": lambda share, photos: accuracy.share(round(share * photos), photos),
+    "multiple": lambda ratio: f"{ratio:.2f} × threshold",
     "between": lambda interval: accuracy.between(*interval),
     "stated": accuracy.stated,
     "counted": accuracy.counted,
@@ -78,8 +79,8 @@ def report_files(report_data: ReportData) -> dict[str, bytes]:
         return inline(plots[file], file.removesuffix(".svg"), description)
 
     values = _values(report_data, by_scorer) | {"plots": plots, "drawn": drawn}
-    page = _TEMPLATES.get_template("report.html").render(values)
-    card = _TEMPLATES.get_template("MODEL_CARD.md").render(values)
+    page = TEMPLATES.get_template("report.html").render(values)
+    card = TEMPLATES.get_template("MODEL_CARD.md").render(values)
     beside = {f"report/{name}": data for name, data in (plots | tables).items()}
     return beside | {"report/index.html": page.encode(), "MODEL_CARD.md": card.encode()}
 
@@ -134,7 +135,7 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
     }
     return {
         "name": report_data.name,
-        "status_page": _STATUS_PAGE,
+        "status_page": STATUS_PAGE,
         "manifest": report_data.manifest,
         "why_no_dense": report_data.manifest.training.get(
             "dense_is_silent", "the network was trained on other classes"

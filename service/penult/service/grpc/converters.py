@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
-from penult.bundle.manifest import DENSE, SVM
+from penult.bundle.manifest import DENSE, NOVELTY, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Condition, FieldType, Hit, Item, Value
 from penult.service.errors import InvalidRequest, OtherModel, ServiceError, code_of
@@ -21,8 +21,14 @@ SCORERS: dict[int, str | None] = {
     pb.SCORER_DENSE: DENSE,
     pb.SCORER_SVM: SVM,
     pb.SCORER_NEIGHBOURS: NEIGHBOURS,
+    pb.SCORER_NOVELTY: NOVELTY,
 }
-SCORER_NUMBERS = {DENSE: pb.SCORER_DENSE, SVM: pb.SCORER_SVM, NEIGHBOURS: pb.SCORER_NEIGHBOURS}
+SCORER_NUMBERS = {
+    DENSE: pb.SCORER_DENSE,
+    SVM: pb.SCORER_SVM,
+    NEIGHBOURS: pb.SCORER_NEIGHBOURS,
+    NOVELTY: pb.SCORER_NOVELTY,
+}
 _FIELD_TYPES: dict[pb.FieldType.ValueType, FieldType] = {
     pb.FIELD_TYPE_STRING: "string",
     pb.FIELD_TYPE_NUMBER: "number",

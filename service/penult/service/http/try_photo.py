@@ -122,7 +122,7 @@ class TryPhotoRoute:
     async def _scored(self, model: ServedModel, data: bytes) -> tuple[Answer, dict[str, Answer]]:
         """Return the answer, and answers by scorer; the model runs once, and metrics count one photo."""
         expires = time.perf_counter() + _WAIT_S
-        one = DENSE if DENSE in model.scorers else SVM
+        one = DENSE if DENSE in model.scorers else model.manifest.default_scorer
         _, outcomes, _ = await self._pipeline.classify(model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires)
         answer = _usable(outcomes)
         scored = {one: answer}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from penult.bundle.manifest import SCORERS
+from penult.bundle.manifest import NOVELTY, SCORERS
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
 from penult.service.models.loader import ServedModel
@@ -20,7 +20,7 @@ class DriftMonitor:
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
         """Begin at 0, with every class there, so that one that is never named shows; state the baseline."""
         self._metrics = metrics
-        self._baseline = model.baseline
+        self._novelty = model.novelty
         self._threshold = model.baseline.threshold if model.baseline else 0.0
         self._labels = model.name, str(model.version)
         series = metrics.series_of(model.manifest.classes, model.baseline)
@@ -46,9 +46,9 @@ class DriftMonitor:
             The novelty of each image and whether it is above the threshold; (None, False) without a baseline.
 
         """
-        if not self._baseline:
+        if not self._novelty:
             return [(None, False)] * len(descriptors)
-        distances = self._baseline.novelty(descriptors)
+        distances = self._novelty(descriptors)
         self._ratio.observe_all((distances / self._threshold).tolist())
         above = distances > self._threshold
         if count := int(np.count_nonzero(above)):
@@ -70,4 +70,4 @@ class DriftMonitor:
 
     def end(self) -> None:
         """Forget the model."""
-        self._metrics.forget_answers(self._labels, self._series, SCORERS)
+        self._metrics.forget_answers(self._labels, self._series, (*SCORERS, NOVELTY))

@@ -19,7 +19,7 @@ import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
 from penult.bundle.guards import ImageLimits, PixelBudget
-from penult.bundle.manifest import SVM
+from penult.bundle.manifest import NOVELTY, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
 from penult.service.errors import ModelReplaced, ServiceError
@@ -29,7 +29,7 @@ from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, 
 from penult.service.inference.fair_queue import FairExecutor
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
-from penult.service.inference.results import Answer, Outcome, Scored, Timings
+from penult.service.inference.results import Answer, Outcome, Timings
 from penult.service.inference.scoring import Scoring, check_has, stacked
 from penult.service.inference.workers import Workers, WorkTime
 from penult.service.models.loader import ServedModel
@@ -120,7 +120,7 @@ class Pipeline:
         self._fair = FairExecutor(self._workers)
         # By object: a request that began with one model ends with it, even if another replaced its name and version.
         self._instances: dict[ServedModel, _ModelInstance] = {}
-        self._scoring: set[asyncio.Future[list[tuple[Scored, ...]]]] = set()
+        self._scoring: set[asyncio.Future[list[Answer]]] = set()
         self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
         self._formats = {name: metrics.counting(metrics.images.labels(name)) for name in FORMATS}
         self._depth = metrics.gauging(metrics.queue_depth)
@@ -178,7 +178,7 @@ class Pipeline:
         Args:
             model: the model to run.
             images: what to classify.
-            scorer: dense or svm; None for the model's default.
+            scorer: dense, svm or novelty; None for the model's default.
             top_k: classes per image.
             expires: when the client stops waiting, by time.perf_counter().
 
@@ -242,24 +242,27 @@ class Pipeline:
     async def score(
         self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
     ) -> tuple[list[Outcome], Timings]:
-        """Score descriptors float32 [length] with the SVM; return one outcome each, in order. Raises ServiceError."""
-        check_has(model, SVM)
+        """Score descriptors float32 [length] with the SVM, or by novelty if the model has one class.
+
+        Returns one outcome each, in order. Raises ServiceError.
+        """
+        check_has(model, NOVELTY if model.manifest.has_one_class else SVM)
         good = [d for d in descriptors if not isinstance(d, PenultError)]
         started = time.perf_counter()
-        ranked: list[tuple[Scored, ...]] = []
+        ranked: list[Answer] = []
         if good:
             act = partial(self._rank, self._instance(model).scoring, np.stack(good), top_k)
             future = asyncio.wrap_future(self._fair.submit(caller(), act))
             self._scoring.add(future)
             future.add_done_callback(self._scoring.discard)
             ranked = await future
-        classes = iter(ranked)
-        outcomes: list[Outcome] = [d if isinstance(d, PenultError) else Answer(next(classes), d) for d in descriptors]
+        answers = iter(ranked)
+        outcomes: list[Outcome] = [d if isinstance(d, PenultError) else next(answers) for d in descriptors]
         seconds = time.perf_counter() - started
         self._score_phase.observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)
 
-    def _rank(self, scoring: Scoring, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
+    def _rank(self, scoring: Scoring, descriptors: Floats, top_k: int) -> list[Answer]:
         """Score descriptors on a worker, which must not count as time for images."""
         started = time.perf_counter()
         try:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle.errors import PenultError
-from penult.bundle.manifest import DENSE, SVM
+from penult.bundle.manifest import DENSE, NOVELTY, SVM
 from penult.bundle.scores import Floats, softmax
 from penult.service.errors import LacksScorer
 from penult.service.inference.drift import DriftMonitor
@@ -63,8 +63,11 @@ class Scoring:
         if not good:
             return [output for output in outputs if isinstance(output, PenultError)]
         descriptors = stacked([output.descriptor for output in good])
-        scores = stacked([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
-        ranked = self._probable(scorer, scores).ranked(top_k)
+        if scorer == NOVELTY:
+            ranked = self.by_novelty(descriptors).ranked(top_k)
+        else:
+            scores = stacked([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
+            ranked = self._probable(scorer, scores).ranked(top_k)
         self.drift.record_classes(scorer, [(row[0].label, row[0].probability) for row in ranked])
         return self._outcomes(outputs, good, ranked, descriptors)
 
@@ -79,14 +82,47 @@ class Scoring:
         assert self.model.svm is not None  # callers check the scorer first
         return self.model.svm(descriptors)
 
-    def rank_descriptors(self, descriptors: Floats, top_k: int) -> list[tuple[Scored, ...]]:
-        """Return the `top_k` best classes of descriptors float32 [N, length] by the SVM; count nothing."""
-        return self._probable(SVM, self.svm_scores(descriptors)).ranked(top_k)
+    def novelty(self, descriptors: Floats) -> Floats:
+        """Return how far descriptors float32 [N, length] are from the training images, float32 [N]."""
+        assert self.model.novelty is not None  # a model with the scorer has it
+        return self.model.novelty(descriptors)
+
+    def by_novelty(self, descriptors: Floats) -> ClassScores:
+        """Return the one class of descriptors float32 [N, length], with its score and probability; count nothing.
+
+        The score is what is left to the threshold, below 0 for a novel image. The probability is the share of held-out
+        images of the class that are at least as far.
+        """
+        baseline, distances = self.model.baseline, self.novelty(descriptors)
+        assert baseline is not None  # the manifest requires it of one class
+        scores = np.float32(baseline.threshold) - distances
+        return ClassScores(self.model.manifest.classes, scores[:, None], baseline.probability(distances)[:, None])
+
+    def rank_descriptors(self, descriptors: Floats, top_k: int) -> list[Answer]:
+        """Return the `top_k` best classes of descriptors float32 [N, length]; count nothing.
+
+        They are those of the SVM, or the one class of a model that scores by novelty.
+        """
+        if NOVELTY not in self.model.scorers:
+            ranked = self._probable(SVM, self.svm_scores(descriptors)).ranked(top_k)
+            return [Answer(classes, row) for classes, row in zip(ranked, descriptors, strict=True)]
+        ranked = self.by_novelty(descriptors).ranked(top_k)
+        distances = self.novelty(descriptors).tolist()
+        return [
+            Answer(classes, row, novelty=distance, is_novel=classes[0].score < 0)
+            for classes, row, distance in zip(ranked, descriptors, distances, strict=True)
+        ]
 
     def record(self, scorer: str, scores: Floats) -> ClassScores:
         """Count the best classes of scores float32 [N, classes]; return the scores with probabilities."""
         found = self._probable(scorer, scores)
         self.drift.record_classes(scorer, found.best())
+        return found
+
+    def record_novelty(self, descriptors: Floats) -> ClassScores:
+        """Count the class of descriptors float32 [N, length]; return it as by_novelty() does."""
+        found = self.by_novelty(descriptors)
+        self.drift.record_classes(NOVELTY, found.best())
         return found
 
     def _probable(self, scorer: str, scores: Floats) -> ClassScores:

@@ -17,7 +17,7 @@ from penult.bundle.manifest import INT8, SVM, Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle
 from penult.bundle.scores import Floats
-from penult.service.models.svm.scorer import Score, load_scorer
+from penult.service.models.svm.scorer import Score, load_novelty, load_scorer
 from penult.service.runtime import cpu_threads, cuda_layout, cuda_options
 from penult.service.runtime.cpu_threads import THROUGHPUT, CpuPlan
 from penult.service.runtime.cuda_layout import DEVICE_TOLERANCE
@@ -46,6 +46,8 @@ class ServedModel:
     plan: CpuPlan | None = None
     baseline: Baseline | None = None
     signer: str = ""
+    # The novelty float32 [N] of descriptors float32 [N, length]; None without a baseline.
+    novelty: Score | None = None
     # The scorers that requests may choose.
     scorers: tuple[str, ...] = field(init=False)
 
@@ -86,14 +88,24 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
     session, plan = _fastest(bundle, where, _known_plan(manifest, before))
     with _ended_on_error(session):
         svm = None
-        if bundle.svm is not None:
+        if bundle.svm is not None and not manifest.has_one_class:
             svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes), where.allow_skew)
+        novelty = _novelty(bundle, where)
         tolerance = goldens.TOLERANCE if session.provider == CPU else DEVICE_TOLERANCE
-        difference = goldens.replay(bundle.goldens, manifest, _checked(session), svm, tolerance)
+        difference = goldens.replay(
+            bundle.goldens, manifest, _checked(session), svm, tolerance, novelty if manifest.has_one_class else None
+        )
     return ServedModel(
         bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline,
-        bundle.signer,
+        bundle.signer, novelty,
     )  # fmt: skip
+
+
+def _novelty(bundle: Bundle, where: Placement) -> Score | None:
+    """Return what measures novelty: the baseline, or the one-class SVM; None for old bundles. Raises BundleError."""
+    if bundle.manifest.has_one_class and bundle.svm is not None:
+        return load_novelty(bundle.svm, bundle.manifest.descriptor_length, where.allow_skew)
+    return bundle.baseline.novelty if bundle.baseline else None
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Answer the Open Inference Protocol v2 in plain values, the same for gRPC and HTTP.
 
 Inputs are encoded images or cropped pixels. Outputs are logits, probabilities, descriptors, SVM scores and labels of
-one forward pass. Requests use the same pipeline as those of penult.v1.
+one forward pass. A model of one class has novelty instead of logits and SVM scores. Requests use the same pipeline as
+those of penult.v1.
 """
 
 import asyncio
@@ -9,11 +10,12 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from penult.bundle.manifest import DENSE, SCORERS, SVM, parse_version
+from penult.bundle.manifest import DENSE, NOVELTY, SCORERS, SVM, parse_version
 from penult.bundle.scores import Floats
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
 from penult.service.inference.model_stats import Statistics
@@ -22,6 +24,7 @@ from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import IndexEntry, ModelRegistry
 from penult.service.oip.tensors import (
+    BOOL,
     BYTES,
     FP32,
     IMAGE,
@@ -42,6 +45,8 @@ TRITON_PHASES = {
     "queue": "queue", "decode": "compute_input", "inference": "compute_infer", "score": "compute_output",
 }  # fmt: skip
 LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS = "logits", "probabilities", "descriptor", "svm_scores", "labels"
+IS_NOVEL = "is_novel"
+_SCORERS = (*SCORERS, NOVELTY)
 
 
 class ModelControl(Protocol):
@@ -77,15 +82,17 @@ class InferRequest:
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor that goes out: float32 [N, …], or texts [N] or [N, k]."""
+    """A tensor that goes out: float32 [N, …], bool [N], or texts [N] or [N, k]."""
 
     name: str
-    values: Floats | list[bytes] | list[list[bytes]]
+    values: Floats | NDArray[np.bool_] | list[bytes] | list[list[bytes]]
 
     @property
     def datatype(self) -> str:
         """The protocol's name of the element type."""
-        return FP32 if isinstance(self.values, np.ndarray) else BYTES
+        if not isinstance(self.values, np.ndarray):
+            return BYTES
+        return BOOL if self.values.dtype == np.bool_ else FP32
 
     @property
     def shape(self) -> list[int]:
@@ -102,7 +109,7 @@ class Output:
     def raw(self) -> bytes:
         """The elements in the protocol's raw form."""
         if isinstance(self.values, np.ndarray):
-            return self.values.astype("<f4", copy=False).tobytes()
+            return self.values.astype("?" if self.datatype == BOOL else "<f4", copy=False).tobytes()
         return as_strings(self.texts)
 
 
@@ -314,6 +321,14 @@ def inputs(model: ServedModel) -> list[TensorSpec]:
 def outputs(model: ServedModel) -> list[TensorSpec]:
     """Return what a request can ask for."""
     manifest, classes = model.manifest, len(model.manifest.classes)
+    if NOVELTY in model.scorers:
+        return [
+            TensorSpec(PROBABILITIES, FP32, (-1, 1)),
+            TensorSpec(NOVELTY, FP32, (-1,)),
+            TensorSpec(IS_NOVEL, BOOL, (-1,)),
+            TensorSpec(DESCRIPTOR, FP32, (-1, manifest.descriptor_length)),
+            TensorSpec(LABELS, BYTES, (-1,)),
+        ]
     found = [
         TensorSpec(LOGITS, FP32, (-1, manifest.logits_length)),
         TensorSpec(PROBABILITIES, FP32, (-1, classes)),
@@ -325,20 +340,23 @@ def outputs(model: ServedModel) -> list[TensorSpec]:
 
 
 def _scorer(model: ServedModel, asked: str) -> str:
-    if asked and asked not in SCORERS:
-        raise InvalidRequest("SCORER_UNKNOWN", f"the parameter scorer is {' or '.join(SCORERS)}, or left out")
+    if asked and asked not in _SCORERS:
+        raise InvalidRequest("SCORER_UNKNOWN", f"the parameter scorer is {' or '.join(_SCORERS)}, or left out")
     scorer = asked or model.manifest.default_scorer
     check_has(model, scorer)
     return scorer
 
 
 def _check_output(model: ServedModel, output: Wanted) -> None:
-    known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS]
+    if model.manifest.has_one_class:
+        known = [spec.name for spec in outputs(model)]
+    else:
+        known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS]
     if output.name not in known:
         raise InvalidRequest("OUTPUT_UNKNOWN", f"there is no output {output.name[:64]!r}; there is {', '.join(known)}")
     if output.name == SVM_SCORES:
         check_has(model, SVM)
-    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS)):
+    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS, NOVELTY, IS_NOVEL)):
         raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
 
 
@@ -346,12 +364,17 @@ def _make(scorer: str, wanted: Sequence[Wanted], scoring: Scoring, logits: Float
     """Return the outputs asked for, from one forward pass; compute the SVM's scores only if an output needs them."""
     names = {output.name for output in wanted}
     needs_classes = bool(names & {PROBABILITIES, LABELS})
-    made: dict[str, Floats] = {LOGITS: logits, DESCRIPTOR: descriptors}
+    made: dict[str, Floats | NDArray[np.bool_]] = {LOGITS: logits, DESCRIPTOR: descriptors}
     if SVM_SCORES in names or (needs_classes and scorer == SVM):
-        made[SVM_SCORES] = scoring.svm_scores(descriptors)
+        made[SVM_SCORES] = svm_scores = scoring.svm_scores(descriptors)
     labels: list[bytes] = []
-    if needs_classes:
-        found = scoring.record(scorer, logits if scorer == DENSE else made[SVM_SCORES])
+    if scorer == NOVELTY:
+        found = scoring.record_novelty(descriptors)
+        made |= {PROBABILITIES: found.probabilities, NOVELTY: scoring.novelty(descriptors)}
+        made[IS_NOVEL] = found.scores[:, 0] < 0
+        labels = [label.encode() for label, _ in found.best()]
+    elif needs_classes:
+        found = scoring.record(scorer, logits if scorer == DENSE else svm_scores)
         made[PROBABILITIES] = found.probabilities
         labels = [label.encode() for label, _ in found.best()]
     return [
@@ -362,7 +385,7 @@ def _make(scorer: str, wanted: Sequence[Wanted], scoring: Scoring, logits: Float
     ]
 
 
-def _best(values: Floats, model: ServedModel, count: int) -> Floats | list[list[bytes]]:
+def _best(values: Any, model: ServedModel, count: int) -> Any:
     return classification(values, model.manifest.classes, count) if count else values
 
 

@@ -17,7 +17,7 @@ from penult.service.errors import InvalidRequest
 from penult.service.grpc.streaming import Context, expires, in_order
 from penult.service.oip import dataplane
 from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, Wanted
-from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
+from penult.service.oip.tensors import BASE64, BOOL, BYTES, FP32, UINT8, Tensor
 
 # Its coroutine runs on the thread that received the request, see penult.service.suspension.
 DIRECT = ("ModelInfer",)
@@ -175,5 +175,8 @@ def _response(answer: InferAnswer, id_: str, is_raw: bool) -> pb.ModelInferRespo
 
 def _contents(output: Output) -> pb.InferTensorContents:
     if isinstance(output.values, np.ndarray):
-        return pb.InferTensorContents(fp32_contents=output.values.ravel().tolist())
+        values: list[Any] = output.values.ravel().tolist()
+        if output.datatype == BOOL:
+            return pb.InferTensorContents(bool_contents=values)
+        return pb.InferTensorContents(fp32_contents=values)
     return pb.InferTensorContents(bytes_contents=output.texts)

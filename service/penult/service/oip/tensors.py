@@ -20,7 +20,7 @@ from penult.service.inference.decoder import EncodedPhoto, Photo, RawPhoto
 from penult.service.oip.encoded_images import HEAD_BYTES, files_of, is_text
 
 IMAGE, PIXELS = "image", "pixels"
-BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
+BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
 # MLServer's clients set the input parameter content_type to this for images in base64.
 BASE64 = "base64"
 _LENGTH = struct.Struct("<I")

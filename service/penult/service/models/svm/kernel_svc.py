@@ -78,7 +78,7 @@ def _kernel(svc: EstimatorState, vectors: _Doubles) -> _Kernel:
     if gamma < 0:
         raise svc.unusable("_gamma")
     if kind == "rbf":
-        return _rbf(transposed, gamma)
+        return rbf_kernel(transposed, gamma)
     coef0 = svc.number("coef0")
     if kind == "sigmoid":
         return lambda descriptors: np.asarray(np.tanh(gamma * (descriptors @ transposed) + coef0))
@@ -88,7 +88,8 @@ def _kernel(svc: EstimatorState, vectors: _Doubles) -> _Kernel:
     return lambda descriptors: np.asarray((gamma * (descriptors @ transposed) + coef0) ** int(degree))
 
 
-def _rbf(vectors: _Doubles, gamma: float) -> _Kernel:
+def rbf_kernel(vectors: _Doubles, gamma: float) -> _Kernel:
+    """Return descriptors float64 [N, length] → kernel values [N, V], of support vectors as columns [length, V]."""
     squares = (vectors**2).sum(axis=0)
 
     def rbf(descriptors: _Doubles) -> _Doubles:

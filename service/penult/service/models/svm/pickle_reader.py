@@ -28,6 +28,7 @@ _ESTIMATORS = {
     ("sklearn.preprocessing._data", "Normalizer"),
     ("sklearn.preprocessing._data", "StandardScaler"),
     ("sklearn.svm._classes", "LinearSVC"),
+    ("sklearn.svm._classes", "OneClassSVM"),
     ("sklearn.svm._classes", "SVC"),
 }
 # The version of scikit-learn whose attributes this reader knows; a test compares it with the installed one.

@@ -6,14 +6,16 @@ libsvm, which checks no number, gets none from an untrusted file. Each array's t
 before use. Goldens made with scikit-learn verify at load that the scores are the same within 1e-5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
-from penult.service.models.svm import kernel_svc
+from penult.service.models.svm import kernel_svc, one_class
 from penult.service.models.svm.estimator_state import EstimatorState
 from penult.service.models.svm.pickle_reader import open_pickle
 
@@ -27,24 +29,42 @@ def load_scorer(data: bytes, descriptor_length: int, classes: int, allow_skew: b
     unless `allow_skew` (see open_pickle).
     """
     found = open_pickle(data, allow_skew)
-    try:
-        score = _as_products(found, descriptor_length, classes)
-        _probe(score, descriptor_length, classes)
-    except BundleError:
-        raise
-    except Exception as error:  # the attributes are input: any of them may be something else
-        raise BundleError("SVM_INVALID", "svm.pkl holds no fitted SVM; restore the bundle, or fit it again") from error
+    with _checked():
+        score = _as_products(found, descriptor_length, partial(_classifier, classes=classes))
+        _probe(score, descriptor_length, (1, classes))
     return score
 
 
-def _as_products(found: Any, length: int, classes: int) -> Score:
-    """Return the scores of normalise/standardise + LinearSVC or SVC as matrix products; raise BundleError."""
+def load_novelty(data: bytes, descriptor_length: int, allow_skew: bool = False) -> Score:
+    """Return a function from descriptors float32 [N, descriptor_length] to their novelty float32 [N], 0 to 2.
+
+    Raises BundleError as load_scorer() does, unless the pickle holds a fitted one-class SVM.
+    """
+    found = open_pickle(data, allow_skew)
+    with _checked():
+        novelty = _as_products(found, descriptor_length, one_class.from_state)
+        _probe(novelty, descriptor_length, (1,))
+    return novelty
+
+
+@contextmanager
+def _checked() -> Iterator[None]:
+    """Raise BundleError for any error: the attributes are input, and any of them may be something else."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError("SVM_INVALID", "svm.pkl holds no fitted SVM; restore the bundle, or fit it again") from error
+
+
+def _as_products(found: Any, length: int, last_step: Callable[[EstimatorState, int], Score]) -> Score:
+    """Return the scores of normalise/standardise and an SVM as matrix products; raise BundleError."""
     *steps, last = _steps(found)
-    if last.kind not in _CLASSIFIERS or any(step.kind not in _TRANSFORMS for step in steps):
-        raise BundleError("SVM_INVALID", "svm.pkl holds no SVM or pipeline that ends in one; fit the SVM again")
+    if any(step.kind not in _TRANSFORMS for step in steps):
+        raise _no_svm()
     transforms = [_TRANSFORMS[step.kind](step, length) for step in steps]
-    _check_classes(last, classes)
-    classify = _CLASSIFIERS[last.kind](last, length, classes)
+    classify = last_step(last, length)
 
     def score(descriptors: Floats) -> Floats:
         for transform in transforms:
@@ -52,6 +72,18 @@ def _as_products(found: Any, length: int, classes: int) -> Score:
         return classify(descriptors)
 
     return score
+
+
+def _classifier(svm: EstimatorState, length: int, classes: int) -> Score:
+    """Return the scores of a LinearSVC or SVC; raise BundleError."""
+    if svm.kind not in _CLASSIFIERS:
+        raise _no_svm()
+    _check_classes(svm, classes)
+    return _CLASSIFIERS[svm.kind](svm, length, classes)
+
+
+def _no_svm() -> BundleError:
+    return BundleError("SVM_INVALID", "svm.pkl holds no SVM or pipeline that ends in one; fit the SVM again")
 
 
 def _steps(found: Any) -> list[EstimatorState]:
@@ -132,9 +164,9 @@ _CLASSIFIERS: dict[str, Callable[[EstimatorState, int, int], Score]] = {
 }
 
 
-def _probe(score: Score, descriptor_length: int, classes: int) -> None:
+def _probe(score: Score, descriptor_length: int, shape: tuple[int, ...]) -> None:
     """Score one made-up descriptor, so that overflow shows before the first request."""
     with np.errstate(all="ignore"):
         values = score(np.full((1, descriptor_length), 0.5, dtype=np.float32))
-    if values.shape != (1, classes) or not np.isfinite(values).all():
-        raise BundleError("SVM_SHAPE", f"svm.pkl gives scores {values.shape}, not finite ones for {classes} classes")
+    if values.shape != shape or not np.isfinite(values).all():
+        raise BundleError("SVM_SHAPE", f"svm.pkl gives scores {values.shape}, not finite ones of shape {shape}")
