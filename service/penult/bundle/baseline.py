@@ -5,8 +5,8 @@ the residual of Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matchi
 distance to the nearest of some training images instead, as 1 - cosine (Sun et al., "Out-of-Distribution Detection with
 Deep Nearest Neighbors", ICML 2022). New bundles hold both, so that an older penult can serve them.
 
-With one class, novelty is the distance to the nearest of the training images, or is measured by the one-class SVM in
-svm.pkl. The distances of held-out images then give each image its probability.
+With one class, novelty is the distance to the nearest training images, or a measure of the SVM in svm.pkl. The
+distances of held-out images then give each image its probability.
 """
 
 import io
@@ -125,10 +125,10 @@ class Baseline:
         return nearest_distance(self.references, descriptors, self.neighbours)
 
     def probability(self, distances: Floats) -> Floats:
-        """Return the share of held-out images at least as far, the image itself counted, float32 [N], of float32 [N].
+        """Return the share of held-out images at least as far, float32 [N], of novelties float32 [N].
 
-        This is the p-value of Vovk et al., "Algorithmic Learning in a Random World", 2005: of images of the class, at
-        most a share p has a probability of at most p.
+        The image itself counts as one of them. This is the p-value of Vovk et al., "Algorithmic Learning in a Random
+        World", 2005. Of images of the class, at most a share p has a probability of at most p.
         """
         assert self.held_out is not None  # bundles of one class have it
         further = len(self.held_out) - np.searchsorted(self.held_out, distances, side="left")

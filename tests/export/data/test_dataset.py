@@ -11,6 +11,7 @@ from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
+from penult.export.data.outliers import load_outliers
 from penult.export.errors import DataError
 
 Settings = Callable[..., TrainSettings]
@@ -60,12 +61,36 @@ def test_photos_without_class_folders_are_said_to_be_none(settings: Settings, tm
     assert (reason, "has 1 photo and no class folders" in message) == ("DATA_FLAT", True)
 
 
-def test_one_class_is_too_few(settings: Settings, make_photos: Photos, tmp_path: Path):
-    """A single class is named and refused."""
+def test_one_class_is_split_too(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """A folder with one class folder is a data set of one class, with photos set aside."""
     make_photos(tmp_path / "photos", {"cat": 20})
-    reason, message = _refused(settings())
+    found = splits_of(settings())
+    assert (found.classes, found.counts()) == (("cat",), {"train": 14, "val": 3, "test": 3})
+
+
+def test_a_class_of_several_is_no_class_of_one(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """One level too deep: a folder beside DATA has folders of the same name, so DATA is a class itself."""
+    make_photos(tmp_path / "animals" / "cat", {"2024": 9})
+    make_photos(tmp_path / "animals" / "dog", {"2024": 9}, seed=1)
+    reason, message = _refused(settings(data=tmp_path / "animals" / "cat"))
     assert reason == "DATA_ONE_CLASS"
-    assert "'cat'" in message
+    assert message == f"only one class ('2024') was found; did you mean {tmp_path / 'animals'}?"
+
+
+def test_other_photos_in_test_are_outliers_if_they_are_given_so(
+    settings: Settings, make_photos: Photos, tmp_path: Path
+):
+    """MVTec's layout: test/ has folders without training photos, which the message calls outliers."""
+    make_photos(tmp_path / "photos" / "train", {"good": 9})
+    test = make_photos(tmp_path / "photos" / "test", {"good": 3, "scratch": 2}, seed=1)
+    reason, message = _refused(settings())
+    assert reason == "DATA_CLASSES"
+    assert message.endswith(f"'scratch'; add or remove them, or give others than 'good' as --outliers {test}")
+    found = splits_of(settings(outliers=test))
+    assert (found.classes, found.counts()["test"]) == (("good",), 3)
+    photos, notes = load_outliers(test, "good")
+    assert sorted(photo.path.parent.name for photo in photos) == ["scratch", "scratch"]
+    assert notes == ("3 photos of 'good' in --outliers are left out",)
 
 
 def test_a_class_with_too_few_photos_is_named(settings: Settings, make_photos: Photos, tmp_path: Path):

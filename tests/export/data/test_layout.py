@@ -339,16 +339,14 @@ def test_a_large_folder_is_refused_by_its_names(settings: Settings, tree: Tree, 
 
 def test_a_wrong_folder_is_refused_before_pytorch_is_there(run_python: Callable, tree: Tree, tmp_path: Path):
     """A folder is refused by its names before what takes seconds is imported; test_preflight.py asks svm and quantize."""
-    argv = ["train", str(tree("cat 9")), "--out", str(tmp_path / "models" / "pets")]
+    argv = ["train", str(tree("cat 9", "dog 1")), "--out", str(tmp_path / "models" / "pets")]
     code = (
         f"import sys; from penult import cli; code = cli.main({argv!r})\n"
         "print(code, [m for m in ('torch', 'torchvision', 'sklearn', 'onnxruntime', 'matplotlib') if m in sys.modules])"
     )
     result = run_python("-c", code)
     assert result.stdout == "1 []\n", result
-    assert (
-        result.stderr == "penult: only one class ('cat') was found; at least two are needed, each a folder of photos\n"
-    )
+    assert result.stderr == "penult: class 'dog' has 1 readable photos; at least 4 are needed, some tens are better\n"
 
 
 @pytest.mark.parametrize(("part", "other"), [("test", "val"), ("val", "test")])

@@ -280,11 +280,11 @@ def _empty(folder: Path) -> Problem:
 
 
 def _class_problems(layout: Layout, few: Mapping[int, str]) -> list[Problem]:
-    """Return a problem for each of: one class, which names show to be a mistake; too few photos of some class."""
+    """Return problems: one class that names show to be a mistake, and classes with too few photos."""
     problems = []
-    if len(layout.classes) == 1 and (root := layout.folders.get("train")):
-        if meant := meant_below(layout) or meant_beside(root, layout.classes[0]):
-            problems.append(Problem("DATA_ONE_CLASS", f"only one class ({layout.classes[0]!r}) was found; {meant}"))
+    root, name = layout.folders.get("train"), layout.classes[0]
+    if len(layout.classes) == 1 and root and (meant := meant_below(layout) or meant_beside(root, name)):
+        problems.append(Problem("DATA_ONE_CLASS", f"only one class ({name!r}) was found; {meant}"))
     named = [f"{layout.classes[label]!r} has {text}" for label, text in few.items()]
     needed = f"at least {MIN_PER_CLASS} are needed, some tens are better"
     if len(named) == 1:

@@ -17,10 +17,13 @@ def check_outliers(folder: Path) -> None:
 
 
 def load_outliers(folder: Path, class_name: str) -> tuple[tuple[Photo, ...], tuple[str, ...]]:
-    """Return the photos below a folder at any depth, and notes on those left out; raise DataError if there are none.
+    """Return the photos below a folder at any depth, and notes on those left out.
 
-    Photos in a folder that has the name of the class are left out, so that a folder of test photos of several kinds,
-    such as MVTec's test/, can be given as it is.
+    Photos in a folder that has the name of the class are left out. So a folder of test photos, such as MVTec's test/,
+    can be given as it is.
+
+    Raises:
+        DataError: There are no such photos.
     """
     check_outliers(folder)
     shown = printable(str(folder))

@@ -117,7 +117,7 @@ def meant_above(folder: Path) -> str:
 
 
 def meant_beside(root: Path, name: str) -> str:
-    """Return a hint at the folder above `root`, if a folder beside it has one of the only class's name too; else ""."""
+    """Return a hint at the folder above `root` if a folder beside it has the only class too, else ""."""
     above = root.resolve().parent
     beside = (each for each in subfolders(above) or () if each != root.resolve().name and not names.split_of(each))
     is_deep = any(name in (subfolders(above / each) or ()) for each in beside)

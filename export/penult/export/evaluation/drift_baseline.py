@@ -99,7 +99,7 @@ def held_out_distances(
 ) -> Floats:
     """Return a distance for each photo, by the measure that `make` fits on the rows of the other folds.
 
-    `groups` [N] numbers photos from 0 that must be in the same fold; None: each photo is a group.
+    Photos of the same number in `groups` [N], from 0, are in the same fold. With None, each photo is a group.
     """
     groups = np.arange(len(units)) if groups is None else groups
     folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % _FOLDS)[groups]

@@ -143,8 +143,8 @@ _MAKERS: dict[str, _Make] = {NEAREST: Nearest, SVM: _one_class_svm}
 def limit_of(distances: Floats, rate: float) -> Limit:
     """Return the threshold that a share `rate` of photos like the held-out ones exceeds, of rising distances [n].
 
-    It is the smallest distance for which a new photo is above with probability `rate` at most, if photos are alike
-    (Vovk et al. 2005); with fewer than 1 / rate - 1 photos, the largest distance.
+    A new photo of the same kind is above it with probability `rate` at most (Vovk et al. 2005). With fewer than
+    1 / rate - 1 photos, it is the largest distance.
     """
     place = min(len(distances), math.ceil((len(distances) + 1) * (1 - rate) - 1e-9))
     threshold = max(float(distances[place - 1]), MIN_THRESHOLD)
@@ -189,7 +189,7 @@ def baseline(fitted: Mapping[str, Fitted], measure: str, val: SplitOutputs) -> B
 def figures(
     fitted: Mapping[str, Fitted], measure: str, rate: float, measured: Mapping[str, SplitOutputs], outliers: Floats
 ) -> dict[str, Any]:
-    """Return the entries of metrics.json: by split, the false alarms; by measure, threshold and AUROC.
+    """Return false alarms by split, and threshold and AUROC by measure, for metrics.json.
 
     Args:
         fitted: Both measures.
@@ -263,7 +263,7 @@ def roc(own: Floats, others: Floats) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def auroc_interval(value: float, own: int, others: int) -> tuple[float, float]:
-    """Return the 95 % interval of an AUROC on so many photos (Newcombe 2006, method 5), which has a width at 1 too."""
+    """Return the 95 % interval of an AUROC (Newcombe 2006, method 5), which has a width at 1 too."""
 
     def is_likely(true: float) -> bool:
         extra = (own + others) / 2 - 1

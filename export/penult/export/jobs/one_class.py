@@ -28,7 +28,6 @@ from penult.bundle.manifest import (
 )
 from penult.bundle.naming import model_name
 from penult.bundle.preprocess import crop_encoded
-from penult.bundle.scores import Floats
 from penult.console import say
 from penult.export.config.one_class import FALSE_ALARMS
 from penult.export.config.train import TrainSettings
@@ -140,31 +139,43 @@ def publish_one_class(
         files[SVM_NAME] = served.measure.to_bytes()
     manifest = replace(manifest, files={name: FileEntry.of(content) for name, content in files.items()})
     say("drawing the report")
-    files |= report_one_class.report_files(
-        OneClassData(
-            name=model_name(folder),
-            manifest=manifest,
-            splits=splits,
-            metrics=metrics,
-            distances={part: served.measure.novelty(found.descriptors) for part, found in outputs.items()},
-            held_out=served.held_out,
-            by_measure={
-                name: (each.measure.novelty(outputs["test"].descriptors), _novelty(each, others))
-                for name, each in fitted.items()
-            },
-            outliers=candidate.outliers,
-            probabilities=baseline.probability(served.measure.novelty(outputs["test"].descriptors)),
-            settings=settings,
-            crops=reader.stack if reader else None,
-        )
-    )
+    found = _report_data(folder, candidate, manifest, metrics, fitted, settings)
+    chance = baseline.probability(found.distances["test"])
+    files |= report_one_class.report_files(replace(found, probabilities=chance, crops=reader.stack if reader else None))
     _replay(files, manifest, exported, served, baseline)
     with writing(folder):
         return Result(writer.publish(folder, manifest, files), metrics)
 
 
-def _novelty(fitted: Fitted, descriptors: Floats) -> Floats:
-    return fitted.measure.novelty(descriptors) if len(descriptors) else np.empty(0, np.float32)
+def _report_data(
+    folder: Path,
+    candidate: Candidate,
+    manifest: Manifest,
+    metrics: dict[str, Any],
+    fitted: Mapping[str, Fitted],
+    settings: TrainSettings | None,
+) -> OneClassData:
+    """Return the contents of the report, but for probabilities and photos."""
+    served, outputs = fitted[manifest.measure], candidate.outputs
+    others = candidate.outlier_outputs
+    by_measure = {
+        name: (
+            each.measure.novelty(outputs["test"].descriptors),
+            each.measure.novelty(others.descriptors) if others else np.empty(0, np.float32),
+        )
+        for name, each in fitted.items()
+    }
+    return OneClassData(
+        name=model_name(folder),
+        manifest=manifest,
+        splits=candidate.splits,
+        metrics=metrics,
+        distances={part: served.measure.novelty(found.descriptors) for part, found in outputs.items()},
+        held_out=served.held_out,
+        by_measure=by_measure,
+        outliers=candidate.outliers,
+        settings=settings,
+    )
 
 
 def _replay(

@@ -46,7 +46,7 @@ class OneClassData:
     held_out: Floats
     by_measure: Mapping[str, tuple[Floats, Floats]]
     outliers: tuple[Photo, ...]
-    probabilities: Floats
+    probabilities: Floats | None = None
     settings: TrainSettings | None = None
     crops: Callable[[Sequence[Photo]], Pixels] | None = None
 
@@ -134,6 +134,7 @@ def _predictions_csv(report: OneClassData) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "class", "novelty", "is_novel", "probability"])
     (class_name,), threshold = report.manifest.classes, report.threshold
+    assert report.probabilities is not None
     for photo, distance, probability in zip(
         report.splits.test, report.distances["test"], report.probabilities, strict=True
     ):

@@ -102,7 +102,7 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
 
 
 def _novelty(bundle: Bundle, where: Placement) -> Score | None:
-    """Return what measures novelty: the baseline, or the one-class SVM; None for old bundles. Raises BundleError."""
+    """Return the measure of novelty, None for old bundles; raise BundleError."""
     if bundle.manifest.has_one_class and bundle.svm is not None:
         return load_novelty(bundle.svm, bundle.manifest.descriptor_length, where.allow_skew)
     return bundle.baseline.novelty if bundle.baseline else None
