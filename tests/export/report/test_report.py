@@ -369,9 +369,9 @@ def test_predictions_can_name_any_photo():
     """Photos outside DATA are named without their folders, and names that are no text are spelt out."""
     odd = os.fsdecode(b"/data/test/\xff,\n.png")
     photos = (Photo(Path("/data/test/a.png"), 0), Photo(Path("/elsewhere/b.png"), 1), Photo(Path(odd), 1))
-    splits = Splits(("cat", "dog"), (), (), photos, ())
+    splits = Splits(("cat", "dog"), (), (), photos, (), root=Path("/data"))
     scores = {"dense": np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0]], np.float32)}
-    rows = list(csv.reader(io.StringIO(predictions_csv(splits, Path("/data"), scores, {"dense": 2.0}).decode())))
+    rows = list(csv.reader(io.StringIO(predictions_csv(splits, scores, {"dense": 2.0}).decode())))
     assert rows[0] == ["image", "class", "dense", "dense_probability"]
     assert [row[0] for row in rows[1:]] == ["test/a.png", "b.png", "test/\\udcff,\n.png"]
     assert [row[1:3] for row in rows[1:]] == [["cat", "cat"], ["dog", "dog"], ["dog", "cat"]]

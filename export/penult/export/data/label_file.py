@@ -6,6 +6,7 @@ number, as a spreadsheet shows it.
 
 import os
 import stat
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,14 +37,14 @@ class _Read:
     """What has been read of a label file.
 
     Attributes:
-        files: The file of each image, with its row.
-        labels: The rows of each label's first image, by label.
+        files: The file of each image, and the number of its row; its label is a place in `labels`.
+        labels: The first row of each label, in order.
         missing: Images that do not exist, as they are written, with their rows.
         repeated: How many rows repeat an image.
     """
 
     rows: int = 0
-    files: dict[str, tuple[File, Row]] = field(default_factory=dict)
+    files: dict[str, tuple[File, int]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     missing: list[tuple[str, int]] = field(default_factory=list)
     repeated: int = 0
@@ -89,34 +90,40 @@ def read_label_file(source: PhotoSource, val: str, test: str) -> tuple[Layout, L
     if not found.rows:
         raise failed(path, "has no rows", "list one image per row, below a row image,label")
     given = {file.split for file, _ in found.files.values()}
-    training = {row.label for file, row in found.files.values() if file.split == "train"}
-    only_elsewhere = [label for label in found.labels if label not in training]
+    labels = list(found.labels)
+    training = {labels[place] for place in {file.label for file, _ in found.files.values() if file.split == "train"}}
+    only_elsewhere = [label for label in labels if label not in training]
     if only_elsewhere and training:
         _refuse_unlearnt(path, found, given, only_elsewhere, training)
     layout.classes = tuple(sorted(found.labels))
     _take_fractions(layout, given, {"test": test, "val": val})
     if found.repeated:
         layout.notes.append(f"{found.repeated} rows repeat an image of another row; each image counts once")
-    places = {name: place for place, name in enumerate(layout.classes)}
-    files = [file._replace(label=places[row.label]) for file, row in found.files.values()]
-    files.sort(key=lambda file: (file.label, file.path.split("/")))
+    places = [layout.classes.index(label) for label in labels]
+    files = []
+    while found.files:  # frees each entry: of a million, two copies would be half a gigabyte
+        _, (file, _) = found.files.popitem()
+        files.append(file._replace(label=places[file.label]))
+    # As walk() orders them: the names of each folder before longer ones that begin with it.
+    files.sort(key=lambda file: (file.label, file.path.replace("/", "\0")))
     return layout, Listing(root, files)
 
 
 def _read(path: Path, root: Path) -> _Read:
-    found = _Read()
+    found, places = _Read(), dict[str, int]()
     for each in READERS[path.suffix.lower()](path):
         found.rows += 1
         row = _checked(path, each)
         found.labels.setdefault(row.label, row.number)
-        file = _find(path, root, row)
+        file = _find(path, root, row, places.setdefault(row.label, len(places)))
         if file is None:
             found.missing.append((row.image, row.number))
         elif file.path in found.files:
-            _check_repeated(path, row, found.files[file.path][1])
+            before, number = found.files[file.path]
+            _check_repeated(path, row, list(places)[before.label], before.split, number)
             found.repeated += 1
         else:
-            found.files[file.path] = file, row
+            found.files[file.path] = file, row.number
     return found
 
 
@@ -133,7 +140,7 @@ def _checked(path: Path, row: Row) -> Row:
     return row._replace(label=label, split=split)
 
 
-def _find(path: Path, root: Path, row: Row) -> File | None:
+def _find(path: Path, root: Path, row: Row, label: int) -> File | None:
     """Return the file of a row; None if it does not exist. Raises DataError for what cannot be a file."""
     if not row.image:
         raise failed(path, "no image", "add its path, or remove the row", row.number)
@@ -152,7 +159,7 @@ def _find(path: Path, root: Path, row: Row) -> File | None:
         except (OSError, ValueError):
             continue
         if stat.S_ISREG(status.st_mode):
-            return file_of(0, spelt, status, row.split, row.group)
+            return file_of(label, spelt, status, row.split, sys.intern(row.group))
         if row.image == spelt:
             raise failed(path, f"{printable(spelt)} is no file", "give an image", row.number)
     return None
@@ -167,11 +174,11 @@ def _spellings(row: Row) -> Iterator[str]:
     yield from row.elsewhere
 
 
-def _check_repeated(path: Path, row: Row, before: Row) -> None:
-    for what, now, then in (("labels", row.label, before.label), ("splits", row.split, before.split)):
+def _check_repeated(path: Path, row: Row, label: str, split: str, number: int) -> None:
+    for what, now, then in (("labels", row.label, label), ("splits", row.split, split)):
         if now != then:
             raise failed(
-                path, f"{printable(row.image)} has two {what}, {now!r} and {then!r} (row {before.number})",
+                path, f"{printable(row.image)} has two {what}, {now!r} and {then!r} (row {number})",
                 "keep the correct row", row.number,
             )  # fmt: skip
 

@@ -174,7 +174,6 @@ def measure(
 
 def publish_bundle(
     folder: Path,
-    data: Path,
     candidate: Candidate,
     crops: Crops | None = None,
     settings: TrainSettings | None = None,
@@ -185,7 +184,6 @@ def publish_bundle(
 
     Args:
         folder: The model's folder, models/NAME.
-        data: The folder of the photos.
         candidate: The network and its SVM.
         crops: Returns photos as uint8 [n, size, size, 3] for the report; None shows none.
         settings: The training run; None if only the SVM is new.
@@ -227,7 +225,7 @@ def publish_bundle(
         crops=crops,
     )
     files |= report_files(report_data)
-    files["report/predictions.csv"] = predictions_csv(splits, data, scores["test"], manifest.temperatures)
+    files["report/predictions.csv"] = predictions_csv(splits, scores["test"], manifest.temperatures)
     # From their bytes, as the service will read them.
     goldens.replay(Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
     with writing(folder):

@@ -80,7 +80,7 @@ def quantize(settings: QuantizeSettings) -> Result:
     metrics = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
     history = history_of(settings, bundle)
     candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], metrics, history)
-    return publish_bundle(settings.model, settings.data, candidate, reader.stack if settings.report_photos else None)
+    return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
 
 def after_training(settings: TrainSettings, float_version: int) -> Result:

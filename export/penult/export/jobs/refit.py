@@ -78,7 +78,7 @@ def refit(settings: RefitSettings) -> Result:
     manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
     metrics = {"network_of_version": bundle.version}
     candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
-    return publish_bundle(settings.model, settings.data, candidate, reader.stack if settings.report_photos else None)
+    return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
 
 def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRecord, splits: Splits) -> Result:

@@ -87,7 +87,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     metrics = {"network_of_version": bundle.version, "collection": stored.collection}
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
-    return publish_bundle(settings.model, settings.data, candidate, renew=partial(_renewed, bundle.goldens))
+    return publish_bundle(settings.model, candidate, renew=partial(_renewed, bundle.goldens))
 
 
 def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:

@@ -221,7 +221,7 @@ def publish(
     )
     candidate = Candidate(draft, splits, exported, outputs, fitted, metrics, {HISTORY_NAME: history.to_csv()})
     crops = reader.stack if settings.report_photos else None
-    return publish_bundle(settings.out, settings.data, candidate, crops, settings, learning)
+    return publish_bundle(settings.out, candidate, crops, settings, learning)
 
 
 def _draft(settings: TrainSettings, splits: Splits, net: PenultNet, reader: PhotoReader, **more: object) -> Manifest:

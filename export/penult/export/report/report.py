@@ -8,7 +8,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -85,14 +84,11 @@ def report_files(report_data: ReportData) -> dict[str, bytes]:
     return beside | {"report/index.html": page.encode(), "MODEL_CARD.md": card.encode()}
 
 
-def predictions_csv(
-    splits: Splits, root: Path, scores: Mapping[str, Floats], temperatures: Mapping[str, float]
-) -> bytes:
+def predictions_csv(splits: Splits, scores: Mapping[str, Floats], temperatures: Mapping[str, float]) -> bytes:
     """Return a CSV of every test photo with its true class, and each scorer's class and probability.
 
     Args:
-        splits: The photos.
-        root: Paths below it are written relative to it, others as the file name only.
+        splits: The photos. Paths below their root are written relative to it, others as the file name only.
         scores: [N, classes] by scorer, in the order of the test photos.
         temperatures: By scorer.
     """
@@ -102,7 +98,8 @@ def predictions_csv(
     best = [best_of(values, temperatures[name]) for name, values in scores.items()]
     for row, photo in enumerate(splits.test):
         answers = [(splits.classes[named[row]], f"{sure[row]:.6f}") for named, sure in best]
-        path = photo.path.relative_to(root) if photo.path.is_relative_to(root) else photo.path.name
+        is_inside = photo.path.is_relative_to(splits.root)
+        path = photo.path.relative_to(splits.root) if is_inside else photo.path.name
         shown = str(path).encode(errors="backslashreplace").decode()
         writer.writerow([shown, splits.classes[photo.label], *(cell for answer in answers for cell in answer)])
     return text.getvalue().encode()
