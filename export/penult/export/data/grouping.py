@@ -26,7 +26,7 @@ _EXIF, _TIME, _FRACTION, _MAKE, _MODEL, _SERIAL = 0x8769, 0x9003, 0x9291, 0x010F
 def infer(
     photos: Sequence[Photo], classes: Sequence[str], root: Path, group_by: str, near_copies: NearCopies | None
 ) -> tuple[Sequence[str], list[str]]:
-    """Return a group for each photo, "" for none, and notes for the user.
+    """Return a group for each photo, and notes for the user.
 
     Args:
         photos: All photos of a run.

@@ -1,7 +1,7 @@
-"""Rows of a Label Studio export with one choice per image: its formats JSON and JSON-MIN.
+"""Rows of a Label Studio export with one choice per image, in its formats JSON and JSON-MIN.
 
-A task of the former is {"data": {"image": …}, "annotations": [{"result": [{"type": "choices", "value": {"choices":
-["cat"]}}]}]}, of the latter {"image": …, "choice": "cat"}. Tasks that are not annotated, or were skipped, are left out.
+In JSON, a task has `data` with the image, and `annotations` with results of the type "choices". In JSON-MIN, it has the
+fields `image` and `choice`. Tasks that are not annotated, or were skipped, are left out.
 """
 
 import json
@@ -77,7 +77,10 @@ def _image(path: Path, number: int, data: Mapping[str, Any]) -> str:
 
 
 def _paths(image: str) -> list[str]:
-    """Return where an image may be: local storage names it in a query, and uploads get eight digits before the name."""
+    """Return where an image may be.
+
+    Uploads get eight digits before the name. Local storage has the path in a query.
+    """
     address = urlsplit(image)
     if address.scheme and address.netloc and not address.path.startswith("/data/"):
         return [image]

@@ -46,7 +46,7 @@ def owners(photos: Iterable[Photo]) -> dict[str, int]:
 
 
 def merge_groups(photos: Sequence[Photo], more: Sequence[str] = ()) -> list[Photo]:
-    """Return the photos with one group each: those that share a group, an entry of `more` or their bytes are joined.
+    """Join photos that share a group, an entry of `more`, or their bytes.
 
     Args:
         photos: The photos, with the groups that they have so far.
@@ -121,7 +121,7 @@ def _unit(photo: Photo) -> str:
 
 
 def _choose(counts: Mapping[str, Counter[int]], order: Sequence[str], wanted: Mapping[int, int], keep: int) -> set[str]:
-    """Take units in order while they fit into what is wanted of each of their classes; the smallest if none fits.
+    """Take units in order while they fit into what is wanted of their classes; the smallest if none fits.
 
     At least `keep` units of each class stay.
     """

@@ -67,7 +67,7 @@ def read_csv(path: Path) -> Iterator[Row]:
 
 
 def read_images(path: Path) -> list[str]:
-    """Return the images that a file lists: the column image of a CSV file, or each line; raise DataError."""
+    """Return the column image of a CSV file, or each line of another file; raise DataError."""
     if not path.is_file():
         raise DataError("DATA_EXCLUDE", f"--exclude {printable(str(path))} does not exist; give a file of image paths")
     lines = _lines(path)
