@@ -57,7 +57,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *arguments], env=os.environ | (env or {}), timeout=60,
+            [sys.executable, *arguments], env=os.environ | (env or {}), timeout=300,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -220,7 +220,7 @@ def environment() -> Callable[..., Path]:
         python, uv = folder / "bin" / "python", ROOT / ".tools" / "bin" / "uv"
         if not (folder / ".ready").exists():
             new = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder]
-            subprocess.run(new, check=True, timeout=120)
+            subprocess.run(new, check=True, timeout=300)
             sync = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock]
             subprocess.run(sync, check=True, timeout=300)
             (folder / ".ready").touch()

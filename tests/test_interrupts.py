@@ -55,7 +55,7 @@ def line(process: "subprocess.Popen[str]") -> str:
 def interrupt(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Press Ctrl-C; return exit code, and what was printed from then on."""
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -123,7 +123,7 @@ with Interrupts("interrupted"):
     signal.raise_signal(signal.SIGINT)
 say("completed")
 """)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert out == ("handled\n" if "handled" in handler else "") + "completed\n"
 
@@ -138,7 +138,7 @@ watcher.join(30)
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.set_wakeup_fd(-1) == -1
 say([thread.name for thread in threading.enumerate()])
 """)
-    assert process.communicate(timeout=60) == ("['MainThread']\n", "")
+    assert process.communicate(timeout=300) == ("['MainThread']\n", "")
     assert process.returncode == 0
 
 

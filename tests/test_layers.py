@@ -183,7 +183,7 @@ def test_penult_stays_a_namespace():
     """No portion has a penult/__init__.py, which would hide the other portions."""
     assert [portion for portion in PORTIONS if (portion / "__init__.py").exists()] == []
     code = "import penult.v1, penult.oip, penult.bundle, penult.service, penult.export, penult.client"
-    assert subprocess.run([sys.executable, "-c", code], cwd="/", timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd="/", timeout=300, check=False).returncode == 0
 
 
 def test_telemetry_is_off_before_onnxruntime_is_imported():
@@ -200,7 +200,7 @@ def test_serving_never_imports_torch():
         "import sys, penult.service.process.server, penult.cli\n"
         "print([m for m in ('torch', 'torchvision', 'onnx', 'sklearn', 'scipy') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert result.stdout.strip() == "[]"
 
 

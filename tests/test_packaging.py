@@ -16,7 +16,7 @@ def test_wheel_holds_all_portions(tmp_path: Path):
     """A wheel holds all three portions, their type markers and templates, and no generic top-level name."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT, check=True, capture_output=True, timeout=120,
+        cwd=ROOT, check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     wanted = (

@@ -14,7 +14,7 @@ RENEW = ["--write"] if os.environ.get("PENULT_WRITE_CALLS") else []
 
 def guard(models: Path, *options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--models", str(models), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.server

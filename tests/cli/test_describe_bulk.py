@@ -352,7 +352,7 @@ def test_a_new_version_in_mid_run_changes_nothing(
         publish_brightness(tmp_path / "models", nan_at_white=True)
         wait_for(lambda: client.get_model().version.version == 2)
     feed(last, pipe, photo)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.count("\n") == 1
     assert "light version 1 (" in err
@@ -453,7 +453,7 @@ def test_a_server_that_is_started_anew_is_waited_for(album, begin, quick, tmp_pa
     first.process.wait(120)
     feed(last, pipe, photo)
     start_server(quick, "--port", first.target.rpartition(":")[2])
-    told, err = process.communicate(timeout=90)
+    told, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert told.startswith("400 photos are in")
     assert len({row["id"] for row in rows_of(out)}) == 400

@@ -48,7 +48,7 @@ def commands(text: str, program: str) -> list[list[str]]:
 def help_of(verb: str) -> str:
     """What `penult VERB --help` prints."""
     command = [sys.executable, "-m", "penult.cli", *verb.split(), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"penult {verb}: {done.stderr}"
     return done.stdout
 
@@ -167,7 +167,7 @@ def test_blocks_are_bash():
     """Each block of commands is one to bash, too."""
     for page in NAMES:
         for block in blocks(PAGES[page], "bash"):
-            done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=20, check=False)
+            done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=300, check=False)
             assert (page, done.returncode, done.stderr) == (page, 0, "")
 
 
@@ -187,7 +187,7 @@ def test_the_passwords_are_made(tmp_path):
     """The first command of deploying.md writes what compose.yaml asks for, fit for an address of a database."""
     (tmp_path / "deploy").mkdir()
     command = blocks(PAGES["deploying"], "bash")[0].splitlines()[0]
-    subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, timeout=20)
+    subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, timeout=300)
     made = dict(line.split("=") for line in (tmp_path / "deploy" / ".env").read_text().splitlines())
     asked = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose.yaml").read_text()))
     assert set(made) == asked
@@ -238,7 +238,7 @@ def test_the_rules_become_a_resource(tools, tmp_path):
     block = next(block for block in blocks(PAGES["kubernetes"], "bash") if "PrometheusRule" in block)
     made, applied = block.rsplit("\n", 2)[0], block.rsplit("\n", 2)[1]
     assert applied == "kubectl apply -f penult-rules.yaml"
-    subprocess.run(["bash", "-euc", made], cwd=tmp_path, check=True, timeout=20)
+    subprocess.run(["bash", "-euc", made], cwd=tmp_path, check=True, timeout=300)
     documents = tools.load((tmp_path / "penult-rules.yaml").read_text())
     assert tools.complaints(documents) == []
     (own,) = tools.load((DEPLOY / "prometheus" / "penult.rules.yml").read_text())

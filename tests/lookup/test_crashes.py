@@ -92,7 +92,7 @@ def test_kills_lose_nothing(tmp_path):
 @pytest.fixture
 def settled(tmp_path):
     """A folder with a graph, closed in order."""
-    subprocess.run([sys.executable, SCRIPT, tmp_path, "0", "60"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, SCRIPT, tmp_path, "0", "60"], check=True, timeout=300, stdout=subprocess.DEVNULL)
     said = [f"added {batch}" for batch in range(60)]
     said += [f"deleted {batch}-0 {batch - 1}-1" for batch in range(60) if batch % 3 == 0]
     examine(tmp_path, said)
@@ -136,7 +136,7 @@ def test_a_graph_of_another_time_is_not_taken(settled):
     """A graph from a backup, older than the record, is whole and still not believed."""
     folder, graph, said = settled
     old = graph.read_bytes()
-    subprocess.run([sys.executable, SCRIPT, folder, "60", "60"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, SCRIPT, folder, "60", "60"], check=True, timeout=300, stdout=subprocess.DEVNULL)
     more = [f"added {b}" for b in range(60, 120)]
     more += [f"deleted {b}-0 {b - 1}-1" for b in range(60, 120) if b % 3 == 0]
     graph.write_bytes(old)
@@ -147,7 +147,7 @@ def test_a_graph_of_another_time_is_not_taken(settled):
 def test_a_cut_log_opens(tmp_path):
     """With SQLite's log cut anywhere after a kill, the folder opens: what the file held is there, the rest is whole."""
     subprocess.run(
-        [sys.executable, SCRIPT, tmp_path / "one", "0", "30"], check=True, timeout=60, stdout=subprocess.DEVNULL
+        [sys.executable, SCRIPT, tmp_path / "one", "0", "30"], check=True, timeout=300, stdout=subprocess.DEVNULL
     )
     # Killed by what it has said, not by the clock: before SQLite moves the log into the file. Of a file that is half
     # moved when the log is lost, nobody can promise anything.
@@ -207,7 +207,7 @@ def test_a_damaged_record_is_refused_in_one_line(settled):
 def test_every_add_is_synced(tmp_path):
     """Fifty adds make at least fifty fsyncs or fdatasyncs of the record's files."""
     command = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync", "-o", tmp_path / "trace", sys.executable, SCRIPT]
-    subprocess.run([*command, tmp_path / "here", "1", "50"], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, tmp_path / "here", "1", "50"], check=True, timeout=300, stdout=subprocess.DEVNULL)
     synced = re.findall(r"f(?:data)?sync\(\d+<\S*items\.db\S*>\)", (tmp_path / "trace").read_text())
     assert len(synced) >= 50
 

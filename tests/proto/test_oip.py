@@ -23,7 +23,7 @@ def compiled(folder: Path, name: str, scratch: Path) -> FileDescriptor:
     """Compile a .proto and what it imports into a pool of its own: two files of one package cannot share one."""
     out = scratch / "set.bin"
     arguments = [f"-I{folder}", f"--descriptor_set_out={out}", "--include_imports", name]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, timeout=300)
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file:
         pool.Add(file)
@@ -102,7 +102,7 @@ print(service.DESCRIPTOR.serialized_pb.hex(), config.DESCRIPTOR.serialized_pb.he
 @pytest.mark.parametrize(("place", "name"), [(0, "grpc_service.proto"), (1, "model_config.proto")])
 def test_it_is_what_tritonclient_carries(triton_python, tmp_path, place, name):
     """File by file, the messages, enums and services are those that the unmodified client was generated from."""
-    done = subprocess.run([triton_python, "-c", CARRIED], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([triton_python, "-c", CARRIED], capture_output=True, text=True, check=True, timeout=300)
     theirs = descriptor_pb2.FileDescriptorProto.FromString(bytes.fromhex(done.stdout.split()[place]))
     ours = descriptor_pb2.FileDescriptorProto()
     compiled(VENDORED, name, tmp_path).CopyToProto(ours)

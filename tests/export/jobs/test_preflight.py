@@ -87,7 +87,7 @@ def answers(cases: dict[str, tuple[list[str], str]]) -> dict[str, tuple[int, str
     lines = json.dumps([words for words, _ in cases.values()])
     done = subprocess.run(
         [sys.executable, "-c", _CODE, json.dumps(_LARGE), lines],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"RANK": "0"},
+        capture_output=True, text=True, timeout=300, check=True, env=os.environ | {"RANK": "0"},
     )  # fmt: skip
     return dict(zip(cases, json.loads(done.stdout), strict=True))
 
@@ -109,7 +109,7 @@ def test_what_is_right_goes_on_to_them(few_digits: Path, tmp_path: Path):
     words = ["train", str(few_digits), "--out", str(tmp_path / "m" / "x"), "--arch", "tiny5", "--weights", "none"]
     done = subprocess.run(
         [sys.executable, "-c", _CODE, json.dumps(_LARGE), json.dumps([words])],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     (code, _, err), *_ = json.loads(done.stdout)
     assert code == 1

@@ -29,7 +29,7 @@ from penult.export.jobs.packaging import Result
 from penult.export.jobs.train import train
 from penult.export.onnx.runtime import ExportedModel
 
-_PATIENCE_S = 120
+_PATIENCE_S = 480
 
 
 @pytest.fixture(scope="module")
