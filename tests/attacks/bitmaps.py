@@ -44,14 +44,13 @@ def _bmp_kinds() -> Iterable[Case]:
     ):
         yield Case(f"bmp-{name}", data, like=like)
     for mode in ("RGB", "P"):
-        yield Case(f"bmp-large-{mode}", encode(Image.new(mode, (4500, 4500)), "BMP"), is_slow=True)
+        yield Case(f"bmp-large-{mode}", encode(Image.new(mode, (4000, 4000)), "BMP"), is_slow=True)
 
 
 def _bmp_lies() -> Iterable[Case]:
     palette = bytes(1024)
     for name, data, reason in (
         ("bomb", bmp(60_000, 60_000, 24, 0, bytes(99)), "IMAGE_TRUNCATED"),
-        ("bomb-1-bit", bmp(20_000, 20_000, 1, 0, bytes(51_000_000), bytes(8)), "IMAGE_TOO_MANY_PIXELS"),
         ("bomb-run-lengths", bmp(30_000, 6_000, 8, 1, b"\0\1", palette), "IMAGE_TOO_MANY_PIXELS"),
         ("bomb-run-lengths-4", bmp(65_000, 3_000, 4, 2, b"\0\1", palette), "IMAGE_TOO_MANY_PIXELS"),
         ("run-lengths-too-long", bmp(9, 9, 8, 1, b"\0\0" * (5 << 20 >> 1), palette), "IMAGE_TOO_MANY_PIXELS"),

@@ -245,7 +245,6 @@ def _avif_kinds() -> Iterable[Case]:
     for orientation in range(1, 9):
         data = encode(stored(orientation), "AVIF", quality=90, exif=b"Exif\0\0" + _exif(orientation))
         yield Case(f"avif-turned-{orientation}", data, like="avif", cosine=0.98)
-    yield Case("avif-exif-noise", avif(exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 9000), like="avif")
     yield Case("avif-large", encode(stored(1).resize((6000, 5000)), "AVIF", quality=30, speed=10), is_slow=True)
 
 

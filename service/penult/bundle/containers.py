@@ -172,14 +172,20 @@ def walk_jpeg(data: bytes) -> Stored:
         raise _too_much("JPEG")
     if kept:
         stored.parts = [b"".join([data[start:end] for start, end in kept]), memoryview(data)[run:]]
-    stored.orientation = exif_orientation(noted[_EXIF][0]) if noted[_EXIF] else UPRIGHT
-    stored.profile = _joined_profile([part[len(_ICC) :] for part in noted[_ICC]])
+    _read_noted(stored, noted)
     return stored
 
 
 def _note_jpeg(noted: dict[bytes, list[bytes]], beginning: bytes, data: bytes, start: int, end: int) -> None:
     if data.startswith(beginning, start) and len(noted[beginning]) < _MAX_PROFILE_PARTS:
         noted[beginning].append(data[start:end])
+
+
+def _read_noted(stored: Stored, noted: dict[bytes, list[bytes]]) -> None:
+    if noted[_EXIF]:
+        stored.orientation = exif_orientation(noted[_EXIF][0])
+    if noted[_ICC]:
+        stored.profile = _joined_profile([part[len(_ICC) :] for part in noted[_ICC]])
 
 
 def _joined_profile(parts: list[bytes]) -> bytes:

@@ -1,5 +1,6 @@
 """Photos as arrays: the pixels that serving sees, repeatable crops for learning, memory within its budget."""
 
+import io
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -8,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.attacks.case import encode, picture
+from tests.attacks.heifs import heic
 from tests.export.splits import splits_of
+from tests.fixtures.profiles import profile
 
-from penult.bundle.preprocess import Preprocess, crop_encoded
+from penult.bundle.formats import FORMATS, SERVED, format_of
+from penult.bundle.guards import LEARNING_LIMITS
+from penult.bundle.preprocess import SRGB, Preprocess, crop_encoded
 from penult.export.config.train import TrainSettings
 from penult.export.data import transforms
-from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.loader import Cache, PhotoReader, as_served
 from penult.export.data.splitting import Photo
 from penult.export.training.distributed import ALONE
 
@@ -173,3 +179,29 @@ def test_none_is_the_serving_crop():
     from penult.bundle.preprocess import crop_image
 
     assert np.array_equal(transforms.none(image, SPEC, random.Random(0)), crop_image(image, SPEC))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_bundle_stores_every_service_can_read(kind: str):
+    """A photo of another format than the service's three becomes a PNG of the same pixels, in the same colors."""
+    spec = Preprocess(resize=40, crop=32, colors=SRGB)
+    options = {} if kind in ("BMP", "GIF") else {"icc_profile": profile()}
+    data = heic() if kind == "HEIC" else encode(picture(), kind, **options)
+    stored = as_served(data, spec)
+    assert np.array_equal(crop_encoded(stored, spec), crop_encoded(data, spec, LEARNING_LIMITS))
+    assert (stored == data) == (kind in SERVED)
+    assert format_of(stored) == (kind if kind in SERVED else "PNG")
+
+
+def test_colors_are_converted_in_learning_as_in_serving(tmp_path: Path):
+    """Center crops and augmented crops of a photo with a Display P3 profile are in sRGB, if the bundle says so."""
+    spec = Preprocess(resize=32, crop=32, colors=SRGB)
+    file = tmp_path / "1.png"
+    red, data = Image.new("RGB", (32, 32), (200, 30, 30)), io.BytesIO()
+    red.save(data, "PNG", icc_profile=profile())
+    file.write_bytes(data.getvalue())
+    photo, reader = Photo(file, 0, "a" * 64), PhotoReader(spec, Cache(0), 1)
+    served = crop_encoded(data.getvalue(), spec)
+    assert served[0, 0].tolist() != [200, 30, 30]
+    assert np.array_equal(reader.stack([photo])[0], served)
+    assert np.array_equal(np.asarray(reader._shrunk(photo)), served)
