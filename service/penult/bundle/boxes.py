@@ -1,4 +1,4 @@
-"""The picture in an AVIF or HEIC file: which items it is made of, where they lie, and how large they are.
+"""Find the picture in an AVIF or HEIC file: its items, their places and sizes.
 
 Both are files of boxes (ISO/IEC 23008-12). One item is the primary picture, of one coded image or of a grid of them,
 and one may be its transparency. All others (thumbnails, depth, gain maps, EXIF, XMP) get a type that decoders pass

@@ -59,12 +59,13 @@ View = memoryview | bytes
 
 @dataclass
 class Stored:
-    """The parts of a file that a decoder needs: `parts` in order, the orientation, 1 to 8, and the ICC profile.
+    """The parts of a file that a decoder needs, in order, and what the file says of its pixels.
 
-    `size` and `decoding_pixels` (pixels of 4 bytes) are known of AVIF, TIFF, BMP, GIF and HEIC. `first_scan` is the
-    offset of a JPEG's first scan, and `scan_components` the number of its components. `frames` are its frame headers,
-    without the first byte of the marker. `header` (13 bytes), `transparency` (the tRNS chunk) and `pixels` (the IDAT
-    chunks) are of a PNG. `has_end` is whether a JPEG or PNG contains an end.
+    `orientation` is 1 to 8, and `profile` the ICC profile. `size` and `decoding_pixels` (pixels of 4 bytes) are known
+    of AVIF, TIFF, BMP, GIF and HEIC. `first_scan` is the offset of a JPEG's first scan, and `scan_components` the
+    number of its components. `frames` are its frame headers, without the first byte of the marker. `header` (13 bytes),
+    `transparency` (the tRNS chunk) and `pixels` (the IDAT chunks) are of a PNG. `has_end` is whether a JPEG or PNG
+    contains an end.
     """
 
     parts: list[View]
@@ -262,7 +263,7 @@ def _keep(stored: Stored, before: list[View], kind: bytes, chunk: memoryview) ->
 
 
 def _inflated_profile(body: bytes) -> bytes:
-    """Return the profile of an iCCP chunk, a name of up to 79 bytes before it; empty if it is damaged or too large."""
+    """Return the profile behind the name in an iCCP chunk; empty if it is damaged or too large."""
     start = body.find(b"\0", 0, 80) + 2
     inflater = zlib.decompressobj()
     try:

@@ -1,14 +1,13 @@
 """From an encoded photo to the network's input: the one implementation that training and serving share.
 
-bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → convert to sRGB, if the
-bundle was made so → uint8 [crop, crop, 3]
+bytes → guards → the parts that pixels need → decode (upright, 8-bit RGB) → resize and crop → uint8 [crop, crop, 3]
 
-Scaling to 0..1 and normalising are inside the ONNX graph. Pillow decodes, because of the decoders measured it alone
-(guarded) failed on none of 139 bad files (research/reliability.md, section 3). Of undamaged baseline JPEGs, which are
-nearly all, simplejpeg returns the same pixels in less CPU time (plain_jpegs.py). Resizing computes only the cropped
-part, which is within one grey level of torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md,
-section 3). JPEGs are decoded at 1/2, 1/4 or 1/8 if at least twice the needed size is left. The crop then differs by
-less than half a grey level on average.
+If the bundle was made so, the crop is converted to sRGB. Scaling to 0..1 and normalising are inside the ONNX graph.
+Pillow decodes, because of the decoders measured it alone (guarded) failed on none of 139 bad files
+(research/reliability.md, section 3). Of undamaged baseline JPEGs, which are nearly all, simplejpeg returns the same
+pixels in less CPU time (plain_jpegs.py). Resizing computes only the cropped part, which is within one grey level of
+torchvision's Resize + CenterCrop on Pillow images (research/ceilings.md, section 3). JPEGs are decoded at 1/2, 1/4 or
+1/8 if at least twice the needed size is left. The crop then differs by less than half a grey level on average.
 """
 
 import math

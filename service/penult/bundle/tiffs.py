@@ -1,4 +1,4 @@
-"""The first page of a TIFF: read its directory, check every number in it, and write one that holds nothing else.
+"""Read the first page of a TIFF: check its directory, and write one that holds nothing else.
 
 libtiff and Pillow read whole directories: 65,535 entries that may each name the same 60 MB, further pages, EXIF. The
 directory written here has the entries that pixels need, at most 24, whose strips or tiles lie within the file.

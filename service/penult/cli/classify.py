@@ -21,7 +21,7 @@ _NEIGHBOURS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `penult classify`."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG or WebP files, or folders of them")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_model_arguments(parser)
     add_connection_arguments(parser)
     parser.add_argument(

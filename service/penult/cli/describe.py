@@ -22,7 +22,7 @@ _NOT_AS_TEXT = "descriptors are written as Parquet (--json without --out prints 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `penult describe`."""
-    parser.add_argument("images", metavar="IMAGE", nargs="*", help="JPEG, PNG or WebP files, or folders of them")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them")
     add_model_arguments(parser)
     add_connection_arguments(parser)
     bulk = parser.add_argument_group("any number of photos, into a file")

@@ -30,7 +30,7 @@ from penult.folders.names import normalised
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `penult lookup`."""
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG or WebP files, or folders of them")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--collection", "-c", required=True, metavar="C", help="collection to search")
     parser.add_argument("-k", type=count, default=10, metavar="N", help="neighbours per photo (%(default)s)")
     parser.add_argument(

@@ -28,7 +28,7 @@ _Answer = TypeVar("_Answer", ClassifyAnswer, DescribeAnswer)
 
 
 def photos_in(folder: str | Path, left_out: LeftOut | None = None) -> list[Path]:
-    """Return the JPEG, PNG and WebP files below a folder, in order of name.
+    """Return the image files below a folder, in order of name.
 
     Links are followed. Hidden files and folders are skipped.
 

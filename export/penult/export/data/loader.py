@@ -163,8 +163,8 @@ class PhotoReader:
 def as_served(data: bytes, spec: Preprocess) -> bytes:
     """Return an encoded photo as a bundle stores it, for every service to read.
 
-    It stays as it is if it has a format that every service accepts, and is a PNG of the same pixels otherwise. If it
-    would make the bundle slow to load, it is a smaller PNG. A PNG keeps the ICC profile.
+    A photo in a format that every service accepts stays as it is. Another becomes a PNG of the same pixels. If it would
+    make the bundle slow to load, it becomes a smaller PNG. A PNG keeps the ICC profile.
     """
     try:
         open_image(data, _GOLDEN_LIMITS)
