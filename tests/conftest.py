@@ -106,6 +106,36 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def zeros(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digit 0 as train/0 (60 photos) and test/0 (20), with the digits 1 to 3 in test/ (10 each)."""
+    folder = tmp_path_factory.mktemp("photos") / "zeros"
+    for part, digit, count in (("train", "0", 60), ("test", "0", 20), *(("test", other, 10) for other in "123")):
+        (folder / part / digit).mkdir(parents=True)
+        for source in sorted((digits / part / digit).iterdir())[:count]:
+            (folder / part / digit / source.name).write_bytes(source.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_class(zeros: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with `zero`, a model of one class: version 1 by nearest photos, version 2 by a one-class SVM."""
+    from tests.fixtures.trained import cached
+
+    def make(folder: Path) -> None:
+        from penult.export.config.refit import RefitSettings
+        from penult.export.config.train import TrainSettings
+        from penult.export.jobs.refit import refit
+        from penult.export.jobs.train import train
+
+        out = folder / "zero"
+        train(TrainSettings(zeros, out, arch="tiny5", weights=str(tiny_weights), device="cpu", false_alarms=0.1,
+                            outliers=zeros / "test"))  # fmt: skip
+        refit(RefitSettings(out, data=zeros, novelty="svm", outliers=zeros / "test"))
+
+    return shutil.copytree(cached("one-class", make), tmp_path_factory.mktemp("one-class") / "copy")
+
+
+@pytest.fixture(scope="session")
 def models(trained) -> Path:
     """A model repository that holds `digits`, version 1."""
     return trained.folder.parent.parent

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_connection_arguments(parser)
     parser.add_argument(
-        "--scorer", choices=("dense", "svm", "neighbours"), help="what scores the classes (default: the model's own)"
+        "--scorer",
+        choices=("dense", "svm", "neighbours", "novelty"),
+        help="what scores the classes (default: the model's own)",
     )
     parser.add_argument("--collection", "-c", default="", metavar="C", help="collection to look up neighbours in")
     parser.add_argument("-k", type=count, metavar="N", help=f"neighbours per photo ({_NEIGHBOURS})")
@@ -54,7 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     last = last_answer(answers)
     header = ["image", "label", "probability", "distance", "score", "error"]
     code = print_answers(arguments, answers, header, rows, values, scorer=last.scorer)
-    if last.novelty_threshold is not None and not arguments.json:
+    if last.scorer == "novelty" and not arguments.json:
+        print(
+            "distance: to the training photos; above 1 a photo is novel. "
+            "probability: share of held-out photos of the class at least as far"
+        )
+    elif last.novelty_threshold is not None and not arguments.json:
         print("distance: to the training photos; above 1 a photo is novel, and its class may be meaningless")
     return code
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.svm import OneClassSVM
@@ -67,12 +68,14 @@ class OneClassSvm:
     def novelty(self, descriptors: Floats) -> Floats:
         """Return the novelty, float32 [N], of descriptors float32 [N, length], as the service computes it.
 
-        penult.service.models.svm.one_class describes it.
+        penult.service.models.svm.one_class describes it. scikit-learn's score_samples() subtracts the offset and adds
+        it again, which leaves nothing of the small sums of distant photos.
         """
         total, gamma = float(self.svm.dual_coef_.sum()), float(self.svm.gamma)
         found = np.empty(len(descriptors), dtype=np.float32)
         for rows in pieces(len(descriptors), max(len(self.svm.support_vectors_), descriptors.shape[1])):
-            mean = self.pipeline.score_samples(descriptors[rows]) / total
+            kernel = rbf_kernel(unit_rows(descriptors[rows]), self.svm.support_vectors_, gamma)
+            mean = kernel @ self.svm.dual_coef_[0] / total
             found[rows] = -np.log(np.maximum(mean, np.finfo(np.float64).tiny)) / (2 * gamma)
         return np.clip(found, np.float32(0), np.float32(2))
 

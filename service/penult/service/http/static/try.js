@@ -14,8 +14,9 @@ function offer(models) {
 }
 
 function probabilities(name, classes, isDefault) {
+  const title = name === "novelty" ? "Held-out photos that are at least as far" : name;
   const rows = classes.map((each) => make("tr", {}, rowHead("name", each.label), cell("wide", bar(each.probability)), cell("number", percent(each.probability))));
-  return make("div", {}, make("h4", {}, name, isDefault ? make("span", { class: "quiet" }, ", the default") : null), table([], rows));
+  return make("div", {}, make("h4", {}, title, isDefault && title === name ? make("span", { class: "quiet" }, ", the default") : null), table([], rows));
 }
 
 function nearest(items) {
@@ -29,15 +30,17 @@ function nearest(items) {
 
 function verdict(data) {
   const [best] = data.scorers[data.default_scorer];
-  return make("div", {}, make("p", { class: "figure" }, make("b", {}, best.label), ` ${percent(best.probability)}`),
+  // A model of one class gives no probability of the class.
+  const isOne = data.default_scorer === "novelty", said = isOne && data.is_novel ? `unlike ${best.label}` : best.label;
+  return make("div", {}, make("p", { class: "figure" }, make("b", {}, said), isOne ? null : ` ${percent(best.probability)}`),
     make("p", { class: "quiet" }, `${data.model} version ${data.version}, in ${time(data.ms)}`),
     isKnown(data.novelty) ? novelty(data.novelty / data.novelty_threshold, data.is_novel, data) : null);
 }
 
 // How far the photo is from the training photos, on a scale on which 1 is the model's limit. Below 1 nothing is promised.
-function novelty(ratio, isNovel, { novelty_threshold: threshold, novelty_limit: limit }) {
+function novelty(ratio, isNovel, { default_scorer: scorer, novelty_threshold: threshold, novelty_limit: limit }) {
   const top = 2, usual = limit.usual / threshold, times = `${ratio.toFixed(2)} × the limit`;
-  const sentence = isNovel ? `▲ ${times}: further from the training photos than the model's own photos usually are. The class may mean nothing.`
+  const sentence = isNovel ? `▲ ${times}: further from the training photos than the model's own photos usually are.${scorer === "novelty" ? "" : " The class may mean nothing."}`
     : `${times}: no further from the training photos than the model's own photos usually are. A photo of something else can be that near, too.`;
   const few = limit.photos ? `${percent(1 - limit.share_above)} of ${number(limit.photos)} held-out photos are below 1, half of them below ${usual.toFixed(2)}. `
     + `Of further photos of their kind, ${percent(limit.interval[0])} to ${percent(limit.interval[1])} are above 1 (95 % interval).`
