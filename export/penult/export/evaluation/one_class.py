@@ -68,8 +68,8 @@ class OneClassSvm:
     def novelty(self, descriptors: Floats) -> Floats:
         """Return the novelty, float32 [N], of descriptors float32 [N, length], as the service computes it.
 
-        penult.service.models.svm.one_class describes it. scikit-learn's score_samples() subtracts the offset and adds
-        it again, which leaves nothing of the small sums of distant photos.
+        penult.service.models.svm.one_class describes it. scikit-learn's score_samples() is not used. It subtracts the
+        offset and adds it again, so that the small sums of distant photos are lost.
         """
         total, gamma = float(self.svm.dual_coef_.sum()), float(self.svm.gamma)
         found = np.empty(len(descriptors), dtype=np.float32)
