@@ -32,7 +32,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help setup demo serve unit test test-system test-nightly coverage soak overload kills fuzz audit check fmt
-.PHONY: proto lock image bench bench-peers pictures bench-learning architecture clean
+.PHONY: proto lock image bench bench-peers pictures bench-learning bench-suspects architecture clean
 
 help:
 	@sed -n '3,13s/^# *//p' Makefile
@@ -159,6 +159,14 @@ pictures: setup
 bench-learning: setup
 	@$(BIN)/python bench/training.py
 
+# cleanlab beside the environment too: a benchmark compares rankings with it.
+$(TOOLS)/cleanlab/.ready: $(UV) locks/cleanlab.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --target $(TOOLS)/cleanlab --require-hashes -r locks/cleanlab.txt
+	@touch $@
+
+bench-suspects: setup $(TOOLS)/cleanlab/.ready
+	@PYTHONPATH=$(TOOLS)/cleanlab $(BIN)/python bench/suspects.py
+
 # Atheris beside the environment, not in it: its wheels are for some Pythons and Linux only. What it finds worth keeping
 # stays in $(TOOLS)/fuzz-corpus for the next time, an input that breaks something in tests/fuzz/crashes.
 FUZZ_SECONDS ?= 60
@@ -188,6 +196,7 @@ lock: $(UV)
 	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'pip-audit' | $(LOCK) - -o locks/audit.txt
+	@echo 'cleanlab==2.9.0' | $(LOCK) --constraints locks/dev.txt - -o locks/cleanlab.txt
 	@{ printf 'kserve==0.21.0\nmosec==0.9.8\nsimplejpeg\npillow\n'; sed -nE 's/^onnxruntime-gpu(==[^ ;]+).*/onnxruntime\1/p' locks/dev.txt; } | $(LOCK) - -o locks/peers.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
 	@cd locks/typescript && npm update --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --silent

@@ -28,6 +28,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
 
 # What each command does. Its module is penult.cli.NAME.
 _COMMANDS = {
+    "inspect": "Find suspect labels, copies and weak photos before training.",
     "train": "Fine-tune on a folder of labelled photos and publish a bundle.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",

@@ -1,7 +1,8 @@
 """Describe photos with a network as it is: one with given weights, or the network of a published model.
 
 Descriptors are cached on disk by photo and network, so a second run reads photos and runs the network for new photos
-only. PyTorch is imported when a network with given weights is exported, and never for a published model.
+only. PyTorch is needed to export a network with given weights (penult.export.jobs.export_frozen), and not for a
+published model.
 """
 
 import hashlib
@@ -13,24 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from penult.bundle.manifest import DENSE, Manifest
 from penult.bundle.preprocess import Preprocess
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
 from penult.console import say
 from penult.export.config import known_networks
-from penult.export.config.train import TrainSettings
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.row_cache import RowCache
 from penult.export.data.splitting import Photo
+from penult.export.jobs.export_frozen import draft, export
 from penult.export.networks import weights_file
 from penult.export.onnx import runtime
 
 _BATCH = 16
 # The cache is written after so many new photos, so that an interrupted run loses little.
 _SAVE_EVERY = 8192
-# A manifest needs two names; nothing reads the head's answers.
-_NO_CLASSES = ("a", "b")
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,15 @@ def of_weights(arch: str, weights: str, preprocess: Preprocess | None = None) ->
     is_file = weights != "none" and weights not in weights_file.DOWNLOADS
     content = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if is_file else weights
     identity = json.dumps([arch, content, spec.as_json()], sort_keys=True)
+
+    def load() -> runtime.ExportedModel:
+        say(f"exporting {arch} to ONNX")
+        return runtime.ExportedModel(export(arch, weights, spec), draft(arch, spec))
+
     name = (
         f"{arch} with {Path(weights).name if is_file else weights} weights" if weights != "none" else f"random {arch}"
     )
-    return FrozenNetwork(name, spec, network.descriptor_length, identity, lambda: _export(arch, weights, spec))
+    return FrozenNetwork(name, spec, network.descriptor_length, identity, load)
 
 
 def of_model(model: Path, version: int | None = None) -> FrozenNetwork:
@@ -136,16 +139,3 @@ def of_model(model: Path, version: int | None = None) -> FrozenNetwork:
         manifest.fingerprint,
         lambda: runtime.ExportedModel(onnx, manifest),
     )
-
-
-def _export(arch: str, weights: str, spec: Preprocess) -> runtime.ExportedModel:
-    """Build a network and export it; raise SettingsError if the weights do not fit."""
-    from penult.export.networks.architectures import get
-    from penult.export.networks.network import build
-    from penult.export.onnx.convert import to_onnx
-
-    say(f"exporting {arch} to ONNX")
-    settings = TrainSettings(data=Path(), out=Path(), arch=arch, weights=weights, freeze=0)
-    net = build(get(arch), settings, len(_NO_CLASSES))
-    draft = Manifest(arch, _NO_CLASSES, spec, net.descriptor_length, DENSE, {})
-    return runtime.ExportedModel(to_onnx(net, draft), draft)

@@ -11,6 +11,7 @@ from pathlib import Path
 from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks, no_effect
+from penult.export.config.inspect import InspectSettings
 from penult.export.config.known_networks import Network
 from penult.export.config.photos import PhotoSource
 from penult.export.config.quantize import QuantizeSettings, check_precision, check_several
@@ -43,6 +44,16 @@ def check_training(settings: TrainSettings) -> None:
         check_outliers(settings.outliers)
     if not settings.dry_run:
         check_places(settings)
+
+
+def check_inspection(settings: InspectSettings) -> None:
+    """Raise the PenultError of `penult inspect` for everything that can be checked without its libraries."""
+    if settings.model:
+        choose_version(settings.model, settings.version)
+    else:
+        weights_file.check(settings.weights, known_networks.get(settings.arch))
+    check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
+    check_folder("--out", settings.out)
 
 
 def check_next_version(settings: VersionSettings) -> None:
