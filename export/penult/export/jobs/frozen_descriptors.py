@@ -8,13 +8,13 @@ published model.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from penult.bundle.preprocess import Preprocess
+from penult.bundle.preprocess import SRGB, Preprocess
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
 from penult.console import say
@@ -105,7 +105,7 @@ def of_weights(arch: str, weights: str, preprocess: Preprocess | None = None) ->
     """
     network = known_networks.get(arch)
     weights_file.check(weights, network)
-    spec = preprocess or network.preprocess
+    spec = preprocess or replace(network.preprocess, colors=SRGB)
     is_file = weights != "none" and weights not in weights_file.DOWNLOADS
     content = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if is_file else weights
     identity = json.dumps([arch, content, spec.as_json()], sort_keys=True)
