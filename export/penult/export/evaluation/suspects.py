@@ -101,7 +101,7 @@ def leave_out_probabilities(
 def nearest(
     inputs: Floats, rows: Rows, wanted: NDArray[np.int64], labels: NDArray[np.int64], units: Sequence[str]
 ) -> Rows:
-    """Return for each of `rows` the nearest photo of class `wanted`, outside the photo's own unit; -1 if there is none.
+    """Return the nearest photo of class `wanted` for each of `rows`, outside its unit; -1 if there is none.
 
     Args:
         inputs: What prepared() returns, [N, length].

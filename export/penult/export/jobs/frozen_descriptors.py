@@ -1,8 +1,7 @@
 """Describe photos with a network as it is: one with given weights, or the network of a published model.
 
-Descriptors are cached on disk by photo and network, so a second run reads photos and runs the network for new photos
-only. PyTorch is needed to export a network with given weights (penult.export.jobs.export_frozen), and not for a
-published model.
+Descriptors are cached on disk by photo and network, so a second run computes those of new photos only. PyTorch is
+needed to export a network with given weights (penult.export.jobs.export_frozen), and not for a published model.
 """
 
 import hashlib

@@ -196,7 +196,7 @@ def _class_rows(found: Inspection) -> list[dict[str, Any]]:
 
 
 def _confusions(ranking: Ranking | None) -> list[tuple[int, int, int]]:
-    """Return pairs of labels with their number of suspects: given, suggested, photos; the most frequent first."""
+    """Return the most frequent pairs of labels among suspects: label given, label suggested, photos."""
     if ranking is None:
         return []
     listed = ranking.listed
