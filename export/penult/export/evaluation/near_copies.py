@@ -1,0 +1,152 @@
+"""Find near-copies: photos of one moment, as bursts, video frames, resized, cropped and brightened copies are.
+
+Descriptors propose pairs, and the pixels decide. Descriptors of a frozen network are centered and whitened, which makes
+the cosine of photos that only share a class small (Jégou and Chum, Negative evidences and co-occurrences in image
+retrieval: the benefit of PCA and whitening, ECCV 2012). Each photo is then aligned with its nearest ones
+(penult.export.evaluation.alignment). Weights and thresholds were chosen on training photos (bench/near_copies.py).
+
+Photos are compared in blocks, so memory grows with their number and not with its square.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from penult.bundle.scores import Floats
+from penult.console import progress
+from penult.export.data.dataset import Photo
+from penult.export.data.loader import Cache, PhotoReader
+from penult.export.evaluation.alignment import SIDE, THUMBNAIL, Aligner, Grey, thumbnails
+
+# Each photo is aligned with at most so many others, and only above this cosine of whitened descriptors.
+_MAX_NEIGHBOURS, _MIN_COSINE = 10, 0.2
+# Whitening needs several photos per direction, else noise counts as much as content.
+_MAX_DIRECTIONS, _MIN_DIRECTIONS, _PHOTOS_PER_DIRECTION = 256, 2, 5
+# The similarity is the mean of correlation and cosine with these weights; both bounds are of it.
+_CORRELATION_WEIGHT, _COSINE_WEIGHT = 0.62, 0.38
+_IS_PAIR, _IS_SURE = 0.61, 0.7
+_MIN_CORRELATION = 0.55
+_BLOCK_ROWS, _BATCH = 256, 64
+
+ReadThumbnails = Callable[[Sequence[Photo]], Grey]
+
+
+class Pair(NamedTuple):
+    """Two photos by row, `row` before `other`, and how similar they are: above 0.6, and 1 for identical files."""
+
+    row: int
+    other: int
+    similarity: float
+
+
+def find_pairs(photos: Sequence[Photo], descriptors: Floats, read: ReadThumbnails | None = None) -> list[Pair]:
+    """Find the pairs of near-copies among photos, most similar first.
+
+    Args:
+        photos: The photos. Identical files need no comparison.
+        descriptors: [N, length], of a network that was not trained on these photos.
+        read: Returns thumbnails, uint8 [n, SIDE, SIDE], of some of the photos; None reads the files.
+
+    Raises:
+        DiskError: A photo can no longer be read.
+    """
+    first: dict[str, int] = {}
+    copies = [(first.setdefault(photo.sha256 or str(photo.path), row), row) for row, photo in enumerate(photos)]
+    different = np.array(list(first.values()), dtype=np.int64)
+    pairs = [Pair(row, other, 1.0) for row, other in copies if row != other]
+    if len(different) > 1:
+        candidates = _candidates(descriptors[different])
+        rows = sorted({row for candidate in candidates for row in candidate[:2]})
+        small = (read or _read)([photos[different[row]] for row in rows])
+        places = {row: place for place, row in enumerate(rows)}
+        aligner = Aligner(lambda row: small[places[row]])
+        for row, other, cosine in progress(candidates, "comparing photos", len(candidates)):
+            if similarity := _similarity(aligner.correlation(row, other), cosine):
+                pairs.append(Pair(int(different[row]), int(different[other]), similarity))
+    return sorted(pairs, key=lambda pair: (-pair.similarity, pair.row, pair.other))
+
+
+def group_ids(count: int, pairs: Iterable[Pair]) -> NDArray[np.int64]:
+    """Return a group for each of `count` photos, int64 [count]: the lowest row of its near-copies, its own if it has none.
+
+    Sure pairs always join. So that one doubtful pair does not chain two groups, it joins them only if another pair does
+    too. A photo that has doubtful pairs alone joins the group that it is most similar to.
+    """
+    parent = list(range(count))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    def join(pair: Pair) -> None:
+        low, high = sorted((root(pair.row), root(pair.other)))
+        parent[high] = low
+
+    ordered = sorted(pairs, key=lambda pair: -pair.similarity)
+    doubtful = [pair for pair in ordered if pair.similarity < _IS_SURE]
+    for pair in ordered[: len(ordered) - len(doubtful)]:
+        join(pair)
+    sizes = Counter(root(row) for row in range(count))
+    links = Counter(frozenset((root(pair.row), root(pair.other))) for pair in doubtful)
+    alone = {row for row, size in sizes.items() if size == 1}
+    supported = [pair for pair in doubtful if links[frozenset((root(pair.row), root(pair.other)))] > 1]
+    for pair in doubtful:
+        if ends := alone & {root(pair.row), root(pair.other)}:
+            alone -= ends
+            join(pair)
+    for pair in supported:
+        join(pair)
+    return np.array([root(row) for row in range(count)], dtype=np.int64)
+
+
+def _similarity(correlation: float, cosine: float) -> float:
+    """Return the similarity of a pair of near-copies; 0 if the photos are none."""
+    similarity = _CORRELATION_WEIGHT * correlation + _COSINE_WEIGHT * cosine
+    return min(similarity, 1.0) if similarity >= _IS_PAIR and correlation >= _MIN_CORRELATION else 0.0
+
+
+def _read(photos: Sequence[Photo]) -> Grey:
+    reader = PhotoReader(THUMBNAIL, Cache(0), _BATCH)
+    found = np.empty((len(photos), SIDE, SIDE), np.uint8)
+    at = 0
+    for pixels, _ in reader.crops(photos, "reading photos to compare"):
+        found[at : at + len(pixels)] = thumbnails(pixels)
+        at += len(pixels)
+    return found
+
+
+def _candidates(descriptors: Floats) -> list[tuple[int, int, float]]:
+    """Return the pairs to align, in order of rows: row, a later row, cosine."""
+    unit = _whitened(descriptors)
+    found: dict[tuple[int, int], float] = {}
+    for at in range(0, len(unit), _BLOCK_ROWS):
+        cosines = unit[at : at + _BLOCK_ROWS] @ unit.T
+        rows, others = np.nonzero(cosines > _MIN_COSINE)
+        starts = np.searchsorted(rows, np.arange(len(cosines) + 1))
+        for row, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+            near = others[start:end][np.argsort(-cosines[row, others[start:end]], kind="stable")]
+            for other in near[near != at + row][:_MAX_NEIGHBOURS].tolist():
+                found[min(at + row, other), max(at + row, other)] = float(cosines[row, other])
+    return [(row, other, found[row, other]) for row, other in sorted(found)]
+
+
+def _whitened(descriptors: Floats) -> NDArray[np.float32]:
+    """Return descriptors [N, length] centered, whitened in their main directions, and scaled to length 1."""
+    unit = descriptors / np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-12)
+    unit -= unit.mean(axis=0)
+    length = unit.shape[1]
+    covariance = np.zeros((length, length))
+    for at in range(0, len(unit), 4096):
+        block = unit[at : at + 4096].astype(np.float64)
+        covariance += block.T @ block
+    directions = min(_MAX_DIRECTIONS, max(_MIN_DIRECTIONS, len(unit) // _PHOTOS_PER_DIRECTION), length)
+    values, vectors = eigh(covariance, subset_by_index=(length - directions, length - 1))
+    kept = values > 1e-6 * max(values[-1], 1e-12)
+    rows = unit @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+    found: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return found
