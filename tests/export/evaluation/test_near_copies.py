@@ -62,7 +62,9 @@ def descriptors(clusters: NDArray[np.intp], noise: float = 0.1) -> NDArray[np.fl
 def test_copies_are_found_and_grouped(bursts: NDArray[np.uint8]) -> None:
     """Crops and brightness changes of one photo are one group."""
     sources = np.repeat(np.arange(_SOURCES), _COPIES)
-    pairs = find_pairs(photos(len(sources)), descriptors(sources), lambda some: bursts[[int(p.path.name) for p in some]])
+    pairs = find_pairs(
+        photos(len(sources)), descriptors(sources), lambda some: bursts[[int(p.path.name) for p in some]]
+    )
     assert all(sources[pair.row] == sources[pair.other] and 0.6 < pair.similarity <= 1 for pair in pairs)
     assert [pair.similarity for pair in pairs] == sorted((pair.similarity for pair in pairs), reverse=True)
     assert group_ids(len(sources), pairs).tolist() == (sources * _COPIES).tolist()
@@ -105,7 +107,7 @@ def test_rows_beyond_a_block_are_compared() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_photos(count: int, bursts: NDArray[np.uint8]) -> None:
-    """No, one or two photos are no special case."""
+    """No photo and one have no copies, and two can be copies of each other."""
     found = find_pairs(photos(count), descriptors(np.zeros(count, int)) if count else np.zeros((0, 64), np.float32),
                        lambda some: bursts[: len(some)])  # fmt: skip
     assert group_ids(count, found).tolist() == [0] * count

@@ -10,6 +10,7 @@ Photos are compared in blocks, so memory grows with their number and not with it
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +19,16 @@ from scipy.linalg import eigh
 
 from penult.bundle.scores import Floats
 from penult.console import progress
-from penult.export.data.dataset import Photo
 from penult.export.data.loader import Cache, PhotoReader
+from penult.export.data.splitting import Photo
 from penult.export.evaluation.alignment import SIDE, THUMBNAIL, Aligner, Grey, thumbnails
 
 # Each photo is aligned with at most so many others, and only above this cosine of whitened descriptors.
 _MAX_NEIGHBOURS, _MIN_COSINE = 10, 0.2
 # Whitening needs several photos per direction, else noise counts as much as content.
-_MAX_DIRECTIONS, _MIN_DIRECTIONS, _PHOTOS_PER_DIRECTION = 256, 2, 5
+_MAX_DIRECTIONS, _PHOTOS_PER_DIRECTION = 256, 5
+# So few photos are all aligned with each other, with an average cosine, as there is nothing to learn whitening from.
+_FEW, _AVERAGE_COSINE = 30, 0.6
 # The similarity is the mean of correlation and cosine with these weights; both bounds are of it.
 _CORRELATION_WEIGHT, _COSINE_WEIGHT = 0.62, 0.38
 _IS_PAIR, _IS_SURE = 0.61, 0.7
@@ -71,7 +74,7 @@ def find_pairs(photos: Sequence[Photo], descriptors: Floats, read: ReadThumbnail
 
 
 def group_ids(count: int, pairs: Iterable[Pair]) -> NDArray[np.int64]:
-    """Return a group for each of `count` photos, int64 [count]: the lowest row of its near-copies, its own if it has none.
+    """Return a group for each of `count` photos, int64 [count]: the lowest row of those that are near-copies.
 
     Sure pairs always join. So that one doubtful pair does not chain two groups, it joins them only if another pair does
     too. A photo that has doubtful pairs alone joins the group that it is most similar to.
@@ -122,13 +125,15 @@ def _read(photos: Sequence[Photo]) -> Grey:
 
 def _candidates(descriptors: Floats) -> list[tuple[int, int, float]]:
     """Return the pairs to align, in order of rows: row, a later row, cosine."""
+    if len(descriptors) <= _FEW:
+        return [(row, other, _AVERAGE_COSINE) for row, other in combinations(range(len(descriptors)), 2)]
     unit = _whitened(descriptors)
     found: dict[tuple[int, int], float] = {}
     for at in range(0, len(unit), _BLOCK_ROWS):
         cosines = unit[at : at + _BLOCK_ROWS] @ unit.T
         rows, others = np.nonzero(cosines > _MIN_COSINE)
         starts = np.searchsorted(rows, np.arange(len(cosines) + 1))
-        for row, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for row, (start, end) in enumerate(pairwise(starts.tolist())):
             near = others[start:end][np.argsort(-cosines[row, others[start:end]], kind="stable")]
             for other in near[near != at + row][:_MAX_NEIGHBOURS].tolist():
                 found[min(at + row, other), max(at + row, other)] = float(cosines[row, other])
@@ -144,7 +149,7 @@ def _whitened(descriptors: Floats) -> NDArray[np.float32]:
     for at in range(0, len(unit), 4096):
         block = unit[at : at + 4096].astype(np.float64)
         covariance += block.T @ block
-    directions = min(_MAX_DIRECTIONS, max(_MIN_DIRECTIONS, len(unit) // _PHOTOS_PER_DIRECTION), length)
+    directions = min(_MAX_DIRECTIONS, len(unit) // _PHOTOS_PER_DIRECTION, length)
     values, vectors = eigh(covariance, subset_by_index=(length - directions, length - 1))
     kept = values > 1e-6 * max(values[-1], 1e-12)
     rows = unit @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)

@@ -14,9 +14,8 @@ from penult.bundle.naming import name_to_publish, versions
 from penult.console import duration, table
 from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
-from penult.export.config.photos import PhotoSource
 from penult.export.config.train import FREEZE_ALL, STRETCH, TrainSettings
-from penult.export.data.dataset import Splits, load_splits
+from penult.export.data.dataset import Splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
@@ -26,7 +25,7 @@ from penult.export.jobs import dry_run_one_class, estimate
 from penult.export.jobs.dry_run_sweep import TrialPlan, trial_plans
 from penult.export.jobs.preflight import sweep_folder
 from penult.export.jobs.sweep_view import AXES
-from penult.export.jobs.train import check_svm
+from penult.export.jobs.train import check_svm, splits_of
 from penult.export.networks import architectures
 from penult.export.networks.architectures import Architecture
 from penult.export.networks.network import PenultNet, build, freeze_stages, parameter_groups
@@ -100,7 +99,7 @@ def show(settings: TrainSettings, as_json: bool = False) -> None:
     name_to_publish(settings.out)
     preprocess(settings)
     device = device_for(settings.device)
-    splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
+    splits = splits_of(settings)
     if len(splits.classes) == 1:
         only = dry_run_one_class.make(settings, splits)
         print(json.dumps(asdict(only)) if as_json else "\n".join(dry_run_one_class.lines(only)))

@@ -25,8 +25,17 @@ from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_int8
+from penult.export.jobs.near_copy_groups import recorded_groups
 from penult.export.jobs.packaging import Candidate, Result, publish_bundle
-from penult.export.jobs.refit import BATCH, TrainingRecord, draft, history_of, seed_of, splits_as_trained
+from penult.export.jobs.refit import (
+    BATCH,
+    TrainingRecord,
+    draft,
+    grouping_of,
+    history_of,
+    seed_of,
+    splits_as_trained,
+)
 from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.int8 import METHOD, to_int8
 from penult.export.onnx.runtime import ExportedModel
@@ -77,7 +86,8 @@ def quantize(settings: QuantizeSettings) -> Result:
     _gate(loss, settings, bundle)
     (test,) = _run(models[1:], reader.crops(splits.test, "describing test photos"))
     outputs = {"train": train[1], "val": val[1], "test": test}
-    metrics = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
+    metrics: dict[str, Any] = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
+    metrics |= recorded_groups(splits, grouping_of(settings, trained))
     history = history_of(settings, bundle)
     candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], metrics, history)
     return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)

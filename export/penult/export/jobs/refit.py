@@ -25,6 +25,7 @@ from penult.export.evaluation import svm, svm_cost
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs import one_class
+from penult.export.jobs.near_copy_groups import near_copies_as_trained, recorded_groups
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.onnx.runtime import ExportedModel
 from penult.folders.names import normalised
@@ -76,7 +77,7 @@ def refit(settings: RefitSettings) -> Result:
     train, seed = outputs["train"], seed_of(settings, record)
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
     manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
-    metrics = {"network_of_version": bundle.version}
+    metrics = {"network_of_version": bundle.version} | recorded_groups(splits, grouping_of(settings, record))
     candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
     return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
@@ -167,9 +168,10 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
         given or _recorded_fraction(record.settings.get(part))
         for part, given in (("val", settings.val), ("test", settings.test))
     )
-    grouped = settings.group_by or str(record.settings.get("group_by", NO_GROUPS))
+    grouped = grouping_of(settings, record)
     source = replace(PhotoSource.of(settings), group_by=grouped)
-    splits = load_splits(source, settings.model, val, test, seed_of(settings, record))
+    near_copies = near_copies_as_trained(grouped, settings.model, bundle)
+    splits = load_splits(source, settings.model, val, test, seed_of(settings, record), near_copies)
     splits = _reorder_classes(splits, record.classes, bundle.manifest.classes)
     # A network that was taken as it was given has seen none of the photos.
     is_given = bundle.manifest.has_one_class and not record.classes
@@ -177,6 +179,11 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
         splits = replace(splits, notes=(*splits.notes, _OTHER_PHOTOS))
     announce(bundle, splits, why_no_dense(splits, record))
     return splits
+
+
+def grouping_of(settings: VersionSettings, record: TrainingRecord) -> str:
+    """Return how the settings group photos, else how the network's training did."""
+    return settings.group_by or str(record.settings.get("group_by", NO_GROUPS))
 
 
 def seed_of(settings: VersionSettings, record: TrainingRecord) -> int:

@@ -27,8 +27,9 @@ from penult.export.evaluation import svm, svm_cost, whitening
 from penult.export.evaluation.diagnosis import diagnose
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs import one_class
+from penult.export.jobs import frozen_descriptors, one_class
 from penult.export.jobs.finished import finished_run
+from penult.export.jobs.near_copy_groups import near_copies, recorded_groups
 from penult.export.jobs.one_class import Choice
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.jobs.preflight import UNFINISHED, check_places
@@ -85,6 +86,17 @@ def train(settings: TrainSettings) -> Result:
         return result
 
 
+def splits_of(settings: TrainSettings) -> Splits:
+    """Read and split the photos of a run; raise PenultError.
+
+    If near-copies are to stay together, they are found with the weights that the run starts from.
+    """
+    grouped = near_copies(
+        settings.group_by, lambda: frozen_descriptors.of_weights(settings.arch, settings.weights, preprocess(settings))
+    )
+    return load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed, grouped)
+
+
 @contextmanager
 def started_run(settings: TrainSettings) -> Iterator[Run]:
     """Join the processes, check the places to write to, and read the photos once for all processes."""
@@ -96,7 +108,7 @@ def started_run(settings: TrainSettings) -> Iterator[Run]:
             silence()
         splits = None
         if processes.is_first:
-            splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
+            splits = splits_of(settings)
         splits = processes.same(splits)
         assert splits is not None  # the first process has read them
         no_effect.refuse_for(settings, len(splits.classes))
@@ -206,6 +218,7 @@ def publish(
     fitted = svm.fit(descriptors, labels, settings.seed, settings.svm, settings.class_weight)
     diagnosis = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
     metrics |= {"parity": asdict(parity), "verdict": diagnosis.as_json()}
+    metrics |= recorded_groups(splits, settings.group_by)
     architecture = architectures.get(settings.arch)
     learning = TrainingSummary(
         architecture=architecture,
