@@ -21,6 +21,7 @@ from penult.bundle.scores import wilson
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
+from penult.export.evaluation.copies_across import Across
 from penult.export.evaluation.metrics import against_validation, compare, evaluate
 from penult.export.report.report import command, predictions_csv, report_files
 
@@ -376,3 +377,23 @@ def test_predictions_can_name_any_photo():
     assert [row[0] for row in rows[1:]] == ["test/a.png", "b.png", "test/\\udcff,\n.png"]
     assert [row[1:3] for row in rows[1:]] == [["cat", "cat"], ["dog", "dog"], ["dog", "cat"]]
     assert {row[3] for row in rows[1:]} == {f"{1 / (1 + math.exp(-2)):.6f}"}
+
+
+def test_near_copies_are_shown(report_data: Callable):
+    """If test photos have near-copies among training photos, page and card show the accuracy without them."""
+    pair = Across("test", 4, Photo(Path("test/cat/4.png"), 0), "train", Photo(Path("train/cat/<9>.png"), 0), 0.912)
+    data = report_data(("cat", "dog"), near_copies=[pair])
+    figures = {"photos": 15, "accuracy": 0.8, "accuracy_95": [0.55, 0.93], "few_photos": True}
+    data.metrics["near_copies"] = {
+        "test_photos": 5, "val_photos": 0, "test_without": {"dense": figures, "svm": figures}, "pairs": [],
+    }  # fmt: skip
+    files = report_files(data)
+    page = files["report/index.html"].decode()
+    section = page[page.index('id="near-copies"') :].partition("</section>")[0]
+    assert section.count("12 of 15") == 2
+    assert section.count("data:image/jpeg") == 2
+    assert "cat/&lt;9&gt;.png" in section
+    assert "similarity 0.91" in section
+    assert files["MODEL_CARD.md"].decode().count("12 of 15 test photos") == 2
+    none = report_files(report_data(("cat", "dog")))
+    assert b"near-cop" not in none["report/index.html"] + none["MODEL_CARD.md"]

@@ -8,13 +8,14 @@ retrieval: the benefit of PCA and whitening, ECCV 2012). Each photo is then alig
 Photos are compared in blocks, so memory grows with their number and not with its square.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn
 from scipy.linalg import eigh
 
 from penult.bundle.scores import Floats
@@ -32,10 +33,12 @@ _FEW, _AVERAGE_COSINE = 30, 0.6
 # The similarity is the mean of correlation and cosine with these weights; both bounds are of it.
 _CORRELATION_WEIGHT, _COSINE_WEIGHT = 0.62, 0.38
 _IS_PAIR, _IS_SURE = 0.61, 0.7
-_MIN_CORRELATION = 0.55
+_MIN_CORRELATION = 0.5
+# Thumbnails propose the few pairs whose descriptors differ, which are those of a network trained on these photos.
+_MAX_HASH_NEIGHBOURS, _MIN_HASH_COSINE, _HASH_SIDE = 3, 0.5, 12
+# What such a pair's cosine counts as at least: it needs a correlation above 0.7.
+_HASH_COSINE = 0.45
 _BLOCK_ROWS, _BATCH = 256, 64
-
-ReadThumbnails = Callable[[Sequence[Photo]], Grey]
 
 
 class Pair(NamedTuple):
@@ -46,13 +49,16 @@ class Pair(NamedTuple):
     similarity: float
 
 
-def find_pairs(photos: Sequence[Photo], descriptors: Floats, read: ReadThumbnails | None = None) -> list[Pair]:
+def find_pairs(
+    photos: Sequence[Photo], descriptors: Floats, small: Grey | None = None, parts: Sequence[str] | None = None
+) -> list[Pair]:
     """Find the pairs of near-copies among photos, most similar first.
 
     Args:
-        photos: The photos. Identical files need no comparison.
-        descriptors: [N, length], of a network that was not trained on these photos.
-        read: Returns thumbnails, uint8 [n, SIDE, SIDE], of some of the photos; None reads the files.
+        photos: The photos. Of identical files the first one is compared, and the others are pairs with it.
+        descriptors: [N, length]. Those of a network that was not trained on these photos are the best.
+        small: Thumbnails of all photos, uint8 [N, SIDE, SIDE], which then propose pairs too. None reads the files.
+        parts: The split of each photo; pairs inside of one split are then left out, unless the files are identical.
 
     Raises:
         DiskError: A photo can no longer be read.
@@ -62,11 +68,16 @@ def find_pairs(photos: Sequence[Photo], descriptors: Floats, read: ReadThumbnail
     different = np.array(list(first.values()), dtype=np.int64)
     pairs = [Pair(row, other, 1.0) for row, other in copies if row != other]
     if len(different) > 1:
-        candidates = _candidates(descriptors[different])
+        candidates = _candidates(descriptors[different], None if small is None else small[different])
+        if parts is not None:
+            where: dict[int, set[str]] = defaultdict(set)
+            for (row, _), part in zip(copies, parts, strict=True):
+                where[row].add(part)
+            candidates = [c for c in candidates if len(where[different[c[0]]] | where[different[c[1]]]) > 1]
         rows = sorted({row for candidate in candidates for row in candidate[:2]})
-        small = (read or _read)([photos[different[row]] for row in rows])
+        shown = _read([photos[different[row]] for row in rows]) if small is None else small[different[rows]]
         places = {row: place for place, row in enumerate(rows)}
-        aligner = Aligner(lambda row: small[places[row]])
+        aligner = Aligner(lambda row: shown[places[row]])
         for row, other, cosine in progress(candidates, "comparing photos", len(candidates)):
             if similarity := _similarity(aligner.correlation(row, other), cosine):
                 pairs.append(Pair(int(different[row]), int(different[other]), similarity))
@@ -123,21 +134,39 @@ def _read(photos: Sequence[Photo]) -> Grey:
     return found
 
 
-def _candidates(descriptors: Floats) -> list[tuple[int, int, float]]:
-    """Return the pairs to align, in order of rows: row, a later row, cosine."""
+def _candidates(descriptors: Floats, small: Grey | None) -> list[tuple[int, int, float]]:
+    """Return the pairs to align, in order of rows: row, a later row, cosine of whitened descriptors."""
     if len(descriptors) <= _FEW:
         return [(row, other, _AVERAGE_COSINE) for row, other in combinations(range(len(descriptors)), 2)]
     unit = _whitened(descriptors)
-    found: dict[tuple[int, int], float] = {}
+    found = dict.fromkeys(_nearest(unit, _MAX_NEIGHBOURS, _MIN_COSINE), 0.0)
+    if small is not None:
+        hashed = _nearest(_whitened(_hashes(small)), _MAX_HASH_NEIGHBOURS, _MIN_HASH_COSINE)
+        found |= dict.fromkeys(hashed, _HASH_COSINE)
+    return [(row, other, max(least, float(unit[row] @ unit[other]))) for (row, other), least in sorted(found.items())]
+
+
+def _nearest(unit: NDArray[np.float32], count: int, cosine: float) -> set[tuple[int, int]]:
+    """Return the pairs of each row of `unit` [N, length] with the `count` nearest above a cosine, lower row first."""
+    found = set()
     for at in range(0, len(unit), _BLOCK_ROWS):
         cosines = unit[at : at + _BLOCK_ROWS] @ unit.T
-        rows, others = np.nonzero(cosines > _MIN_COSINE)
+        rows, others = np.nonzero(cosines > cosine)
         starts = np.searchsorted(rows, np.arange(len(cosines) + 1))
         for row, (start, end) in enumerate(pairwise(starts.tolist())):
             near = others[start:end][np.argsort(-cosines[row, others[start:end]], kind="stable")]
-            for other in near[near != at + row][:_MAX_NEIGHBOURS].tolist():
-                found[min(at + row, other), max(at + row, other)] = float(cosines[row, other])
-    return [(row, other, found[row, other]) for row, other in sorted(found)]
+            for other in near[near != at + row][:count].tolist():
+                found.add((min(at + row, other), max(at + row, other)))
+    return found
+
+
+def _hashes(small: Grey) -> Floats:
+    """Return the low frequencies of thumbnails, as perceptual hashes have them (pHash; Zauner 2010), not binarised."""
+    rows = np.empty((len(small), _HASH_SIDE**2 - 1), np.float32)
+    for at in range(0, len(small), _BLOCK_ROWS):
+        block = dctn(small[at : at + _BLOCK_ROWS].astype(np.float32), axes=(1, 2))[:, :_HASH_SIDE, :_HASH_SIDE]
+        rows[at : at + len(block)] = block.reshape(len(block), -1)[:, 1:]
+    return rows
 
 
 def _whitened(descriptors: Floats) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from penult.export.data.loader import Batch, Cache, PhotoReader
 from penult.export.data.splitting import Photo
 from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
+from penult.export.evaluation.alignment import SIDE, thumbnails
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_int8
 from penult.export.jobs.near_copy_groups import recorded_groups
@@ -206,10 +207,15 @@ def _svm_options(manifest: Manifest, trained: TrainingRecord) -> tuple[str, str]
 def _run(models: Sequence[ExportedModel], batches: Iterable[Batch]) -> list[SplitOutputs]:
     """Return the outputs of each model on the same photos."""
     rows: list[list[tuple[Floats, Floats, np.ndarray]]] = [[] for _ in models]
+    small = []
     for pixels, labels in batches:
         for model, of_model in zip(models, rows, strict=True):
             of_model.append((*model.run(pixels), labels))
-    return [SplitOutputs(*map(np.concatenate, zip(*of_model, strict=True))) for of_model in rows]
+        if pixels.shape[1] >= SIDE:
+            small.append(thumbnails(pixels))
+    shown = np.concatenate(small) if small else None
+    columns = ([np.concatenate(column) for column in zip(*of_model, strict=True)] for of_model in rows)
+    return [SplitOutputs(logits, descriptors, labels, shown) for logits, descriptors, labels in columns]
 
 
 def _min_cosine(before: Floats, after: Floats) -> float:

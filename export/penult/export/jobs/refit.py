@@ -23,7 +23,7 @@ from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.evaluation import svm, svm_cost
 from penult.export.evaluation.one_class_text import classes_text
-from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.evaluation.outputs import run_split
 from penult.export.jobs import one_class
 from penult.export.jobs.near_copy_groups import near_copies_as_trained, recorded_groups
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
@@ -71,8 +71,7 @@ def refit(settings: RefitSettings) -> Result:
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     outputs = {
-        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in PARTS
+        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
     }
     train, seed = outputs["train"], seed_of(settings, record)
     fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
@@ -95,8 +94,7 @@ def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRe
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     outputs = {
-        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in PARTS
+        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
     }
     before = bundle.manifest
     entry = {

@@ -26,7 +26,7 @@ from penult.export.disk import resumable, writing
 from penult.export.evaluation import svm, svm_cost, whitening
 from penult.export.evaluation.diagnosis import diagnose
 from penult.export.evaluation.one_class_text import classes_text
-from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.evaluation.outputs import SplitOutputs, run_split
 from penult.export.jobs import frozen_descriptors, one_class
 from penult.export.jobs.finished import finished_run
 from penult.export.jobs.near_copy_groups import near_copies, recorded_groups
@@ -263,8 +263,7 @@ def _exported(
     bound = 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
     say(f"parity: {parity.photos} photos, all labels identical, values within {bound:.0e} of the largest")
     outputs = {
-        part: SplitOutputs(*exported.run_all(reader.crops(getattr(splits, part), f"describing {part} photos")))
-        for part in PARTS
+        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
     }
     return exported, outputs, parity
 

@@ -13,7 +13,7 @@ from penult.bundle.scores import Floats, best_of
 from penult.export.data.splitting import Photo
 from penult.export.report.report_data import ReportData
 
-_MAX_PHOTOS = 12
+_MAX_PHOTOS, _MAX_PAIRS = 12, 6
 # Twice the width on the page, so that photos are sharp on phones.
 _SIDE_PIXELS, _QUALITY = 240, 80
 
@@ -26,6 +26,16 @@ class GalleryPhoto:
     true: str
     answer: str
     confidence: float
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """A photo and its near-copy in another split, as data URIs, with their splits, names and similarity."""
+
+    uris: tuple[str, str]
+    splits: tuple[str, str]
+    names: tuple[str, str]
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,24 @@ def gallery(report_data: ReportData) -> Gallery:
     held = report_data.validation
     val = _predictions(report_data, report_data.splits.val, held.scores[scorer], held.labels)
     return Gallery(val_errors=_show(report_data, val, val.confident_errors()), right=right)
+
+
+def near_copies(report_data: ReportData) -> list[ShownPair]:
+    """Return a few pairs of near-copies across splits; none if the report must not show photos."""
+    few = report_data.near_copies[:_MAX_PAIRS]
+    if report_data.crops is None or not few:
+        return []
+    crops = report_data.crops([photo for pair in few for photo in (pair.photo, pair.other)])
+    name = report_data.splits.name
+    return [
+        ShownPair(
+            (data_uri(crops[2 * place]), data_uri(crops[2 * place + 1])),
+            (pair.part, pair.other_part),
+            (name(pair.photo), name(pair.other)),
+            pair.similarity,
+        )
+        for place, pair in enumerate(few)
+    ]
 
 
 def _predictions(

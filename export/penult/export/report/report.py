@@ -23,7 +23,7 @@ from penult.export.evaluation.diagnosis import RULE
 from penult.export.evaluation.metrics import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
 from penult.export.report.figures import draw_figures
-from penult.export.report.gallery import gallery
+from penult.export.report.gallery import gallery, near_copies
 from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
 from penult.export.report.plot_style import SCORER_NAMES, WIDTH
 from penult.export.report.report_data import ReportData, TrainingSummary
@@ -156,6 +156,8 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "most_in_card": _MAX_IN_CARD,
         "has_errors": bool((default.labels != default.answers).any()),
         "gallery": gallery(report_data),
+        "copies": report_data.metrics.get("near_copies", {"test_photos": 0, "val_photos": 0}),
+        "copy_pairs": near_copies(report_data),
         "training": report_data.manifest.training.get("settings", {}),
         "command": command(settings, report_data.name) if settings else None,
         "dropout": report_data.learning.dropout if report_data.learning else None,

@@ -13,6 +13,7 @@ from penult.bundle.scores import Floats
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
+from penult.export.evaluation.copies_across import Across
 from penult.export.evaluation.diagnosis import Diagnosis
 from penult.export.training.history import History
 
@@ -58,6 +59,7 @@ class ReportData:
         descriptors: [N, length].
         learning: None if only the SVM is new.
         crops: Returns photos as uint8 [n, size, size, 3]; None if the report must not show photos.
+        near_copies: Test and validation photos with near-copies in other splits.
     """
 
     name: str
@@ -71,3 +73,4 @@ class ReportData:
     learning: TrainingSummary | None = None
     validation: Validation | None = None
     crops: Callable[[Sequence[Photo]], Pixels] | None = None
+    near_copies: Sequence[Across] = ()
