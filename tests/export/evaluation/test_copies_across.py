@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
-from penult.export.evaluation.alignment import SIDE
+from penult.export.data.thumbnails import SIDE
 from penult.export.evaluation.copies_across import Across, as_metrics, find_across, notes
 from penult.export.evaluation.metrics import evaluate
 from penult.export.evaluation.outputs import SplitOutputs
@@ -47,7 +47,7 @@ def test_photos_with_copies_in_other_splits(case: tuple[Splits, dict[str, SplitO
         ("test", 1, "train", "train/0.jpg"),
         ("val", 0, "train", "train/1.jpg"),
     ]
-    assert found[0].similarity == found[2].similarity == 1 > found[1].similarity > 0.6
+    assert found[0].similarity == found[2].similarity == 1 > found[1].similarity > 0.59
 
 
 def test_photos_without_thumbnails_are_not_compared(case: tuple[Splits, dict[str, SplitOutputs]]) -> None:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from penult.export.data.dataset import Photo
+from penult.export.data.thumbnails import SIDE, thumbnails
 from penult.export.evaluation import near_copies
-from penult.export.evaluation.alignment import SIDE, Aligner, thumbnails
+from penult.export.evaluation.alignment import Aligner
 from penult.export.evaluation.near_copies import Pair, find_pairs, group_ids
 
 _SOURCES, _COPIES = 12, 3

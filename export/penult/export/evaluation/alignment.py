@@ -13,15 +13,11 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from penult.bundle.preprocess import Pixels, Preprocess
+from penult.export.data.thumbnails import SIDE, Grey, resized
 
-SIDE = 64
-# A center crop of the same part of a photo as most networks see.
-THUMBNAIL = Preprocess(resize=73, crop=SIDE)
 # Relative to the other photo: steps of 5 % leave an error of at most 0.8 pixels at the edges.
 _SIDES = tuple(round(SIDE * 0.95**step) for step in range(8))
 _MIN_OVERLAP = 0.4
@@ -33,17 +29,6 @@ _DETAIL, _NEIGHBOURHOOD = 2.0, 5.0
 # Grey levels of noise: contrast below this is not raised to that of a textured surface.
 _NOISE = 3.0
 _CACHED = 384
-
-Grey = NDArray[np.uint8]
-
-
-def thumbnails(crops: Pixels) -> Grey:
-    """Return grey thumbnails, uint8 [n, SIDE, SIDE], of crops uint8 [n, crop, crop, 3]."""
-    small = np.empty((len(crops), SIDE, SIDE), np.uint8)
-    for row, crop in enumerate(crops):
-        grey = Image.fromarray(crop).convert("L")
-        small[row] = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    return small
 
 
 @dataclass(frozen=True)
@@ -84,7 +69,7 @@ class Aligner:
         if row in self._known:
             self._known.move_to_end(row)
             return self._known[row]
-        grey = Image.fromarray(self._thumbnail(row))
+        grey = self._thumbnail(row)
         found = tuple(_scaled(grey, side) for side in _SIDES)
         self._known[row] = found
         if len(self._known) > _CACHED:
@@ -92,8 +77,8 @@ class Aligner:
         return found
 
 
-def _scaled(grey: Image.Image, side: int) -> _Scaled:
-    pixels = np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR), np.float32)
+def _scaled(grey: Grey, side: int) -> _Scaled:
+    pixels = resized(grey, side).astype(np.float32)
     detail = pixels - gaussian_filter(pixels, _DETAIL)
     detail /= np.sqrt(gaussian_filter(detail * detail, _NEIGHBOURHOOD)) + _NOISE
     energy = np.zeros((side + 1, side + 1), np.float32)

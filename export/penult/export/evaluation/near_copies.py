@@ -20,9 +20,9 @@ from scipy.linalg import eigh
 
 from penult.bundle.scores import Floats
 from penult.console import progress
-from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.splitting import Photo
-from penult.export.evaluation.alignment import SIDE, THUMBNAIL, Aligner, Grey, thumbnails
+from penult.export.data.thumbnails import Grey, read_thumbnails
+from penult.export.evaluation.alignment import Aligner
 
 # Each photo is aligned with at most so many others, and only above this cosine of whitened descriptors.
 _MAX_NEIGHBOURS, _MIN_COSINE = 10, 0.2
@@ -32,17 +32,17 @@ _MAX_DIRECTIONS, _PHOTOS_PER_DIRECTION = 256, 5
 _FEW, _AVERAGE_COSINE = 30, 0.6
 # The similarity is the mean of correlation and cosine with these weights; both bounds are of it.
 _CORRELATION_WEIGHT, _COSINE_WEIGHT = 0.62, 0.38
-_IS_PAIR, _IS_SURE = 0.61, 0.7
+_IS_PAIR, _IS_SURE = 0.59, 0.7
 _MIN_CORRELATION = 0.5
 # Thumbnails propose the few pairs whose descriptors differ, which are those of a network trained on these photos.
 _MAX_HASH_NEIGHBOURS, _MIN_HASH_COSINE, _HASH_SIDE = 3, 0.5, 12
 # What such a pair's cosine counts as at least: it needs a correlation above 0.7.
 _HASH_COSINE = 0.45
-_BLOCK_ROWS, _BATCH = 256, 64
+_BLOCK_ROWS = 256
 
 
 class Pair(NamedTuple):
-    """Two photos by row, `row` before `other`, and how similar they are: above 0.6, and 1 for identical files."""
+    """Two photos by row, `row` before `other`, and how similar they are: above 0.59, and 1 for identical files."""
 
     row: int
     other: int
@@ -75,7 +75,7 @@ def find_pairs(
                 where[row].add(part)
             candidates = [c for c in candidates if len(where[different[c[0]]] | where[different[c[1]]]) > 1]
         rows = sorted({row for candidate in candidates for row in candidate[:2]})
-        shown = _read([photos[different[row]] for row in rows]) if small is None else small[different[rows]]
+        shown = read_thumbnails([photos[different[row]] for row in rows]) if small is None else small[different[rows]]
         places = {row: place for place, row in enumerate(rows)}
         aligner = Aligner(lambda row: shown[places[row]])
         for row, other, cosine in progress(candidates, "comparing photos", len(candidates)):
@@ -122,16 +122,6 @@ def _similarity(correlation: float, cosine: float) -> float:
     """Return the similarity of a pair of near-copies; 0 if the photos are none."""
     similarity = _CORRELATION_WEIGHT * correlation + _COSINE_WEIGHT * cosine
     return min(similarity, 1.0) if similarity >= _IS_PAIR and correlation >= _MIN_CORRELATION else 0.0
-
-
-def _read(photos: Sequence[Photo]) -> Grey:
-    reader = PhotoReader(THUMBNAIL, Cache(0), _BATCH)
-    found = np.empty((len(photos), SIDE, SIDE), np.uint8)
-    at = 0
-    for pixels, _ in reader.crops(photos, "reading photos to compare"):
-        found[at : at + len(pixels)] = thumbnails(pixels)
-        at += len(pixels)
-    return found
 
 
 def _candidates(descriptors: Floats, small: Grey | None) -> list[tuple[int, int, float]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from penult.bundle.scores import Floats
 from penult.export.data.loader import Batch
-from penult.export.evaluation.alignment import SIDE, Grey, thumbnails
+from penult.export.data.thumbnails import SIDE, Grey, thumbnails
 from penult.export.onnx.runtime import ExportedModel
 
 

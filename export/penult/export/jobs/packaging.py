@@ -36,7 +36,7 @@ from penult.export.data.loader import as_served
 from penult.export.data.splitting import Photo
 from penult.export.disk import writing
 from penult.export.evaluation import drift_baseline
-from penult.export.evaluation.copies_across import as_metrics, find_across, notes
+from penult.export.evaluation.copies_across import Across, as_metrics, find_across, notes
 from penult.export.evaluation.metrics import against_validation, compare, evaluate, fit_temperature
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
@@ -201,9 +201,7 @@ def publish_bundle(
     manifest, metrics = measure(candidate.draft, splits, scores, {part: m.labels for part, m in outputs.items()})
     baseline = drift_baseline.fit(manifest, outputs, scores["val"], chosen.seed)
     novelty = drift_baseline.as_metrics(baseline, outputs)
-    if (across := find_across(splits, outputs)) is not None:
-        metrics["near_copies"] = as_metrics(across, splits, scores["test"], outputs["test"].labels)
-        splits = with_notes(splits, notes(metrics, manifest.default_scorer))
+    splits, across = _count_near_copies(splits, outputs, scores["test"], metrics)
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), "novelty": novelty, **candidate.metrics}
     golden = renew(fitted) if renew else make_goldens(manifest, splits.val, outputs["val"], exported, fitted)
     files = candidate.files | {
@@ -227,7 +225,7 @@ def publish_bundle(
         learning=learning,
         validation=Validation(scores["val"], outputs["val"].labels),
         crops=crops,
-        near_copies=across or (),
+        near_copies=across,
     )
     files |= report_files(report_data)
     files["report/predictions.csv"] = predictions_csv(splits, scores["test"], manifest.temperatures)
@@ -237,11 +235,18 @@ def publish_bundle(
         return Result(writer.publish(folder, manifest, files), metrics)
 
 
-def with_notes(splits: Splits, lines: Sequence[str]) -> Splits:
-    """Print notes, and return the splits with them."""
+def _count_near_copies(
+    splits: Splits, outputs: Mapping[str, SplitOutputs], scores: Mapping[str, Floats], metrics: dict[str, Any]
+) -> tuple[Splits, Sequence[Across]]:
+    """Add near-copies across splits to the metrics; return the splits with notes on them, and the near-copies."""
+    across = find_across(splits, outputs)
+    if across is None:
+        return splits, ()
+    metrics["near_copies"] = as_metrics(across, splits, scores, outputs["test"].labels)
+    lines = notes(metrics, metrics["default_scorer"])
     for line in lines:
         say(f"note: {line}")
-    return replace(splits, notes=(*splits.notes, *lines))
+    return replace(splits, notes=(*splits.notes, *lines)), across
 
 
 def make_goldens(

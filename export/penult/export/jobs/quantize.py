@@ -21,9 +21,9 @@ from penult.export.config.train import BALANCED, SVM_KERNELS, TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.loader import Batch, Cache, PhotoReader
 from penult.export.data.splitting import Photo
+from penult.export.data.thumbnails import SIDE, thumbnails
 from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
-from penult.export.evaluation.alignment import SIDE, thumbnails
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_int8
 from penult.export.jobs.near_copy_groups import recorded_groups
