@@ -49,7 +49,7 @@ def print_published(arguments: argparse.Namespace, result: Any, **more: object) 
         return 0
     print_table(*(_novelty_table if default == _NOVELTY else _table)(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
-    for sentence in _cautions(result.metrics):
+    for sentence in (*_choice(result.metrics), *_cautions(result.metrics)):
         print(sentence)
     print(f"bundle: {result.folder}")
     print(f"report: {link(result.folder / 'report' / 'index.html')}")
@@ -128,6 +128,11 @@ def _novelty_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     return head, rows
 
 
+def _choice(metrics: dict[str, Any]) -> list[str]:
+    """Return why the default scorer is the default; nothing if there was no choice."""
+    return [metrics["choice"]["sentence"]] if "choice" in metrics else []
+
+
 def _cautions(metrics: dict[str, Any]) -> list[str]:
     """Return warnings about the metrics: too few photos, or test and validation that disagree."""
     from penult.export.evaluation.accuracy import caution
@@ -144,7 +149,7 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
     metrics = result.metrics
-    names = ("default_scorer", "test", "test_against_validation")
+    names = ("default_scorer", "choice", "test", "test_against_validation")
     if metrics["default_scorer"] == _NOVELTY:
         names = ("default_scorer", "test", "novelty")
     kept = {name: metrics[name] for name in names if name in metrics}

@@ -23,6 +23,7 @@ from penult.export.config.train import TrainSettings
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm, svm_cost
+from penult.export.evaluation.svm_search import GRID, RBF_GAMMAS, RBF_GRID, Folds, Search, beats
 from penult.export.onnx.runtime import ExportedModel
 from penult.service.models.svm.scorer import load_scorer
 
@@ -72,7 +73,7 @@ def test_the_largest_score_is_the_prediction_where_classes_overlap(classes: int,
 
 def test_c_is_the_smallest_of_the_best():
     """Where every photo is named right by the smallest C, it is taken, and nothing else is tried."""
-    for kernel, grid in (("linear", svm.GRID), ("rbf", svm.RBF_GRID)):
+    for kernel, grid in (("linear", GRID), ("rbf", RBF_GRID)):
         fitted = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel=kernel)
         assert fitted.accuracy_by_c == {grid[0]: 1.0}
         assert fitted.c == fitted.pipeline[-1].C == grid[0]
@@ -83,8 +84,8 @@ def test_ties_do_not_end_the_search_and_the_smallest_wins():
     """Where no value is better than the smallest, but not all photos are right, the whole grid is tried."""
     labels = (np.arange(100) % 10 == 0).astype(np.int64)
     fitted = svm.fit(np.ones((100, 4), np.float32), labels, seed=0, kernel="linear")
-    assert fitted.accuracy_by_c == dict.fromkeys(svm.GRID, 0.9)
-    assert fitted.c == min(svm.GRID)
+    assert fitted.accuracy_by_c == dict.fromkeys(GRID, 0.9)
+    assert fitted.c == min(GRID)
 
 
 def test_c_is_searched():
@@ -95,9 +96,9 @@ def test_c_is_searched():
     descriptors[:, 0] += labels * 0.1 + rng.normal(0, 0.02, 200)
     fitted = svm.fit(descriptors, labels, seed=0, kernel="linear")
     accuracy = fitted.accuracy_by_c
-    assert accuracy[svm.GRID[0]] == 0.75
+    assert accuracy[GRID[0]] == 0.75
     assert accuracy[fitted.c] == max(accuracy.values()) > 0.95
-    assert fitted.c == fitted.pipeline[-1].C > svm.GRID[0]
+    assert fitted.c == fitted.pipeline[-1].C > GRID[0]
 
 
 def test_the_search_ends_where_c_only_hurts():
@@ -105,8 +106,8 @@ def test_the_search_ends_where_c_only_hurts():
     descriptors, labels = _blobs(4, 80, 12.0)
     fitted = svm.fit(descriptors, labels, seed=0, kernel="linear")
     tried = list(fitted.accuracy_by_c)
-    assert tried == list(svm.GRID[: len(tried)])
-    assert len(tried) < len(svm.GRID)
+    assert tried == list(GRID[: len(tried)])
+    assert len(tried) < len(GRID)
     best = max(fitted.accuracy_by_c.values())
     assert fitted.accuracy_by_c[fitted.c] == best
     assert fitted.accuracy_by_c[tried[-1]] < best
@@ -118,7 +119,7 @@ def test_gamma_is_searched_around_scikit_learns_scale():
     fitted = svm.fit(descriptors, labels, seed=0, kernel="rbf")
     (search,) = fitted.searches
     gammas = sorted({gamma for _, gamma in search.accuracy})
-    assert len(gammas) == len(svm.RBF_GAMMAS)
+    assert len(gammas) == len(RBF_GAMMAS)
     assert gammas[2] == pytest.approx(SVC(gamma="scale").fit(descriptors, labels)._gamma, rel=1e-3)
     assert search.accuracy[fitted.c, fitted.gamma] == max(search.accuracy.values())
     assert (fitted.pipeline[-1].C, fitted.pipeline[-1].gamma) == (fitted.c, fitted.gamma)
@@ -150,14 +151,14 @@ def test_auto_takes_the_better_kernel():
 def test_a_lead_within_two_standard_errors_is_none():
     """RBF replaces the linear kernel only where it names clearly more photos right."""
 
-    def search(kernel: str, right: int, photos: int = 100) -> svm.Search:
-        hits = np.arange(photos) < right
-        return svm.Search(kernel, 1.0, 0.0, {(1.0, 0.0): hits.mean()}, np.arange(photos), hits)
+    def search(kernel: str, right: int, photos: int = 100) -> Search:
+        hits = (np.arange(photos) < right)[None]
+        return Search(kernel, 1.0, 0.0, {(1.0, 0.0): hits.mean()}, np.arange(photos), hits)
 
     with ThreadPoolExecutor(1) as threads:
-        folds = svm._Folds(np.zeros(100, np.int64), 0, None, threads)
+        folds = Folds(np.zeros(100, np.int64), None, 0, None, threads)
     for right, better in ((79, False), (80, False), (83, False), (85, True)):
-        assert svm._beats(search("rbf", right), search("linear", 80), folds) is better
+        assert beats(search("rbf", right), search("linear", 80), folds) is better
 
 
 def test_balanced_weights_reach_the_estimator():
@@ -202,7 +203,7 @@ def test_leaving_one_out_at_once_is_leaving_each_out(
     labels[: 60 // classes] = 0  # classes of different sizes, so that weights matter
     (search,) = svm.fit(descriptors, labels, 0, "linear", class_weight).searches
     found = [_left_out(row, descriptors, labels, search.c, class_weight) == labels[row] for row in range(60)]
-    assert search.hits.tolist() == found
+    assert search.hits.tolist() == [found]
     assert 0.3 < search.hits.mean() < 1
 
 

@@ -198,13 +198,17 @@ def test_the_goldens_are_validation_photos_with_their_answers(uninterrupted: tup
     assert replay(bundle.goldens, bundle.manifest, ExportedModel(bundle.onnx, bundle.manifest).run, None) < 1e-4
 
 
-def test_the_default_scorer_is_the_better_one_on_validation(uninterrupted: tuple[Result, Path], trained: Result):
-    """Test photos do not choose: the scorer with more validation photos right is the default, the dense one on a tie."""
+def test_the_default_scorer_of_a_fine_tuned_network_is_chosen_by_validation_photos(
+    uninterrupted: tuple[Result, Path], trained: Result
+):
+    """The SVM is the default unless the dense head is clearly better on validation photos; the choice is recorded."""
     for result in (uninterrupted[0], trained):
-        dense, svm = (result.metrics["val"][name]["accuracy"] for name in ("dense", "svm"))
-        wanted = "svm" if svm > dense else "dense"
+        choice, val = result.metrics["choice"], result.metrics["val"]
+        assert (choice["rule"], choice["photos"]) == ("validation", val["svm"]["photos"])
+        assert choice["difference"] == pytest.approx(val["svm"]["accuracy"] - val["dense"]["accuracy"])
+        wanted = "dense" if choice["interval_95"][1] < 0 else "svm"
         assert json.loads((result.folder / "manifest.json").read_bytes())["default_scorer"] == wanted
-        assert result.metrics["default_scorer"] == wanted
+        assert result.metrics["default_scorer"] == choice["default_scorer"] == wanted
 
 
 def test_nothing_of_this_machine_is_published(uninterrupted: tuple[Result, Path], options: dict[str, Any]):

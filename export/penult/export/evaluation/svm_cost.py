@@ -27,6 +27,8 @@ RBF_MIN_PER_CLASS = 5.0
 _MIN_SEARCHED = 20
 # CPU seconds of a search with its final fits: RBF under `auto`, RBF requested by --svm rbf, linear.
 RBF_MAX_S, RBF_MAX_REQUESTED_S, LINEAR_MAX_S = 600.0, 7200.0, 100.0
+# Repeats of a cross-validation, as far as their searches and dense heads take at most so many CPU seconds.
+MAX_REPEATS, REPEATS_MAX_S = 5, 60.0
 # Tries of a search: values of C, for RBF times those of gamma; most searches end earlier.
 LINEAR_TRIES, RBF_TRIES = 11, 25
 # LIBLINEAR: ns for each photo, class and number of the descriptor.
@@ -37,6 +39,8 @@ _MAX_BYTES = 2 << 30
 # LIBSVM on a precomputed kernel: ns for each pair of photos and each pair of classes in a fit, and for each photo and
 # pair of classes in an answer.
 _RBF_PHOTO_PAIR_NS, _RBF_CLASS_PAIR_NS, _RBF_ANSWER_NS = 120.0, 50_000.0, 500.0
+# The dense head: ns for each photo, number and epoch, and for each photo, class, number and epoch.
+_HEAD_NS, _HEAD_CLASS_NS = 12.0, 1.0
 # Least squares: ns of fit and answers for each photo, class and number; then of the factorisation.
 _SQUARES_NS, _FACTOR_NS = 0.1, 1.0
 
@@ -88,6 +92,30 @@ def squares_s(counts: Counts) -> float:
     return 1e-9 * (LINEAR_TRIES * _SQUARES_NS * size * counts.classes + _FACTOR_NS * size * counts.length)
 
 
+def heads_s(counts: Counts, epochs: int) -> float:
+    """Return the CPU seconds of fitting a dense head in every fold."""
+    of_photo = counts.length * (_HEAD_NS + _HEAD_CLASS_NS * counts.classes)
+    return 1e-9 * epochs * (counts.folds - 1) * counts.photos * of_photo
+
+
+def repeats(kernel: str, counts: Counts, head_epochs: int = 0) -> int:
+    """Return how often a cross-validation is repeated: 0 if it is not one of all photos, else 1 to MAX_REPEATS.
+
+    Args:
+        kernel: "linear", "rbf" or "auto".
+        counts: The photos that are searched.
+        head_epochs: Epochs of each dense head; 0 if none is fitted.
+    """
+    if linear_share(counts) < 1 or (kernel == RBF and counts.photos > RBF_MAX_SEARCHED):
+        return 0
+    once = heads_s(counts, head_epochs) + (linear_search_s(counts) if kernel != RBF else 0)
+    if once > REPEATS_MAX_S:
+        return 0
+    if kernel == RBF or (kernel == AUTO and not why_no_rbf(counts)):
+        once += rbf_search_s(counts)
+    return int(min(max(REPEATS_MAX_S / max(once, 1e-9), 1), MAX_REPEATS))
+
+
 def why_no_rbf(counts: Counts) -> str:
     """Return why `auto` does not try RBF; "" if it does."""
     if counts.photos > RBF_MAX_SEARCHED:
@@ -97,6 +125,12 @@ def why_no_rbf(counts: Counts) -> str:
     if rbf_search_s(counts) > RBF_MAX_S:
         return f"it would compare all {counts.class_pairs:,} pairs of classes"
     return ""
+
+
+def search_here_s(kernel: str, counts: Counts, head_epochs: int) -> float:
+    """Return the seconds on this machine of a repeated search and of the dense heads beside it."""
+    times = repeats(kernel, counts, head_epochs)
+    return here_s(kernel, counts, max(times, 1)) + slowness() * times * heads_s(counts, head_epochs)
 
 
 def method(kernel: str, counts: Counts) -> str:
@@ -140,24 +174,24 @@ def check(kernel: str, counts: Counts) -> None:
         )
 
 
-def seconds(kernel: str, counts: Counts) -> float:
-    """Return the time in seconds of the search and the final fits, at most."""
+def seconds(kernel: str, counts: Counts, repeats: int = 1) -> float:
+    """Return the time in seconds of the search, on `repeats` divisions into folds, and the final fits, at most."""
     share, cores = linear_share(counts), os.cpu_count() or 1
     total = 0.0
     if kernel != RBF:
         if share:
             at_a_time = min(linear_threads(counts), counts.folds)
-            total += share * linear_search_s(counts) / at_a_time + 2 * linear_fit_s(counts)
+            total += repeats * share * linear_search_s(counts) / at_a_time + 2 * linear_fit_s(counts)
         else:
             total += squares_s(counts) / cores
     if kernel == RBF or (kernel == AUTO and not why_no_rbf(counts)):
-        total += rbf_search_s(counts) / min(cores, counts.folds)
+        total += repeats * rbf_search_s(counts) / min(cores, counts.folds)
     return total
 
 
-def here_s(kernel: str, counts: Counts) -> float:
+def here_s(kernel: str, counts: Counts, repeats: int = 1) -> float:
     """Return seconds() for this machine."""
-    return slowness() * seconds(kernel, counts)
+    return slowness() * seconds(kernel, counts, repeats)
 
 
 @cache
@@ -176,6 +210,6 @@ def _probe_s(unit: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return time.thread_time() - started
 
 
-def summary(kernel: str, counts: Counts) -> str:
+def summary(kernel: str, counts: Counts, repeats: int = 1) -> str:
     """Return a description of the search with its time on this machine."""
-    return f"{method(kernel, counts)}; about {duration(here_s(kernel, counts))} at most"
+    return f"{method(kernel, counts)}; about {duration(here_s(kernel, counts, repeats))} at most"

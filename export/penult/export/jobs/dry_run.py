@@ -125,6 +125,8 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
     batch = estimate.measure(net, architecture, settings, splits, reader, device)
     epoch_s, most_s = estimate.durations(splits, settings, batch, needed, device.type == "cpu")
     svm_s = svm_cost.here_s(settings.svm, counts)
+    if settings.freezes_all:
+        svm_s = svm_cost.search_here_s(settings.svm, counts, 0 if settings.whiten else settings.head_epochs)
     planned = Plan(
         architecture=settings.arch,
         weights=settings.weights,

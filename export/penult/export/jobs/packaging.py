@@ -36,6 +36,7 @@ from penult.export.data.loader import as_served
 from penult.export.data.splitting import Photo
 from penult.export.disk import writing
 from penult.export.evaluation import drift_baseline
+from penult.export.evaluation.choice import Choice
 from penult.export.evaluation.copies_across import Across, as_metrics, find_across, notes
 from penult.export.evaluation.metrics import against_validation, compare, evaluate, fit_temperature
 from penult.export.evaluation.outputs import SplitOutputs
@@ -76,6 +77,7 @@ class Candidate:
         exported: The ONNX model.
         outputs: Its outputs by split.
         svm: The SVM, fitted on the training photos alone.
+        choice: Why which scorer is the default; None if there is one scorer, or if the draft has a default.
         metrics: Further entries of metrics.json.
         files: Further files of the bundle: history.csv, if there is one.
     """
@@ -85,6 +87,7 @@ class Candidate:
     exported: ExportedModel
     outputs: Mapping[str, SplitOutputs]
     svm: FittedSvm
+    choice: Choice | None
     metrics: dict[str, Any]
     files: dict[str, bytes]
 
@@ -92,7 +95,8 @@ class Candidate:
 def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
     """Fit the chosen SVM again on training and validation photos, so that no label is left unused.
 
-    What validation photos decide (scorer, temperatures, gates) is decided before, by the SVM that has not seen them.
+    What validation photos decide (temperatures, gates, often the default scorer) is decided before, by the SVM that has
+    not seen them.
     """
     parts = [measured[part] for part in ("train", "val")]
     descriptors, labels = (np.concatenate([getattr(m, name) for m in parts]) for name in ("descriptors", "labels"))
@@ -127,15 +131,20 @@ def scored_rows(part: str, photos: int, classes: int) -> slice:
 
 
 def measure(
-    draft: Manifest, splits: Splits, scores: dict[str, dict[str, Floats]], labels: dict[str, np.ndarray]
+    draft: Manifest,
+    splits: Splits,
+    scores: dict[str, dict[str, Floats]],
+    labels: dict[str, np.ndarray],
+    choice: Choice | None = None,
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Calibrate the scorers and choose the default one on validation photos, then measure every split.
+    """Calibrate the scorers on validation photos, then measure every split.
 
     Args:
         draft: The manifest. If it has temperatures, they and its default scorer are kept.
         splits: The photos.
         scores: [N, classes] by split and scorer, as score() returns them.
         labels: [N] by split.
+        choice: The choice of the default scorer; None keeps the one of the draft, or takes the only scorer.
 
     Returns:
         The manifest with temperatures and default scorer, and the contents of metrics.json so far.
@@ -161,9 +170,10 @@ def measure(
         # All scorers or none have few photos: they share a table, which shows intervals or shares.
         few = any(m["few_photos"] for m in figures.values())
         figures.update({name: m | {"few_photos": few} for name, m in figures.items()})
-    # If both are equally good, the first is chosen: the dense head costs nothing.
-    best = max(metrics["val"], key=lambda name: metrics["val"][name]["accuracy"])
-    default = draft.default_scorer if known else best
+    default = draft.default_scorer
+    if not known:
+        default = choice.scorer if choice else next(iter(metrics["val"]))
+        metrics |= {"choice": choice.as_json()} if choice else {}
     if len(scores["val"]) > 1:
         metrics["comparison"] = {p: compare(scores[p][DENSE], scores[p][SVM], labels[p]) for p in ("test", "val")}
     metrics["test_against_validation"] = {
@@ -198,7 +208,8 @@ def publish_bundle(
     splits, outputs, chosen, exported = candidate.splits, candidate.outputs, candidate.svm, candidate.exported
     fitted = refit_on_all(chosen, outputs)
     scores = score(outputs, candidate.draft.stated_scorers or SCORERS, chosen, fitted)
-    manifest, metrics = measure(candidate.draft, splits, scores, {part: m.labels for part, m in outputs.items()})
+    labels = {part: m.labels for part, m in outputs.items()}
+    manifest, metrics = measure(candidate.draft, splits, scores, labels, candidate.choice)
     baseline = drift_baseline.fit(manifest, outputs, scores["val"], chosen.seed)
     novelty = drift_baseline.as_metrics(baseline, outputs)
     splits, across = _count_near_copies(splits, outputs, scores["test"], metrics)

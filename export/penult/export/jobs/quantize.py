@@ -24,6 +24,8 @@ from penult.export.data.splitting import Photo
 from penult.export.data.thumbnails import SIDE, thumbnails
 from penult.export.errors import QuantizeError
 from penult.export.evaluation import svm
+from penult.export.evaluation.choice import Choice, fit_and_choose
+from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.finished import finished_int8
 from penult.export.jobs.near_copy_groups import recorded_groups
@@ -34,8 +36,10 @@ from penult.export.jobs.refit import (
     draft,
     grouping_of,
     history_of,
+    plan_of,
     seed_of,
     splits_as_trained,
+    why_no_dense,
 )
 from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.int8 import METHOD, to_int8
@@ -68,7 +72,16 @@ def quantize(settings: QuantizeSettings) -> Result:
     )
     kernel, class_weights = _svm_options(bundle.manifest, trained)
     weight = None if class_weights == "none" else class_weights
-    fitted = [svm.fit(part.descriptors, part.labels, seed, kernel, weight) for part in train]
+    plan, groups = (
+        plan_of(bundle, trained, splits.sha256, kernel, weight, seed),
+        groups_of((*splits.train, *splits.val)),
+    )
+    has_dense = not why_no_dense(splits, trained)
+    decided = [
+        fit_and_choose(plan, {"train": of_train, "val": of_val}, groups, has_dense)
+        for of_train, of_val in zip(train, val, strict=True)
+    ]
+    fitted, choices = zip(*decided, strict=True)
     svm_entry = {
         "kernel": fitted[1].kernel,
         "class_weights": class_weights,
@@ -83,14 +96,14 @@ def quantize(settings: QuantizeSettings) -> Result:
     }
     manifest = draft(bundle, splits, trained, record)
     scorers = manifest.stated_scorers or SCORERS
-    loss = compare(val[0], val[1], fitted[0], fitted[1], scorers, settings.to)
+    loss = compare(val[0], val[1], fitted[0], fitted[1], scorers, settings.to, choices)
     _gate(loss, settings, bundle)
     (test,) = _run(models[1:], reader.crops(splits.test, "describing test photos"))
     outputs = {"train": train[1], "val": val[1], "test": test}
     metrics: dict[str, Any] = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
     metrics |= recorded_groups(splits, grouping_of(settings, trained))
     history = history_of(settings, bundle)
-    candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], metrics, history)
+    candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], choices[1], metrics, history)
     return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
 
@@ -143,6 +156,7 @@ def compare(
     svm_after: svm.FittedSvm,
     scorers: Sequence[str],
     kind: str = INT8,
+    choices: Sequence[Choice | None] = (None, None),
 ) -> dict[str, Any]:
     """Return what the precision `kind` costs on the same photos in the same order, as plain values for metrics.json.
 
@@ -165,8 +179,8 @@ def compare(
             "loss": 100 * (right[0] - right[1]) / len(before.labels),
             "agreement": float((named[0] == named[1]).mean()),
         }
-    # As in packaging.measure(), the first of equals.
-    default = {of: max(measured, key=lambda name: measured[name][of]) for of in (FLOAT, kind)}
+    names = [choice.scorer if choice else scorers[0] for choice in choices]
+    default = dict(zip((FLOAT, kind), names, strict=True))
     lost = 100 * (measured[default[FLOAT]][FLOAT] - measured[default[kind]][kind])
     return {
         "photos": len(before.labels),

@@ -22,6 +22,8 @@ from penult.export.data.outliers import load_outliers
 from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.evaluation import svm, svm_cost
+from penult.export.evaluation.choice import Plan, fit_and_choose
+from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import run_split
 from penult.export.jobs import one_class
@@ -73,11 +75,12 @@ def refit(settings: RefitSettings) -> Result:
     outputs = {
         part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
     }
-    train, seed = outputs["train"], seed_of(settings, record)
-    fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
+    plan = plan_of(bundle, record, splits.sha256, settings.kernel, settings.class_weight, seed_of(settings, record))
+    groups, has_dense = groups_of((*splits.train, *splits.val)), not why_no_dense(splits, record)
+    fitted, choice = fit_and_choose(plan, outputs, groups, has_dense)
     manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
     metrics = {"network_of_version": bundle.version} | recorded_groups(splits, grouping_of(settings, record))
-    candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
+    candidate = Candidate(manifest, splits, exported, outputs, fitted, choice, metrics, history_of(settings, bundle))
     return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
 
@@ -129,6 +132,17 @@ def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, mor
         files={},
         stated_logits_length=before.logits_length if before.logits_length > 1 else None,
     )
+
+
+def plan_of(
+    bundle: Bundle, record: TrainingRecord, data_sha256: str, kernel: str, class_weight: str | None, seed: int
+) -> Plan:
+    """Return the plan of an SVM on the network of `bundle`, for photos with this SHA-256 (that of Splits)."""
+    manifest = bundle.manifest
+    return Plan.of(
+        record.settings, manifest.architecture, kernel, class_weight, seed,
+        is_same=data_sha256 == record.data_sha256, is_whitened=manifest.is_whitened,
+    )  # fmt: skip
 
 
 def svm_record(

@@ -22,6 +22,8 @@ from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo, hold_out
 from penult.export.errors import DataError
 from penult.export.evaluation import svm
+from penult.export.evaluation.choice import fit_and_choose
+from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.jobs.packaging import Candidate, Result, publish_bundle, stable_rows
 from penult.export.jobs.refit import (
@@ -29,6 +31,7 @@ from penult.export.jobs.refit import (
     announce,
     draft,
     history_of,
+    plan_of,
     seed_of,
     svm_record,
     why_no_dense,
@@ -74,8 +77,9 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     announce(bundle, splits, no_dense)
     head = None if no_dense else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
     outputs = {part: _outputs(getattr(splits, part), stored, head) for part in PARTS}
-    train = outputs["train"]
-    fitted = svm.fit(train.descriptors, train.labels, seed, settings.kernel, settings.class_weight)
+    plan = plan_of(bundle, record, splits.sha256, settings.kernel, settings.class_weight, seed)
+    # The default scorer stays what it is; see below.
+    fitted, _ = fit_and_choose(plan, outputs, groups_of((*splits.train, *splits.val)), has_dense=False)
     more = svm_record(settings, bundle, splits, fitted, collection=stored.collection)
     manifest = draft(bundle, splits, record, more, no_dense)
     if not no_dense:
@@ -86,7 +90,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
         )
     metrics = {"network_of_version": bundle.version, "collection": stored.collection}
     exported = ExportedModel(bundle.onnx, bundle.manifest)
-    candidate = Candidate(manifest, splits, exported, outputs, fitted, metrics, history_of(settings, bundle))
+    candidate = Candidate(manifest, splits, exported, outputs, fitted, None, metrics, history_of(settings, bundle))
     return publish_bundle(settings.model, candidate, renew=partial(_renewed, bundle.goldens))
 
 

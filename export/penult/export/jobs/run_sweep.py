@@ -8,7 +8,9 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from penult.bundle.manifest import DENSE, SVM
 from penult.console import say
@@ -17,6 +19,7 @@ from penult.export.data.split_folders import PARTS
 from penult.export.disk import writing
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
+from penult.export.evaluation.choice import by_validation
 from penult.export.jobs import sweep_view
 from penult.export.jobs.plot_sweep import plot_sweep
 from penult.export.jobs.preflight import UNFINISHED, sweep_folder
@@ -70,15 +73,18 @@ def _run_trial(settings: TrainSettings, run: Run, trial: Trial, checkpoint: Path
         fitted = svm.fit(vectors["train"].numpy(), labels, chosen.seed, chosen.svm, chosen.class_weight)
     head = tuner.net.head.cpu().eval()
 
-    def accuracies(part: str) -> dict[str, float]:
+    def hits(part: str) -> dict[str, NDArray[np.bool_]]:
         with torch.no_grad():
             answers = {DENSE: head(vectors[part]).argmax(1).numpy()}
         if fitted:
             answers[SVM] = fitted.scores(vectors[part].numpy()).argmax(1)
-        return {name: float((answer == truth[part].numpy()).mean()) for name, answer in answers.items()}
+        return {name: answer == truth[part].numpy() for name, answer in answers.items()}
 
-    val, test = accuracies("val"), accuracies("test")
-    scorer = SVM if fitted and (trial.mode == FROZEN or val[SVM] > val[DENSE]) else DENSE
+    of_val, of_test = hits("val"), hits("test")
+    val, test = ({name: float(found.mean()) for name, found in of_part.items()} for of_part in (of_val, of_test))
+    scorer = DENSE
+    if fitted:
+        scorer = SVM if trial.mode == FROZEN else by_validation(of_val[SVM], of_val[DENSE]).scorer
     return Outcome(
         **asdict(trial),
         photos=len(splits.train),

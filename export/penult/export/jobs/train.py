@@ -24,7 +24,9 @@ from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.disk import resumable, writing
 from penult.export.evaluation import svm, svm_cost, whitening
+from penult.export.evaluation.choice import Plan, fit_and_choose
 from penult.export.evaluation.diagnosis import diagnose
+from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs, run_split
 from penult.export.jobs import frozen_descriptors, one_class
@@ -195,8 +197,9 @@ def fine_tune(
 def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_cost.Counts:
     """Return the counts that the SVM is fitted on; raise SettingsError if it, or whitening before it, cannot work."""
     whitening.check(settings.whiten, net.descriptor_length, len(splits.train))
-    labels = np.array([photo.label for photo in splits.train])
-    counts = svm.counts_of(labels, settings.whiten or net.descriptor_length)
+    photos = (*splits.train, *splits.val) if settings.freezes_all else splits.train
+    labels = np.array([photo.label for photo in photos])
+    counts = svm.counts_of(labels, settings.whiten or net.descriptor_length, groups_of(photos))
     svm_cost.check(settings.svm, counts)
     return counts
 
@@ -214,8 +217,11 @@ def publish(
         metrics["whitening"] = whitened
     draft = _draft(settings, splits, net, reader, **metrics)
     exported, outputs, parity = _exported(net, draft, splits, reader)
-    descriptors, labels = outputs["train"].descriptors, outputs["train"].labels
-    fitted = svm.fit(descriptors, labels, settings.seed, settings.svm, settings.class_weight)
+    plan = Plan.of(
+        settings.as_json(), settings.arch, settings.svm, settings.class_weight, settings.seed,
+        is_same=True, is_whitened=bool(settings.whiten),
+    )  # fmt: skip
+    fitted, choice = fit_and_choose(plan, outputs, groups_of((*splits.train, *splits.val)), has_dense=True)
     diagnosis = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
     metrics |= {"parity": asdict(parity), "verdict": diagnosis.as_json()}
     metrics |= recorded_groups(splits, settings.group_by)
@@ -232,7 +238,7 @@ def publish(
         },
         dropout=architecture.dropout if settings.dropout is None else settings.dropout,
     )
-    candidate = Candidate(draft, splits, exported, outputs, fitted, metrics, {HISTORY_NAME: history.to_csv()})
+    candidate = Candidate(draft, splits, exported, outputs, fitted, choice, metrics, {HISTORY_NAME: history.to_csv()})
     crops = reader.stack if settings.report_photos else None
     return publish_bundle(settings.out, candidate, crops, settings, learning)
 

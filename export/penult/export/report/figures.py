@@ -44,6 +44,8 @@ def _scorers(report_data: ReportData, confusions: Mapping[str, Confusions]) -> t
     metrics, test = report_data.metrics, report_data.metrics["test"]
     plots = {f"confusion_{name}.svg": plot_scorers.confusion(found, name) for name, found in confusions.items()}
     plots["scorers.svg"] = plot_scorers.accuracies(metrics)
+    if "choice" in metrics:
+        plots["choice.svg"] = plot_scorers.difference(metrics["choice"])
     if any(len(figures["reliability"]) > 1 for figures in test.values()):  # one point is not a diagram
         plots["reliability.svg"] = plot_scorers.reliability(test)
     bins = [[s, *part.values()] for s, m in test.items() for part in m["reliability"]]

@@ -100,6 +100,29 @@ def accuracies(metrics: Mapping[str, Any]) -> bytes:
         return svg(figure)
 
 
+def difference(choice: Mapping[str, Any]) -> bytes:
+    """Return the difference that chose the default scorer, with its 95 % interval and its repeats (SVG), in points."""
+    low, high = (100 * value for value in choice["interval_95"])
+    colour = SCORER_COLOURS.get(choice["verdict"], MUTED)
+    with style():
+        figure, axes = new(1.15)
+        axis: Axes = axes[0][0]
+        axis.axvline(0, color=INK, lw=1)
+        axis.plot([low, high], [0, 0], color=colour, lw=5, alpha=0.45, solid_capstyle="butt")
+        axis.plot(100 * choice["difference"], 0, "D", color=colour, ms=6)
+        repeats = [100 * value for value in choice["difference_by_repeat"]]
+        if len(repeats) > 1:
+            axis.plot(repeats, [-0.5] * len(repeats), "o", color=MUTED, ms=3)
+        widest = max(1.0, 1.1 * max(abs(low), abs(high)))
+        axis.set_xlim(-widest, widest)
+        axis.set_ylim(-0.9, 0.6)
+        axis.set_yticks([])
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel("points of accuracy: dense head ← → SVM")
+        axis.set_title("SVM minus dense head")
+        return svg(figure)
+
+
 def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Return accuracy against confidence (SVG) in bins of equally many photos, by scorer, with 95 % intervals."""
     with style():

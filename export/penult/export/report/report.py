@@ -18,6 +18,7 @@ from penult.drawing import inline
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.evaluation import accuracy
+from penult.export.evaluation.choice import RULES
 from penult.export.evaluation.confusions import Confusions, class_rows, classes_csv
 from penult.export.evaluation.diagnosis import RULE
 from penult.export.evaluation.metrics import SIGNIFICANCE
@@ -145,6 +146,7 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "caution": accuracy.caution(test[scorer]),
         "disagreement": disagreements.get(scorer, ""),
         "other_disagreements": [text for name, text in disagreements.items() if text and name != scorer],
+        "choice_rule": RULES.get(report_data.metrics.get("choice", {}).get("rule"), ""),
         "outcome": _outcome(report_data.metrics.get("comparison", {}).get("test")),
         "few_rule": accuracy.RULE,
         "many": many,
