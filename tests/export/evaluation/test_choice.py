@@ -55,7 +55,7 @@ def test_the_dense_head_must_be_clearly_better(photos: int, only: float, swap: b
         low, high = choice.interval
         assert -1 <= low < choice.difference < high <= 1 or choice.difference in (low, high)
         assert choice.difference == pytest.approx(svm_hits.mean() - dense_hits.mean())
-        assert (NO_DIFFERENCE in choice.sentence) == (verdict == NO_DIFFERENCE)
+        assert choice.sentence.lower().startswith(NO_DIFFERENCE) == (verdict == NO_DIFFERENCE)
 
 
 def test_equal_answers_of_few_photos_leave_the_difference_open():
@@ -159,7 +159,7 @@ def test_an_svm_alone_is_not_chosen(plan: Plan):
 def test_too_many_photos_are_not_repeated(monkeypatch: pytest.MonkeyPatch):
     """Repeats fall with the time of one, and where folds of all photos take too long, validation photos decide."""
     plan = Plan("linear", None, 0, is_frozen=True, head=HEAD)
-    for budget_s, repeats in ((0.13, 3), (0.05, 0)):
+    for budget_s, repeats in ((0.09, 3), (0.02, 0)):
         monkeypatch.setattr(svm_cost, "REPEATS_MAX_S", budget_s)
         counts = svm.counts_of(np.arange(60) % 4, 64)
         assert svm_cost.repeats("linear", counts, HEAD.head_epochs) == repeats
@@ -185,7 +185,7 @@ def test_copies_of_a_group_do_not_answer_for_each_other():
     descriptors = rng.normal(size=(60, 32)).astype(np.float32)[groups]
     labels = rng.integers(0, 2, 60)[groups]
     parted, whole = (svm.fit(descriptors, labels, 0, "linear", groups=given) for given in (None, groups))
-    assert parted.searches[0].best > 0.9
+    assert parted.searches[0].best > 0.8
     assert whole.searches[0].best < 0.7
     choice = _chosen(Plan("linear", None, 0, is_frozen=True, head=HEAD), groups=np.arange(60) // 2)[1]
     assert choice is not None

@@ -154,7 +154,7 @@ class Choice:
         said = {
             SVM: "The SVM is the default scorer, because it is clearly better",
             DENSE: "The dense head is the default scorer, because it is clearly better",
-            NO_DIFFERENCE: "The SVM is the default scorer, and no difference from the dense head was seen",
+            NO_DIFFERENCE: "No difference seen between SVM and dense head, so the SVM is the default scorer",
         }[self.verdict]
         return f"{said}: SVM minus dense head is {found} {how}."
 
