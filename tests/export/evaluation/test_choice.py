@@ -140,14 +140,14 @@ def test_a_frozen_network_whose_head_cannot_be_trained_anew_still_searches_c_on_
 
 
 def test_a_fine_tuned_network_is_not_cross_validated():
-    """Its validation photos decide the scorer, its training photos alone C, as in former versions."""
+    """Its validation photos decide the scorer, and its training photos alone whether C is not the usual one."""
     found, choice = _chosen(Plan("linear", None, 3))
     train = _few(48, 0)
-    before = svm.fit(train.descriptors, train.labels, 3, "linear")
+    alone = svm.fit(train.descriptors, train.labels, 3, "linear", is_fine_tuned=True)
     assert choice is not None
     assert (choice.rule, choice.photos) == (VALIDATION, 12)
-    assert found.to_bytes() == before.to_bytes()
-    assert found.as_json() | {"seconds": 0} == before.as_json() | {"seconds": 0}
+    assert found.to_bytes() == alone.to_bytes()
+    assert found.as_json() | {"seconds": 0} == alone.as_json() | {"seconds": 0}
 
 
 @pytest.mark.parametrize("plan", [Plan("linear", None, 0), Plan("linear", None, 0, is_frozen=True, head=HEAD)])

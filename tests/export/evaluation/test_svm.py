@@ -23,7 +23,7 @@ from penult.export.config.train import TrainSettings
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm, svm_cost
-from penult.export.evaluation.svm_search import GRID, RBF_GAMMAS, RBF_GRID, Folds, Search, beats
+from penult.export.evaluation.svm_search import GRID, RBF_GAMMAS, RBF_GRID, USUAL_C, Folds, Search, beats
 from penult.export.onnx.runtime import ExportedModel
 from penult.service.models.svm.scorer import load_scorer
 
@@ -99,6 +99,21 @@ def test_c_is_searched():
     assert accuracy[GRID[0]] == 0.75
     assert accuracy[fitted.c] == max(accuracy.values()) > 0.95
     assert fitted.c == fitted.pipeline[-1].C > GRID[0]
+
+
+def test_after_fine_tuning_the_usual_c_stays_unless_another_is_clearly_better():
+    """Photos that the network has pulled apart are right at every C, which is no reason for the smallest one."""
+    assert svm.fit(*_blobs(3, 120, 0.01), seed=0, is_fine_tuned=True).accuracy_by_c == {USUAL_C: 1.0}
+    descriptors, labels = _blobs(4, 80, 6.0)
+    plain, tuned = (svm.fit(descriptors, labels, 0, "linear", is_fine_tuned=known) for known in (False, True))
+    assert plain.c < tuned.c == USUAL_C
+    assert tuned.accuracy_by_c[plain.c] - tuned.accuracy_by_c[tuned.c] < 0.1
+    rng, labels = np.random.default_rng(0), (np.arange(200) % 4 == 0).astype(np.int64)
+    descriptors = np.ones((200, 8), np.float32)
+    descriptors[:, 0] += labels * 0.02 + rng.normal(0, 0.004, 200)
+    found = svm.fit(descriptors, labels, 0, "linear", is_fine_tuned=True)
+    assert found.c > USUAL_C
+    assert found.accuracy_by_c[found.c] > found.accuracy_by_c[USUAL_C] + 0.1
 
 
 def test_the_search_ends_where_c_only_hurts():
@@ -344,7 +359,7 @@ def test_training_photos_choose_it_and_test_photos_never_count(trained: Any, dig
     reader = PhotoReader(bundle.manifest.preprocess, Cache(1 << 24), settings.batch_size)
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     parts = [exported.run_all(reader.crops(photos, "test"))[1:] for photos in (splits.train, splits.val)]
-    chosen, published = svm.fit(*parts[0], settings.seed), pickle.loads(bundle.svm)
+    chosen, published = svm.fit(*parts[0], settings.seed, is_fine_tuned=True), pickle.loads(bundle.svm)
     descriptors, labels = (np.concatenate(values) for values in zip(*parts, strict=True))
     again = svm.fit_again(chosen, descriptors, labels)
     assert again.as_json() | {"seconds": 0} == trained.metrics["svm"] | {"seconds": 0}

@@ -217,7 +217,9 @@ def fit_and_choose(
     train, val = measured["train"], measured["val"]
     of_train, of_val = groups[: len(train.labels)], groups[len(train.labels) :]
     if not plan.is_frozen:
-        svm = fit(train.descriptors, train.labels, plan.seed, plan.kernel, plan.class_weight, of_train)
+        svm = fit(
+            train.descriptors, train.labels, plan.seed, plan.kernel, plan.class_weight, of_train, is_fine_tuned=True
+        )
         return svm, _on_validation(svm, val, of_val) if has_dense else None
     descriptors, labels = (
         np.concatenate([getattr(m, name) for m in (train, val)]) for name in ("descriptors", "labels")

@@ -32,9 +32,7 @@ def groups_of(photos: Iterable[Photo]) -> Rows:
 
     found = []
     for photo in photos:
-        keys = [
-            f"{kind} {name}" for kind, name in (("copy", photo.sha256), ("group", photo.group)) if name
-        ]
+        keys = [f"{kind} {name}" for kind, name in (("copy", photo.sha256), ("group", photo.group)) if name]
         known = [root(numbers[key]) for key in keys if key in numbers]
         number = min(known, default=len(parents))
         if not known:

@@ -127,6 +127,7 @@ def fit(
     class_weight: str | None = None,
     groups: Rows | None = None,
     repeats: int = 1,
+    is_fine_tuned: bool = False,
 ) -> FittedSvm:
     """Fit Normalizer and LinearSVC, or Normalizer and SVC.
 
@@ -141,6 +142,7 @@ def fit(
         class_weight: None or "balanced", as in scikit-learn.
         groups: [N], a number for each group of photos that folds must not part; None if there are no groups.
         repeats: How often the photos are divided into folds.
+        is_fine_tuned: True if the network may have learnt from these photos and labels.
 
     Raises:
         SettingsError: "rbf" would take hours.
@@ -155,7 +157,7 @@ def fit(
     with _quiet(), pool(svm_cost.linear_threads(counts)) as threads:
         folds = Folds(labels, groups, seed, class_weight, threads, repeats)
         if kernel != RBF:
-            searches.append(search_linear(descriptors, labels, folds, counts))
+            searches.append(search_linear(descriptors, labels, folds, counts, is_fine_tuned))
         # If the linear kernel is correct on all photos, RBF cannot be better.
         if kernel == RBF or (kernel == AUTO and not (svm_cost.why_no_rbf(counts) or searches[0].hits.all())):
             searches.append(search_rbf(descriptors, labels, folds))

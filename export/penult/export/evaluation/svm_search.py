@@ -26,6 +26,9 @@ GRID = tuple(float(f"{c:.2g}") for c in np.logspace(-2, 3, 11))
 RBF_GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
 # Times scikit-learn's "scale": 1 / (numbers per descriptor x their variance).
 RBF_GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# After fine-tuning, the photos that the network learnt from are apart by class. Then nearly every C is right on nearly
+# all of them, and the smallest of equals, which is far too small for new photos, cost 1 to 3 points (bench/RESULTS.md).
+USUAL_C = 10.0
 LIBLINEAR, LIBSVM, LEAST_SQUARES = "LIBLINEAR", "LIBSVM", "least squares"
 _PATIENCE = 2
 _TIE = 1e-6
@@ -71,7 +74,7 @@ class Search:
 
     def accuracy_by_c(self, gamma: float) -> dict[float, float]:
         """Return accuracy by C, at one gamma."""
-        return {c: value for (c, at), value in self.accuracy.items() if at == gamma}
+        return dict(sorted((c, value) for (c, at), value in self.accuracy.items() if at == gamma))
 
     def unbiased_hits(self, repeats: Sequence[Sequence[Split]]) -> Hits:
         """Return `hits` with C and gamma of each fold chosen by the photos of the other folds.
@@ -142,13 +145,18 @@ class Folds:
         return hits
 
 
-def search_linear(descriptors: Floats, labels: Labels, folds: Folds, counts: Counts) -> Search:
+def search_linear(
+    descriptors: Floats, labels: Labels, folds: Folds, counts: Counts, is_fine_tuned: bool = False
+) -> Search:
     """Try rising C; the smallest C with the best accuracy is chosen.
 
-    The search ends once accuracy stays below its best. The largest C take the most time and are rarely best.
+    The search ends once accuracy stays below its best. The largest C take the most time and are rarely best. On the
+    descriptors of a fine-tuned network, the C nearest to USUAL_C is chosen unless another one is clearly better.
     """
     share = svm_cost.linear_share(counts)
-    candidates = progress([(c, 0.0) for c in GRID], "searching C of the linear SVM", len(GRID))
+    is_fine_tuned = is_fine_tuned and share > 0
+    order = sorted(GRID, key=lambda c: abs(math.log(c / USUAL_C))) if is_fine_tuned else GRID
+    candidates = progress([(c, 0.0) for c in order], "searching C of the linear SVM", len(GRID))
     if not share:
         rows, unit = np.arange(len(labels)), Normalizer().fit_transform(descriptors)
         weights = folds.weights(rows)
@@ -165,9 +173,8 @@ def search_linear(descriptors: Floats, labels: Labels, folds: Folds, counts: Cou
         estimator = estimator_of(LINEAR, c, 0, folds.class_weight, folds.seed).set_params(tol=_SEARCH_TOLERANCE)
         return np.asarray(estimator.fit(unit[train], seen[train]).predict(unit[held_out]))
 
-    return _search_c(
-        LINEAR, candidates, rows, folds.weights(rows), lambda c, _: hits_of(partial(predict, c)), past_ties=True
-    )
+    search = _search_usual if is_fine_tuned else partial(_search_c, past_ties=True)
+    return search(LINEAR, candidates, rows, folds.weights(rows), lambda c, _: hits_of(partial(predict, c)))
 
 
 def search_rbf(descriptors: Floats, labels: Labels, folds: Folds) -> Search:
@@ -230,6 +237,33 @@ def _search_c(
     return Search(kernel, *best, accuracy, rows, tried[best], tried=tried)
 
 
+def _search_usual(
+    kernel: str,
+    candidates: Iterable[Candidate],
+    rows: Rows,
+    weights: NDArray[np.float64],
+    hits_of: Callable[[float, float], Hits],
+) -> Search:
+    """Try (C, gamma) in order; a later one is chosen only if it is clearly better, none if all photos are correct."""
+    accuracy: dict[Candidate, float] = {}
+    tried: dict[Candidate, Hits] = {}
+    best: Candidate | None = None
+    for candidate in candidates:
+        hits = tried[candidate] = hits_of(*candidate)
+        accuracy[candidate] = float(np.average(hits.mean(axis=0), weights=weights))
+        if best is None or is_clear(weights * (hits.mean(axis=0) - tried[best].mean(axis=0))):
+            best = candidate
+        if hits.all():
+            break
+    assert best is not None  # there are candidates
+    return Search(kernel, *best, accuracy, rows, tried[best], tried=tried)
+
+
+def is_clear(lead: NDArray[np.float64]) -> bool:
+    """Return True if the sum of leads [N] of one scorer over another is above two standard errors (McNemar 1947)."""
+    return bool(lead.sum() > 2 * math.sqrt((lead**2).sum()))
+
+
 def beats(rbf: Search, linear: Search, folds: Folds) -> bool:
     """Return True if RBF is better by two standard errors on the photos that only one kernel gets right.
 
@@ -238,8 +272,7 @@ def beats(rbf: Search, linear: Search, folds: Folds) -> bool:
     service scores it in a hundredth of the time.
     """
     rows, ours, theirs = np.intersect1d(rbf.rows, linear.rows, assume_unique=True, return_indices=True)
-    lead = folds.weights(rows) * (rbf.hits[:, ours].mean(axis=0) - linear.hits[:, theirs].mean(axis=0))
-    return bool(lead.sum() > 2 * math.sqrt((lead**2).sum()))
+    return is_clear(folds.weights(rows) * (rbf.hits[:, ours].mean(axis=0) - linear.hits[:, theirs].mean(axis=0)))
 
 
 def estimator_of(kernel: str, c: float, gamma: float, class_weight: str | None, seed: int) -> LinearSVC | SVC:

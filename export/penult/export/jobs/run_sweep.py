@@ -70,7 +70,10 @@ def _run_trial(settings: TrainSettings, run: Run, trial: Trial, checkpoint: Path
     labels = truth["train"].numpy()
     fitted = None
     if min(Counter(labels.tolist()).values()) >= 2:  # cross-validation needs two photos of each class
-        fitted = svm.fit(vectors["train"].numpy(), labels, chosen.seed, chosen.svm, chosen.class_weight)
+        fitted = svm.fit(
+            vectors["train"].numpy(), labels, chosen.seed, chosen.svm, chosen.class_weight,
+            is_fine_tuned=not chosen.freezes_all,
+        )  # fmt: skip
     head = tuner.net.head.cpu().eval()
 
     def hits(part: str) -> dict[str, NDArray[np.bool_]]:
