@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
-from penult.export.data.dataset import Photo
+from penult.export.data.splitting import Photo
 from penult.export.evaluation.folds import count_folds, groups_of, repeated
 
 

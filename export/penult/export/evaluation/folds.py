@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from penult.export.data.dataset import Photo
+from penult.export.data.splitting import Photo
 
 MAX_FOLDS = 5
 
