@@ -1,9 +1,8 @@
 """Choose the default scorer, and say how sure the choice is.
 
-If labels have not shaped the descriptors (all layers frozen), repeated cross-validation on training and validation
-photos compares the SVM with a dense head that is trained anew in every fold. If the network was fine-tuned, its
-descriptors of training photos are already apart by class, so every fold would look too easy. Then validation photos
-decide.
+If all layers are frozen, no label has shaped the descriptors, and repeated cross-validation decides. It uses training
+and validation photos, and trains a new dense head in every fold. If the network was fine-tuned, its training photos
+are already apart by class, so every fold would look too easy. Then validation photos decide.
 
 In both cases the SVM is the default unless the dense head is clearly better. The reasons and the measurements behind
 them are in bench/RESULTS.md ("photos before learning").
@@ -59,7 +58,7 @@ class Plan:
         class_weight: None or "balanced".
         seed: Decides folds.
         is_frozen: True if no label of any photo has shaped the descriptors.
-        head: How the dense head was trained on these very photos; None if it cannot be trained anew in a fold.
+        head: How the dense head was trained on these very photos; None if it cannot be trained again in a fold.
     """
 
     kernel: str
@@ -149,11 +148,11 @@ class Choice:
         found = f"{100 * self.difference:+.1f} points of accuracy (95 % interval {low} to {high})"
         how = f"on the {self.photos} validation photos"
         if self.rule == CROSS_VALIDATION:
-            times = "once" if len(self.by_repeat) == 1 else f"{len(self.by_repeat)} times"
-            how = f"in {self.folds}-fold cross-validation, {times}, on the {self.photos} training and validation photos"
+            times = f", repeated {len(self.by_repeat)} times," if len(self.by_repeat) > 1 else ""
+            how = f"in {self.folds}-fold cross-validation{times} on the {self.photos} training and validation photos"
         said = {
-            SVM: "The SVM is the default scorer, because it is clearly better",
-            DENSE: "The dense head is the default scorer, because it is clearly better",
+            SVM: "The SVM is clearly better, so it is the default scorer",
+            DENSE: "The dense head is clearly better, so it is the default scorer",
             NO_DIFFERENCE: "No difference seen between SVM and dense head, so the SVM is the default scorer",
         }[self.verdict]
         return f"{said}: SVM minus dense head is {found} {how}."
@@ -184,8 +183,8 @@ def by_cross_validation(svm: NDArray[np.bool_], dense: NDArray[np.bool_], repeat
 def by_validation(svm: NDArray[np.bool_], dense: NDArray[np.bool_], groups: Rows | None = None) -> Choice:
     """Compare correct answers [N] on validation photos.
 
-    The interval is that of a difference of paired shares with half a photo added to each of the four cells (Agresti and
-    Min 2005). Photos of a group count as one observation.
+    The interval is Agresti and Min's (2005) for paired shares, with half a photo added to each cell.
+    Photos of a group count as one observation.
     """
     lead, photos = svm.astype(float) - dense, len(svm)
     alone = np.arange(photos) if groups is None else groups

@@ -244,7 +244,7 @@ def _search_usual(
     weights: NDArray[np.float64],
     hits_of: Callable[[float, float], Hits],
 ) -> Search:
-    """Try (C, gamma) in order; a later one is chosen only if it is clearly better, none if all photos are correct."""
+    """Try (C, gamma) in order, until all photos are correct; a later one must be clearly better."""
     accuracy: dict[Candidate, float] = {}
     tried: dict[Candidate, Hits] = {}
     best: Candidate | None = None

@@ -95,8 +95,7 @@ class Candidate:
 def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
     """Fit the chosen SVM again on training and validation photos, so that no label is left unused.
 
-    What validation photos decide (temperatures, gates, often the default scorer) is decided before, by the SVM that has
-    not seen them.
+    What validation photos decide (temperatures, gates, often the scorer) is decided before, without the final SVM.
     """
     parts = [measured[part] for part in ("train", "val")]
     descriptors, labels = (np.concatenate([getattr(m, name) for m in parts]) for name in ("descriptors", "labels"))
