@@ -1,13 +1,22 @@
 """What decides a bundle's numbers after the network: who learns from which photos, and goldens for every device."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 
+from penult.bundle.manifest import Manifest
+from penult.bundle.preprocess import Preprocess
 from penult.bundle.scores import as_columns
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
 from penult.export.evaluation import svm
+from penult.export.evaluation.choice import Plan, fit_and_choose
+from penult.export.evaluation.dense_head import HeadRecipe
 from penult.export.evaluation.outputs import SplitOutputs
-from penult.export.jobs.packaging import refit_on_all, score, stable_rows
+from penult.export.jobs.packaging import measure, refit_on_all, score, stable_rows
 
 
 def _overlapping(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +71,29 @@ def test_the_svm_learns_from_validation_photos_once_they_have_decided(kernel: st
     assert all(np.array_equal(scores[part]["dense"], m.logits) for part, m in measured.items())
     assert not np.allclose(final.scores(val), scores["val"]["svm"], atol=1e-2)
     assert list(score(measured, ("svm",), chosen, final)["test"]) == ["svm"]
+
+
+def test_test_photos_decide_nothing():
+    """With the labels of the test photos shuffled, default scorer, C and temperatures are the same; figures are not."""
+    parts = {"train": (60, 0), "val": (24, 1), "test": (60, 2)}
+    measured = {part: _measured(*_overlapping(*counts)) for part, counts in parts.items()}
+    photos = {part: tuple(Photo(Path(str(n)), n % 6) for n in range(count)) for part, (count, _) in parts.items()}
+    splits = Splits(tuple("abcdef"), **photos, notes=())
+    draft = Manifest("tiny5", splits.classes, Preprocess(32, 32), 16, "dense", {})
+    found = []
+    for shuffled in (False, True):
+        test = measured["test"].labels
+        labels = np.random.default_rng(0).permutation(test) if shuffled else test
+        given = measured | {"test": replace(measured["test"], labels=labels)}
+        plan = Plan("linear", None, 0, is_frozen=True, head=HeadRecipe(0.2, head_epochs=2))
+        chosen, choice = fit_and_choose(plan, given, np.arange(84), has_dense=True)
+        final = refit_on_all(chosen, given)
+        scores = score(given, ("dense", "svm"), chosen, final)
+        manifest, metrics = measure(draft, splits, scores, {part: m.labels for part, m in given.items()}, choice)
+        assert (manifest.default_scorer, metrics["choice"]) == (choice.scorer, choice.as_json())
+        found.append((manifest, metrics["choice"], final.to_bytes(), metrics["test"]["svm"]["accuracy"]))
+    assert found[0][:3] == found[1][:3]
+    assert found[0][3] > found[1][3]
 
 
 def _measured(descriptors: np.ndarray, labels: np.ndarray) -> SplitOutputs:

@@ -182,6 +182,11 @@ def measure(
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 
 
+def _measured(candidate: Candidate, scores: dict[str, dict[str, Floats]]) -> tuple[Manifest, dict[str, Any]]:
+    labels = {part: m.labels for part, m in candidate.outputs.items()}
+    return measure(candidate.draft, candidate.splits, scores, labels, candidate.choice)
+
+
 def publish_bundle(
     folder: Path,
     candidate: Candidate,
@@ -207,12 +212,11 @@ def publish_bundle(
     splits, outputs, chosen, exported = candidate.splits, candidate.outputs, candidate.svm, candidate.exported
     fitted = refit_on_all(chosen, outputs)
     scores = score(outputs, candidate.draft.stated_scorers or SCORERS, chosen, fitted)
-    labels = {part: m.labels for part, m in outputs.items()}
-    manifest, metrics = measure(candidate.draft, splits, scores, labels, candidate.choice)
+    manifest, metrics = _measured(candidate, scores)
     baseline = drift_baseline.fit(manifest, outputs, scores["val"], chosen.seed)
-    novelty = drift_baseline.as_metrics(baseline, outputs)
     splits, across = _count_near_copies(splits, outputs, scores["test"], metrics)
-    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes), "novelty": novelty, **candidate.metrics}
+    metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes)}
+    metrics |= {"novelty": drift_baseline.as_metrics(baseline, outputs), **candidate.metrics}
     golden = renew(fitted) if renew else make_goldens(manifest, splits.val, outputs["val"], exported, fitted)
     files = candidate.files | {
         MODEL_NAME: exported.onnx,
