@@ -149,7 +149,7 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
     metrics = result.metrics
-    names = ("default_scorer", "choice", "test", "test_against_validation")
+    names: tuple[str, ...] = ("default_scorer", "choice", "test", "test_against_validation")
     if metrics["default_scorer"] == _NOVELTY:
         names = ("default_scorer", "test", "novelty")
     kept = {name: metrics[name] for name in names if name in metrics}
