@@ -101,9 +101,16 @@ def test_c_is_searched():
     assert fitted.c == fitted.pipeline[-1].C > GRID[0]
 
 
+def _unit(descriptors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return Normalizer().fit_transform(descriptors), labels
+
+
 def test_after_fine_tuning_the_usual_c_stays_unless_another_is_clearly_better():
     """Photos that the network has pulled apart are right at every C, which is no reason for the smallest one."""
     assert svm.fit(*_blobs(3, 120, 0.01), seed=0, is_fine_tuned=True).accuracy_by_c == {USUAL_C: 1.0}
+    (search,) = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel="rbf", is_fine_tuned=True).searches
+    assert list(search.accuracy) == [(USUAL_C, search.gamma)]
+    assert search.gamma == pytest.approx(SVC(gamma="scale").fit(*_unit(*_blobs(3, 120, 0.01)))._gamma, rel=1e-3)
     descriptors, labels = _blobs(4, 80, 6.0)
     plain, tuned = (svm.fit(descriptors, labels, 0, "linear", is_fine_tuned=known) for known in (False, True))
     assert plain.c < tuned.c == USUAL_C

@@ -160,7 +160,7 @@ def fit(
             searches.append(search_linear(descriptors, labels, folds, counts, is_fine_tuned))
         # If the linear kernel is correct on all photos, RBF cannot be better.
         if kernel == RBF or (kernel == AUTO and not (svm_cost.why_no_rbf(counts) or searches[0].hits.all())):
-            searches.append(search_rbf(descriptors, labels, folds))
+            searches.append(search_rbf(descriptors, labels, folds, is_fine_tuned))
         if len(searches) == 2 and beats(searches[1], searches[0], folds):
             searches.reverse()
         pipeline = _fitted(searches[0], class_weight, seed, descriptors, labels)

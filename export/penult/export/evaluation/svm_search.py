@@ -27,8 +27,8 @@ RBF_GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
 # Times scikit-learn's "scale": 1 / (numbers per descriptor x their variance).
 RBF_GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # After fine-tuning, the photos that the network learnt from are apart by class. Then nearly every C is right on nearly
-# all of them, and the smallest of equals, which is far too small for new photos, cost 1 to 3 points (bench/RESULTS.md).
-USUAL_C = 10.0
+# all of them, and the smallest of equals, which is far too small for new photos, cost 3 points on average (bench/RESULTS.md).
+USUAL_C = 1.0
 LIBLINEAR, LIBSVM, LEAST_SQUARES = "LIBLINEAR", "LIBSVM", "least squares"
 _PATIENCE = 2
 _TIE = 1e-6
@@ -177,8 +177,12 @@ def search_linear(
     return search(LINEAR, candidates, rows, folds.weights(rows), lambda c, _: hits_of(partial(predict, c)))
 
 
-def search_rbf(descriptors: Floats, labels: Labels, folds: Folds) -> Search:
-    """Try rising C for every gamma, on distances computed once; of ties the smallest C, then gamma, is chosen."""
+def search_rbf(descriptors: Floats, labels: Labels, folds: Folds, is_fine_tuned: bool = False) -> Search:
+    """Try rising C for every gamma, on distances computed once; of ties the smallest C, then gamma, is chosen.
+
+    On the descriptors of a fine-tuned network, USUAL_C and scikit-learn's gamma are chosen unless others are clearly
+    better.
+    """
     rows = _sample(labels, folds.seed, svm_cost.RBF_MAX_SEARCHED / len(labels))
     unit = Normalizer().fit_transform(descriptors[rows]).astype(np.float64)
     distances, seen = euclidean_distances(unit, squared=True), labels[rows]
@@ -195,6 +199,13 @@ def search_rbf(descriptors: Floats, labels: Labels, folds: Folds) -> Search:
 
         return hits_of(predict)
 
+    if is_fine_tuned:
+        grid = [(c, float(f"{multiple * scale:.4g}")) for c in RBF_GRID for multiple in RBF_GAMMAS]
+        grid.sort(key=lambda pair: abs(math.log(pair[0] / USUAL_C)) + abs(math.log(pair[1] / scale)))
+        shown = progress(grid, "searching C and gamma of the RBF SVM", len(grid))
+        weights = folds.weights(rows)
+        found = _search_usual(RBF, shown, rows, weights, lambda c, g: try_c(np.exp(-g * distances), c, g))
+        return replace(found, solver=LIBSVM)
     searches = []
     for multiple in progress(RBF_GAMMAS, "searching C and gamma of the RBF SVM", len(RBF_GAMMAS)):
         gamma = float(f"{multiple * scale:.4g}")
