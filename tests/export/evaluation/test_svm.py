@@ -111,7 +111,7 @@ def test_after_fine_tuning_the_usual_c_stays_unless_another_is_clearly_better():
     (search,) = svm.fit(*_blobs(3, 120, 0.01), seed=0, kernel="rbf", is_fine_tuned=True).searches
     assert list(search.accuracy) == [(USUAL_C, search.gamma)]
     assert search.gamma == pytest.approx(SVC(gamma="scale").fit(*_unit(*_blobs(3, 120, 0.01)))._gamma, rel=1e-3)
-    descriptors, labels = _blobs(4, 80, 6.0)
+    descriptors, labels = _blobs(4, 120, 5.0)
     plain, tuned = (svm.fit(descriptors, labels, 0, "linear", is_fine_tuned=known) for known in (False, True))
     assert plain.c < tuned.c == USUAL_C
     assert tuned.accuracy_by_c[plain.c] - tuned.accuracy_by_c[tuned.c] < 0.1
