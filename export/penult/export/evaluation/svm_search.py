@@ -27,7 +27,7 @@ RBF_GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
 # Times scikit-learn's "scale": 1 / (numbers per descriptor x their variance).
 RBF_GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # After fine-tuning, the photos that the network learnt from are apart by class. Then nearly every C is right on nearly
-# all of them, and the smallest of equals, which is far too small for new photos, cost 3 points on average (bench/RESULTS.md).
+# all of them. The smallest of equals is far too small for new photos, and cost 3 points on average (bench/RESULTS.md).
 USUAL_C = 1.0
 LIBLINEAR, LIBSVM, LEAST_SQUARES = "LIBLINEAR", "LIBSVM", "least squares"
 _PATIENCE = 2
