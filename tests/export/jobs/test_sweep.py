@@ -60,8 +60,8 @@ def test_the_svm_is_the_one_asked_for(options: dict, monkeypatch: pytest.MonkeyP
     """Kernel and class weights reach every SVM of a sweep, as they reach the one of a plain run."""
     fitted = []
 
-    def fit(descriptors: np.ndarray, labels: np.ndarray, *how: object) -> svm.FittedSvm:
-        fitted.append(svm_fit(descriptors, labels, *how))
+    def fit(descriptors: np.ndarray, labels: np.ndarray, *how: object, **more: object) -> svm.FittedSvm:
+        fitted.append(svm_fit(descriptors, labels, *how, **more))
         return fitted[-1]
 
     svm_fit = svm.fit
