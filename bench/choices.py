@@ -4,9 +4,10 @@
     python bench/choices.py tuned MODEL PHOTOS
 
 The first command learns from random subsets of the training and validation photos of PHOTOS, with a frozen network, and
-measures on the others; leave the test photos of a goal out of PHOTOS. The former rule was the scorer with more correct validation photos, the dense head on a tie,
-with C from training photos. Each line is a mean over 8 seeds. The second command shows what C does for the SVM of a
-fine-tuned MODEL, on the test part of PHOTOS; give photos whose test part decides nothing else.
+measures on the others. Leave the test photos of a goal out of PHOTOS. The former rule was the scorer with more correct
+validation photos, the dense head on a tie, with C from training photos. Each line is a mean over 8 seeds. The second
+command shows what C does for the SVM of a fine-tuned MODEL, on the test part of PHOTOS; give photos whose test part
+decides nothing else.
 """
 
 import sys
