@@ -99,7 +99,7 @@ def _gif_kinds() -> Iterable[Case]:
     picture().save(moving, "GIF", save_all=True, append_images=[picture().rotate(90), picture().rotate(180)])
     clear = Image.new("P", (WIDTH, HEIGHT), 3)
     for name, data, like in (
-        ("interlaced", gif(interlace=True), "gif"),
+        ("not-interlaced", gif(interlace=0), "gif"),
         ("animated", moving.getvalue(), "gif"),
         ("clear", encode(clear, "GIF", transparency=3), "white"),
         ("gray", encode(picture().convert("L"), "GIF"), ""),

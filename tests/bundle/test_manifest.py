@@ -81,7 +81,7 @@ def test_the_trained_manifest_states_what_the_design_promises(trained: Any):
         "format_version", "architecture", "classes", "preprocess", "logits_name", "descriptor_name",
         "descriptor_length", "default_scorer", "libraries", "training", "files", "fingerprint",
     } <= set(values)  # fmt: skip
-    assert set(values["preprocess"]) == {"resize", "crop", "interpolation", "mean", "std"}
+    assert set(values["preprocess"]) == {"resize", "crop", "interpolation", "mean", "std", "colors"}
     assert "version" not in values
     assert {"torch", "numpy", "pillow", "scikit-learn"} <= set(values["libraries"])
     assert values["files"]["model.onnx"]["size"] == (trained.folder / "model.onnx").stat().st_size
@@ -97,9 +97,10 @@ def test_the_fingerprint_changes_with_what_decides_the_descriptor(manifest: Mani
         {"mean": (0.5,) * 3},
         {"std": (0.5,) * 3},
         {"fit": "stretch"},
+        {"colors": "srgb"},
     ):
         others.append(replace(manifest, preprocess=replace(manifest.preprocess, **change)))
-    assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 8
+    assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 9
 
 
 def test_the_fingerprint_changes_with_the_preprocessing_code(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
@@ -330,6 +331,14 @@ def test_a_fit_comes_back_and_the_usual_one_is_not_written(manifest: Manifest):
     assert Manifest.from_json(stretched.to_json()).preprocess.fit == "stretch"
     assert b'"fit"' not in manifest.to_json()
     assert _refused(stretched.to_json().replace(b'"stretch"', b'"letterbox"')) == "MANIFEST_INVALID"
+
+
+def test_colors_come_back_and_those_of_before_are_not_written(manifest: Manifest):
+    """Bundles that ignore profiles are byte for byte what they were; an unknown way is refused."""
+    converted = replace(manifest, preprocess=replace(manifest.preprocess, colors="srgb"))
+    assert Manifest.from_json(converted.to_json()).preprocess.colors == "srgb"
+    assert b'"colors"' not in manifest.to_json()
+    assert _refused(converted.to_json().replace(b'"srgb"', b'"display-p3"')) == "MANIFEST_INVALID"
 
 
 @pytest.mark.parametrize(("sizes"), [[(2 << 30) + 1], [2 << 30, 2 << 30, 1], [10**15]])
