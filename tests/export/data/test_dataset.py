@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attacks.case import encode, picture
+from tests.attacks.heifs import heic
 from tests.export.splits import splits_of
 
 from penult.export.config.train import TrainSettings
@@ -268,6 +270,18 @@ def test_other_files_are_counted_and_named(settings: Settings, make_photos: Phot
         note
         == "4 files are not JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF or HEIC and left out: cat/a.txt, cat/b.csv, cat/c and 1 more"
     )
+
+
+def test_every_format_is_learned_from(settings: Settings, make_photos: Photos, tmp_path: Path):
+    """A folder of all formats has no note; the ending does not decide which one a file is."""
+    folder = make_photos(tmp_path / "photos", {"cat": 5, "dog": 5})
+    (folder / "cat" / "1.HEIC").write_bytes(heic())
+    (folder / "cat" / "2.jpg").write_bytes(heic() + bytes(9))
+    for number, (kind, ending) in enumerate((("AVIF", "avif"), ("TIFF", "TIF"), ("BMP", "bmp"), ("GIF", "gif"))):
+        (folder / "dog" / f"3.{ending}").write_bytes(encode(picture().rotate(90 * number), kind))
+    splits = splits_of(settings())
+    assert len(_all(splits)) == 16
+    assert not any("left out" in note for note in splits.notes), splits.notes
 
 
 def test_photos_below_a_class_belong_to_it(
