@@ -55,9 +55,10 @@ def test_files(inspected: tuple[dict, Path]):
         ("stripes/wrong.png", "stripes", "disc"),
     }
     assert [float(row[3]) for row in suspects] == sorted((float(row[3]) for row in suspects), reverse=True)
-    header, (image, other, similarity) = _rows(out / "duplicates.csv")
+    header, (image, other, similarity), *near = _rows(out / "duplicates.csv")
     assert header == ["image", "other", "similarity"]
     assert ({image, other}, float(similarity)) == ({"disc/copy.png", "disc/2.png"}, 1)
+    assert all(float(row[2]) < 1 for row in near)
     assert found["suspects"] == len(suspects)
     assert sum(found["photos"].values()) == 61
     assert Path(found["page"]) == out / "index.html"

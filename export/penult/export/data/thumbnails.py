@@ -9,6 +9,7 @@ from PIL import Image
 from penult.bundle.preprocess import Pixels, Preprocess
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.splitting import Photo
+from penult.interrupts import pool
 
 Grey = NDArray[np.uint8]
 
@@ -16,6 +17,8 @@ SIDE = 64
 # A center crop of the same part of a photo as most networks see.
 _SPEC = Preprocess(resize=73, crop=SIDE)
 _BATCH = 64
+# Photos with a shorter side have no detail to compare: their thumbnails are blank, which is similar to nothing.
+_MIN_SIDE = 32
 
 
 def thumbnails(crops: Pixels) -> Grey:
@@ -33,7 +36,17 @@ def read_thumbnails(photos: Sequence[Photo]) -> Grey:
     for pixels, _ in reader.crops(photos, "reading photos to compare"):
         found[at : at + len(pixels)] = thumbnails(pixels)
         at += len(pixels)
+    with pool() as threads:
+        found[np.fromiter(threads.map(_is_tiny, photos), bool, len(photos))] = 0
     return found
+
+
+def _is_tiny(photo: Photo) -> bool:
+    try:
+        with Image.open(photo.path) as image:
+            return min(image.size) < _MIN_SIDE
+    except OSError:  # a format that Pillow alone does not know is no tiny photo
+        return False
 
 
 def resized(grey: Grey, side: int) -> Grey:

@@ -1,6 +1,6 @@
 """Find test and validation photos with near-copies in other splits, and measure the accuracy without them.
 
-Descriptors of the trained network and thumbnails of the crops are at hand after training, so no photo is read again.
+After training, descriptors and thumbnails of the crops are at hand, so no photo is read again.
 Training pulls the descriptors of a class together. So thumbnails propose pairs too, and the pixels decide.
 """
 

@@ -17,6 +17,7 @@ from penult.export.data.photo_measures import measure
 from penult.export.data.splitting import Photo, merge_groups
 from penult.export.disk import writing
 from penult.export.evaluation import suspects
+from penult.export.evaluation.near_copies import find_pairs
 from penult.export.jobs.frozen_descriptors import FrozenNetwork, of_model, of_weights
 from penult.export.report import inspect_page
 from penult.export.report.inspect_page import Inspection
@@ -110,7 +111,7 @@ def _inspection(
     settings: InspectSettings, network: FrozenNetwork, splits: Splits, photos: Sequence[Photo]
 ) -> Inspection:
     descriptors = network.describe(photos)
-    pairs = _pairs(photos)
+    pairs = list(find_pairs(photos, descriptors))
     ranking: suspects.Ranking | None = None
     beside: dict[int, tuple[int, int]] = {}
     if len(splits.classes) > 1:
@@ -131,10 +132,3 @@ def _rank(
         suspects.nearest(inputs, shown, wanted[shown], labels, units).tolist() for wanted in (labels, ranking.suggested)
     ]
     return ranking, dict(zip(shown.tolist(), zip(*sides, strict=True), strict=True))
-
-
-def _pairs(photos: Sequence[Photo]) -> list[tuple[int, int, float]]:
-    """Return each photo with the first one that has the same bytes."""
-    first: dict[str, int] = {}
-    pairs = [(first.setdefault(photo.sha256, row), row, 1.0) for row, photo in enumerate(photos)]
-    return [pair for pair in pairs if pair[0] != pair[1]]

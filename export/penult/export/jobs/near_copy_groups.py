@@ -45,7 +45,7 @@ def group_names(photos: Sequence[Photo], groups: Sequence[int]) -> list[str]:
 
 
 def near_copies_as_trained(group_by: str, model: Path, bundle: Bundle) -> NearCopies | None:
-    """Return the function that load_splits() groups near-copies with for a new version of a model; None for none.
+    """Return how load_splits() groups near-copies for a new version of a model; None if it does not.
 
     Photos that the bundle does not name are alone. If it records no groups, its network finds them.
     """
