@@ -1,9 +1,10 @@
 """Compare photos pixel by pixel: the correlation of the parts that both show, at the best shift and scale.
 
 Thumbnails are compared by their local contrast, so brightness, contrast and slow shading do not count. That is the
-band-pass image divided by its local deviation. The normalised correlation at every shift comes from Fourier transforms and
-running sums (Lewis, Fast normalized cross-correlation, 1995), here over the part that both photos show, as with masks
-(Padfield, Masked object registration in the Fourier domain, IEEE TIP 21, 2012). Each photo is tried at several scales.
+band-pass image divided by its local deviation. The normalised correlation at every shift comes from Fourier transforms
+and running sums (Lewis, Fast normalized cross-correlation, 1995). It is that of the part which both photos show, as
+with masks (Padfield, Masked object registration in the Fourier domain, IEEE TIP 21, 2012). Each photo is tried at several
+scales.
 """
 
 from collections import OrderedDict
