@@ -3,8 +3,8 @@
 Thumbnails are compared by their local contrast, so brightness, contrast and slow shading do not count. That is the
 band-pass image divided by its local deviation. The normalised correlation at every shift comes from Fourier transforms
 and running sums (Lewis, Fast normalized cross-correlation, 1995). It is that of the part which both photos show, as
-with masks (Padfield, Masked object registration in the Fourier domain, IEEE TIP 21, 2012). Each photo is tried at several
-scales.
+with masks (Padfield, Masked object registration in the Fourier domain, IEEE TIP 21, 2012). Each photo is tried at
+several scales.
 """
 
 from collections import OrderedDict
