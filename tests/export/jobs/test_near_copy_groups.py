@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
-from penult.export.data.dataset import Splits
+from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
-from penult.export.jobs.near_copy_groups import group_names, recorded_groups
+from penult.export.jobs.near_copy_groups import as_recorded, group_names, recorded_groups
 from penult.export.jobs.train import splits_of
 
 
@@ -61,6 +62,9 @@ def test_copies_are_in_one_split(bursts: Path, settings: Callable[..., TrainSett
     record = recorded_groups(grouped, "near-duplicates")["near_copy_groups"]
     assert [len(group) for group in record] == [3] * 14
     assert recorded_groups(grouped, "folder") == {}
+    source = PhotoSource(bursts, group_by="near-duplicates")
+    again = load_splits(source, settings().out, "0.15", "0.15", 0, as_recorded(record))
+    assert again.sha256 == grouped.sha256
 
 
 def test_names_of_groups_come_from_contents() -> None:

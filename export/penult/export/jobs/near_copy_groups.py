@@ -54,8 +54,17 @@ def near_copies_as_trained(group_by: str, model: Path, bundle: Bundle) -> NearCo
         found = json.loads(read_file(model / str(bundle.version), bundle.manifest, _METRICS)).get(_RECORD)
     if not isinstance(found, list):
         return near_copies(group_by, lambda: of_model(model, bundle.version))
-    names = {photo: group[0] for group in found for photo in group}
-    return lambda photos: [names.get(photo.sha256[:_DIGITS], "") for photo in photos]
+    return as_recorded(found)
+
+
+def as_recorded(record: Sequence[Sequence[str]]) -> NearCopies:
+    """Return the function that groups photos as recorded_groups() lists them; the names of groups are those of then."""
+    numbers = {photo: number for number, group in enumerate(record) for photo in group}
+
+    def groups(photos: Sequence[Photo]) -> list[str]:
+        return group_names(photos, [numbers.get(photo.sha256[:_DIGITS], -1 - row) for row, photo in enumerate(photos)])
+
+    return groups
 
 
 def recorded_groups(splits: Splits, group_by: object) -> dict[str, list[list[str]]]:
