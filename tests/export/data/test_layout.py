@@ -261,9 +261,10 @@ def test_a_folder_of_nothing_but_files_to_convert_says_so(settings: Settings, tr
 def test_heic_without_its_library_names_the_extra(settings: Settings, tree: Tree, monkeypatch: pytest.MonkeyPatch):
     """A folder full of HEIC is one line with the extra that reads them, beside other photos a note."""
     monkeypatch.setattr("penult.export.data.file_index.can_read_heic", lambda: False)
-    tree(*(f"cat/{number}.heic" for number in range(12)))
-    assert "; 12 HEIC files are left out; to read them, in the folder of" in (message := _refused(settings()))
-    assert "pip install '.[heic]'" in message
+    tree(*(f"{name}/{number}.heic" for name in ("cat", "dog") for number in range(6)))
+    with pytest.raises(DataError, match="; 12 HEIC files are left out; to read them, in the folder of") as caught:
+        splits_of(settings())
+    assert "pip install '.[heic]'" in caught.value.message
     tree("cat 5", "dog 5", "dog/1.HEIC")
     assert any(note.startswith("13 HEIC files are left out; to read them") for note in splits_of(settings()).notes)
 
