@@ -112,6 +112,14 @@ def test_unusable_photos(
     assert not out.exists()
 
 
+def test_near_copies_are_left_out_together(pictures: Path, tiny_weights: Path, penult: Penult, tmp_path: Path):
+    """--group-by near-duplicates joins the photos of duplicates.csv into groups."""
+    options = ("--arch", "tiny5", "--weights", tiny_weights, "--out", tmp_path / "out", "--group-by", "near-duplicates")
+    code, _, said = penult("inspect", pictures, *options)
+    assert code == 0
+    assert "groups keep" in said
+
+
 def test_unwritable_folder(pictures: Path, penult: Penult, tmp_path: Path):
     """A file in the place of --out is one line."""
     (tmp_path / "out").write_text("")

@@ -19,6 +19,7 @@ from penult.export.disk import writing
 from penult.export.evaluation import suspects
 from penult.export.evaluation.near_copies import find_pairs
 from penult.export.jobs.frozen_descriptors import FrozenNetwork, of_model, of_weights
+from penult.export.jobs.near_copy_groups import near_copies
 from penult.export.report import inspect_page
 from penult.export.report.inspect_page import Inspection
 
@@ -88,9 +89,11 @@ def inspect(settings: InspectSettings) -> Inspected:
     network = (
         of_model(settings.model, settings.version) if settings.model else of_weights(settings.arch, settings.weights)
     )
-    splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed)
+    grouped = near_copies(settings.group_by, lambda: network)
+    splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed, grouped)
     photos = inspect_page.all_photos(splits)
-    say(f"{len(photos)} photos of {len(splits.classes)} classes; described by {network.name}")
+    classes = "1 class" if len(splits.classes) == 1 else f"{len(splits.classes)} classes"
+    say(f"{len(photos)} photos of {classes}; described by {network.name}")
     for note in splits.notes:
         say(f"note: {note}")
     found = _inspection(settings, network, splits, photos)
