@@ -136,18 +136,29 @@ def _mean_nearest(unit: np.ndarray, count: int):
     return lambda rows: 1 - np.sort(unit_rows(rows) @ unit.T, axis=1)[:, -count:].mean(axis=1)
 
 
-def patchcore(python: Path, arch: str, case: Case, files: dict[str, list[bytes]], out: Path) -> dict[str, object]:
-    """Return the AUROC of anomalib's PatchCore on the same crops."""
+def patchcore(
+    python: Path, arch: str, measured: list[Case], files: dict[str, list[bytes]], out: Path
+) -> dict[str, dict[str, object]]:
+    """Return the AUROC of anomalib's PatchCore by case, on the same crops; it is fitted once per training set."""
     from penult.export.config.known_networks import get
 
     spec, crops, scores = get(arch).preprocess, out / "crops.npz", out / "scores.npz"
-    parts = {"train": files[case.train], "own": files[case.own], "others": [f for n in case.others for f in files[n]]}
+    first = measured[0]
+    if others := [case for case in measured if case.train != first.train]:
+        own = [case for case in measured if case.train == first.train]
+        return patchcore(python, arch, own, files, out) | patchcore(python, arch, others, files, out)
+    parts = {"train": files[first.train], "own": files[first.own]}
+    parts |= {case.name: [data for name in case.others for data in files[name]] for case in measured}
     np.savez(crops, **{part: np.stack([crop_encoded(data, spec) for data in found]) for part, found in parts.items()})
     script = Path(__file__).parent / "peers" / "patchcore.py"
     subprocess.run([python, script, arch, prepare.SHARED / f"{arch}.pth", crops, scores], check=True)
     with np.load(scores) as found:
-        value = one_class.auroc(found["own"], found["others"])
-        return {"auroc": value, "auroc_95": one_class.auroc_interval(value, len(found["own"]), len(found["others"]))}
+        own = found["own"]
+        values = {case.name: one_class.auroc(own, found[case.name]) for case in measured}
+        return {
+            name: {"auroc": value, "auroc_95": one_class.auroc_interval(value, len(own), len(found[name]))}
+            for name, value in values.items()
+        }
 
 
 def main() -> None:
@@ -162,10 +173,12 @@ def main() -> None:
     means: dict[str, list[float]] = {}
     for arch in NETWORKS:
         sets = described(arch, files, wanted.out)
-        for case in cases(wanted.part):
+        measured = list(cases(wanted.part))
+        peer = patchcore(wanted.patchcore, arch, measured, files, wanted.out) if wanted.patchcore else {}
+        for case in measured:
             rows = measure(case, sets)
-            if wanted.patchcore:
-                rows["PatchCore"] = patchcore(wanted.patchcore, arch, case, files, wanted.out)
+            if case.name in peer:
+                rows["PatchCore"] = peer[case.name]
             for name, found in rows.items():
                 means.setdefault(name, []).append(found["auroc"])
                 low, high = found["auroc_95"]
