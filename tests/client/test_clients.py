@@ -219,7 +219,7 @@ def test_pixels_of_another_kind_are_a_programming_error(ask, pixels):
 
 def test_an_unknown_scorer_is_a_programming_error(ask, photos):
     """A scorer that does not exist raises ValueError before anything is sent."""
-    with pytest.raises(ValueError, match="'knn' is not dense, svm, neighbours or None"):
+    with pytest.raises(ValueError, match="'knn' is not dense, svm, neighbours, novelty or None"):
         ask("classify", photos[:1], scorer="knn")
 
 
