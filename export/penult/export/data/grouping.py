@@ -45,7 +45,7 @@ def infer(
 
 
 def _folder(photo: Photo, class_name: str, root: Path) -> str:
-    """Return the folder of a photo; "" if it is `root`, or has the name of the class or of a split."""
+    """Return the folder of a photo; "" for `root` and the folders of classes and splits."""
     above = photo.path.parent
     inside = str(above.relative_to(root)) if above.is_relative_to(root) else str(above)
     is_class = names.normalised(above.name) == class_name or names.split_of(above.name)

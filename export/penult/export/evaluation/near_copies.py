@@ -22,7 +22,7 @@ from penult.bundle.scores import Floats
 from penult.console import progress
 from penult.export.data.splitting import Photo
 from penult.export.data.thumbnails import Grey, read_thumbnails
-from penult.export.evaluation.alignment import Aligner
+from penult.export.evaluation.alignment import COARSE, FINE, Aligner
 
 # Each photo is aligned with at most so many others, and only above this cosine of whitened descriptors.
 _MAX_NEIGHBOURS, _MIN_COSINE = 10, 0.2
@@ -34,6 +34,8 @@ _FEW, _AVERAGE_COSINE = 30, 0.6
 _CORRELATION_WEIGHT, _COSINE_WEIGHT = 0.62, 0.38
 _IS_PAIR, _IS_SURE = 0.59, 0.7
 _MIN_CORRELATION = 0.5
+# Of bursts made of training photos, all with a correlation of 0.6 have at least 0.62 at the coarse resolution.
+_MIN_COARSE = 0.45
 # Thumbnails propose the few pairs whose descriptors differ, which are those of a network trained on these photos.
 _MAX_HASH_NEIGHBOURS, _MIN_HASH_COSINE, _HASH_SIDE = 3, 0.5, 12
 # What such a pair's cosine counts as at least: it needs a correlation above 0.7.
@@ -77,9 +79,11 @@ def find_pairs(
         rows = sorted({row for candidate in candidates for row in candidate[:2]})
         shown = read_thumbnails([photos[different[row]] for row in rows]) if small is None else small[different[rows]]
         places = {row: place for place, row in enumerate(rows)}
-        aligner = Aligner(lambda row: shown[places[row]])
+        coarse, fine = (Aligner(lambda row: shown[places[row]], resolution) for resolution in (COARSE, FINE))
         for row, other, cosine in progress(candidates, "comparing photos", len(candidates)):
-            if similarity := _similarity(aligner.correlation(row, other), cosine):
+            if coarse.correlation(row, other) < _MIN_COARSE:
+                continue
+            if similarity := _similarity(fine.correlation(row, other), cosine):
                 pairs.append(Pair(int(different[row]), int(different[other]), similarity))
     return sorted(pairs, key=lambda pair: (-pair.similarity, pair.row, pair.other))
 

@@ -37,7 +37,7 @@ def near_copies(group_by: str | None, network: Callable[[], FrozenNetwork]) -> N
 
 
 def group_names(photos: Sequence[Photo], groups: Sequence[int]) -> list[str]:
-    """Return a name for the group of each photo, by its contents alone; "" for a photo that is alone in it."""
+    """Return a name for the group of each photo, by contents alone; "" for a group of one."""
     members: dict[int, list[str]] = {}
     for photo, group in zip(photos, groups, strict=True):
         members.setdefault(group, []).append(photo.sha256)
