@@ -3,6 +3,7 @@
 Pillow decodes all but HEIC, which pi-heif does, the extra `heic`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from PIL import AvifImagePlugin, Image
@@ -10,9 +11,12 @@ from PIL import AvifImagePlugin, Image
 from penult.bundle.bitmaps import walk_bmp, walk_gif
 from penult.bundle.boxes import walk_boxes
 from penult.bundle.containers import Stored, walk_jpeg, walk_png, walk_webp
+from penult.bundle.formats import format_of
 from penult.bundle.plain_jpegs import open_parts
 from penult.bundle.tiffs import walk_tiff
 
+# Enough to recognise a format.
+_START_BYTES = 256
 # Images are decoded side by side, each on one thread.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
@@ -29,6 +33,20 @@ def walk(data: bytes, kind: str) -> Stored:
 def open_stored(stored: Stored, kind: str) -> Image.Image:
     """Read the header of a file of one of FORMATS; no pixel is decoded yet. Raises ImageError."""
     return HeicImage(stored) if kind == "HEIC" else open_parts(stored, kind)
+
+
+def read_exif(path: Path) -> Image.Exif:
+    """Return the EXIF data of a file of any format, empty if it has none; raise whatever its decoder raises."""
+    with path.open("rb") as file:
+        kind = format_of(file.read(_START_BYTES))
+    if kind != "HEIC":
+        with Image.open(path) as image:
+            return image.getexif()
+    import pi_heif
+
+    exif = Image.Exif()
+    exif.load(pi_heif.open_heif(path).info.get("exif") or b"")
+    return exif
 
 
 class HeicImage(Image.Image):

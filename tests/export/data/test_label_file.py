@@ -2,12 +2,15 @@
 
 import json
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from tests.attacks.heifs import Item, built, coded
 from tests.export.splits import splits_of
 
 from penult.export.config.photos import PhotoSource
@@ -299,10 +302,26 @@ def test_photos_of_one_folder_are_a_group(settings: Settings, make_photos: Photo
     assert min(splits.counts().values()) >= 8
 
 
+@pytest.mark.parametrize("suffix", [".avif", ".heic", ".webp", ".png"])
+def test_every_format_may_name_its_time(settings: Settings, make_photos: Photos, tmp_path: Path, suffix: str):
+    """Phones write HEIC: their times are read as those of JPEGs."""
+    folder = make_photos(tmp_path / "photos", {"cat": 8, "dog": 8})
+    exif = Image.Exif()
+    exif[0x010F] = "Phone"
+    exif.get_ifd(0x8769)[0x9003] = "2026:11:30 10:00:00"
+    timed = [folder / "cat" / f"timed{n}{suffix}" for n in range(2)]
+    for n, path in enumerate(timed):
+        if suffix == ".heic":
+            item = Item(b"Exif", struct.pack(">I", 6) + exif.tobytes(), refers=(b"cdsc", (1,)))
+            path.write_bytes(built("heic", coded("heic").item(), item) + bytes(n and [0, 0, 0, 8, *b"free"]))
+        else:
+            Image.new("RGB", (32, 32), (n, 90, 200)).save(path, exif=exif)
+    splits = splits_of(settings(group_by="exif-time"))
+    assert "1 groups keep 2 photos together, at most 2 each" in splits.notes
+
+
 def test_photos_of_one_moment_are_a_group(settings: Settings, make_photos: Photos, tmp_path: Path):
     """--group-by exif-time joins what one camera took within ten seconds; photos without a time stand alone."""
-    from PIL import Image
-
     folder = make_photos(tmp_path / "photos", {"cat": 24, "dog": 24})
     for path in folder.rglob("*.png"):
         number, exif = int(path.stem), Image.Exif()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from PIL import Image
-
+from penult.bundle.opening import read_exif
 from penult.console import progress
 from penult.export.config.photos import BY_FOLDER, BY_LIKENESS, BY_TIME
 from penult.export.data.splitting import Photo
@@ -75,8 +74,7 @@ def _moments(photos: Sequence[Photo]) -> tuple[list[str], list[str]]:
 def _taken(photo: Photo) -> tuple[str, datetime] | None:
     """Return the camera and the time of a photo; None if its EXIF data lack the time."""
     try:
-        with Image.open(photo.path) as image:
-            exif = image.getexif()
+        exif = read_exif(photo.path)
         inner = exif.get_ifd(_EXIF)
         taken = datetime.strptime(str(inner[_TIME]).strip(), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
         fraction = str(inner.get(_FRACTION, "")).strip()
