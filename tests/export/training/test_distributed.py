@@ -93,7 +93,7 @@ def test_one_process_speaks_and_writes(torchrun):
     """With two processes, every line and the result appear once, and one version is published."""
     printed = torchrun(2)[2]
     assert printed.count("all   1  ") == 1
-    assert printed.count("default scorer:") == 1
+    assert printed.count("test photos; default scorer:") == 1
     assert "2 processes" in printed
 
 

@@ -64,7 +64,12 @@ def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
         np.eye(1, 4, dtype=np.float32), Limit(1.0, 0.0), 0.0, np.array([*shares.values()], np.float32), {}
     )
     model = SimpleNamespace(
-        name="m", version=1, manifest=SimpleNamespace(classes=tuple(shares)), baseline=baseline, scorers=("svm",)
+        name="m",
+        version=1,
+        manifest=SimpleNamespace(classes=tuple(shares)),
+        baseline=baseline,
+        novelty=baseline.novelty,
+        scorers=("svm",),
     )
     metrics = Metrics(max_classes=most)
     signals = DriftMonitor(metrics, model)
