@@ -48,6 +48,13 @@ def test_each_step_can_be_taken(result: Result, tmp_path: Path):
     assert Path(str(arguments.images[0])) == tmp_path / "photos" / "Testing" / "dog" / "a b.jfif"
 
 
+def test_the_photo_beside_a_label_file_is_the_example(result: Result, tmp_path: Path):
+    """After training by a label file, the last step names a photo of its folder."""
+    labels = _photos(tmp_path / "photos") / "labels.csv"
+    labels.write_text("image,label\n")
+    assert next_steps(result.folder, labels) == next_steps(result.folder, labels.parent)
+
+
 def test_another_repository_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Models that lie elsewhere are served from there; without photos at hand the example says PHOTO."""
     monkeypatch.chdir(tmp_path)

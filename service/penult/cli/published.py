@@ -80,10 +80,14 @@ def link(file: Path) -> str:
 
 
 def first_photo(folder: Path) -> Path | None:
-    """Return the first photo below a folder, of its test split if it has one; None if there is none."""
+    """Return the first photo below a folder, or beside a label file; None if there is none.
+
+    If the folder has a test split, the photo is of that.
+    """
     from penult.folders.names import split_of
     from penult.folders.walk import walk
 
+    folder = folder if folder.is_dir() else folder.parent
     tests = sorted(each for each in folder.iterdir() if split_of(each.name) == "test") if folder.is_dir() else []
     found = (folder / entry.path for inside in (*(each.name for each in tests), "") for entry in walk(folder, inside))
     return next(found, None)
