@@ -68,7 +68,6 @@ def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
         version=1,
         manifest=SimpleNamespace(classes=tuple(shares)),
         baseline=baseline,
-        novelty=baseline.novelty,
         scorers=("svm",),
     )
     metrics = Metrics(max_classes=most)

@@ -20,7 +20,6 @@ class DriftMonitor:
     def __init__(self, metrics: Metrics, model: ServedModel) -> None:
         """Begin at 0, with every class there, so that one that is never named shows; state the baseline."""
         self._metrics = metrics
-        self._novelty = model.novelty
         self._threshold = model.baseline.threshold if model.baseline else 0.0
         self._labels = model.name, str(model.version)
         series = metrics.series_of(model.manifest.classes, model.baseline)
@@ -39,16 +38,13 @@ class DriftMonitor:
             self._novel = metrics.counting(metrics.novel.labels(*self._labels))
             metrics.state_baseline(self._labels, model.manifest.classes, model.baseline)
 
-    def record_novelty(self, descriptors: Floats) -> list[tuple[float | None, bool]]:
-        """Count the novelty of images, of their descriptors float32 [N, length].
+    def record_novelty(self, distances: Floats) -> list[tuple[float, bool]]:
+        """Count the novelty of images, float32 [N], of a model with a baseline.
 
         Returns:
-            The novelty of each image and whether it is above the threshold; (None, False) without a baseline.
+            The novelty of each image and whether it is above the threshold.
 
         """
-        if not self._novelty:
-            return [(None, False)] * len(descriptors)
-        distances = self._novelty(descriptors)
         self._ratio.observe_all((distances / self._threshold).tolist())
         above = distances > self._threshold
         if count := int(np.count_nonzero(above)):

@@ -202,10 +202,10 @@ class Pipeline:
         self,
         model: ServedModel,
         images: Sequence[Photo | ImageError],
-        make: Callable[[Scoring, Floats, Floats], Answered],
+        make: Callable[[Scoring, Floats, Floats, Floats | None], Answered],
         expires: float = math.inf,
     ) -> Answered:
-        """Return what `make` computes, on a thread, from logits [N, logits_length] and descriptors [N, length].
+        """Return what `make` computes, on a thread, from logits, descriptors and novelty of N images.
 
         Raises:
             ImageError: for the first image that cannot be used.
@@ -217,8 +217,10 @@ class Pipeline:
         def finish(outputs: Sequence[Output]) -> Answered:
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
             descriptors = stacked([row.descriptor for row in rows])
-            scoring.drift.record_novelty(descriptors)
-            return make(scoring, stacked([row.logits for row in rows]), descriptors)
+            distances = scoring.novelty(descriptors)
+            if distances is not None:
+                scoring.drift.record_novelty(distances)
+            return make(scoring, stacked([row.logits for row in rows]), descriptors, distances)
 
         return (await self._run(model, images, finish, expires))[0]
 

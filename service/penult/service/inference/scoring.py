@@ -63,38 +63,41 @@ class Scoring:
         if not good:
             return [output for output in outputs if isinstance(output, PenultError)]
         descriptors = stacked([output.descriptor for output in good])
+        distances = self.novelty(descriptors)
         if scorer == NOVELTY:
-            ranked = self.by_novelty(descriptors).ranked(top_k)
+            ranked = self.by_novelty(distances).ranked(top_k)
         else:
             scores = stacked([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
             ranked = self._probable(scorer, scores).ranked(top_k)
         self.drift.record_classes(scorer, [(row[0].label, row[0].probability) for row in ranked])
-        return self._outcomes(outputs, good, ranked, descriptors)
+        return self._outcomes(outputs, good, ranked, distances)
 
     def describe(self, outputs: Sequence[Output]) -> list[Outcome]:
         """Return one outcome per output, without classes; count novelty."""
         good = [output for output in outputs if isinstance(output, ModelOutput)]
-        descriptors = stacked([output.descriptor for output in good]) if good else np.empty((0, 0), np.float32)
-        return self._outcomes(outputs, good, [()] * len(good), descriptors)
+        distances = self.novelty(stacked([output.descriptor for output in good])) if good else None
+        return self._outcomes(outputs, good, [()] * len(good), distances)
 
     def svm_scores(self, descriptors: Floats) -> Floats:
         """Return the SVM's scores, float32 [N, classes], of descriptors float32 [N, length]."""
         assert self.model.svm is not None  # callers check the scorer first
         return self.model.svm(descriptors)
 
-    def novelty(self, descriptors: Floats) -> Floats:
-        """Return how far descriptors float32 [N, length] are from the training images, float32 [N]."""
-        assert self.model.novelty is not None  # a model with the scorer has it
-        return self.model.novelty(descriptors)
+    def novelty(self, descriptors: Floats) -> Floats | None:
+        """Return how far descriptors float32 [N, length] are from the training images, float32 [N].
 
-    def by_novelty(self, descriptors: Floats) -> ClassScores:
-        """Return the one class of descriptors float32 [N, length], with its score and probability; count nothing.
+        Without a baseline it is None.
+        """
+        return self.model.novelty(descriptors) if self.model.novelty else None
+
+    def by_novelty(self, distances: Floats | None) -> ClassScores:
+        """Return the one class of images of this novelty, with its score and probability; count nothing.
 
         The score is what is left to the threshold, below 0 for a novel image. The probability is the share of held-out
         images of the class that are at least as far.
         """
-        baseline, distances = self.model.baseline, self.novelty(descriptors)
-        assert baseline is not None  # the manifest requires it of one class
+        baseline = self.model.baseline
+        assert baseline is not None and distances is not None  # the manifest requires a baseline of one class
         scores = np.float32(baseline.threshold) - distances
         return ClassScores(self.model.manifest.classes, scores[:, None], baseline.probability(distances)[:, None])
 
@@ -106,10 +109,11 @@ class Scoring:
         if NOVELTY not in self.model.scorers:
             ranked = self._probable(SVM, self.svm_scores(descriptors)).ranked(top_k)
             return [Answer(classes, row) for classes, row in zip(ranked, descriptors, strict=True)]
-        ranked = self.by_novelty(descriptors).ranked(top_k)
-        distances = self.novelty(descriptors).tolist()
+        distances = self.novelty(descriptors)
+        assert distances is not None  # as in by_novelty()
+        ranked = self.by_novelty(distances).ranked(top_k)
         return [
-            Answer(classes, row, novelty=distance, is_novel=classes[0].score < 0)
+            Answer(classes, row, novelty=float(distance), is_novel=classes[0].score < 0)
             for classes, row, distance in zip(ranked, descriptors, distances, strict=True)
         ]
 
@@ -119,9 +123,9 @@ class Scoring:
         self.drift.record_classes(scorer, found.best())
         return found
 
-    def record_novelty(self, descriptors: Floats) -> ClassScores:
-        """Count the class of descriptors float32 [N, length]; return it as by_novelty() does."""
-        found = self.by_novelty(descriptors)
+    def record_by_novelty(self, distances: Floats | None) -> ClassScores:
+        """Count the class of images of this novelty; return it as by_novelty() does."""
+        found = self.by_novelty(distances)
         self.drift.record_classes(NOVELTY, found.best())
         return found
 
@@ -134,9 +138,9 @@ class Scoring:
         outputs: Sequence[Output],
         good: Sequence[ModelOutput],
         ranked: Sequence[tuple[Scored, ...]],
-        descriptors: Floats,
+        distances: Floats | None,
     ) -> list[Outcome]:
-        novelty = self.drift.record_novelty(descriptors) if good else []
+        novelty = [(None, False)] * len(good) if distances is None else self.drift.record_novelty(distances)
         answers = (
             Answer(classes, output.descriptor[0], novelty=distance, is_novel=is_novel)
             for output, classes, (distance, is_novel) in zip(good, ranked, novelty, strict=True)

@@ -360,18 +360,24 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
         raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
 
 
-def _make(scorer: str, wanted: Sequence[Wanted], scoring: Scoring, logits: Floats, descriptors: Floats) -> list[Output]:
+def _make(
+    scorer: str,
+    wanted: Sequence[Wanted],
+    scoring: Scoring,
+    logits: Floats,
+    descriptors: Floats,
+    distances: Floats | None,
+) -> list[Output]:
     """Return the outputs asked for, from one forward pass; compute the SVM's scores only if an output needs them."""
     names = {output.name for output in wanted}
     needs_classes = bool(names & {PROBABILITIES, LABELS})
-    made: dict[str, Floats | NDArray[np.bool_]] = {LOGITS: logits, DESCRIPTOR: descriptors}
+    made: dict[str, Floats | NDArray[np.bool_] | None] = {LOGITS: logits, DESCRIPTOR: descriptors}
     if SVM_SCORES in names or (needs_classes and scorer == SVM):
         made[SVM_SCORES] = svm_scores = scoring.svm_scores(descriptors)
     labels: list[bytes] = []
     if scorer == NOVELTY:
-        found = scoring.record_novelty(descriptors)
-        made |= {PROBABILITIES: found.probabilities, NOVELTY: scoring.novelty(descriptors)}
-        made[IS_NOVEL] = found.scores[:, 0] < 0
+        found = scoring.record_by_novelty(distances)
+        made |= {PROBABILITIES: found.probabilities, NOVELTY: distances, IS_NOVEL: found.scores[:, 0] < 0}
         labels = [label.encode() for label, _ in found.best()]
     elif needs_classes:
         found = scoring.record(scorer, logits if scorer == DENSE else svm_scores)
