@@ -320,6 +320,13 @@ def test_every_format_may_name_its_time(settings: Settings, make_photos: Photos,
     assert "1 groups keep 2 photos together, at most 2 each" in splits.notes
 
 
+def test_without_groups_a_note_says_so(settings: Settings, folder: Path):
+    """Photos without times are not grouped, and the splits are the usual ones."""
+    splits = splits_of(settings(group_by="exif-time"))
+    assert "no photos are in one group, so the splits are those without groups" in splits.notes
+    assert splits.train == splits_of(settings()).train
+
+
 def test_photos_of_one_moment_are_a_group(settings: Settings, make_photos: Photos, tmp_path: Path):
     """--group-by exif-time joins what one camera took within ten seconds; photos without a time stand alone."""
     folder = make_photos(tmp_path / "photos", {"cat": 24, "dog": 24})

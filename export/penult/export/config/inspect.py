@@ -11,11 +11,11 @@ from penult.export.config import photos
 from penult.export.config.photos import named_by
 from penult.export.config.train import TrainSettings
 from penult.export.errors import SettingsError
-from penult.settings import Settings, setting
+from penult.settings import setting
 
 
 @dataclass(frozen=True)
-class InspectSettings(Settings):
+class InspectSettings(photos.LearningSettings):
     """What to inspect, and the network that describes it."""
 
     PREFIX: ClassVar[str] = "PENULT_INSPECT_"
@@ -40,11 +40,6 @@ class InspectSettings(Settings):
         super().__post_init__()
         if self.version is not None and self.model is None:
             raise SettingsError("NO_EFFECT", "--version is that of a model; add --model models/NAME, or leave it out")
-
-    @staticmethod
-    def error(message: str) -> Exception:
-        """Return the error of a value out of range."""
-        return SettingsError("RANGE", message)
 
     @classmethod
     def given(

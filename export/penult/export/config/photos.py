@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
-from penult.settings import setting
+from penult.export.errors import SettingsError
+from penult.settings import Settings, setting
 
 NO_GROUPS, BY_FOLDER, BY_TIME, BY_LIKENESS = GROUPINGS = ("no", "folder", "exif-time", "near-duplicates")
 
@@ -18,6 +19,15 @@ images = partial(
 skip_missing = partial(setting, False, "leave out images of a label file that do not exist", recorded=False)
 exclude = partial(setting, None, "leave out the images that a file lists", recorded=False, metavar="FILE")
 group_by = partial(setting, NO_GROUPS, "also keep together images of one folder, moment or look", choices=GROUPINGS)
+
+
+class LearningSettings(Settings):
+    """Base of the options of the commands that read labelled photos."""
+
+    @staticmethod
+    def error(message: str) -> Exception:
+        """Return the error of a value out of range."""
+        return SettingsError("RANGE", message)
 
 
 class _HasPhotos(Protocol):

@@ -11,13 +11,13 @@ from penult.export.config import one_class, photos
 from penult.export.config.photos import GROUPINGS
 from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
-from penult.settings import Settings, setting
+from penult.settings import setting
 
 _as_trained = partial(setting, None, shown="as the network was trained")
 
 
 @dataclass(frozen=True)
-class VersionSettings(Settings):
+class VersionSettings(photos.LearningSettings):
     """A new version of a model. None stands for what the network was trained with, so that splits are the same."""
 
     model: Path = setting(MISSING, "folder like models/NAME, which gets a new version", is_positional=True)
@@ -31,11 +31,6 @@ class VersionSettings(Settings):
     exclude: Path | None = photos.exclude()
     group_by: str | None = _as_trained("also keep together images of one folder, moment or look", choices=GROUPINGS)
     report_photos: bool = setting(True, "show test images in the report")
-
-    @staticmethod
-    def error(message: str) -> Exception:
-        """Return the error of a value out of range."""
-        return SettingsError("RANGE", message)
 
 
 @dataclass(frozen=True)

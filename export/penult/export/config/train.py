@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from penult.export.config import no_effect, one_class, photos
 from penult.export.errors import SettingsError
-from penult.settings import Settings, setting
+from penult.settings import setting
 
 ALL_STAGES = 5
 # What `--freeze all` means: the five conv stages and the hidden dense layers; only the head learns.
@@ -60,7 +60,7 @@ class_weights = partial(
 
 
 @dataclass(frozen=True)
-class TrainSettings(Settings):
+class TrainSettings(photos.LearningSettings):
     """One training run. Rates are those of AdamW, patience counts epochs, fractions are shares of the photos left."""
 
     PREFIX: ClassVar[str] = "PENULT_TRAIN_"
@@ -209,11 +209,6 @@ class TrainSettings(Settings):
     def class_weight(self) -> str | None:
         """The class weights as scikit-learn names them."""
         return None if self.class_weights == "none" else self.class_weights
-
-    @staticmethod
-    def error(message: str) -> Exception:
-        """Return the error of a value out of range."""
-        return SettingsError("RANGE", message)
 
     @classmethod
     def given(

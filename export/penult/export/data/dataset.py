@@ -211,10 +211,10 @@ def _group(
     for photos in parts.values():
         photos[:] = [next(merged) for _ in photos]
     sizes = Counter(photo.group for photos in parts.values() for photo in photos if photo.group)
-    notes += [
+    together = (
         f"{len(sizes)} groups keep {sizes.total()} photos together, at most {max(sizes.values(), default=0)} each"
-    ]
-    notes += more
+    )
+    notes += [together if sizes else "no photos are in one group, so the splits are those without groups", *more]
     across = sum(1 for where in _parts_of_groups(parts).values() if len(where) > 1)
     if across:
         notes.append(f"{across} groups have photos in more than one given split, so accuracy may be too high")
