@@ -279,6 +279,7 @@ def _facts(plan: Plan) -> list[str]:
         ["memory", f"about {_mib(plan.cache_needed_bytes)} for decoded photos; --cache-mb is "
                    f"{plan.cache_bytes >> 20:,}: {kept}"],
         ["disk", _disk(plan)],
+        ["near-copies", "counted across splits after training; penult inspect lists them before"],
     ]  # fmt: skip
     facts.append(["SVM", f"{plan.svm}; at most about {duration(plan.svm_s)}"])
     if plan.trials:
