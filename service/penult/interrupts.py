@@ -19,8 +19,9 @@ from typing import Self, TypeVar
 
 T = TypeVar("T")
 
-# The main thread gets so long to notice, and from then on so long to clean up.
-_NOTICE_S, _CLEAN_UP_S = 0.5, 5.0
+# The main thread gets so long to notice, and from then on so long to clean up. On a busy machine it may not run for
+# half a second, and a command that is ended before it notices cannot say what it has kept.
+_NOTICE_S, _CLEAN_UP_S = 2.0, 5.0
 _EXIT_CODE = 1
 
 
