@@ -79,6 +79,11 @@ def merge_groups(photos: Sequence[Photo], more: Sequence[str] = ()) -> list[Phot
     return [replace(photo, group=names[root(found[0])]) for photo, found in zip(photos, keys, strict=True)]
 
 
+def units_of(photos: Sequence[Photo]) -> list[str]:
+    """Return a name for each photo and those that it must not be parted from: its group, and identical files."""
+    return [_unit(photo) for photo in merge_groups(photos)]
+
+
 def hold_out(photos: Sequence[Photo], fraction: float, seed: str, keep: int) -> tuple[list[Photo], list[Photo]]:
     """Set a share of every class aside.
 

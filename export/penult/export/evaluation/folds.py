@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from penult.export.data.splitting import Photo
+from penult.export.data.splitting import Photo, units_of
 
 MAX_FOLDS = 5
 
@@ -20,28 +20,11 @@ Rows = NDArray[np.intp]
 Split = tuple[Rows, Rows]
 
 
-def groups_of(photos: Iterable[Photo]) -> Rows:
+def groups_of(photos: Sequence[Photo]) -> Rows:
     """Return the group number of each photo, [N]: photos of one group, and byte-identical copies, share a number."""
     numbers: dict[str, int] = {}
-    parents: list[int] = []
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    found = []
-    for photo in photos:
-        keys = [f"{kind} {name}" for kind, name in (("copy", photo.sha256), ("group", photo.group)) if name]
-        known = [root(numbers[key]) for key in keys if key in numbers]
-        number = min(known, default=len(parents))
-        if not known:
-            parents.append(number)
-        for other in known:
-            parents[other] = number
-        numbers |= dict.fromkeys(keys, number)
-        found.append(number)
-    return np.array([root(number) for number in found], dtype=np.intp)
+    found = [numbers.setdefault(unit, len(numbers)) for unit in units_of(photos)]
+    return np.array(found, dtype=np.intp)
 
 
 def count_folds(labels: Labels, groups: Rows | None = None) -> int:

@@ -14,7 +14,7 @@ from penult.export.config.inspect import InspectSettings
 from penult.export.config.photos import PhotoSource, named_by
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.photo_measures import measure
-from penult.export.data.splitting import Photo, merge_groups
+from penult.export.data.splitting import Photo, units_of
 from penult.export.disk import writing
 from penult.export.evaluation import suspects
 from penult.export.evaluation.near_copies import find_pairs
@@ -128,7 +128,7 @@ def _rank(
 ) -> tuple[suspects.Ranking, dict[int, tuple[int, int]]]:
     """Rank the labels; also return, for each suspect on the page, the nearest photos of both labels."""
     inputs, labels = suspects.prepared(descriptors), np.array([photo.label for photo in photos])
-    units = [photo.group or photo.sha256 for photo in merge_groups(photos)]
+    units = units_of(photos)
     ranking = suspects.rank(suspects.leave_out_probabilities(inputs, labels, classes, units, seed), labels)
     shown = inspect_page.shown_suspects(ranking)
     sides = [
