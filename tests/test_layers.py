@@ -26,8 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "penult.export": {"penult.bundle", "penult.lookup"},
     # --tune tries settings of the service.
     "penult.bench": {"penult.v1", "penult.client", "penult.service"},
+    # The page learns with the parts of training, and stores through a client.
+    "penult.label": {"penult.bundle", "penult.export", "penult.client"},
     "penult.cli": {
         "penult.v1", "penult.bundle", "penult.lookup", "penult.service", "penult.export", "penult.client", "penult.bench",
+        "penult.label",
     },
 }  # fmt: skip
 # Inside these, imports run down this list. Modules beside the rooms (errors, progress) are below all of them.
@@ -70,14 +73,14 @@ KNOWN_TO = {
     "prometheus_client": {"penult.service.observability"},
     "opentelemetry": {"penult.service.observability"},
     "pynvml": {"penult.service.observability"},
-    "starlette": {"penult.service.http", "penult.service.oip"},
-    "uvicorn": {"penult.service.http"},
+    "starlette": {"penult.service.http", "penult.service.oip", "penult.label"},
+    "uvicorn": {"penult.service.http", "penult.label"},
     # The service reads pickles opcode by opcode, without an unpickler.
     "pickle": {"penult.export.evaluation"},
     "pickletools": {"penult.service.models"},
     "sklearn": {"penult.export.evaluation", "penult.export.report", "penult.export.jobs"},
-    "scipy": {"penult.export.evaluation"},
-    "matplotlib": {"penult.drawing", "penult.export.report", "penult.export.jobs", "penult.bench"},
+    "scipy": {"penult.export.evaluation", "penult.label"},
+    "matplotlib": {"penult.drawing", "penult.export.report", "penult.export.jobs", "penult.bench", "penult.label"},
     "jinja2": {"penult.export.report"},
     "onnx": {"penult.export.onnx"},
     "tqdm": {"penult.console"},
@@ -92,7 +95,7 @@ KNOWN_TO = {
     "torchvision": {"penult.export.networks"},
     "PIL": {
         "penult.bundle", "penult.client.tools", "penult.bench", "penult.export.data", "penult.export.report",
-        "penult.export.jobs",
+        "penult.export.jobs", "penult.label",
     },
 }  # fmt: skip
 
