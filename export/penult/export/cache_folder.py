@@ -27,8 +27,11 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
         raise
 
 
-def forget_oldest(folder: Path, kept: int) -> None:
-    """Delete all but the newest files of a folder."""
-    by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in by_age[kept:]:
-        path.unlink(missing_ok=True)
+def forget_oldest(folder: Path, kept: int, max_bytes: int | None = None) -> None:
+    """Delete all but the newest files of a folder: at most `kept`, of `max_bytes` together. The newest one stays."""
+    by_age = sorted(((path, path.stat()) for path in folder.iterdir()), key=lambda each: each[1].st_mtime, reverse=True)
+    used = 0
+    for place, (path, status) in enumerate(by_age):
+        used += status.st_size
+        if place and (place >= kept or (max_bytes is not None and used > max_bytes)):
+            path.unlink(missing_ok=True)

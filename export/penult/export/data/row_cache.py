@@ -20,8 +20,8 @@ from penult.bundle.preprocess import PREPROCESS_VERSION
 from penult.bundle.scores import Floats
 from penult.export.cache_folder import cache_folder, forget_oldest, replace_file
 
-# Per file, and so many files of a kind. 256 MiB are 130,000 descriptors of 512 numbers.
-_MAX_BYTES, _KEPT = 256 << 20, 8
+# Per file, and of all files of a kind. 1 GiB are 200,000 descriptors of 1,280 numbers.
+_MAX_BYTES, _MAX_TOTAL_BYTES, _KEPT = 1 << 30, 2 << 30, 8
 _KEY_BYTES = _DIGEST_BYTES = 32
 _PIECE_ROWS, _PIECE_BYTES = 4096, 1 << 20
 
@@ -87,7 +87,7 @@ class RowCache:
         with contextlib.suppress(OSError):
             if self._path:
                 replace_file(self._path, _with_digest(pieces()))
-                forget_oldest(self._path.parent, _KEPT)
+                forget_oldest(self._path.parent, _KEPT, _MAX_TOTAL_BYTES)
 
 
 def _with_digest(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -57,9 +57,9 @@ class FrozenNetwork:
             DiskError: A photo can no longer be read.
         """
         cache = RowCache("descriptors", f"{runtime.VERSION} {self.identity}", self.length)
-        different = {photo.sha256: photo for photo in photos}
-        places = {sha256: row for row, sha256 in enumerate(different)}
-        rows, new = np.empty((len(different), self.length), np.float32), []
+        places: dict[str, int] = {}
+        first = [places.setdefault(photo.sha256, row) for row, photo in enumerate(photos)]
+        rows, new = np.empty((len(photos), self.length), np.float32), []
         for sha256, row in places.items():
             known = cache.get(sha256)
             if known is None:
@@ -67,8 +67,11 @@ class FrozenNetwork:
             else:
                 rows[row] = known
         if new:
-            self._fill(rows, [different[sha256] for sha256 in new], places, cache, what)
-        return rows[[places[photo.sha256] for photo in photos]] if len(different) < len(photos) else rows
+            self._fill(rows, [photos[places[sha256]] for sha256 in new], places, cache, what)
+        for row, same in enumerate(first):
+            if same != row:
+                rows[row] = rows[same]
+        return rows
 
     def _fill(self, rows: Floats, new: Sequence[Photo], places: dict[str, int], cache: RowCache, what: str) -> None:
         """Compute the rows of new photos, and write the cache now and then."""
