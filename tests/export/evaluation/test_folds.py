@@ -51,6 +51,13 @@ def test_without_groups_the_first_repeat_is_scikit_learns():
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(second, again, strict=True))
 
 
+def test_small_classes_have_fewer_folds():
+    """More folds than any class has photos become as many as there are photos; of single photos none is held out."""
+    labels = np.repeat([0, 1], [4, 3])
+    assert len(repeated(labels, np.arange(7), 0, 1, folds=7)[0]) == 4
+    assert repeated(np.arange(3), np.arange(3), 0, 2, folds=7) == [[], []]
+
+
 def test_copies_and_named_groups_join():
     """Byte-identical copies are one group, also with two labels, and join the named groups that they are in."""
     rows = [("a", ""), ("b", "burst"), ("c", ""), ("d", "burst"), ("a", ""), ("e", "other"), ("d", "other"), ("", "")]

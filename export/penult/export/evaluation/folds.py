@@ -4,6 +4,7 @@ Photos of a group are alike (a burst, a video, byte-identical copies). If one of
 answered too easily, so the accuracy of a fold that parts them is too high.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from penult.export.data.splitting import Photo, units_of
 
 MAX_FOLDS = 5
+# Such a class stays in what is learnt from; see _with_every_class().
+warnings.filterwarnings("ignore", "The least populated class in y has only", UserWarning)
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
@@ -42,9 +45,13 @@ def repeated(labels: Labels, groups: Rows, seed: int, repeats: int, folds: int =
         groups: [N], a number for each group.
         seed: Decides the folds; the first repeat is scikit-learn's with this seed.
         repeats: How often the photos are divided.
-        folds: How many folds; 0 uses count_folds().
+        folds: How many folds; 0 uses count_folds(). There are at most as many as the largest class has photos; if it
+            has one, nothing can be held out, and a repeat has no splits.
     """
-    folds = folds or count_folds(labels, groups)
+    largest = int(np.unique(labels, return_counts=True)[1].max(initial=0))
+    if largest < 2:
+        return [[] for _ in range(repeats)]
+    folds = min(folds or count_folds(labels, groups), largest)
     are_alone, nothing = len(np.unique(groups)) == len(groups), np.zeros((len(labels), 1))
     found = []
     for repeat in range(repeats):
