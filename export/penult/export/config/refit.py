@@ -45,7 +45,13 @@ class RefitSettings(VersionSettings):
     novelty: str | None = one_class.measure(None, shown="as the network was trained")
     false_alarms: float | None = one_class.false_alarms(None, shown="as the network was trained, or 2.5%")
     outliers: Path | None = one_class.outliers()
+    out: Path | None = setting(None, "folder of the model that gets the version", metavar="MODEL", shown="MODEL itself")
     from_collection: str = setting("", "collection at PENULT_TARGET whose labelled items replace DATA", metavar="C")
+
+    @property
+    def published(self) -> Path:
+        """The folder of the model that gets the new version."""
+        return self.out or self.model
 
     @property
     def class_weight(self) -> str | None:

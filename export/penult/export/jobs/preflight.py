@@ -75,7 +75,11 @@ def check_next_version(settings: VersionSettings) -> None:
             check_several(classes)
         if refit and refit.outliers:
             check_outliers(refit.outliers)
-    check_folder("MODEL", settings.model)
+    if refit and refit.out:
+        name_to_publish(refit.out)
+        check_folder("--out", refit.out)
+    else:
+        check_folder("MODEL", settings.model)
 
 
 def check_places(settings: TrainSettings) -> None:

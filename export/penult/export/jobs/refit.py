@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from penult.bundle.manifest import DENSE, SVM, Manifest
+from penult.bundle.naming import model_name
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
 from penult.export.config import no_effect
@@ -79,9 +80,9 @@ def refit(settings: RefitSettings) -> Result:
     groups, has_dense = groups_of((*splits.train, *splits.val)), not why_no_dense(splits, record)
     fitted, choice = fit_and_choose(plan, outputs, groups, has_dense)
     manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
-    metrics = {"network_of_version": bundle.version} | recorded_groups(splits, grouping_of(settings, record))
+    metrics = network_of(settings, bundle) | recorded_groups(splits, grouping_of(settings, record))
     candidate = Candidate(manifest, splits, exported, outputs, fitted, choice, metrics, history_of(settings, bundle))
-    return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
+    return publish_bundle(settings.published, candidate, reader.stack if settings.report_photos else None)
 
 
 def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRecord, splits: Splits) -> Result:
@@ -103,18 +104,17 @@ def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRe
     entry = {
         "data_sha256": splits.sha256,
         "photos": splits.counts(),
-        "network_of_version": bundle.version,
         "seed": seed_of(settings, record),
-    }
+    } | network_of(settings, bundle)
     manifest = _draft_one_class(bundle, splits, record, {SVM: entry})
     candidate = one_class.Candidate(
         manifest, splits, exported, outputs, outliers, one_class.describe_outliers(exported, reader, outliers),
-        {"network_of_version": bundle.version}, history_of(settings, bundle),
+        network_of(settings, bundle), history_of(settings, bundle),
     )  # fmt: skip
     known = before.training.get(one_class.RECORD)
     shown = reader if settings.report_photos else None
     choice = one_class.Choice.asked(settings.novelty, settings.false_alarms, known, seed_of(settings, record))
-    return one_class.publish_one_class(settings.model, candidate, choice, shown)
+    return one_class.publish_one_class(settings.published, candidate, choice, shown)
 
 
 def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, more: dict[str, Any]) -> Manifest:
@@ -155,9 +155,14 @@ def svm_record(
         "seed": fitted.seed,
         "data_sha256": splits.sha256,
         "photos": splits.counts(),
-        "network_of_version": bundle.version,
     }
-    return {"svm": record | more}
+    return {"svm": record | network_of(settings, bundle) | more}
+
+
+def network_of(settings: RefitSettings, bundle: Bundle) -> dict[str, Any]:
+    """Return what records and reports say of the version that the network is from; its model, if it is another."""
+    found: dict[str, Any] = {"network_of_version": bundle.version}
+    return found if model_name(settings.published) == bundle.name else found | {"network_of_model": bundle.name}
 
 
 def history_of(settings: VersionSettings, bundle: Bundle) -> dict[str, bytes]:

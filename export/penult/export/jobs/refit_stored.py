@@ -31,6 +31,7 @@ from penult.export.jobs.refit import (
     announce,
     draft,
     history_of,
+    network_of,
     plan_of,
     seed_of,
     svm_record,
@@ -88,10 +89,10 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
         manifest = replace(
             manifest, temperatures={DENSE: before.temperatures[DENSE]}, default_scorer=before.default_scorer
         )
-    metrics = {"network_of_version": bundle.version, "collection": stored.collection}
+    metrics = network_of(settings, bundle) | {"collection": stored.collection}
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     candidate = Candidate(manifest, splits, exported, outputs, fitted, None, metrics, history_of(settings, bundle))
-    return publish_bundle(settings.model, candidate, renew=partial(_renewed, bundle.goldens))
+    return publish_bundle(settings.published, candidate, renew=partial(_renewed, bundle.goldens))
 
 
 def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:
