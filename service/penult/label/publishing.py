@@ -1,0 +1,234 @@
+"""Publish what has been labelled: the next version of a model, made by a command of its own.
+
+The command runs in a process of its own. So the page stays quick, a failure ends nothing but the job, and the memory
+of PyTorch and scikit-learn is given back. A server that serves the model loads the version as any other one.
+"""
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from penult.bundle.naming import name_to_publish, versions
+from penult.bundle.reader import choose_version, read_manifest
+from penult.folders.names import normalised, printable
+from penult.label.errors import LabelError
+
+_NICENESS = 5
+_STOP_S = 10
+_ERROR = "penult: "
+# tqdm's lines: what is done, its share, a bar, and the rate.
+_BAR = re.compile(r"^(?P<what>.*?):? +(?P<share>\d+)%\|")
+_BREAK = re.compile(rb"[\r\n]")
+# scikit-learn warns of small classes in each fold. A line of progress would be hidden by it.
+_QUIET = {"PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The network that describes the photos.
+
+    It is either a model's, or a known network's with weights.
+
+    Attributes:
+        model: A folder like models/NAME.
+        version: Its version; None is the newest.
+        arch: The name of a network.
+        weights: Its weights, as `penult train` takes them.
+    """
+
+    model: Path | None = None
+    version: int | None = None
+    arch: str = ""
+    weights: str = ""
+
+
+class Publisher:
+    """Publishes versions of one model, one job at a time, from any thread."""
+
+    def __init__(self, labels_file: Path, images: Path, model: Path, base: Base) -> None:
+        """Publish nothing yet.
+
+        Args:
+            labels_file: The labels. A job reads a copy, so the file may change meanwhile.
+            images: The folder that the labels' paths start from.
+            model: The folder of the model that gets versions, like models/NAME; it need not exist.
+            base: The network of the first version. Later versions keep the network of the newest version, which may
+                have been fine-tuned since.
+
+        Raises:
+            BundleError: A version cannot be published there, or the base has no such version.
+            LabelError: The base cannot be a model's network.
+        """
+        name_to_publish(model)
+        if base.model is not None:
+            choose_version(base.model, base.version)
+        elif base.weights == "none":
+            raise LabelError(
+                "WEIGHTS",
+                "--publish needs a network that has been trained: give --model, or --weights FILE or imagenet",
+            )
+        self._labels_file, self._images, self._model, self._base = labels_file, images, model, base
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._is_running = self._is_stopped = False
+        self._version: int | None = None
+        self._message = ""
+
+    def start(self) -> None:
+        """Begin a job, unless one is running; what cannot be published is the message of state()."""
+        with self._lock:
+            if self._is_running or self._is_stopped:
+                return
+            self._is_running, self._version, self._message = True, None, "reading the labels"
+            self._thread = threading.Thread(target=self._publish, name="publish", daemon=True)
+            self._thread.start()
+
+    def state(self) -> dict[str, Any]:
+        """Return the model's folder, whether a job is running, the version that the last one made, and a line.
+
+        The line is the progress of the job, or why it failed. `version` is None until a job has succeeded.
+        """
+        with self._lock:
+            return {
+                "model": str(self._model),
+                "is_running": self._is_running,
+                "version": self._version,
+                "message": self._message,
+            }
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until no job is running."""
+        if thread := self._thread:
+            thread.join(timeout_s)
+
+    def stop(self) -> None:
+        """End the running job, if there is one, and begin no other."""
+        with self._lock:
+            process, self._is_stopped = self._process, True
+        if process:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.wait(_STOP_S)
+
+    def command(self, labels: Path) -> list[str]:
+        """Return the words of the command that makes the next version from a label file, without the interpreter."""
+        photos = [str(labels), "--images", str(self._images), "--skip-missing"]
+        out, base = ["--out", str(self._model)], self._base
+        pinned = ["--version", str(base.version)] if base.version else []
+        if versions(self._model):
+            is_own = base.model is not None and base.model.resolve() == self._model.resolve()
+            return ["svm", str(self._model), *photos, *(pinned if is_own else [])]
+        if base.model is not None:
+            return ["svm", str(base.model), *photos, *pinned, *out]
+        return ["train", *photos, *out, "--arch", base.arch, "--weights", base.weights, "--freeze", "all"]
+
+    def _publish(self) -> None:
+        """Run a job, on a thread of its own."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="penult-publish-") as folder:
+                data, labels = snapshot_of(self._labels_file)
+                snapshot = Path(folder) / f"labels{self._labels_file.suffix}"
+                snapshot.write_bytes(data)
+                version = self._run(self.command(snapshot))
+            line = f"version {version} is published, of {labels} labels"
+        except (LabelError, OSError) as error:
+            version, line = None, error.message if isinstance(error, LabelError) else f"cannot publish: {error}"
+        except Exception as error:  # a bug: the page shows it, and the button works again
+            version, line = None, f"cannot publish: {error!r}"
+        with self._lock:
+            self._is_running, self._process, self._version, self._message = False, None, version, line
+
+    def _run(self, words: Sequence[str]) -> int:
+        """Run a command of penult and follow its progress; return the version. Raises LabelError."""
+        # -P: files of the folder that the user is in are not imported.
+        command = [sys.executable, "-P", "-m", "penult.cli", *words, "--json"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | _QUIET
+        )
+        with self._lock:
+            self._process = process
+            is_stopped = self._is_stopped
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)  # the page's own work comes first
+        if is_stopped:
+            process.terminate()
+        with process:
+            assert process.stdout is not None and process.stderr is not None
+            answer: list[bytes] = []
+            reading = threading.Thread(
+                target=lambda out: answer.append(out.read()), args=(process.stdout,), daemon=True
+            )
+            reading.start()
+            refused = ""
+            for line in _lines(process.stderr.fileno()):
+                refused = line.removeprefix(_ERROR) if line.startswith(_ERROR) else refused
+                with self._lock:
+                    self._message = _readable(line)
+            code = process.wait()
+            reading.join()
+        if code:
+            why = "stopped" if code < 0 else "it failed without a message; run it by itself to see why"
+            raise LabelError("PUBLISH", refused or why)
+        return int(Path(json.loads(answer[0])["bundle"]).name)
+
+
+def snapshot_of(labels_file: Path) -> tuple[bytes, int]:
+    """Return the complete rows of a label file, and how many labels they have; raise LabelError for too few.
+
+    A line that is being written has no end yet.
+    """
+    try:
+        data = labels_file.read_bytes()
+    except OSError as error:
+        raise LabelError("PUBLISH", f"{labels_file} cannot be read: {error.strerror or error}") from error
+    data = data[: data.rfind(b"\n") + 1]
+    delimiter = "\t" if labels_file.suffix.lower() == ".tsv" else ","
+    rows = csv.DictReader(StringIO(data.decode("utf-8-sig", "replace")), delimiter=delimiter)
+    labels = [normalised(row["label"].strip()) for row in rows if (row.get("label") or "").strip()]
+    if len(set(labels)) < 2:
+        found = f"all labels are {printable(repr(labels[0]))}" if labels else "there are no labels yet"
+        raise LabelError("PUBLISH", f"{found}; label photos of at least two classes first")
+    return data, len(labels)
+
+
+def train_command(labels_file: Path, images: Path, model: Path, base: Base) -> str:
+    """Return the line that fine-tunes a network on the labels as the model's next version, quoted for a shell.
+
+    From a model, its architecture is taken, with ImageNet weights. Raises BundleError if it has no such version.
+    """
+    words = ["penult", "train", str(labels_file), "--images", str(images), "--out", str(model)]
+    if base.model is None:
+        return shlex.join([*words, "--arch", base.arch, "--weights", base.weights])
+    manifest = read_manifest(base.model / str(choose_version(base.model, base.version)))
+    return shlex.join([*words, "--arch", manifest.architecture])
+
+
+def _lines(descriptor: int) -> Iterator[str]:
+    """Yield lines as soon as they are there; a progress bar ends its lines with a carriage return."""
+    rest = b""
+    while part := os.read(descriptor, 65536):
+        *done, rest = _BREAK.split(rest + part)
+        yield from filter(None, (line.decode("utf-8", "replace").strip() for line in done))
+    if rest.strip():
+        yield rest.decode("utf-8", "replace").strip()
+
+
+def _readable(line: str) -> str:
+    """Return a line of progress without its bar."""
+    if bar := _BAR.match(line):
+        return f"{bar['what']}: {bar['share']} %"
+    return line.removeprefix(_ERROR)

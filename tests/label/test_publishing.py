@@ -1,0 +1,150 @@
+"""Publish labels: a running server names a new class, refusals are one line, and the files that a job reads stay still."""
+
+import csv
+import json
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penult.bundle.errors import BundleError
+from penult.cli.parser import Parser
+from penult.client import Client
+from penult.export.config.refit import RefitSettings
+from penult.export.config.train import TrainSettings
+from penult.label.errors import LabelError
+from penult.label.publishing import Base, Publisher, snapshot_of, train_command
+
+NAMES = {"0": "zero", "1": "one", "2": "it's two"}
+
+
+@pytest.fixture
+def write(digits: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write a label file: write(digits, count) names the first `count` training photos of each digit."""
+
+    def labels(of: Sequence[str], count: int) -> Path:
+        path = tmp_path / "my labels.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "label", "picked"])
+            for digit in of:
+                for photo in sorted((digits / "train" / digit).iterdir())[:count]:
+                    writer.writerow([photo.relative_to(digits), NAMES[digit], "typical"])
+        return path
+
+    return labels
+
+
+@pytest.mark.server
+def test_a_running_server_names_a_new_class(
+    digits: Path, copy_model: Callable[[Path], Path], write: Callable[..., Path], start_server, tmp_path: Path
+):
+    """Labels become a model of their own, on the network of another; one more class is served by the running server."""
+    base = copy_model(tmp_path / "models")
+    publisher = Publisher(write("01", 10), digits, tmp_path / "models" / "names", Base(base, 1))
+    publisher.start()
+    publisher.start()  # one job at a time
+    publisher.wait()
+    state = publisher.state()
+    assert state == {
+        "model": str(tmp_path / "models" / "names"), "is_running": False, "version": 1,
+        "message": "version 1 is published, of 20 labels",
+    }  # fmt: skip
+    metrics = json.loads((tmp_path / "models" / "names" / "1" / "metrics.json").read_bytes())
+    assert (metrics["network_of_model"], metrics["network_of_version"]) == ("digits", 1)
+    photos = sorted((digits / "test" / "2").iterdir())[:20]
+    with Client(start_server(tmp_path / "models", "--watch-s", "0.1").target) as client:
+        before = client.classify(photos, model="names")
+        assert (before.version, {result.label for result in before.results} <= {"zero", "one"}) == (1, True)
+        write("012", 10)
+        publisher.start()
+        publisher.wait()
+        assert publisher.state()["version"] == 2
+        deadline = time.monotonic() + 60
+        while (after := client.classify(photos, model="names")).version == 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert after.version == 2
+    assert sum(result.label == "it's two" for result in after.results) >= 18
+
+
+@pytest.mark.server
+def test_what_a_command_refuses_is_one_line(digits: Path, models: Path, write: Callable[..., Path], tmp_path: Path):
+    """Too few photos of a class are named by the command's own line, and nothing is published."""
+    publisher = Publisher(write("012", 3), digits, tmp_path / "names", Base(models / "digits"))
+    publisher.start()
+    publisher.wait()
+    state = publisher.state()
+    assert (state["is_running"], state["version"]) == (False, None)
+    assert state["message"].startswith("3 classes have too few photos: \"it's two\" has 3 photos")
+    assert not (tmp_path / "names").exists()
+
+
+@pytest.mark.server
+def test_a_stopped_job_publishes_nothing(digits: Path, models: Path, write: Callable[..., Path], tmp_path: Path):
+    """stop() ends the command, and no other begins."""
+    publisher = Publisher(write("01", 10), digits, tmp_path / "names", Base(models / "digits"))
+    publisher.start()
+    publisher.stop()
+    assert publisher.state()["message"] == "stopped"
+    publisher.start()
+    assert not publisher.state()["is_running"]
+    assert not (tmp_path / "names").exists()
+
+
+def test_one_class_is_not_published(models: Path, tmp_path: Path):
+    """Labels of one class would make a model of novelty; the line says what is needed. A row without its end is left."""
+    path = tmp_path / "labels.csv"
+    path.write_text("image,label\na.png,cat\nb.png,\nc.png,do")
+    with pytest.raises(LabelError, match="all labels are 'cat'; label photos of at least two classes first"):
+        snapshot_of(path)
+    path.write_text("image,label\na.png,cat\nb.png,dog\nc.png,do")
+    assert snapshot_of(path) == (b"image,label\na.png,cat\nb.png,dog\n", 2)
+    publisher = Publisher(tmp_path / "absent.csv", tmp_path, tmp_path / "names", Base(models / "digits"))
+    publisher.start()
+    publisher.wait()
+    assert publisher.state()["message"].endswith("absent.csv cannot be read: No such file or directory")
+
+
+def test_each_base_has_its_command(models: Path, tmp_path: Path):
+    """New networks are trained frozen, models get an SVM, their own or in another folder; the commands take the words."""
+    labels, new, old = tmp_path / "l.csv", tmp_path / "new", models / "digits"
+
+    def settings(kind: Any, base: Base, model: Path) -> Any:
+        words = Publisher(labels, tmp_path, model, base).command(labels)
+        parser = Parser(prog="penult")
+        kind.add_arguments(parser)
+        return words[0], kind.load(parser.parse_args(words[1:]))
+
+    name, found = settings(TrainSettings, Base(arch="tiny5", weights="w.pt"), new)
+    assert (name, found.out, found.arch, found.weights, found.freezes_all) == ("train", new, "tiny5", "w.pt", True)
+    name, found = settings(RefitSettings, Base(old, 1), new)
+    assert (name, found.model, found.version, found.published) == ("svm", old, 1, new)
+    assert settings(RefitSettings, Base(old, 1), old)[1].version == 1
+    name, found = settings(RefitSettings, Base(arch="tiny5", weights="w.pt"), old)
+    assert (name, found.published, found.version) == ("svm", old, None)
+    assert (found.images, found.skip_missing) == (tmp_path, True)
+
+
+def test_a_base_that_cannot_be_published_is_refused(models: Path, tmp_path: Path):
+    """A repository as the model, an absent base and random weights are refused before anything is labelled."""
+    for model, base, line in (
+        (models, Base(arch="tiny5", weights="w.pt"), "is a repository"),
+        (tmp_path / "new", Base(models / "digits", 9), "has no version 9"),
+        (tmp_path / "new", Base(arch="tiny5", weights="none"), "--publish needs a network"),
+    ):
+        with pytest.raises((BundleError, LabelError), match=line):
+            Publisher(tmp_path / "l.csv", tmp_path, model, base)
+
+
+def test_the_line_that_fine_tunes_is_quoted(models: Path):
+    """Spaces and quotes survive a shell; a model's own architecture is named."""
+    line = train_command(Path("my labels.csv"), Path("it's"), Path("models/x"), Base(arch="tiny5", weights="w $.pt"))
+    assert shlex.split(line) == [
+        *("penult", "train", "my labels.csv", "--images", "it's", "--out", "models/x"),
+        *("--arch", "tiny5", "--weights", "w $.pt"),
+    ]
+    own = train_command(Path("l.csv"), Path("p"), Path("models/x"), Base(models / "digits"))
+    assert own.endswith("--arch tiny5")
