@@ -78,7 +78,7 @@ def test_what_a_command_refuses_is_one_line(digits: Path, models: Path, write: C
     publisher.wait()
     state = publisher.state()
     assert (state["is_running"], state["version"]) == (False, None)
-    assert state["message"].startswith("3 classes have too few photos: \"it's two\" has 3 photos")
+    assert state["message"].startswith('3 classes have too few photos: "it\'s two" has 3 photos')
     assert not (tmp_path / "names").exists()
 
 
