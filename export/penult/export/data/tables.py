@@ -42,12 +42,7 @@ def failed(path: Path, what: str, advice: str, number: int | None = None) -> Dat
 def read_csv(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file, row by row; raise DataError."""
     lines = _lines(path)
-    first = next(lines, "")
-    delimiter = next((each for each in _DELIMITERS if {IMAGE, LABEL} <= set(_columns(first, each))), None)
-    if delimiter is None:
-        raise _wrong_columns(path, first)
-    columns = _columns(first, delimiter)
-    places = _places(path, columns)
+    delimiter, columns, places = header_of(path, next(lines, ""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 1
     while True:
@@ -64,6 +59,19 @@ def read_csv(path: Path) -> Iterator[Row]:
             count = f"{len(values)} values for {len(columns)} columns"
             raise failed(path, count, "check its delimiter and quotes", number)
         yield _row(number, {name: values[place].strip() for name, place in places.items()})
+
+
+def header_of(path: Path, line: str) -> tuple[str, list[str], dict[str, int]]:
+    """Return the delimiter of a first row, its columns in lower case, and the places of those that are read.
+
+    Raises:
+        DataError: The row does not name the columns image and label, or names one twice.
+    """
+    delimiter = next((each for each in _DELIMITERS if {IMAGE, LABEL} <= set(_columns(line, each))), None)
+    if delimiter is None:
+        raise _wrong_columns(path, line)
+    columns = _columns(line, delimiter)
+    return delimiter, columns, _places(path, columns)
 
 
 def read_images(path: Path) -> list[str]:
