@@ -11,6 +11,10 @@ class LabelFileError(LabelError):
     """The label file cannot be read or written; nothing has changed."""
 
 
+class InvalidAnswer(LabelError):
+    """An answer names no photo of the folder, or a name that cannot be a class."""
+
+
 class Conflict(LabelError):
     """A photo has another label than the page that answers has shown."""
 
