@@ -108,6 +108,11 @@ class LabelsFile:
         """What `penult train` takes to read this file: its path, and --images if it is needed."""
         return [str(self.path)] if self._content.paths.is_own else [str(self.path), "--images", str(self._root)]
 
+    def others(self, image: str) -> dict[str, str]:
+        """Return what a labelled image has in other columns of the file, such as split and group."""
+        places = self._content.places.get(image, [])
+        return self._content.table.others(self._content.table.rows[places[0]]) if places else {}
+
     def put(self, labels: Sequence[Label]) -> None:
         """Write labels, and return when they are on the disk.
 

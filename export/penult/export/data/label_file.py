@@ -111,9 +111,8 @@ def read_label_file(source: PhotoSource, val: str, test: str) -> tuple[Layout, L
 
 def _read(path: Path, root: Path) -> _Read:
     found, places = _Read(), dict[str, int]()
-    for each in READERS[path.suffix.lower()](path):
+    for row in checked_rows(path):
         found.rows += 1
-        row = _checked(path, each)
         found.labels.setdefault(row.label, row.number)
         file = _find(path, root, row, places.setdefault(row.label, len(places)))
         if file is None:
@@ -125,6 +124,12 @@ def _read(path: Path, root: Path) -> _Read:
         else:
             found.files[file.path] = file, row.number
     return found
+
+
+def checked_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a label file, with labels in NFC and splits as penult names them; raise DataError."""
+    for row in READERS[path.suffix.lower()](path):
+        yield _checked(path, row)
 
 
 def _checked(path: Path, row: Row) -> Row:
@@ -153,7 +158,7 @@ def _find(path: Path, root: Path, row: Row, label: int) -> File | None:
         )
     if "\0" in row.image:
         raise failed(path, f"the path {row.image[:60]!r} is unprintable", "correct it", row.number)
-    for spelt in dict.fromkeys(_spellings(row)):
+    for spelt in dict.fromkeys(spellings(row)):
         try:
             status = os.stat(os.path.join(root, spelt))
         except (OSError, ValueError):
@@ -165,7 +170,7 @@ def _find(path: Path, root: Path, row: Row, label: int) -> File | None:
     return None
 
 
-def _spellings(row: Row) -> Iterator[str]:
+def spellings(row: Row) -> Iterator[str]:
     """Yield the paths that a row may mean: as written, as other systems write it, as an upload was renamed."""
     yield os.path.normpath(row.image)
     slashed = row.image.replace("\\", "/")

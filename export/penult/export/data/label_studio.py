@@ -1,15 +1,18 @@
-"""Rows of a Label Studio export with one choice per image, in its formats JSON and JSON-MIN.
+"""Read and write projects of Label Studio with one choice per image.
+
+Exports are read in the formats JSON and JSON-MIN; tasks to import are written as JSON.
 
 In JSON, a task has `data` with the image, and `annotations` with results of the type "choices". In JSON-MIN, it has the
 fields `image` and `choice`. Tasks that are not annotated, or were skipped, are left out.
 """
 
+import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from penult.export.data.tables import Row, failed
 from penult.folders.names import is_photo
@@ -85,7 +88,47 @@ def _paths(image: str) -> list[str]:
     if address.scheme and address.netloc and not address.path.startswith("/data/"):
         return [image]
     given = parse_qs(address.query).get("d")
-    parts = unquote(given[0] if given else address.path).strip("/").split("/")
+    parts = (given[0] if given else unquote(address.path)).strip("/").split("/")
     paths = ["/".join(parts[at:]) for at in range(len(parts))]
     name = _UPLOAD.sub("", parts[-1], count=1)
     return [*paths, name] if name != parts[-1] else paths
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+IMAGE, LABEL = "image", "label"  # the names of the tags in config()
+
+
+def config(classes: Sequence[str]) -> str:
+    """Return the labelling interface of a project, which tasks of task() belong to, as XML."""
+    choices = "\n".join(f'    <Choice value="{html.escape(name)}"/>' for name in classes)
+    return (
+        f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n'
+        f'  <Choices name="{LABEL}" toName="{IMAGE}" choice="single" showInLine="true">\n{choices}\n  </Choices>\n'
+        "</View>\n"
+    )
+
+
+def task(
+    image: str, label: str | None, guess: tuple[str, float] | None, model: str, others: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a task to import.
+
+    Args:
+        image: The path below the folder that Label Studio serves local files from, its document root.
+        label: The label, as an annotation; None: none yet.
+        guess: A label that a model predicts, and its probability, as a prediction.
+        model: What made the guess.
+        others: Further fields of the task, such as split and group.
+    """
+    made: dict[str, Any] = {"data": {**others, IMAGE: f"/data/local-files/?d={quote(image)}"}}
+    if label is not None:
+        made["annotations"] = [{"result": [_choice(label)]}]
+    if guess is not None:
+        name, score = guess
+        made["predictions"] = [{"model_version": model, "score": score, "result": [_choice(name) | {"score": score}]}]
+    return made
+
+
+def _choice(label: str) -> dict[str, Any]:
+    return {"from_name": LABEL, "to_name": IMAGE, "type": "choices", "value": {"choices": [label]}}
