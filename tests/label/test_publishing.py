@@ -1,9 +1,9 @@
 """Publish labels: a running server names a new class, refusals are one line, and the files that a job reads stay still."""
 
 import csv
+import hashlib
 import json
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from penult.client import Client
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
 from penult.label.errors import LabelError
-from penult.label.publishing import Base, Publisher, snapshot_of, train_command
+from penult.label.publishing import Base, Collection, Labels, Publisher, train_command
 
 NAMES = {"0": "zero", "1": "one", "2": "it's two"}
 
@@ -42,31 +42,29 @@ def write(digits: Path, tmp_path: Path) -> Callable[..., Path]:
 def test_a_running_server_names_a_new_class(
     digits: Path, copy_model: Callable[[Path], Path], write: Callable[..., Path], start_server, tmp_path: Path
 ):
-    """Labels become a model of their own, on the network of another; one more class is served by the running server."""
+    """Labels become a model of their own, on another's network; a new class is served soon, and stored with the rest."""
     base = copy_model(tmp_path / "models")
-    publisher = Publisher(write("01", 10), digits, tmp_path / "models" / "names", Base(base, 1))
+    server = start_server(tmp_path / "models", "--watch-s", "0.1", "--lookup", str(tmp_path / "lookup"))
+    found = {path for digit in "012" for path in (digits / "train" / digit).iterdir()}
+    pool = {path.relative_to(digits).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    names, collection = tmp_path / "models" / "names", Collection(server.target, "labelled", pool)
+    publisher = Publisher(write("01", 10), digits, names, Base(base, 1), collection)
     publisher.start()
     publisher.start()  # one job at a time
     publisher.wait()
-    state = publisher.state()
-    assert state == {
-        "model": str(tmp_path / "models" / "names"), "is_running": False, "version": 1,
-        "message": "version 1 is published, of 20 labels",
-    }  # fmt: skip
-    metrics = json.loads((tmp_path / "models" / "names" / "1" / "metrics.json").read_bytes())
+    line = "version 1 is published, of 20 labels; 20 labels are in collection labelled"
+    assert publisher.state() == {"model": str(names), "is_running": False, "version": 1, "message": line}
+    metrics = json.loads((names / "1" / "metrics.json").read_bytes())
     assert (metrics["network_of_model"], metrics["network_of_version"]) == ("digits", 1)
     photos = sorted((digits / "test" / "2").iterdir())[:20]
-    with Client(start_server(tmp_path / "models", "--watch-s", "0.1").target) as client:
+    with Client(server.target) as client:
         before = client.classify(photos, model="names")
         assert (before.version, {result.label for result in before.results} <= {"zero", "one"}) == (1, True)
         write("012", 10)
         publisher.start()
         publisher.wait()
-        assert publisher.state()["version"] == 2
-        deadline = time.monotonic() + 60
-        while (after := client.classify(photos, model="names")).version == 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
-    assert after.version == 2
+        after = client.classify(photos, model="names")
+        assert (after.version, client.list_collections()[0].items) == (2, 30)
     assert sum(result.label == "it's two" for result in after.results) >= 18
 
 
@@ -94,15 +92,21 @@ def test_a_stopped_job_publishes_nothing(digits: Path, models: Path, write: Call
     assert not (tmp_path / "names").exists()
 
 
-def test_one_class_is_not_published(models: Path, tmp_path: Path):
+def test_one_class_is_not_published(tmp_path: Path):
     """Labels of one class would make a model of novelty; the line says what is needed. A row without its end is left."""
     path = tmp_path / "labels.csv"
     path.write_text("image,label\na.png,cat\nb.png,\nc.png,do")
     with pytest.raises(LabelError, match="all labels are 'cat'; label photos of at least two classes first"):
-        snapshot_of(path)
+        Labels.read(path).check()
     path.write_text("image,label\na.png,cat\nb.png,dog\nc.png,do")
-    assert snapshot_of(path) == (b"image,label\na.png,cat\nb.png,dog\n", 2)
-    publisher = Publisher(tmp_path / "absent.csv", tmp_path, tmp_path / "names", Base(models / "digits"))
+    labels = Labels.read(path)
+    assert labels == Labels(b"image,label\na.png,cat\nb.png,dog\n", {"a.png": "cat", "b.png": "dog"})
+    labels.check()
+
+
+def test_a_label_file_that_cannot_be_read_is_the_message(tmp_path: Path):
+    """What goes wrong before the command runs is shown as well."""
+    publisher = Publisher(tmp_path / "absent.csv", tmp_path, tmp_path / "names", Base(arch="tiny5", weights="w.pt"))
     publisher.start()
     publisher.wait()
     assert publisher.state()["message"].endswith("absent.csv cannot be read: No such file or directory")

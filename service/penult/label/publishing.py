@@ -13,16 +13,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from penult.bundle.naming import name_to_publish, versions
+from penult.bundle.naming import model_name, name_to_publish, versions
 from penult.bundle.reader import choose_version, read_manifest
+from penult.client.types import RequestFailed
 from penult.folders.names import normalised, printable
 from penult.label.errors import LabelError
+from penult.label.stored import store, wait_for_version
 
 _NICENESS = 5
 _STOP_S = 10
@@ -53,32 +55,47 @@ class Base:
     weights: str = ""
 
 
+@dataclass(frozen=True)
+class Collection:
+    """A collection of a running server, and the photos whose labels it gets: SHA-256 (hex) by path."""
+
+    target: str
+    name: str
+    photos: Mapping[str, str]
+
+
 class Publisher:
     """Publishes versions of one model, one job at a time, from any thread."""
 
-    def __init__(self, labels_file: Path, images: Path, model: Path, base: Base) -> None:
+    def __init__(
+        self, labels_file: Path, images: Path, model: Path | None, base: Base, collection: Collection | None = None
+    ) -> None:
         """Publish nothing yet.
 
         Args:
             labels_file: The labels. A job reads a copy, so the file may change meanwhile.
             images: The folder that the labels' paths start from.
-            model: The folder of the model that gets versions, like models/NAME; it need not exist.
+            model: The folder of the model that gets versions, like models/NAME; it need not exist. None publishes no
+                version, and only stores labels in the collection.
             base: The network of the first version. Later versions keep the network of the newest version, which may
                 have been fine-tuned since.
+            collection: Gets the labelled photos once the version is served; None stores nothing.
 
         Raises:
             BundleError: A version cannot be published there, or the base has no such version.
             LabelError: The base cannot be a model's network.
         """
-        name_to_publish(model)
+        if model is not None:
+            name_to_publish(model)
         if base.model is not None:
             choose_version(base.model, base.version)
-        elif base.weights == "none":
+        elif model is not None and base.weights == "none":
             raise LabelError(
                 "WEIGHTS",
                 "--publish needs a network that has been trained: give --model, or --weights FILE or imagenet",
             )
         self._labels_file, self._images, self._model, self._base = labels_file, images, model, base
+        self._collection = collection
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -102,7 +119,7 @@ class Publisher:
         """
         with self._lock:
             return {
-                "model": str(self._model),
+                "model": str(self._model or ""),
                 "is_running": self._is_running,
                 "version": self._version,
                 "message": self._message,
@@ -127,6 +144,7 @@ class Publisher:
 
     def command(self, labels: Path) -> list[str]:
         """Return the words of the command that makes the next version from a label file, without the interpreter."""
+        assert self._model is not None  # callers check it
         photos = [str(labels), "--images", str(self._images), "--skip-missing"]
         out, base = ["--out", str(self._model)], self._base
         pinned = ["--version", str(base.version)] if base.version else []
@@ -139,19 +157,45 @@ class Publisher:
 
     def _publish(self) -> None:
         """Run a job, on a thread of its own."""
+        version, done = None, list[str]()
         try:
-            with tempfile.TemporaryDirectory(prefix="penult-publish-") as folder:
-                data, labels = snapshot_of(self._labels_file)
-                snapshot = Path(folder) / f"labels{self._labels_file.suffix}"
-                snapshot.write_bytes(data)
-                version = self._run(self.command(snapshot))
-            line = f"version {version} is published, of {labels} labels"
-        except (LabelError, OSError) as error:
-            version, line = None, error.message if isinstance(error, LabelError) else f"cannot publish: {error}"
-        except Exception as error:  # a bug: the page shows it, and the button works again
-            version, line = None, f"cannot publish: {error!r}"
+            labels = Labels.read(self._labels_file)
+            if self._model is not None:
+                version = self._publish_version(labels)
+                done.append(f"version {version} is published, of {len(labels.by_image)} labels")
+            if self._collection:
+                done.append(self._store(self._collection, labels, version))
+        except (LabelError, RequestFailed) as error:
+            done.append(error.message)
+        except Exception as error:  # a full disk, or a bug: the page shows it, and the button works again
+            done.append(f"cannot publish: {error or repr(error)}")
         with self._lock:
-            self._is_running, self._process, self._version, self._message = False, None, version, line
+            self._is_running, self._process, self._version, self._message = False, None, version, "; ".join(done)
+
+    def _publish_version(self, labels: "Labels") -> int:
+        """Publish the next version; raise LabelError."""
+        labels.check()
+        with tempfile.TemporaryDirectory(prefix="penult-publish-") as folder:
+            snapshot = Path(folder) / f"labels{self._labels_file.suffix}"
+            snapshot.write_bytes(labels.data)
+            return self._run(self.command(snapshot))
+
+    def _store(self, collection: Collection, labels: "Labels", version: int | None) -> str:
+        """Put the labels into the collection, described by the model that is served; raise RequestFailed."""
+        named = self._model or self._base.model
+        model = model_name(named) if named else ""
+        if version:
+            self._show(f"waiting until {collection.target} serves version {version}")
+            wait_for_version(collection.target, model, version)
+        after = store(
+            collection.target, collection.name, self._images, labels.by_image, collection.photos, model,
+            lambda done, total: self._show(f"storing labels: {done} of {total}"),
+        )  # fmt: skip
+        return after.line(collection.name)
+
+    def _show(self, line: str) -> None:
+        with self._lock:
+            self._message = line
 
     def _run(self, words: Sequence[str]) -> int:
         """Run a command of penult and follow its progress; return the version. Raises LabelError."""
@@ -176,8 +220,7 @@ class Publisher:
             refused = ""
             for line in _lines(process.stderr.fileno()):
                 refused = line.removeprefix(_ERROR) if line.startswith(_ERROR) else refused
-                with self._lock:
-                    self._message = _readable(line)
+                self._show(_readable(line))
             code = process.wait()
             reading.join()
         if code:
@@ -186,23 +229,32 @@ class Publisher:
         return int(Path(json.loads(answer[0])["bundle"]).name)
 
 
-def snapshot_of(labels_file: Path) -> tuple[bytes, int]:
-    """Return the complete rows of a label file, and how many labels they have; raise LabelError for too few.
+@dataclass(frozen=True)
+class Labels:
+    """The complete rows of a label file: its bytes, and the label of each image."""
 
-    A line that is being written has no end yet.
-    """
-    try:
-        data = labels_file.read_bytes()
-    except OSError as error:
-        raise LabelError("PUBLISH", f"{labels_file} cannot be read: {error.strerror or error}") from error
-    data = data[: data.rfind(b"\n") + 1]
-    delimiter = "\t" if labels_file.suffix.lower() == ".tsv" else ","
-    rows = csv.DictReader(StringIO(data.decode("utf-8-sig", "replace")), delimiter=delimiter)
-    labels = [normalised(row["label"].strip()) for row in rows if (row.get("label") or "").strip()]
-    if len(set(labels)) < 2:
-        found = f"all labels are {printable(repr(labels[0]))}" if labels else "there are no labels yet"
-        raise LabelError("PUBLISH", f"{found}; label photos of at least two classes first")
-    return data, len(labels)
+    data: bytes
+    by_image: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a label file, but for a last line without an end, which is being written; raise LabelError."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise LabelError("PUBLISH", f"{path} cannot be read: {error.strerror or error}") from error
+        data = data[: data.rfind(b"\n") + 1]
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = csv.DictReader(StringIO(data.decode("utf-8-sig", "replace")), delimiter=delimiter)
+        labels = {(row.get("image") or "").strip(): normalised((row.get("label") or "").strip()) for row in rows}
+        return cls(data, {image: label for image, label in labels.items() if image and label})
+
+    def check(self) -> None:
+        """Raise LabelError unless there are two classes; of one, a model of novelty would be made."""
+        classes = set(self.by_image.values())
+        if len(classes) < 2:
+            found = f"all labels are {printable(repr(classes.pop()))}" if classes else "there are no labels yet"
+            raise LabelError("PUBLISH", f"{found}; label photos of at least two classes first")
 
 
 def train_command(labels_file: Path, images: Path, model: Path, base: Base) -> str:
