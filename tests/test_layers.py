@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
 COMMON = {
-    "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.offline",
+    "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.connection_limits", "penult.offline",
     "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders", "penult.settings",
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ KNOWN_TO = {
     "opentelemetry": {"penult.service.observability"},
     "pynvml": {"penult.service.observability"},
     "starlette": {"penult.service.http", "penult.service.oip", "penult.label"},
-    "uvicorn": {"penult.service.http", "penult.label"},
+    "uvicorn": {"penult.service.http", "penult.label", "penult.connection_limits"},
     # The service reads pickles opcode by opcode, without an unpickler.
     "pickle": {"penult.export.evaluation"},
     "pickletools": {"penult.service.models"},

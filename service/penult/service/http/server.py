@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from penult.service.http.connection_limits import BoundedProtocol
+from penult.connection_limits import BoundedProtocol
 from penult.service.http.port_conflicts import family, port_refused
 from penult.service.observability.metrics import Exposition
 
