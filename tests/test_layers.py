@@ -9,8 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
 COMMON = {
-    "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port", "penult.nearest", "penult.connection_limits", "penult.offline",
-    "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders", "penult.settings",
+    "penult.connection_limits", "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port",
+    "penult.nearest", "penult.offline", "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders",
+    "penult.settings",
 }  # fmt: skip
 
 # Each top-level room may import itself, the common modules and the rooms listed. The common modules import each other only.

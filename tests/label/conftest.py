@@ -4,6 +4,7 @@ import csv
 import hashlib
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return Pool(root, ids, photos, inputs, np.arange(len(ids)), "made-up descriptors")
 
 
-@pytest.fixture
-def served(shapes: Pool, tmp_path: Path) -> Iterator[Served]:
-    """The page of a new label file."""
-    labels = tmp_path / "labels.csv"
+@contextmanager
+def _serving(shapes: Pool, folder: Path) -> Iterator[Served]:
+    labels = folder / "labels.csv"
     session = Session(shapes, LabelsFile(labels, shapes.root), CLASSES)
     server = LabelServer(session)
     thread = threading.Thread(target=server.run)
@@ -73,3 +73,18 @@ def served(shapes: Pool, tmp_path: Path) -> Iterator[Served]:
     thread.join(WAIT_S)
     assert not thread.is_alive()
     session.close()
+
+
+@pytest.fixture
+def served(shapes: Pool, tmp_path: Path) -> Iterator[Served]:
+    """The page of a new label file."""
+    with _serving(shapes, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def refusing(shapes: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The page of a label file that stays empty: for tests of what is refused."""
+    with _serving(shapes, tmp_path_factory.mktemp("refusing")) as found:
+        yield found
+        assert found.written() == {}

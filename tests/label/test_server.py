@@ -1,6 +1,5 @@
 """The page's HTTP interface: what is next, answers that are on the disk, the state as it changes, and errors."""
 
-import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -116,12 +115,12 @@ def test_classes_can_be_added(served):
     assert (refused.status_code, refused.json()["error"].count("\n")) == (400, 0)
 
 
-def test_the_page_is_all_its_files_and_nothing_else(served):
-    """Every file is served with a type and a policy; the page names no other address and holds no script or style."""
-    page = served.client.get("/")
+def test_the_page_is_all_its_files_and_nothing_else(refusing):
+    """Every file is refusing with a type and a policy; the page names no other address and holds no script or style."""
+    page = refusing.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     for name in FILES:
-        file = served.client.get(f"/static/{name}")
+        file = refusing.client.get(f"/static/{name}")
         assert (file.status_code, file.headers["x-content-type-options"]) == (200, "nosniff")
         assert file.headers["content-type"].partition(";")[0] in ("text/css", "text/javascript")
         assert "https://" not in file.text
@@ -130,15 +129,6 @@ def test_the_page_is_all_its_files_and_nothing_else(served):
     assert "unsafe" not in policy
     for part in ("<style", "style=", "onclick", "javascript:", "https://"):
         assert part not in page.text
-
-
-def test_labels_can_be_downloaded_for_label_studio(served):
-    """The download is a list of JSON with the labels so far."""
-    (item,) = served.next()
-    served.client.post("/api/labels", json={"id": item["id"], "label": "star"})
-    answer = served.client.get("/api/label-studio")
-    assert "attachment" in answer.headers["content-disposition"]
-    assert "star" in json.dumps(answer.json())
 
 
 @pytest.mark.parametrize(
@@ -154,12 +144,12 @@ def test_labels_can_be_downloaded_for_label_studio(served):
         (b'{"id": "a.jpg", "label": "star"}', {"content-type": "text/plain"}, 415),
     ],
 )  # fmt: skip
-def test_bodies_that_the_page_does_not_send_are_refused(served, body, headers, status):
+def test_bodies_that_the_page_does_not_send_are_refused(refusing, body, headers, status):
     """Wrong types, no JSON, too many bytes, another content type: a status and one line, and nothing is written."""
-    answer = served.client.post("/api/labels", content=body, headers={"content-type": "application/json"} | headers)
+    answer = refusing.client.post("/api/labels", content=body, headers={"content-type": "application/json"} | headers)
     assert answer.status_code == status, answer.text
     assert "\n" not in answer.json()["error"]
-    assert served.written() == {}
+    assert refusing.written() == {}
 
 
 @pytest.mark.parametrize(
@@ -170,28 +160,31 @@ def test_bodies_that_the_page_does_not_send_are_refused(served, body, headers, s
         ("/api/labels", 405), ("/image/" + "0" * 64, 404), ("/image/x?size=5000", 400),
     ],
 )  # fmt: skip
-def test_wrong_addresses_are_told_in_one_line(served, path, status):
+def test_wrong_addresses_are_told_in_one_line(refusing, path, status):
     """What is not there, or out of range, has a status and a line."""
-    answer = served.client.get(path)
+    answer = refusing.client.get(path)
     assert answer.status_code == status, answer.text
     assert "\n" not in answer.json()["error"]
 
 
-def test_a_photo_that_is_gone_is_told_in_one_line(served, shapes):
+def test_a_photo_that_is_gone_is_told_in_one_line(refusing, shapes):
     """If a file can no longer be read, its picture is an error with the reason."""
     photo = shapes.photos[-1]
     data = photo.path.read_bytes()
     photo.path.unlink()
     try:
-        answer = served.client.get(f"/image/{photo.sha256}?size=1280")
+        answer = refusing.client.get(f"/image/{photo.sha256}?size=1280")
     finally:
         photo.path.write_bytes(data)
     assert answer.status_code == 503
     assert "can no longer be read" in answer.json()["error"]
 
 
-def test_a_taken_port_is_told_in_one_line(served):
+def test_a_taken_port_is_told_in_one_line(refusing):
     """A port that another program has is refused before anything starts; port 0 takes a free one."""
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(LabelError, match="another program has it") as caught:
-        LabelServer(served.session, other.getsockname()[1])
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(LabelError, match="another program has it") as caught,
+    ):
+        LabelServer(refusing.session, other.getsockname()[1])
     assert "--port" in caught.value.message

@@ -55,7 +55,7 @@ async def _bytes_of(request: Request) -> bytes:
 
 
 def read_answers(body: dict[str, Any]) -> list[Answer]:
-    """Return the answers of a body: itself, or its `items`; raise BadRequest."""
+    """Return the answers of a body, which is one or has `items`; raise BadRequest."""
     items = body.get("items", [body])
     if not isinstance(items, list) or not 1 <= len(items) <= _MAX_ANSWERS:
         raise BadRequest(400, f"items is a list of 1 to {_MAX_ANSWERS} answers")
@@ -73,9 +73,10 @@ def _answer(item: Any) -> Answer:
     return Answer(
         id=_text(item, "id"),
         label=_text(item, "label", None),
-        is_skip=skip,
+        skip=skip,
         was=_text(item, "was", None) if "was" in item else UNGIVEN,
-        picked=_text(item, "kind", ""),
+        kind=_text(item, "kind", ""),
+        guess=_text(item, "guess", ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""The state as it changes, for any number of waiting pages: one thread waits for the session, however many they are."""
+"""The state as it changes, for any number of waiting pages. One thread waits for the session, however many they are."""
 
 import asyncio
 import json

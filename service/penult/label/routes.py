@@ -97,7 +97,7 @@ class Api:
 
 
 def answers() -> Mapping[Any, Any]:
-    """Return how errors are answered: a status, and one line as {"error": …}."""
+    """Return how errors are answered, with a status and one line."""
     return {PenultError: _failed, HTTPException: _wrong_address, Exception: _crashed}
 
 
@@ -125,7 +125,7 @@ async def _crashed(request: Request, error: Exception) -> Response:
 
 
 def _static() -> list[Route]:
-    """Return a route for each file of the page: names are looked up among them, and no path is built from a request."""
+    """Return a route for each file of the page. No path is built from a request."""
     folder = files("penult.label") / "static"
 
     def serve(name: str, data: bytes) -> Route:

@@ -1,7 +1,7 @@
-"""Photos as the page shows them: decoded behind the usual guards, upright, small, and always encoded anew.
+"""Photos as the page shows them: decoded behind the usual guards, upright, small, and always encoded again.
 
-No file's own bytes reach the browser. So an SVG or HTML file cannot be served, and a TIFF or HEIC is visible. A photo is
-named by the digest of its bytes: the address of a picture says nothing of a path, and its contents never change.
+No file's own bytes reach the browser. So an SVG or HTML file cannot be served, and a TIFF or HEIC is visible. A photo
+is named by the digest of its bytes: the address of a picture says nothing of a path, and its contents never change.
 """
 
 import io

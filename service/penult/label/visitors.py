@@ -1,4 +1,4 @@
-"""Who may use the page: a browser that knows the token, under a name of this machine, and from the page itself.
+"""Admit a browser that knows the token, under a name of this machine, and from the page itself.
 
 Any web page can make a visitor's browser send requests to 127.0.0.1. A foreign DNS name can point there too. So the
 server checks Host, Origin, Sec-Fetch-Site and the token, before it reads anything else of a request.

@@ -25,7 +25,7 @@ export function show(node, isShown) {
   if (node.hidden === isShown) node.hidden = !isShown;
 }
 
-// Draws a part anew if its data changed. Text that is selected stays, and the keyboard focus finds its place again.
+// Draws a part again if its data changed. Text that is selected stays, and the keyboard focus finds its place again.
 const drawn = new Map();
 export function redraw(id, data, draw) {
   const node = at(id), text = JSON.stringify(data), marked = getSelection();

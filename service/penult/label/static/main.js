@@ -93,7 +93,7 @@ function drawWork() {
 }
 
 function say(text) {
-  at("spoken").textContent = text;
+  at("live").textContent = text;
 }
 
 // -- what the person does -------------------------------------------------------------------------------------------------
