@@ -30,6 +30,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
 _COMMANDS = {
     "inspect": "Find suspect labels, copies and weak photos before training.",
     "train": "Fine-tune on a folder of labelled photos and publish a bundle.",
+    "label": "Label photos on a page, the most useful ones first.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",
     "check": "Verify a bundle: signature, digests, formats, golden answers.",
@@ -42,8 +43,8 @@ _COMMANDS = {
     "describe": "Print or store the descriptors of photos from a running server.",
     "bench": "Measure a running server under load, or tune its settings.",
 }
-# These do more at Ctrl-C than end: a server drains, and a measurement is reported.
-_HANDLE_SIGINT = ("serve", "bench")
+# These do more at Ctrl-C than end: a server drains, a measurement is reported, and labelling prints what comes next.
+_HANDLE_SIGINT = ("serve", "bench", "label")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from penult.console import print_error
 from penult.export.data.splitting import Photo
 from penult.label import views
 from penult.label.errors import Conflict, InvalidAnswer, LabelError, LabelFileError
+from penult.label.exchange import label_studio_tasks
 from penult.label.knowledge import Knowledge, Learning
 from penult.label.labels_file import Label, LabelsFile
 from penult.label.pool import Pool
@@ -104,7 +105,7 @@ class Session:
         self._classes: list[str] = []
         self._label_rows: dict[int, int] | None = None
         self._problem = ""
-        self._is_closed = False
+        self._is_closed = self._is_fitting = False
         self._revision = 1
         for name in (*classes, *(label.label for label in file.labels.values())):
             self._know(_checked_name(name))
@@ -117,7 +118,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Return counts, the accuracy and its curve, suspects, and what may be done next."""
         with self._changed:
-            knowledge, is_behind = self._learning.knowledge, self._learning.is_behind
+            knowledge, is_behind = self._learning.knowledge, self._learning.is_behind or self._is_fitting
             shown = views.state(
                 self._revision, self.pool, self._file, self._classes, self._labels(), knowledge, is_behind
             )
@@ -145,10 +146,15 @@ class Session:
         with self._choosing:  # one choice at a time, so that two pages get different photos
             with self._changed:
                 self._renew(holding)
-                situation, asked = self._situation(count), len(self._labels()) + len(self._handed)
+                situation, asked = self._situation(count, holding), len(self._labels()) + len(self._handed)
             picks = choose(situation, self._random, count, asked)
             with self._changed:
                 return [self._hand_out(pick) for pick in picks]
+
+    def learn(self) -> None:
+        """Wait until the classifier knows all labels."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or not (self._learning.is_behind or self._is_fitting))
 
     def grid(self, label: str, count: int) -> list[dict[str, Any]]:
         """Return photos without a label whose guess is `label`, the surest first, to confirm them at once."""
@@ -173,7 +179,9 @@ class Session:
 
     def label_studio(self) -> bytes:
         """Return labels, and guesses for the other photos, as JSON that Label Studio imports."""
-        raise LabelError("EXPORT", "the export for Label Studio comes with a later commit")
+        with self._changed:
+            guesses = views.guesses(self.pool, self._learning.knowledge, self._classes)
+            return label_studio_tasks(self._file, self.pool.root, self.pool.ids, guesses, self.pool.network)
 
     def photo_of(self, sha256: str) -> Photo | None:
         """Return a photo by the SHA-256 (hex) of its bytes, None if it is not one of them."""
@@ -308,10 +316,11 @@ class Session:
         rows = np.flatnonzero(~labelled & ~skipped)
         return rows if len(rows) else np.flatnonzero(~labelled)
 
-    def _situation(self, count: int) -> Situation:
+    def _situation(self, count: int, holding: Sequence[str]) -> Situation:
         now = self._clock()
         self._handed = {row: each for row, each in self._handed.items() if each.until_s > now}
-        rows = self._open(set(self._handed))
+        held = self._handed.keys() | {self._rows[id_] for id_ in holding if id_ in self._rows}
+        rows = self._open(held)
         near = set().union(*(near for _, near in self._recent))
         different = rows[~np.isin(rows, list(near))] if near else rows
         labels = self._labels()
@@ -323,7 +332,7 @@ class Session:
             classes=tuple(self._classes),
             fit=self._learning.knowledge.fit,
             open=different if len(different) >= count else rows,
-            checked=frozenset(self._confirmed() | self._handed.keys()),
+            checked=frozenset(self._confirmed() | held),
         )
 
     def _confirmed(self) -> set[int]:
@@ -350,18 +359,6 @@ class Session:
         label = now.label if now else None
         return views.item(self.pool, self._learning.knowledge, self._classes, pick, label, with_neighbours)
 
-    def _guesses(self) -> dict[str, tuple[str, float]]:
-        """Return the most probable class of each photo, and its probability; nothing before the first fit."""
-        fit = self._learning.knowledge.fit
-        if fit is None:
-            return {}
-        top = fit.probabilities.argmax(axis=1)
-        sure = fit.probabilities[np.arange(len(top)), top]
-        return {
-            id_: (self._classes[place], float(value))
-            for id_, place, value in zip(self.pool.ids, top.tolist(), sure.tolist(), strict=True)
-        }
-
     def _learn(self) -> None:
         """Fit again whenever there are answers that the classifier does not know yet."""
         while True:
@@ -373,13 +370,14 @@ class Session:
                 labels = self._labels()
                 picked = [self._file.labels[self.pool.ids[row]].picked for row in labels]
                 classes = len(self._classes)
-                self._learning.is_behind = False
+                self._learning.is_behind, self._is_fitting = False, True
             try:
                 knowledge: Knowledge | None = self._learning.fit(labels, picked, classes)
             except Exception as error:  # the page goes on without guesses; the label file is what counts
                 knowledge = None
                 print_error(f"the classifier could not be fitted ({type(error).__name__}: {error}); labels are kept")
             with self._changed:
+                self._is_fitting = False
                 if knowledge is not None:
                     self._learning.knowledge = knowledge
                 self._announce()

@@ -37,7 +37,9 @@ class LabelSettings(LearningSettings):
 
     folder: Path = setting(MISSING, "images to label, in folders at any depth", is_positional=True)
     labels: Path = setting(Path("labels.csv"), "label file; an existing one is continued", metavar="FILE.csv")
-    classes: tuple[str, ...] = setting((), "class names; more can be added on the page", read=_classes, metavar="a,b,c")
+    classes: tuple[str, ...] = setting(
+        (), "class names; the page can add more", read=_classes, metavar="a,b,c", shown="those of the file"
+    )
     browser: bool = setting(True, "open the page in the browser")
     port: int = setting(0, "port of the page on 127.0.0.1", minimum=0, below=65536, shown="a free one")
     seed: int = setting(0, "seed of random choices", minimum=0, below=2**32)
@@ -74,6 +76,9 @@ class LabelSettings(LearningSettings):
             raise SettingsError("NO_EFFECT", "--version is that of a model; add --model models/NAME, or leave it out")
         if self.collection and self.from_collection and self.collection != self.from_collection:
             raise SettingsError("RANGE", "--collection and --from-collection name different collections; give one")
+
+        if self.collection and not self.model_to_publish:
+            raise SettingsError("NO_EFFECT", "--collection stores at Publish; add --publish models/NAME or --model")
 
     @property
     def model_to_publish(self) -> Path | None:

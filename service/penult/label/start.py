@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from penult.console import say
 from penult.export.config import known_networks
+from penult.export.disk import writing
 from penult.export.jobs.frozen_descriptors import FrozenNetwork, of_model, of_weights
 from penult.export.networks import weights_file
 from penult.folders.names import printable
+from penult.label import exchange
 from penult.label.errors import LabelError
-from penult.label.labels_file import LabelsFile
-from penult.label.pool import load_pool
+from penult.label.labels_file import Label, LabelsFile
+from penult.label.pool import Pool, load_pool
 from penult.label.publishing import Base, Publisher, train_command
+from penult.label.results import PublishThenStore
 from penult.label.session import Session
 from penult.label.settings import LabelSettings
 
@@ -33,10 +37,46 @@ def session_of(settings: LabelSettings, network: FrozenNetwork) -> Session:
     file = LabelsFile(settings.labels, settings.folder)
     try:
         pool = load_pool(settings.folder, network)
-        return Session(pool, file, settings.classes, settings.seed, _facts(settings), _publisher(settings))
+        _add_labels(settings, file, pool)
+        for line in file.notes:
+            say(f"note: {line}")
+        publisher = _publisher(settings, file, pool)
+        return Session(pool, file, settings.classes, settings.seed, _facts(settings), publisher)
     except BaseException:
         file.close()
         raise
+
+
+def export(settings: LabelSettings, network: FrozenNetwork) -> int:
+    """Write labels, and guesses for the other photos, as Label Studio imports them; return how many photos there are.
+
+    Raises:
+        PenultError: The folder has no photos, or a file cannot be used.
+    """
+    assert settings.export
+    session = session_of(settings, network)
+    try:
+        session.learn()
+        with writing(settings.export):
+            settings.export.write_bytes(session.label_studio())
+        return len(session.pool.ids)
+    finally:
+        session.close()
+
+
+def _add_labels(settings: LabelSettings, file: LabelsFile, pool: Pool) -> None:
+    """Add the labels of another file and of a collection; images that have one keep it."""
+    if settings.import_:
+        for line in exchange.import_labels(file, settings.import_, settings.folder, pool.ids):
+            say(line)
+    if settings.from_collection:
+        from penult.label import stored
+
+        found = stored.labels_of(settings.target, settings.from_collection, _contents(pool))
+        new = [Label(id_, label) for id_, label in found.labels.items() if id_ not in file.labels]
+        file.put(new)
+        for line in found.lines(settings.from_collection):
+            say(line)
 
 
 def _check_folder(folder: Path) -> None:
@@ -50,10 +90,28 @@ def _facts(settings: LabelSettings) -> dict[str, Any]:
     return {"train_command": train_command(settings.labels, settings.folder, model, _base(settings))}
 
 
-def _publisher(settings: LabelSettings) -> Publisher | None:
+def _publisher(settings: LabelSettings, file: LabelsFile, pool: Pool) -> Publisher | PublishThenStore | None:
     """Return what publishes; None if no model is named."""
     model = settings.model_to_publish
-    return Publisher(settings.labels, settings.folder, model, _base(settings)) if model else None
+    if model is None:
+        return None
+    publisher = Publisher(settings.labels, settings.folder, model, _base(settings))
+    if not settings.collection:
+        return publisher
+
+    def store(version: int) -> str:
+        from penult.label import stored
+
+        stored.wait_for_version(settings.target, model.name, version)
+        labels = {id_: label.label for id_, label in file.labels.items()}
+        done = stored.store(settings.target, settings.collection, settings.folder, labels, _contents(pool), model.name)
+        return done.line(settings.collection)
+
+    return PublishThenStore(publisher, store)
+
+
+def _contents(pool: Pool) -> dict[str, str]:
+    return {id_: photo.sha256 for id_, photo in zip(pool.ids, pool.photos, strict=True)}
 
 
 def _base(settings: LabelSettings) -> Base:

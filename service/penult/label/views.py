@@ -66,6 +66,18 @@ def surest(knowledge: Knowledge, label: int, rows: NDArray[np.intp], count: int)
     return [int(row) for row in guessed[order[:count]]]
 
 
+def guesses(pool: Pool, knowledge: Knowledge, classes: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Return the most probable class of each photo with its probability; nothing before the first fit."""
+    if knowledge.fit is None:
+        return {}
+    top = knowledge.fit.probabilities.argmax(axis=1)
+    sure = knowledge.fit.probabilities.max(axis=1)
+    return {
+        id_: (classes[place], float(value))
+        for id_, place, value in zip(pool.ids, top.tolist(), sure.tolist(), strict=True)
+    }
+
+
 def near(pool: Pool, row: int) -> frozenset[int]:
     """Return the photos that are probably near-copies of one, by cosine of their descriptors."""
     cosines = pool.inputs @ pool.inputs[row]
@@ -87,7 +99,7 @@ def state(
     keys = [*_KEYS, *[""] * len(classes)]
     curve = [_point(each) for each in knowledge.curve]
     step = -(-len(curve) // _CURVE_POINTS) or 1
-    points, low, high = knowledge.gain or (0.0, 0.0, 0.0)
+    points, low, high = (round(100 * each, 2) for each in knowledge.gain or (0.0, 0.0, 0.0))
     return {
         "revision": revision,
         "folder": str(pool.root),
@@ -140,10 +152,10 @@ def _suspects(
         label = file.labels.get(pool.ids[row])
         if label is None or labels.get(row) != fit.labels[place] or label.picked == CONFIRMED:
             continue
+        likely = round(float(fit.left_out[place, suggested]), 3)
         if suggested != fit.labels[place]:
             found.append(
-                _image(pool, row)
-                | {"label": label.label, "suggested": classes[suggested], "probability": round(float(given[place]), 3)}
+                _image(pool, row) | {"label": label.label, "suggested": classes[suggested], "probability": likely}
             )
     return found
 
