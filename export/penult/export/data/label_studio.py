@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from penult.export.data.tables import Row, failed
 from penult.folders.names import is_photo
 
+# The names of the tags in Label Studio's template for image classification.
+IMAGE, CHOICE = "image", "choice"
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")
 _NOT_ONE = "give each image one label, as a choices control with choice=single does"
 
@@ -46,7 +48,7 @@ def read(path: Path) -> Iterator[Row]:
 def _choices(path: Path, number: int, task: Mapping[str, Any]) -> Iterator[str]:
     """Yield every choice of a task's annotations."""
     if "annotations" not in task and "completions" not in task:
-        yield from _strings(path, number, task.get("choice"))
+        yield from _strings(path, number, task.get(CHOICE))
         return
     for annotation in task.get("annotations") or task.get("completions") or ():
         try:
@@ -71,8 +73,8 @@ def _strings(path: Path, number: int, value: object) -> Iterator[str]:
 
 def _image(path: Path, number: int, data: Mapping[str, Any]) -> str:
     """Return the image of a task: its field image, or the only one that holds an image's name."""
-    if isinstance(data.get("image"), str):
-        return str(data["image"])
+    if isinstance(data.get(IMAGE), str):
+        return str(data[IMAGE])
     named = [each for each in data.values() if isinstance(each, str) and is_photo(urlsplit(each).path)]
     if len(named) != 1:
         raise failed(path, "no image", "call the field of the task's data image", number)
@@ -96,15 +98,12 @@ def _paths(image: str) -> list[str]:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
-IMAGE, LABEL = "image", "label"  # the names of the tags in config()
-
-
 def config(classes: Sequence[str]) -> str:
     """Return the labelling interface of a project, which tasks of task() belong to, as XML."""
     choices = "\n".join(f'    <Choice value="{html.escape(name)}"/>' for name in classes)
     return (
         f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n'
-        f'  <Choices name="{LABEL}" toName="{IMAGE}" choice="single" showInLine="true">\n{choices}\n  </Choices>\n'
+        f'  <Choices name="{CHOICE}" toName="{IMAGE}" choice="single" showInLine="true">\n{choices}\n  </Choices>\n'
         "</View>\n"
     )
 
@@ -131,4 +130,4 @@ def task(
 
 
 def _choice(label: str) -> dict[str, Any]:
-    return {"from_name": LABEL, "to_name": IMAGE, "type": "choices", "value": {"choices": [label]}}
+    return {"from_name": CHOICE, "to_name": IMAGE, "type": "choices", "value": {"choices": [label]}}
