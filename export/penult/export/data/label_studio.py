@@ -98,6 +98,7 @@ def _paths(image: str) -> list[str]:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
+
 def config(classes: Sequence[str]) -> str:
     """Return the labelling interface of a project, which tasks of task() belong to, as XML."""
     choices = "\n".join(f'    <Choice value="{html.escape(name)}"/>' for name in classes)
