@@ -12,7 +12,13 @@ import pytest
 from penult.export.config.photos import PhotoSource
 from penult.export.data.label_file import read_label_file
 from penult.label.errors import LabelFileError
-from penult.label.exchange import import_labels, label_studio_config, label_studio_tasks, read_labels
+from penult.label.exchange import (
+    import_labels,
+    label_studio_config,
+    label_studio_tasks,
+    read_labels,
+    rows_for_training,
+)
 from penult.label.labels_file import Label, LabelsFile
 
 IDS = ("cats/a 1.jpg", "cats/b%41.jpg", "dogs/a 1.jpg", "dogs/ü+&.jpg", "c,d.jpg", "e.jpg")
@@ -138,6 +144,18 @@ def test_other_columns_go_to_label_studio_and_back(root: Path):
     tasks = json.loads(label_studio_tasks(file, root, IDS, {}, ""))
     file.close()
     assert {"split": "test", "group": "g1"}.items() <= tasks[-1]["data"].items()
+
+
+def test_a_file_for_training_has_paths_from_the_folder(root: Path):
+    """Whatever the label file's encoding, delimiter and base are; rows without a label or outside are left out."""
+    path = root.parent / "labels.csv"
+    text = "Split;image;label;note\ntest;photos/e.jpg;cät;x\n;photos/c,d.jpg;dog;\n;photos/cats/a 1.jpg;;\n;other.jpg;cat;\n"
+    path.write_text(text, "utf-16")
+    file = LabelsFile(path, root)
+    file.put([Label(" data:x.jpg", "cat")])
+    expected = 'image,label,split,group\ne.jpg,cät,test,\n"c,d.jpg",dog,,\n./ data:x.jpg,cat,,\n'
+    assert rows_for_training(file).decode() == expected
+    file.close()
 
 
 def test_the_labelling_interface_has_a_choice_for_each_class():

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from penult.export.data import label_studio
 from penult.export.data.label_file import READERS, checked_rows, spellings
-from penult.export.data.tables import Row
+from penult.export.data.tables import COLUMNS, IMAGE, LABEL, Row
 from penult.export.errors import DataError
 from penult.folders.names import printable
 from penult.folders.walk import some
 from penult.label.errors import LabelFileError
-from penult.label.label_paths import LabelPaths
+from penult.label.label_paths import LabelPaths, readable
+from penult.label.label_table import Table
 from penult.label.labels_file import Label, LabelsFile
 
 _SUFFIXES = ", ".join(READERS)
@@ -145,6 +146,19 @@ def import_labels(file: LabelsFile, path: Path, root: Path, ids: Collection[str]
                 f"{len(images)} images of {printable(path.name)} {what}: {some([printable(i) for i in images])}"
             )
     return notes
+
+
+def rows_for_training(file: LabelsFile) -> bytes:
+    """Return the labels as a CSV file for `penult train FILE --images FOLDER`, whatever the label file is written like.
+
+    Its paths start from the labelled folder. It has the columns split and group if the label file has.
+    """
+    table = Table("utf-8", b"", ",", "\n", list(COLUMNS), ",".join(COLUMNS) + "\n")
+    rows = [
+        table.row({**file.others(image), IMAGE: readable(image), LABEL: label.label})
+        for image, label in dict(file.labels).items()
+    ]
+    return table.data({}, rows)
 
 
 def label_studio_tasks(

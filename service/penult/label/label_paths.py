@@ -48,8 +48,12 @@ class LabelPaths:
     def spelt(self, image: str) -> str:
         """Return how a path below the labelled folder is written into the file."""
         path = image if self.base == self._root else os.path.relpath(os.path.join(self._root, image), self.base)
-        # Readers strip spaces.
-        return f"./{path}" if path != path.lstrip() or path.startswith(_ADDRESSES) else path
+        return readable(path)
+
+
+def readable(path: str) -> str:
+    """Return a path as readers of label files take it: they strip spaces, and reject what looks like an address."""
+    return f"./{path}" if path != path.lstrip() or path.startswith(_ADDRESSES) else path
 
 
 def can_be_written(image: str) -> bool:
