@@ -199,7 +199,7 @@ lock: $(UV)
 	@echo 'cleanlab==2.9.0' | $(LOCK) --constraints locks/dev.txt - -o locks/cleanlab.txt
 	@{ printf 'kserve==0.21.0\nmosec==0.9.8\nsimplejpeg\npillow\n'; sed -nE 's/^onnxruntime-gpu(==[^ ;]+).*/onnxruntime\1/p' locks/dev.txt; } | $(LOCK) - -o locks/peers.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt
-	@cd locks/typescript && npm update --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --silent
+	@for folder in typescript axe; do (cd locks/$$folder && npm update --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --silent); done
 
 # The first that works (docker's command may be there without its engine). IMAGES: of cpu, gpu and train.
 BUILDER ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)

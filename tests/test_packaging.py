@@ -23,6 +23,7 @@ def test_wheel_holds_all_portions(tmp_path: Path):
         "penult/v1/penult_pb2.py", "penult/v1/penult.proto", "penult/oip/grpc_service.proto",
         "penult/oip/grpc_service_pb2.py", "penult/bundle/py.typed", "penult/client/__init__.py", "penult/client/py.typed", "penult/py.typed", "penult/service/process/server.py", "penult/export/jobs/train.py", "penult/export/report/templates/report.html",
         "penult/service/http/static/index.html", "penult/service/http/static/script.js", "penult/service/http/static/draw.js", "penult/service/http/static/try.js", "penult/service/http/static/style.css",
+        *(f"penult/label/static/{name}" for name in ("index.html", "style.css", "main.js", "answers.js", "api.js", "draw.js", "grid.js", "one.js", "side.js")),
     )  # fmt: skip
     assert [name for name in wanted if name not in names] == []
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"penult"}

@@ -124,9 +124,7 @@ export class Grid {
   }
 
   #show(place) {
-    const isWrong = this.#wrong.has(this.#items[place].id), tile = at("tiles").children[place];
-    tile.setAttribute("aria-pressed", isWrong);
-    tile.setAttribute("aria-label", `Photo ${this.#items[place].id}: ${isWrong ? `not ${this.label}` : this.label}`);
+    at("tiles").children[place].setAttribute("aria-pressed", this.#wrong.has(this.#items[place].id));
   }
 
   #focus(place) {

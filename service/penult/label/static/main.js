@@ -10,6 +10,7 @@ import { drawSide } from "./side.js";
 const KEYS = "penult-label-keys"; // in the browser's storage: "off" if keys were switched off
 
 let state = null;
+let isLost = false; // whether the server gave no answer to the last request
 const answers = new Answers({ changed: drawWork, sending: drawSaved, saved, refused, failed });
 const grid = new Grid(answers, { failed, said: say });
 
@@ -18,13 +19,12 @@ const grid = new Grid(answers, { failed, said: say });
 function draw(next) {
   state = next;
   drawSide(state, { answerSuspect: (suspect, given) => answers.answerSuspect(suspect, given), publish: () => run(publish) });
-  show(at("problem"), Boolean(state.problem));
-  if (at("problem").textContent !== state.problem) at("problem").textContent = state.problem;
+  drawProblem();
   drawWork();
 }
 
 function changed(next) {
-  fail("");
+  if (isLost) fail(""); // what could not be saved stays said until something is
   draw(next);
   if (state.classes.length >= 1 || state.labelled) answers.refill();
 }
@@ -39,14 +39,23 @@ function saved(next) {
 // Nothing was written: the photos are back, and one line says why.
 function failed(photos, failure) {
   const back = photos.length ? ` Not saved: ${count(photos.length, "answer")}. ${photos.length > 1 ? "Their photos are" : "The photo is"} back; answer again.` : "";
-  fail(`${failure.message.replace(/\.?$/, ".")}${back}`);
+  fail(`${failure.message.replace(/\.?$/, ".")}${back}`, !failure.status && !photos.length);
   drawSaved();
   if (photos.length) grid.settled();
 }
 
-function fail(line) {
+function fail(line, isLoss = false) {
+  isLost = isLoss;
   show(at("failure"), Boolean(line));
   if (at("failure").textContent !== line) at("failure").textContent = line;
+  drawProblem();
+}
+
+// What is wrong with the label file, unless the line above says it already.
+function drawProblem() {
+  const line = state?.problem ?? "";
+  show(at("problem"), Boolean(line) && !at("failure").textContent.startsWith(line));
+  if (at("problem").textContent !== line) at("problem").textContent = line;
 }
 
 // Another page has labelled the photo differently.
@@ -246,4 +255,4 @@ at("one").addEventListener("click", (event) => {
   if (event.detail && event.target.closest("button") && !document.querySelector("dialog[open]") && !at("one").hidden) at("stage").focus({ preventScroll: true });
 });
 
-follow(changed, (failure) => fail(failure.message));
+follow(changed, (failure) => at("failure").hidden && fail(failure.message, true));

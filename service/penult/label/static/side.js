@@ -41,8 +41,8 @@ function classTable(classes) {
 
 function suspectList(suspects, answer) {
   const line = (each) => {
-    const keep = make("button", { "data-key": `keep ${each.id}`, "aria-label": `Keep ${each.label} for ${each.id}` }, `keep ${each.label}`);
-    const change = make("button", { "data-key": `change ${each.id}`, "aria-label": `Change ${each.id} to ${each.suggested}` }, `change to ${each.suggested}`);
+    const keep = make("button", { "data-key": `keep ${each.id}`, "aria-label": `keep ${each.label}: ${each.id}` }, `keep ${each.label}`);
+    const change = make("button", { "data-key": `change ${each.id}`, "aria-label": `change to ${each.suggested}: ${each.id}` }, `change to ${each.suggested}`);
     keep.addEventListener("click", () => answer(each, each.label));
     change.addEventListener("click", () => answer(each, each.suggested));
     return make("li", {}, picture(each.thumbnail_url, `Photo ${each.id}`), make("div", {},
