@@ -1,5 +1,6 @@
 """The page's HTTP interface: what is next, answers that are on the disk, the state as it changes, and errors."""
 
+import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,15 @@ def test_the_page_is_all_its_files_and_nothing_else(refusing):
     assert "unsafe" not in policy
     for part in ("<style", "style=", "onclick", "javascript:", "https://"):
         assert part not in page.text
+
+
+def test_labels_can_be_downloaded_for_label_studio(served):
+    """The download is a list of JSON with the labels so far."""
+    (item,) = served.next()
+    served.client.post("/api/labels", json={"id": item["id"], "label": "star"})
+    answer = served.client.get("/api/label-studio")
+    assert "attachment" in answer.headers["content-disposition"]
+    assert "star" in json.dumps(answer.json())
 
 
 @pytest.mark.parametrize(
