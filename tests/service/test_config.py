@@ -53,6 +53,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
                 "image_formats": "gif",
                 "access_log": "0.5",
                 "trace_share": "0.5",
+                "keep_unsure_below": "0.5",
             }
             value = choices[-1] if choices else some.get(f.name, "7")
             expected, flags = type(f.default)(value), (value,)

@@ -94,6 +94,14 @@ class ServeConfig(Settings):
     )
     decode_max_pixels: int = _count(100_000_000, "memory to decode images at one time, in pixels of 4 bytes")
 
+    keep_unsure: str = setting(
+        "", "folder that stores novel and low-probability images of callers; default: none", metavar="DIR",
+        group="stored images",
+    )  # fmt: skip
+    keep_unsure_below: float = _share(0.6, "probability below which an image is stored")
+    keep_unsure_max_images: int = _count(1000, "images stored, of all models")
+    keep_unsure_max_mb: int = _count(1000, "MiB of images stored, of all models")
+
     drain_lead: float = _amount(5.0, "seconds to serve after SIGTERM while not ready", group="shutdown")
     grace: float = _amount(20.0, "seconds after that to finish accepted requests")
 

@@ -31,6 +31,7 @@ from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Timings
 from penult.service.inference.scoring import Scoring, check_has, stacked
+from penult.service.inference.unsure import UnsureImages
 from penult.service.inference.workers import Workers, WorkTime
 from penult.service.models.loader import ServedModel
 from penult.service.observability.call import caller
@@ -105,15 +106,16 @@ class Pipeline:
         limits: InferenceLimits,
         metrics: Metrics,
         on_device_result: Callable[[ServedModel, bool], None] = lambda model, ok: None,
+        unsure: UnsureImages | None = None,
     ) -> None:
         """Serve no model yet; threads start with the first images.
 
         `on_device_result` is called on the event loop with False when a model's batch failed twice on the device. It is
-        called with True when the model works again.
+        called with True when the model works again. `unsure` keeps images that a model is unsure of.
         """
         self._limits = limits
         self._metrics = metrics
-        self._on_device_result = on_device_result
+        self._on_device_result, self._unsure = on_device_result, unsure
         self._decoder = Decoder(limits.image, PixelBudget(limits.decode_pixels))
         self._workers = Workers(limits.threads)
         self._work_time = WorkTime(self._workers)
@@ -188,7 +190,10 @@ class Pipeline:
         """
         chosen = scorer or model.manifest.default_scorer
         check_has(model, chosen)
-        finish = partial(self._instance(model).scoring.classify, chosen, top_k)
+        scoring = self._instance(model).scoring
+        finish = partial(scoring.classify, chosen, top_k)
+        if self._unsure:
+            finish = partial(self._unsure.watch, scoring, images, finish)
         outcomes, timings = await self._run(model, images, finish, expires)
         return chosen, outcomes, timings
 
@@ -196,7 +201,11 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[Photo | ImageError], expires: float = math.inf
     ) -> tuple[list[Outcome], Timings]:
         """Return one outcome per image, in order: a descriptor, and no classes. Raises ServiceError."""
-        return await self._run(model, images, self._instance(model).scoring.describe, expires)
+        scoring = self._instance(model).scoring
+        finish = scoring.describe
+        if self._unsure:
+            finish = partial(self._unsure.watch, scoring, images, finish)
+        return await self._run(model, images, finish, expires)
 
     async def infer(
         self,
@@ -218,8 +227,9 @@ class Pipeline:
             rows = [_usable(place, output) for place, output in enumerate(outputs)]
             descriptors = stacked([row.descriptor for row in rows])
             distances = scoring.novelty(descriptors)
-            if distances is not None:
-                scoring.drift.record_novelty(distances)
+            novelty = [] if distances is None else scoring.drift.record_novelty(distances)
+            if self._unsure:
+                self._unsure.watch_rows(scoring, images, rows, novelty)
             return make(scoring, stacked([row.logits for row in rows]), descriptors, distances)
 
         return (await self._run(model, images, finish, expires))[0]

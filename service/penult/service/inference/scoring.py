@@ -78,6 +78,18 @@ class Scoring:
         distances = self.novelty(stacked([output.descriptor for output in good])) if good else None
         return self._outcomes(outputs, good, [()] * len(good), distances)
 
+    def confidence(self, logits: Sequence[Floats], descriptors: Sequence[Floats]) -> list[float] | None:
+        """Return the probability of each image's best class by the default scorer; None of a model of one class.
+
+        Nothing is counted. Logits and descriptors are float32 [1, …] of each image.
+        """
+        scorer = self.model.manifest.default_scorer
+        if scorer == NOVELTY:
+            return None
+        scores = stacked(logits) if scorer == DENSE else self.svm_scores(stacked(descriptors))
+        found: list[float] = self._probable(scorer, scores).probabilities.max(axis=1).tolist()
+        return found
+
     def svm_scores(self, descriptors: Floats) -> Floats:
         """Return the SVM's scores, float32 [N, classes], of descriptors float32 [N, length]."""
         assert self.model.svm is not None  # callers check the scorer first

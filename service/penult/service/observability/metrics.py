@@ -123,6 +123,12 @@ class Metrics(Exposition):
         self.dropped = self._counter("penult_dropped_total", "Images not answered.", "reason")
         for reason in ("bad_image", "queue_full", "too_late", "deadline", "cancelled"):
             self.dropped.labels(reason)  # at 0 before the first, so that a rise is seen
+        self.kept_images = self._counter(
+            "penult_kept_images_total", "Images of callers stored by --keep-unsure.", "model", "reason"
+        )
+        self.kept_images_dropped = self._counter(
+            "penult_kept_images_dropped_total", "Images that --keep-unsure could not store.", "reason"
+        )
         self.images = self._counter("penult_images_total", "Images accepted, by format.", "format")
 
     def _add_models(self) -> None:

@@ -31,6 +31,7 @@ from penult.service.http.status_page import page_routes
 from penult.service.http.try_photo import TryPhotoRoute, TrySettings
 from penult.service.inference.collections import Collections
 from penult.service.inference.pipeline import Pipeline
+from penult.service.inference.unsure import UnsureImages
 from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.lifecycle.events import Events
 from penult.service.lifecycle.poller import RepositoryPoller
@@ -46,7 +47,7 @@ from penult.service.oip.grpc_servicer import DIRECT as OIP_DIRECT
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
-from penult.service.process.wiring import inference_limits, listener_security
+from penult.service.process.wiring import inference_limits, keep_limits, listener_security
 from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_worker, start_log_of
 from penult.v1 import penult_pb2_grpc
 
@@ -110,7 +111,9 @@ class Server:
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
         self._listeners = SecureListeners(listener_security(config), self.metrics)
         self._recovery = Recovery(self._rebuild, self._publish_readiness, self._leave_broken, self.metrics)
-        self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result)
+        self._keep_limits = keep_limits(config)
+        self._unsure = UnsureImages(self._keep_limits, self.metrics) if self._keep_limits else None
+        self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result, self._unsure)
         self._repository = ModelRegistry()
         events = Events()
         stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._publish_readiness, events)
@@ -161,6 +164,8 @@ class Server:
                 await self._drain()
             await self._drain_gate.close(config.grace)
             await asyncio.sleep(_LAST_BYTES_S)
+            if self._unsure:
+                await asyncio.to_thread(self._unsure.close)
             if self._tracing:
                 await asyncio.wait(
                     [asyncio.ensure_future(asyncio.to_thread(self._tracing.close))], timeout=_LAST_SPANS_S
@@ -302,6 +307,8 @@ class Server:
             )  # fmt: skip
         elif self._collections.is_on:
             log.info("collections are kept in %s", without_password(config.lookup_place))
+        for line in self._keep_limits.lines() if self._keep_limits else ():
+            log.warning("%s", line)
         if not config.trusted_key:
             log.info(
                 "hint: no --trusted-key is set, so every model in %s is served, without a check of its origin; that is "

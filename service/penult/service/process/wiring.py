@@ -5,6 +5,7 @@ from pathlib import Path
 from penult.service.auth.listeners import ListenerSecurity
 from penult.service.config import ServeConfig
 from penult.service.inference.pipeline import InferenceLimits
+from penult.service.inference.unsure import KeepLimits
 
 
 def inference_limits(config: ServeConfig) -> InferenceLimits:
@@ -19,6 +20,16 @@ def inference_limits(config: ServeConfig) -> InferenceLimits:
         decode_pixels=config.decode_max_pixels,
         image=config.image_limits,
     )
+
+
+def keep_limits(config: ServeConfig) -> KeepLimits | None:
+    """Return what is kept of callers' images; None if nothing is."""
+    if not config.keep_unsure:
+        return None
+    return KeepLimits(
+        Path(config.keep_unsure), config.keep_unsure_below, config.keep_unsure_max_images,
+        config.keep_unsure_max_mb << 20,
+    )  # fmt: skip
 
 
 def listener_security(config: ServeConfig) -> ListenerSecurity:
