@@ -106,7 +106,7 @@ overload: setup
 
 # Servers, collections, bundles and training, killed again and again.
 KILLS ?= 100
-KILLED := tests/attacks/test_kills.py tests/bundle/test_writer.py tests/export/jobs/test_kills.py tests/label/test_kills.py tests/lookup/test_crashes.py
+KILLED := tests/attacks/test_kills.py tests/bundle/test_writer.py tests/export/jobs/test_kills.py tests/label/test_kills.py tests/label/test_command_killed.py tests/lookup/test_crashes.py
 kills: setup
 	@PENULT_KILLS=$(KILLS) $(BIN)/python -m pytest $(KILLED) -k kill -s --timeout 0 $(ARGS)
 

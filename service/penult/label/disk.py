@@ -54,14 +54,20 @@ def append_to(file: int, data: bytes) -> None:
     """Append to a file that is open for appending, as append() does; raise OSError."""
     size = os.fstat(file).st_size
     try:
-        if os.write(file, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _write(file, data)
         os.fsync(file)
     except OSError:
         with suppress(OSError):
             os.ftruncate(file, size)
             os.fsync(file)
         raise
+
+
+def _write(file: int, data: bytes) -> None:
+    """Write all bytes, by one call unless the disk is nearly full; the next call then says why."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
 
 
 def truncate(path: Path, size: int) -> None:
@@ -93,9 +99,7 @@ def replace(path: Path, data: bytes) -> State:
     try:
         with suppress(FileNotFoundError):
             _take_mode(file, os.stat(path))
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
+        _write(file, data)
         os.fsync(file)
         os.replace(scratch, path)
         state = state_of(file)
