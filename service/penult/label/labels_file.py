@@ -82,6 +82,7 @@ class LabelsFile:
         self._file = Path(os.path.realpath(path))
         self.notes: list[str] = []
         self._mutex = threading.RLock()
+        self._has_changed = False
         # For each image answered here: the label before, and now. Another program may save what it read before that.
         self._ours: dict[str, tuple[Label | None, Label | None]] = {}
         self._check_kind()
@@ -148,17 +149,21 @@ class LabelsFile:
             self._side.add({"image": each, "skipped": True} for each in left)
 
     def refresh(self) -> bool:
-        """Read the file again if another program has changed it, and return True if labels have changed by that.
+        """Read the file again if another program has changed it.
 
         Its rows replace those that were read. Answers given here that it does not know, because it had read the file
         before them, are written into its file again.
+
+        Returns:
+            True if labels have changed by that since the last call, in put() too.
 
         Raises:
             LabelFileError: The file is damaged or contradicts itself; nothing is overwritten.
         """
         with self._mutex, self._writing():
-            before = self._content.labels
-            return self._catch_up() and before != self._content.labels
+            self._catch_up()
+            has_changed, self._has_changed = self._has_changed, False
+            return has_changed
 
     def close(self) -> None:
         """Release the lock."""
@@ -252,14 +257,14 @@ class LabelsFile:
 
     # -- other programs ------------------------------------------------------------------------------------------------
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self) -> None:
         """Read what another program has written, and write again which of our answers it lacks."""
         try:
             if disk.state_of(self._file) == self._state:
-                return False
+                return
         except FileNotFoundError:
             self._restore()
-            return False
+            return
         before = self._content, self._state
         self._content, self._state = self._read_others()
         lost: dict[str, Label | None] = {}
@@ -278,7 +283,7 @@ class LabelsFile:
             raise
         again = f"; {len(lost)} answers that it lacked were written again" if lost else ""
         self.notes.append(f"another program has changed {self.path.name}{again}")
-        return True
+        self._has_changed |= before[0].labels != self._content.labels
 
     def _restore(self) -> None:
         """Write the file again after it was deleted, unless its folder is another one now, as after unmounting."""

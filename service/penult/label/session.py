@@ -104,7 +104,7 @@ class Session:
         self._recent: list[tuple[int, frozenset[int]]] = []
         self._classes: list[str] = []
         self._label_rows: dict[int, int] | None = None
-        self._problem = ""
+        self._refused = self._unreadable = ""  # what is wrong with the label file, until it works again
         self._is_closed = self._is_fitting = False
         self._revision = 1
         for name in (*classes, *(label.label for label in file.labels.values())):
@@ -123,7 +123,7 @@ class Session:
                 self._revision, self.pool, self._file, self._classes, self._labels(), knowledge, is_behind
             )
             publish = self._publisher.state() if self._publisher else _NO_MODEL
-            return shown | {"problem": self._problem, "publish": publish} | dict(self._facts)
+            return shown | {"problem": self._unreadable or self._refused, "publish": publish} | dict(self._facts)
 
     def wait(self, after: int, timeout_s: float) -> dict[str, Any]:
         """Return the state once its revision is above `after`, or after `timeout_s` seconds."""
@@ -210,10 +210,11 @@ class Session:
                 if skipped:
                     self._file.skip(skipped)
             except LabelFileError as error:
-                self._problem = error.message
+                self._refused = error.message
                 self._announce()
                 raise
-            self._problem = ""
+            self._refused = ""
+            self._reread()  # another program may have written just before
             for label in given:
                 self._know(label.label)
             for answer in answers:
@@ -269,11 +270,12 @@ class Session:
                 self._label_rows = None
                 self._learning.is_behind = True
                 self._announce()
-            self._problem = ""
+            problem = ""
         except LabelFileError as error:
-            if error.message != self._problem:
-                self._problem = error.message
-                self._announce()
+            problem = error.message
+        if problem != self._unreadable:
+            self._unreadable = problem
+            self._announce()
 
     def _row(self, id_: str) -> int:
         row = self._rows.get(id_)
