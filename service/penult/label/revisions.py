@@ -24,16 +24,19 @@ class Revisions:
         self._body = b""
         self._waiting = 0
         self._changed: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
 
     def follow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to follow the session, for coroutines of `loop`."""
-        self._changed = asyncio.Event()
+        self._changed, self._loop = asyncio.Event(), loop
         threading.Thread(target=self._watch, args=(loop,), name="revisions", daemon=True).start()
 
     def close(self) -> None:
-        """Answer those that wait, and follow no more."""
+        """Answer those that wait, and follow no more; any thread may call it."""
         self._closed.set()
+        if self._loop:
+            _call(self._loop, self._publish, self._revision, self._body)
 
     async def after(self, revision: int) -> bytes:
         """Return the first state after a revision as JSON, or the present one if none comes in time."""
@@ -58,7 +61,6 @@ class Revisions:
             if state["revision"] != self._revision and not _call(loop, self._publish, state["revision"], encode(state)):
                 return
             state = self._session.wait(state["revision"], _STEP_S)
-        _call(loop, self._publish, self._revision, self._body)
 
     def _publish(self, revision: int, body: bytes) -> None:
         self._revision, self._body = revision, body

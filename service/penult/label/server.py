@@ -58,15 +58,17 @@ class LabelServer:
 
     def stop(self) -> None:
         """Let run() return; any thread may call it."""
-        self._server.should_exit = True
         self._revisions.close()
+        self._server.should_exit = True
 
     async def _serve(self) -> None:
         self._revisions.follow(asyncio.get_running_loop())
+        serving = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
         try:
-            await self._server.serve(sockets=[self._socket])
-        finally:
-            self._revisions.close()
+            await asyncio.shield(serving)
+        finally:  # Ctrl-C cancels: what is being answered gets its answer, and pages that wait get theirs at once
+            self.stop()
+            await serving
 
 
 class _Server(uvicorn.Server):
