@@ -88,9 +88,8 @@ def measure(page: Browser, answers: int, pause_s: float) -> list[float]:
     painted, acknowledged = page.run("window.painted"), page.run("window.acknowledged")
     for what, times in (("next photo painted", painted), ("answer on the disk", acknowledged)):
         found = [percentile(times, share) for share in (0.5, 0.95, 0.99)]
-        print(
-            f"{what}: {len(times)} times, p50 {found[0]:.0f} ms, p95 {found[1]:.0f} ms, p99 {found[2]:.0f} ms, most {max(times):.0f} ms"
-        )
+        shown = ", ".join(f"{name} {each:.0f}" for name, each in zip(("p50", "p95", "p99"), found, strict=True))
+        print(f"{what}: {shown} ms, at most {max(times):.0f} ms ({len(times)} times)")
     return painted
 
 
@@ -114,9 +113,7 @@ def views(page: Browser, out: Path) -> list[str]:
     script = axe.install()
     found = shoot(page, out, "one", script)
     page.key("g")
-    page.wait(
-        "document.querySelectorAll('.shot').length > 4 && document.querySelector('#tiles').getAttribute('aria-busy') === 'false'"
-    )
+    page.wait("document.querySelectorAll('#tiles[aria-busy=false] .shot').length > 4")
     page.click(".shot:nth-child(2)")
     page.click(".shot:nth-child(4)", SHIFT)
     found += shoot(page, out, "grid", script)
