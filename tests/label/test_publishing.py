@@ -1,10 +1,9 @@
 """Publish labels: a running server names a new class, refusals are one line, and the files that a job reads stay still."""
 
-import csv
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,29 @@ from penult.client import Client
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
 from penult.label.errors import LabelError
-from penult.label.publishing import Base, Collection, Labels, Publisher, train_command
+from penult.label.labels_file import Label, LabelsFile
+from penult.label.publishing import Base, Collection, Publisher, check_classes, train_command
 
 NAMES = {"0": "zero", "1": "one", "2": "it's two"}
 
 
 @pytest.fixture
-def write(digits: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Write a label file: write(digits, count) names the first `count` training photos of each digit."""
+def file(digits: Path, tmp_path: Path) -> Iterator[LabelsFile]:
+    """An empty label file of the digits."""
+    opened = LabelsFile(tmp_path / "my labels.csv", digits)
+    yield opened
+    opened.close()
 
-    def labels(of: Sequence[str], count: int) -> Path:
-        path = tmp_path / "my labels.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "label", "picked"])
-            for digit in of:
-                for photo in sorted((digits / "train" / digit).iterdir())[:count]:
-                    writer.writerow([photo.relative_to(digits), NAMES[digit], "typical"])
-        return path
 
-    return labels
+def name(file: LabelsFile, digits: Path, of: str, count: int) -> None:
+    """Label the first `count` training photos of each digit."""
+    found = [(digit, photo) for digit in of for photo in sorted((digits / "train" / digit).iterdir())[:count]]
+    file.put([Label(photo.relative_to(digits).as_posix(), NAMES[digit], "typical") for digit, photo in found])
 
 
 @pytest.mark.server
 def test_a_running_server_names_a_new_class(
-    digits: Path, copy_model: Callable[[Path], Path], write: Callable[..., Path], start_server, tmp_path: Path
+    digits: Path, copy_model: Callable[[Path], Path], file: LabelsFile, start_server, tmp_path: Path
 ):
     """Labels become a model of their own, on another's network; a new class is served soon, and stored with the rest."""
     base = copy_model(tmp_path / "models")
@@ -48,7 +45,8 @@ def test_a_running_server_names_a_new_class(
     found = {path for digit in "012" for path in (digits / "train" / digit).iterdir()}
     pool = {path.relative_to(digits).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
     names, collection = tmp_path / "models" / "names", Collection(server.target, "labelled", pool)
-    publisher = Publisher(write("01", 10), digits, names, Base(base, 1), collection)
+    name(file, digits, "01", 10)
+    publisher = Publisher(file, digits, names, Base(base, 1), collection)
     publisher.start()
     publisher.start()  # one job at a time
     publisher.wait()
@@ -60,7 +58,7 @@ def test_a_running_server_names_a_new_class(
     with Client(server.target) as client:
         before = client.classify(photos, model="names")
         assert (before.version, {result.label for result in before.results} <= {"zero", "one"}) == (1, True)
-        write("012", 10)
+        name(file, digits, "2", 10)
         publisher.start()
         publisher.wait()
         after = client.classify(photos, model="names")
@@ -69,9 +67,10 @@ def test_a_running_server_names_a_new_class(
 
 
 @pytest.mark.server
-def test_what_a_command_refuses_is_one_line(digits: Path, models: Path, write: Callable[..., Path], tmp_path: Path):
+def test_what_a_command_refuses_is_one_line(digits: Path, models: Path, file: LabelsFile, tmp_path: Path):
     """Too few photos of a class are named by the command's own line, and nothing is published."""
-    publisher = Publisher(write("012", 3), digits, tmp_path / "names", Base(models / "digits"))
+    name(file, digits, "012", 3)
+    publisher = Publisher(file, digits, tmp_path / "names", Base(models / "digits"))
     publisher.start()
     publisher.wait()
     state = publisher.state()
@@ -81,9 +80,10 @@ def test_what_a_command_refuses_is_one_line(digits: Path, models: Path, write: C
 
 
 @pytest.mark.server
-def test_a_stopped_job_publishes_nothing(digits: Path, models: Path, write: Callable[..., Path], tmp_path: Path):
+def test_a_stopped_job_publishes_nothing(digits: Path, models: Path, file: LabelsFile, tmp_path: Path):
     """stop() ends the command, and no other begins."""
-    publisher = Publisher(write("01", 10), digits, tmp_path / "names", Base(models / "digits"))
+    name(file, digits, "01", 10)
+    publisher = Publisher(file, digits, tmp_path / "names", Base(models / "digits"))
     publisher.start()
     publisher.stop()
     assert publisher.state()["message"] == "stopped"
@@ -92,32 +92,24 @@ def test_a_stopped_job_publishes_nothing(digits: Path, models: Path, write: Call
     assert not (tmp_path / "names").exists()
 
 
-def test_one_class_is_not_published(tmp_path: Path):
-    """Labels of one class would make a model of novelty; the line says what is needed. A row without its end is left."""
-    path = tmp_path / "labels.csv"
-    path.write_text("image,label\na.png,cat\nb.png,\nc.png,do")
-    with pytest.raises(LabelError, match="all labels are 'cat'; label photos of at least two classes first"):
-        Labels.read(path).check()
-    path.write_text("image,label\na.png,cat\nb.png,dog\nc.png,do")
-    labels = Labels.read(path)
-    assert labels == Labels(b"image,label\na.png,cat\nb.png,dog\n", {"a.png": "cat", "b.png": "dog"})
-    labels.check()
+def test_one_class_is_not_published(file: LabelsFile, digits: Path, tmp_path: Path):
+    """Labels of one class would make a model of novelty; the line says what is needed. Spellings of a name are one."""
+    publisher = Publisher(file, digits, tmp_path / "names", Base(arch="tiny5", weights="w.pt"))
+    for count, line in ((0, "there are no labels yet"), (1, "all labels are 'zero'")):
+        name(file, digits, "0", count)
+        publisher.start()
+        publisher.wait()
+        assert publisher.state()["message"] == f"{line}; label photos of at least two classes first"
+    with pytest.raises(LabelError):
+        check_classes(["caf\u00e9", "cafe\u0301"])
 
 
-def test_a_label_file_that_cannot_be_read_is_the_message(tmp_path: Path):
-    """What goes wrong before the command runs is shown as well."""
-    publisher = Publisher(tmp_path / "absent.csv", tmp_path, tmp_path / "names", Base(arch="tiny5", weights="w.pt"))
-    publisher.start()
-    publisher.wait()
-    assert publisher.state()["message"].endswith("absent.csv cannot be read: No such file or directory")
-
-
-def test_each_base_has_its_command(models: Path, tmp_path: Path):
+def test_each_base_has_its_command(models: Path, file: LabelsFile, tmp_path: Path):
     """New networks are trained frozen, models get an SVM, their own or in another folder; the commands take the words."""
     labels, new, old = tmp_path / "l.csv", tmp_path / "new", models / "digits"
 
     def settings(kind: Any, base: Base, model: Path) -> Any:
-        words = Publisher(labels, tmp_path, model, base).command(labels)
+        words = Publisher(file, tmp_path, model, base).command(labels)
         parser = Parser(prog="penult")
         kind.add_arguments(parser)
         return words[0], kind.load(parser.parse_args(words[1:]))
@@ -132,7 +124,7 @@ def test_each_base_has_its_command(models: Path, tmp_path: Path):
     assert (found.images, found.skip_missing) == (tmp_path, True)
 
 
-def test_a_base_that_cannot_be_published_is_refused(models: Path, tmp_path: Path):
+def test_a_base_that_cannot_be_published_is_refused(models: Path, file: LabelsFile, tmp_path: Path):
     """A repository as the model, an absent base and random weights are refused before anything is labelled."""
     for model, base, line in (
         (models, Base(arch="tiny5", weights="w.pt"), "is a repository"),
@@ -140,15 +132,15 @@ def test_a_base_that_cannot_be_published_is_refused(models: Path, tmp_path: Path
         (tmp_path / "new", Base(arch="tiny5", weights="none"), "--publish needs a network"),
     ):
         with pytest.raises((BundleError, LabelError), match=line):
-            Publisher(tmp_path / "l.csv", tmp_path, model, base)
+            Publisher(file, tmp_path, model, base)
 
 
 def test_the_line_that_fine_tunes_is_quoted(models: Path):
     """Spaces and quotes survive a shell; a model's own architecture is named."""
-    line = train_command(Path("my labels.csv"), Path("it's"), Path("models/x"), Base(arch="tiny5", weights="w $.pt"))
+    line = train_command(["my labels.csv", "--images", "it's"], Path("models/x"), Base(arch="tiny5", weights="w $.pt"))
     assert shlex.split(line) == [
         *("penult", "train", "my labels.csv", "--images", "it's", "--out", "models/x"),
         *("--arch", "tiny5", "--weights", "w $.pt"),
     ]
-    own = train_command(Path("l.csv"), Path("p"), Path("models/x"), Base(models / "digits"))
+    own = train_command(["l.csv"], Path("models/x"), Base(models / "digits"))
     assert own.endswith("--arch tiny5")

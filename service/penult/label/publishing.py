@@ -4,7 +4,6 @@ The command runs in a process of its own. So the page stays quick, a failure end
 of PyTorch and scikit-learn is given back. A server that serves the model loads the version as any other one.
 """
 
-import csv
 import json
 import os
 import re
@@ -13,17 +12,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from penult.bundle.naming import model_name, name_to_publish, versions
 from penult.bundle.reader import choose_version, read_manifest
 from penult.client.types import RequestFailed
 from penult.folders.names import normalised, printable
 from penult.label.errors import LabelError
+from penult.label.exchange import rows_for_training
+from penult.label.labels_file import LabelsFile
 from penult.label.stored import store, wait_for_version
 
 _NICENESS = 5
@@ -68,13 +68,13 @@ class Publisher:
     """Publishes versions of one model, one job at a time, from any thread."""
 
     def __init__(
-        self, labels_file: Path, images: Path, model: Path | None, base: Base, collection: Collection | None = None
+        self, file: LabelsFile, images: Path, model: Path | None, base: Base, collection: Collection | None = None
     ) -> None:
         """Publish nothing yet.
 
         Args:
-            labels_file: The labels. A job reads a copy, so the file may change meanwhile.
-            images: The folder that the labels' paths start from.
+            file: The labels. A job reads a copy, so they may change meanwhile.
+            images: The folder of the photos.
             model: The folder of the model that gets versions, like models/NAME; it need not exist. None publishes no
                 version, and only stores labels in the collection.
             base: The network of the first version. Later versions keep the network of the newest version, which may
@@ -94,7 +94,7 @@ class Publisher:
                 "WEIGHTS",
                 "--publish needs a network that has been trained: give --model, or --weights FILE or imagenet",
             )
-        self._labels_file, self._images, self._model, self._base = labels_file, images, model, base
+        self._file, self._images, self._model, self._base = file, images, model, base
         self._collection = collection
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -159,28 +159,30 @@ class Publisher:
         """Run a job, on a thread of its own."""
         version, done = None, list[str]()
         try:
-            labels = Labels.read(self._labels_file)
+            labels = {image: label.label for image, label in dict(self._file.labels).items()}
             if self._model is not None:
                 version = self._publish_version(labels)
-                done.append(f"version {version} is published, of {len(labels.by_image)} labels")
+                done.append(f"version {version} is published, of {len(labels)} labels")
             if self._collection:
                 done.append(self._store(self._collection, labels, version))
-        except (LabelError, RequestFailed) as error:
+        except LabelError as error:
             done.append(error.message)
+        except RequestFailed as error:
+            done.append(f"labels are not stored: {error.message}")
         except Exception as error:  # a full disk, or a bug: the page shows it, and the button works again
             done.append(f"cannot publish: {error or repr(error)}")
         with self._lock:
             self._is_running, self._process, self._version, self._message = False, None, version, "; ".join(done)
 
-    def _publish_version(self, labels: "Labels") -> int:
+    def _publish_version(self, labels: Mapping[str, str]) -> int:
         """Publish the next version; raise LabelError."""
-        labels.check()
+        check_classes(labels.values())
         with tempfile.TemporaryDirectory(prefix="penult-publish-") as folder:
-            snapshot = Path(folder) / f"labels{self._labels_file.suffix}"
-            snapshot.write_bytes(labels.data)
+            snapshot = Path(folder) / "labels.csv"
+            snapshot.write_bytes(rows_for_training(self._file))
             return self._run(self.command(snapshot))
 
-    def _store(self, collection: Collection, labels: "Labels", version: int | None) -> str:
+    def _store(self, collection: Collection, labels: Mapping[str, str], version: int | None) -> str:
         """Put the labels into the collection, described by the model that is served; raise RequestFailed."""
         named = self._model or self._base.model
         model = model_name(named) if named else ""
@@ -188,7 +190,7 @@ class Publisher:
             self._show(f"waiting until {collection.target} serves version {version}")
             wait_for_version(collection.target, model, version)
         after = store(
-            collection.target, collection.name, self._images, labels.by_image, collection.photos, model,
+            collection.target, collection.name, self._images, labels, collection.photos, model,
             lambda done, total: self._show(f"storing labels: {done} of {total}"),
         )  # fmt: skip
         return after.line(collection.name)
@@ -229,40 +231,28 @@ class Publisher:
         return int(Path(json.loads(answer[0])["bundle"]).name)
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The complete rows of a label file: its bytes, and the label of each image."""
-
-    data: bytes
-    by_image: Mapping[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a label file, but for a last line without an end, which is being written; raise LabelError."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise LabelError("PUBLISH", f"{path} cannot be read: {error.strerror or error}") from error
-        data = data[: data.rfind(b"\n") + 1]
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        rows = csv.DictReader(StringIO(data.decode("utf-8-sig", "replace")), delimiter=delimiter)
-        labels = {(row.get("image") or "").strip(): normalised((row.get("label") or "").strip()) for row in rows}
-        return cls(data, {image: label for image, label in labels.items() if image and label})
-
-    def check(self) -> None:
-        """Raise LabelError unless there are two classes; of one, a model of novelty would be made."""
-        classes = set(self.by_image.values())
-        if len(classes) < 2:
-            found = f"all labels are {printable(repr(classes.pop()))}" if classes else "there are no labels yet"
-            raise LabelError("PUBLISH", f"{found}; label photos of at least two classes first")
+def check_classes(labels: Iterable[str]) -> None:
+    """Raise LabelError unless there are labels of two classes; of one, a model of novelty would be made."""
+    classes = {normalised(label) for label in labels}
+    if len(classes) < 2:
+        found = f"all labels are {printable(repr(classes.pop()))}" if classes else "there are no labels yet"
+        raise LabelError("PUBLISH", f"{found}; label photos of at least two classes first")
 
 
-def train_command(labels_file: Path, images: Path, model: Path, base: Base) -> str:
+def train_command(data: Sequence[str], model: Path, base: Base) -> str:
     """Return the line that fine-tunes a network on the labels as the model's next version, quoted for a shell.
 
-    From a model, its architecture is taken, with ImageNet weights. Raises BundleError if it has no such version.
+    From a model, its architecture is taken, with ImageNet weights.
+
+    Args:
+        data: What `penult train` takes to read the labels, LabelsFile.train_arguments.
+        model: The model's folder.
+        base: The network that describes the photos.
+
+    Raises:
+        BundleError: The base has no such version.
     """
-    words = ["penult", "train", str(labels_file), "--images", str(images), "--out", str(model)]
+    words = ["penult", "train", *data, "--out", str(model)]
     if base.model is None:
         return shlex.join([*words, "--arch", base.arch, "--weights", base.weights])
     manifest = read_manifest(base.model / str(choose_version(base.model, base.version)))

@@ -13,8 +13,7 @@ from penult.label import exchange
 from penult.label.errors import LabelError
 from penult.label.labels_file import Label, LabelsFile
 from penult.label.pool import Pool, load_pool
-from penult.label.publishing import Base, Publisher, train_command
-from penult.label.results import PublishThenStore
+from penult.label.publishing import Base, Collection, Publisher, train_command
 from penult.label.session import Session
 from penult.label.settings import LabelSettings
 
@@ -41,7 +40,7 @@ def session_of(settings: LabelSettings, network: FrozenNetwork) -> Session:
         for line in file.notes:
             say(f"note: {line}")
         publisher = _publisher(settings, file, pool)
-        return Session(pool, file, settings.classes, settings.seed, _facts(settings), publisher)
+        return Session(pool, file, settings.classes, settings.seed, _facts(settings, file), publisher)
     except BaseException:
         file.close()
         raise
@@ -84,30 +83,18 @@ def _check_folder(folder: Path) -> None:
         raise LabelError("FOLDER", f"{printable(str(folder))} is not a folder; give the folder of the photos")
 
 
-def _facts(settings: LabelSettings) -> dict[str, Any]:
+def _facts(settings: LabelSettings, file: LabelsFile) -> dict[str, Any]:
     """Return what the page shows of the options."""
     model = settings.model_to_publish or Path("models") / settings.folder.resolve().name
-    return {"train_command": train_command(settings.labels, settings.folder, model, _base(settings))}
+    return {"train_command": train_command(file.train_arguments, model, _base(settings))}
 
 
-def _publisher(settings: LabelSettings, file: LabelsFile, pool: Pool) -> Publisher | PublishThenStore | None:
-    """Return what publishes; None if no model is named."""
-    model = settings.model_to_publish
-    if model is None:
+def _publisher(settings: LabelSettings, file: LabelsFile, pool: Pool) -> Publisher | None:
+    """Return what publishes and stores; None if neither a model nor a collection is named."""
+    if settings.model_to_publish is None and not settings.collection:
         return None
-    publisher = Publisher(settings.labels, settings.folder, model, _base(settings))
-    if not settings.collection:
-        return publisher
-
-    def store(version: int) -> str:
-        from penult.label import stored
-
-        stored.wait_for_version(settings.target, model.name, version)
-        labels = {id_: label.label for id_, label in file.labels.items()}
-        done = stored.store(settings.target, settings.collection, settings.folder, labels, _contents(pool), model.name)
-        return done.line(settings.collection)
-
-    return PublishThenStore(publisher, store)
+    collection = Collection(settings.target, settings.collection, _contents(pool)) if settings.collection else None
+    return Publisher(file, settings.folder, settings.model_to_publish, _base(settings), collection)
 
 
 def _contents(pool: Pool) -> dict[str, str]:
