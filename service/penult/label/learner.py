@@ -19,9 +19,10 @@ from penult.bundle.scores import Floats, softmax
 Rows = NDArray[np.intp]
 Exact = NDArray[np.float64]
 
-# The kernel is exp(-d² / median d²), and the ridge is added to its diagonal.
-_RIDGE, _JITTER = 0.03, 1e-6
-_MEDIAN_OF = 1000
+# The kernel is exp(-d² / median d²); the ridge is added to its diagonal.
+RIDGE = 0.03
+_JITTER = 1e-6
+_MEDIAN_OF = 500
 # Numbers of kernel columns kept (256 MiB), and how many columns at most.
 _MAX_KEPT, _MAX_COLUMNS = 1 << 26, 2048
 _BLOCK_ROWS, _BLOCK_COLUMNS = 8192, 256
@@ -74,9 +75,7 @@ class Learner:
         self._inputs, self._groups, self._seed = inputs, groups, seed
         count = len(inputs)
         self.order: Rows = np.argsort(_keys(inputs, seed), kind="stable")
-        some = inputs[self.order[:_MEDIAN_OF]]
-        distances = 2 - 2 * (some @ some.T)
-        self._median = max(float(np.median(distances[np.triu_indices(len(some), 1)])) if count > 1 else 1.0, 1e-6)
+        self._width = kernel_width(inputs[self.order[:_MEDIAN_OF]])
         self._columns = np.empty((max(1, min(_MAX_COLUMNS, count, _MAX_KEPT // max(count, 1))), count), np.float32)
         self._landmarks: list[int] = []
         self._nearest = np.full(count, -1, np.float32)
@@ -116,13 +115,9 @@ class Learner:
                 block = slice(at, at + _BLOCK_ROWS)
                 cosines = self._inputs[some] @ self._inputs[block].T
                 np.maximum(self._nearest[block], cosines.max(axis=0), out=self._nearest[block])
-                self._columns[into, block] = self._kernel(cosines[kept])
+                self._columns[into, block] = kernel(cosines[kept], self._width)
             self._landmarks += some[kept].tolist()
         self._seen = labelled
-
-    def _kernel(self, cosines: Floats) -> Floats:
-        kernel: Floats = np.exp((2 / self._median) * np.minimum(cosines - 1, 0))
-        return kernel
 
     # -- the fit -------------------------------------------------------------------------------------------------------
 
@@ -187,6 +182,21 @@ class Learner:
         return is_first[rows]
 
 
+def kernel(cosines: Floats, width: float) -> Floats:
+    """Return the kernel of photos with these cosines, of a width that kernel_width() returns."""
+    found: Floats = np.exp((2 / width) * np.minimum(cosines - 1, 0))
+    return found
+
+
+def kernel_width(inputs: Floats) -> float:
+    """Return the median squared distance of different rows of `inputs` [n, length]."""
+    if len(inputs) < 2:
+        return 1.0
+    some = inputs[:_MEDIAN_OF]
+    distances = (2 - 2 * (some @ some.T))[np.triu_indices(len(some), 1)]
+    return max(float(np.median(distances)), 1e-6)
+
+
 @dataclass(frozen=True)
 class _Solved:
     """A fit to n targets by m columns.
@@ -206,16 +216,16 @@ class _Solved:
 
 def _exact(kernel: Exact, targets: Exact) -> _Solved:
     """Fit to a kernel [n, n]."""
-    factor, _ = cho_factor(kernel + _RIDGE * np.eye(len(kernel)), lower=True, overwrite_a=True, check_finite=False)
+    factor, _ = cho_factor(kernel + RIDGE * np.eye(len(kernel)), lower=True, overwrite_a=True, check_finite=False)
     weights: Exact = cho_solve((factor, True), targets, check_finite=False)
     inverse, _ = lapack.dpotri(factor, lower=1)
 
     def left_of(some: Rows) -> Exact:
         block = inverse[np.ix_(some, some)]
-        found: Exact = _RIDGE * (np.tril(block) + np.tril(block, -1).T)
+        found: Exact = RIDGE * (np.tril(block) + np.tril(block, -1).T)
         return found
 
-    return _Solved(weights, _RIDGE * weights, _RIDGE * np.diag(inverse), left_of)
+    return _Solved(weights, RIDGE * weights, RIDGE * np.diag(inverse), left_of)
 
 
 def _regression(among: Exact, columns: Callable[[slice], Floats], targets: Exact) -> _Solved:
@@ -223,7 +233,7 @@ def _regression(among: Exact, columns: Callable[[slice], Floats], targets: Exact
     count, size = len(targets), len(among)
     root = np.linalg.cholesky(among + _JITTER * np.eye(size))
     features = np.empty((size, count), np.float32)
-    gram, sums = _RIDGE * np.eye(size), np.zeros((size, targets.shape[1]))
+    gram, sums = RIDGE * np.eye(size), np.zeros((size, targets.shape[1]))
     parts = [slice(at, at + _BLOCK_ROWS) for at in range(0, count, _BLOCK_ROWS)]
     for part in parts:
         block: Exact = solve_triangular(root, columns(part).astype(np.float64), lower=True)

@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from penult.bundle.scores import Floats
-from penult.label.learner import Fit, Rows
+from penult.label.learner import RIDGE, Fit, Rows, kernel, kernel_width
 
 TYPICAL, UNSURE, RANDOM, NEW, CHECK = "typical", "unsure", "random", "new", "check"
 # So many labels are asked for typical photos, before the classifier decides.
 COLD_START = 20
 # Every so many answers, one photo is random, one is unlike anything labelled, one is a suspect label.
 _RANDOM_EVERY, _NEW_EVERY, _CHECK_EVERY = 10, 25, 25
-# Typical photos are chosen among so many random ones.
-_MAX_CANDIDATES = 1000
-# The k-center choice is among so many of the least sure photos for each pick.
-_AMONG = 6
+# Up to so many labels, the variance that a label takes away decides together with the margin; then the margin alone.
+_VARIANCE_UNTIL = 250
+# Photos are compared with so many random ones, and chosen among so many of these, the least sure ones.
+_MAX_TARGETS, _MAX_CANDIDATES = 1000, 500
+# By margin alone, photos are chosen among so many random ones, and so many of the least sure for each pick.
+_MAX_SEARCHED, _AMONG = 20_000, 6
 # A photo is new if it is farther than this share of labelled photos are from each other.
 _NEW_QUANTILE = 0.98
 # A label is checked if it has less than this probability.
@@ -73,42 +76,41 @@ Strategy = Callable[[Situation, np.random.Generator, int], list[Pick]]
 
 
 def typical(situation: Situation, random: np.random.Generator, count: int) -> list[Pick]:
-    """Pick photos that many others resemble and no labelled one does yet (facility location).
+    """Pick photos that stand for many others and are unlike those labelled, by descriptors alone.
 
-    Each pick makes the sum of likenesses of all photos to their most similar picked photo as large as possible.
+    A label takes variance away from the classifier's answers, most where photos are alike. Each pick takes away as much
+    as possible (Cohn, Ghahramani and Jordan 1996).
     """
-    rows = _some(situation.open, random)
-    inputs = situation.inputs[rows]
-    likeness = inputs @ inputs.T
-    best = np.zeros(len(rows), np.float32)
-    if len(situation.rows):
-        best = np.maximum(best, (inputs @ situation.inputs[situation.rows].T).max(axis=1))
-    picks = []
-    for _ in range(min(count, len(rows))):
-        gains = np.maximum(likeness - best, 0).sum(axis=1)
-        place = int(gains.argmax())
-        best = np.maximum(best, likeness[place])
-        best[place] = np.inf
-        picks.append(Pick(int(rows[place]), TYPICAL, "typical of many photos"))
-    return picks
+    targets = _some(situation.open, _MAX_TARGETS, random)
+    weights = np.ones(len(targets), np.float32)
+    places = _take_variance(situation, targets[:_MAX_CANDIDATES], targets, weights, weights[:_MAX_CANDIDATES], count)
+    return [Pick(int(targets[place]), TYPICAL, "typical of many photos") for place in places]
 
 
 def unsure(situation: Situation, random: np.random.Generator, count: int) -> list[Pick]:
-    """Pick photos whose two most probable classes are close, far from each other (margin, then k-center)."""
-    fit, rows = situation.fit, situation.open
-    if fit is None or fit.classes < 2 or not len(rows):
+    """Pick photos whose two most probable classes are close, and that stand for other such photos.
+
+    With few labels, each pick takes away as much variance as possible from unsure photos. With more labels, picks are
+    those of the smallest margins that are farthest from each other (k-center, Sener and Savarese 2018).
+    """
+    fit = situation.fit
+    if fit is None or fit.classes < 2 or not len(situation.open):
         return []
-    probabilities = fit.probabilities[rows]
-    two = np.partition(probabilities, -2, axis=1)[:, -2:]
-    margins = two[:, 1] - two[:, 0]
-    among = min(len(rows), max(1, _AMONG * count))
-    nearest = np.argpartition(margins, among - 1)[:among]
-    nearest = nearest[np.argsort(margins[nearest], kind="stable")]
+    if len(situation.rows) < _VARIANCE_UNTIL:
+        targets = _some(situation.open, _MAX_TARGETS + _MAX_CANDIDATES, random)
+        doubts = 1 - _margins(fit, targets)
+        least = np.argsort(-doubts, kind="stable")[:_MAX_CANDIDATES]
+        rows, others = targets[least], targets[:_MAX_TARGETS]
+        places = _take_variance(situation, rows, others, doubts[:_MAX_TARGETS], doubts[least], count)
+    else:
+        searched = _some(situation.open, _MAX_SEARCHED, random)
+        margins = _margins(fit, searched)
+        rows = searched[np.argsort(margins, kind="stable")[: max(1, _AMONG * count)]]
+        places = _k_center(situation.inputs[rows], count)
     picks = []
-    for place in _k_center(situation.inputs[rows[nearest]], count):
-        found = probabilities[nearest[place]]
-        first, second = (situation.classes[label] for label in np.argsort(-found, kind="stable")[:2])
-        picks.append(Pick(int(rows[nearest[place]]), UNSURE, f"unsure between {first} and {second}"))
+    for row in rows[places].tolist():
+        first, second = (situation.classes[label] for label in np.argsort(-fit.probabilities[row], kind="stable")[:2])
+        picks.append(Pick(row, UNSURE, f"unsure between {first} and {second}"))
     return picks
 
 
@@ -195,8 +197,48 @@ def _first(picks: list[Pick], groups: set[int], situation: Situation) -> Pick | 
     return next((pick for pick in picks if int(situation.groups[pick.row]) not in groups), None)
 
 
-def _some(rows: Rows, random: np.random.Generator) -> Rows:
-    return rows if len(rows) <= _MAX_CANDIDATES else random.choice(rows, _MAX_CANDIDATES, replace=False)
+def _some(rows: Rows, most: int, random: np.random.Generator) -> Rows:
+    """Return at most so many of the rows, in random order."""
+    return random.permutation(rows)[:most] if len(rows) <= 4 * most else random.choice(rows, most, replace=False)
+
+
+def _margins(fit: Fit, rows: Rows) -> Floats:
+    """Return how much more probable the first class of photos is than the second one, [n]."""
+    two = np.partition(fit.probabilities[rows], -2, axis=1)[:, -2:]
+    margins: Floats = two[:, 1] - two[:, 0]
+    return margins
+
+
+def _take_variance(
+    situation: Situation, rows: Rows, targets: Rows, weights: Floats, factors: Floats, count: int
+) -> list[int]:
+    """Return places in `rows` whose labels take away most variance of `targets`.
+
+    Args:
+        situation: The labelled photos, which have taken variance away already.
+        rows: The candidates, [n].
+        targets: The photos whose variance counts, [m].
+        weights: How much it counts, [m].
+        factors: How much each candidate counts, [n].
+        count: How many places.
+    """
+    every = np.concatenate([rows, targets])
+    inputs = situation.inputs[every]
+    width = kernel_width(inputs)
+    variances = kernel(inputs[: len(rows)] @ inputs.T, width)
+    if len(situation.rows):
+        known = situation.inputs[situation.rows]
+        root = np.linalg.cholesky(kernel(known @ known.T, width) + RIDGE * np.eye(len(known)))
+        seen = solve_triangular(root, kernel(known @ inputs.T, width), lower=True).astype(np.float32)
+        variances -= seen[:, : len(rows)].T @ seen
+    own, places, factors = np.arange(len(rows)), list[int](), factors.copy()
+    for _ in range(min(count, len(rows))):
+        left = variances[own, own] + RIDGE
+        place = int((factors * ((variances[:, len(rows) :] ** 2) @ weights) / left).argmax())
+        places.append(place)
+        factors[place] = -1
+        variances -= np.outer(variances[:, place], variances[place]) / left[place]
+    return places
 
 
 def _k_center(inputs: Floats, count: int) -> list[int]:
