@@ -21,11 +21,25 @@ def run(arguments: argparse.Namespace) -> int:
     if settings.export:
         print(f"{export(settings, network)} photos are in {settings.export}")
         return 0
+    if settings.replay:
+        return _replay(settings, network, arguments.json)
     session = session_of(settings, network)
     try:
         _serve(settings, session, arguments.json)
     finally:
         session.close()
+    return 0
+
+
+def _replay(settings: LabelSettings, network: Any, is_json: bool) -> int:
+    """Play labelling: print the curve of one strategy as JSON, or compare both."""
+    from penult.label.replay import compare, play, truth_of
+
+    truth = truth_of(settings, network)
+    if is_json:
+        print(json.dumps(play(truth, settings.strategy, settings.budget, settings.seed).as_json()))
+    else:
+        print(f"picture: {compare(settings, truth)}")
     return 0
 
 

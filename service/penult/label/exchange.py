@@ -27,11 +27,13 @@ class Imported:
 
     Attributes:
         labels: Label of each image.
+        splits: train, val or test of each image.
         missing: Images of the file that are not in the folder, as they are written.
         ambiguous: Images of which several files in the folder have the name.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
 
@@ -63,7 +65,9 @@ def read_labels(path: Path, root: Path, ids: Collection[str]) -> Imported:
         image = images.find(row)
         if image is None:
             (found.ambiguous if images.is_ambiguous(row) else found.missing).append(row.image)
-        elif found.labels.setdefault(image, row.label) != row.label:
+            continue
+        found.splits[image] = row.split
+        if found.labels.setdefault(image, row.label) != row.label:
             both = f"{found.labels[image]!r} and {row.label!r}"
             raise LabelFileError(
                 "LABEL_FILE", f"{name}, row {row.number}: {printable(row.image)} has two labels, {both}; keep one"

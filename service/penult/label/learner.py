@@ -80,6 +80,12 @@ class Learner:
         self._landmarks: list[int] = []
         self._nearest = np.full(count, -1, np.float32)
         self._seen: set[int] = set()
+        self._last: tuple[Rows, Floats] = np.empty(0, np.intp), np.empty((0, 0), np.float32)
+
+    def answers(self, inputs: Floats) -> NDArray[np.int64]:
+        """Return the classes of other photos by the last fit, [m], from descriptors of length 1, [m, length]."""
+        photos, weights = self._last
+        return np.asarray((kernel(inputs @ self._inputs[photos].T, self._width) @ weights).argmax(axis=1))
 
     def fit(self, rows: Rows, labels: NDArray[np.int64], classes: int) -> Fit:
         """Fit to labels.
@@ -133,6 +139,7 @@ class Learner:
             used = np.arange(len(self._landmarks))
             among = self._columns[: len(used), self._landmarks].astype(np.float64)
             solved = _regression(among, lambda part: self._columns[: len(used), rows[part]], targets)
+        self._last = np.array(self._landmarks, np.intp)[used], solved.weights.astype(np.float32)
         return self._pool_scores(used, solved.weights), targets - self._without(rows, solved)
 
     def _pool_scores(self, used: Rows, weights: Exact) -> Exact:
