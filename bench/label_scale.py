@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=60)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="label-scale-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="label-scale-", ignore_cleanup_errors=True) as scratch:
         os.environ["XDG_CACHE_HOME"] = f"{scratch}/cache"
         folder = arguments.folder or Path(scratch) / "photos"
         make_photos(folder, arguments.photos)
@@ -164,15 +164,15 @@ def main() -> None:
         print(f"{arguments.photos} photos: first photo {page.first_photo_s:.1f} s after the start", flush=True)
         next_s, busy_s, answer_s, item = [], [], [], page.first
         random = np.random.default_rng(2)
-        for number in range(arguments.answers):
+        for _ in range(arguments.answers):
             before = time.monotonic()
-            label = f"class {random.integers(CLASSES)}"
-            state = page.ask("/api/labels", {"id": item["id"], "label": label, "was": None})
+            label = item["label"] or f"class {random.integers(CLASSES)}"
+            state = page.ask("/api/labels", {"id": item["id"], "label": label, "was": item["label"]})
             answered = time.monotonic()
             (item,) = page.ask("/api/next?count=1")["items"]
             busy_s.append(time.monotonic() - answered)
             answer_s.append(answered - before)
-            while number > CLASSES and state["fitted_labels"] <= number:
+            while state["is_fitting"]:
                 state = page.ask(f"/api/state?after={state['revision']}")
             before = time.monotonic()
             page.ask("/api/next?count=1")

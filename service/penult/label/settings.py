@@ -77,9 +77,6 @@ class LabelSettings(LearningSettings):
         if self.collection and self.from_collection and self.collection != self.from_collection:
             raise SettingsError("RANGE", "--collection and --from-collection name different collections; give one")
 
-        if self.collection and not self.model_to_publish:
-            raise SettingsError("NO_EFFECT", "--collection stores at Publish; add --publish models/NAME or --model")
-
     @property
     def model_to_publish(self) -> Path | None:
         """The model of which the page publishes versions."""

@@ -8,7 +8,8 @@ from penult.export.config import known_networks
 from penult.export.disk import writing
 from penult.export.jobs.frozen_descriptors import FrozenNetwork, of_model, of_weights
 from penult.export.networks import weights_file
-from penult.folders.names import printable
+from penult.folders.names import PHOTOS, printable
+from penult.folders.walk import walk
 from penult.label import exchange
 from penult.label.errors import LabelError
 from penult.label.labels_file import Label, LabelsFile
@@ -79,8 +80,11 @@ def _add_labels(settings: LabelSettings, file: LabelsFile, pool: Pool) -> None:
 
 
 def _check_folder(folder: Path) -> None:
+    """Raise LabelError for a folder without photos by their names, before a label file is made for it."""
     if not folder.is_dir():
         raise LabelError("FOLDER", f"{printable(str(folder))} is not a folder; give the folder of the photos")
+    if next(walk(folder), None) is None:
+        raise LabelError("FOLDER", f"{printable(str(folder))} holds no photo; give a folder of {PHOTOS} files")
 
 
 def _facts(settings: LabelSettings, file: LabelsFile) -> dict[str, Any]:
