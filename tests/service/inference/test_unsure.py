@@ -151,3 +151,16 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.Monke
     for _ in range(3):
         other._put("pets", unsure.NOVEL, RawPhoto(1, 1, bytes(unsure._QUEUE_BYTES // 2)))
     assert samples(metrics)["penult_kept_images_dropped_total", ("reason", "queue_full")] == 4
+
+
+def test_models_of_one_class_keep_novel_images_only(one_class, zeros, start_server, samples, tmp_path):
+    """Their probability is a p-value, which is low for many images of the class; the bound does not count."""
+    folder = tmp_path / "seen"
+    server = start_server(one_class, "--keep-unsure", str(folder), "--keep-unsure-below", "1")
+    photos = [*sorted((zeros / "test" / "0").iterdir()), *sorted((zeros / "test" / "1").iterdir())]
+    with Client(server.target) as client:
+        answers = client.classify(photos, model="zero").results
+    wanted = {photo.read_bytes() for photo, answer in zip(photos, answers, strict=True) if answer.is_novel}
+    assert 0 < len(wanted) < len(photos)
+    eventually(lambda: samples(server.http).get(("penult_kept_images_total", ("model", "zero"), ("reason", "novel"))))
+    eventually(lambda: set(kept(folder).values()) == wanted)
