@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_every_block_is_run_somewhere():
     """No block of the README stays untested."""
     run_here = [block_of("bash", "penult train"), block_of("bash", "classify"), block_of("python", "ItemFailure")]
     run_here += [block_of("bash", "--sweep"), block_of("bash", "penult lookup")]
-    run_here += [block_of("bash", "penult bench"), block_of("bash", "penult sign")]
+    run_here += [block_of("bash", "penult bench"), block_of("bash", "penult sign"), block_of("bash", "penult label")]
     run_here += [block_of("python", "tritonclient"), block_of("bash", "curl")]
     assert [text for _, text in BLOCKS if text not in (*run_here, SET_UP, SERVE)] == []
 
@@ -115,6 +117,28 @@ def test_learning_page_blocks(checkout: Path, few_digits: Path, tiny_weights: Pa
     assert len(lines) == 3
     printed = _run(_ways_to_learn("\n".join(lines), few_digits, tiny_weights), checkout)
     assert printed.count("test photos; default scorer:") == 3
+
+
+def test_label_block(checkout: Path, few_digits: Path):
+    """The labelling page's address is printed, and an answer is in the file."""
+    block = block_of("bash", "penult label").replace("PHOTOS", str(few_digits / "train"))
+    block = block.replace("--arch resnet18", "--arch tiny5 --weights none --no-browser --json")
+    # The network has random weights, which cannot be published.
+    block = "exec " + re.sub(r" --publish \S+", "", block)
+    with subprocess.Popen(["bash", "-euc", block], cwd=checkout, stdout=subprocess.PIPE, text=True) as process:
+        url = json.loads(process.stdout.readline())["url"]
+        address, token = url.split("/?")
+        photo = json.loads(_get(f"{address}/api/next?{token}"))["items"][0]["id"]
+        _get(f"{address}/api/labels?{token}", json.dumps({"id": photo, "label": "glass"}).encode())
+        assert (checkout / "labels.csv").read_text().splitlines()[1].startswith(f"{photo},glass")
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def _get(url: str, body: bytes | None = None) -> bytes:
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=100) as answer:
+        return answer.read()
 
 
 def test_command_line_block(pets: Path, target: str, digits: Path, checkout: Path):

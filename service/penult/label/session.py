@@ -298,7 +298,7 @@ class Session:
             raise InvalidAnswer("CLASS", f"{_MAX_CLASSES} classes are the most; take another class")
         handed = self._handed.get(row)
         picked = handed.pick.kind if handed else answer.kind or (now.picked if now else "")
-        if now and now.label == name:  # the suspect was looked at again, and stays
+        if now and now.label == name:  # the suspect is confirmed
             picked = views.CONFIRMED
         return Label(answer.id, name, picked, handed.guess if handed else answer.guess)
 
@@ -338,7 +338,7 @@ class Session:
         )
 
     def _confirmed(self) -> set[int]:
-        """Return the labelled photos whose label was looked at again."""
+        """Return the labelled photos whose label was confirmed."""
         known = ((self._rows.get(id_), label) for id_, label in self._file.labels.items())
         return {row for row, label in known if row is not None and label.picked == views.CONFIRMED}
 
