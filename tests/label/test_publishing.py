@@ -1,9 +1,9 @@
 """Publish labels: a running server names a new class, refusals are one line, and the files that a job reads stay still."""
 
-import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
 from penult.label.errors import LabelError
 from penult.label.labels_file import Label, LabelsFile
-from penult.label.publishing import Base, Collection, Publisher, check_classes, train_command
+from penult.label.publishing import Base, Publisher, check_classes, train_command
+from penult.label.session import Answer, Session
+from penult.label.settings import LabelSettings
+from penult.label.start import network_of, session_of
 
 NAMES = {"0": "zero", "1": "one", "2": "it's two"}
 
@@ -35,35 +38,52 @@ def name(file: LabelsFile, digits: Path, of: str, count: int) -> None:
     file.put([Label(photo.relative_to(digits).as_posix(), NAMES[digit], "typical") for digit, photo in found])
 
 
+def answer(session: Session, of: str, count: int) -> None:
+    """Answer as the page does: the first `count` training photos of each digit."""
+    ids = [id_ for id_ in session.pool.ids if id_.startswith("train/")]
+    for digit in of:
+        own = [id_ for id_ in ids if id_.startswith(f"train/{digit}/")][:count]
+        session.answer([Answer(id_, NAMES[digit]) for id_ in own])
+
+
+def published(session: Session) -> dict[str, Any]:
+    """Press Publish, and return how it ended."""
+    state = session.publish()
+    while state["publish"]["is_running"]:
+        state = session.wait(state["revision"], 60)
+    return dict(state["publish"])
+
+
 @pytest.mark.server
 def test_a_running_server_names_a_new_class(
-    digits: Path, copy_model: Callable[[Path], Path], file: LabelsFile, start_server, tmp_path: Path
+    few_digits: Path, copy_model: Callable[[Path], Path], start_server: Callable[..., Any], tmp_path: Path
 ):
-    """Labels become a model of their own, on another's network; a new class is served soon, and stored with the rest."""
-    base = copy_model(tmp_path / "models")
+    """Answers become a model of their own; a new class is served soon, and stored; labelling can begin from the store."""
+    base, names = copy_model(tmp_path / "models"), tmp_path / "models" / "names"
     server = start_server(tmp_path / "models", "--watch-s", "0.1", "--lookup", str(tmp_path / "lookup"))
-    found = {path for digit in "012" for path in (digits / "train" / digit).iterdir()}
-    pool = {path.relative_to(digits).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-    names, collection = tmp_path / "models" / "names", Collection(server.target, "labelled", pool)
-    name(file, digits, "01", 10)
-    publisher = Publisher(file, digits, names, Base(base, 1), collection)
-    publisher.start()
-    publisher.start()  # one job at a time
-    publisher.wait()
-    line = "version 1 is published, of 20 labels; 20 labels are in collection labelled"
-    assert publisher.state() == {"model": str(names), "is_running": False, "version": 1, "message": line}
+    settings = LabelSettings(
+        few_digits, tmp_path / "labels.csv", model=base, version=1, publish=names, collection="known",
+        target=server.target,
+    )  # fmt: skip
+    session = session_of(settings, network_of(settings))
+    answer(session, "01", 10)
+    line = "version 1 is published, of 20 labels; 20 labels are in collection known"
+    assert published(session) == {"model": str(names), "is_running": False, "version": 1, "message": line}
     metrics = json.loads((names / "1" / "metrics.json").read_bytes())
     assert (metrics["network_of_model"], metrics["network_of_version"]) == ("digits", 1)
-    photos = sorted((digits / "test" / "2").iterdir())[:20]
+    photos = sorted((few_digits / "test" / "2").iterdir())
     with Client(server.target) as client:
         before = client.classify(photos, model="names")
         assert (before.version, {result.label for result in before.results} <= {"zero", "one"}) == (1, True)
-        name(file, digits, "2", 10)
-        publisher.start()
-        publisher.wait()
+        answer(session, "2", 10)
+        assert published(session)["version"] == 2
         after = client.classify(photos, model="names")
-        assert (after.version, client.list_collections()[0].items) == (2, 30)
-    assert sum(result.label == "it's two" for result in after.results) >= 18
+    assert (after.version, {result.label for result in after.results}) == (2, {"it's two"})
+    session.close()
+    again = replace(settings, labels=tmp_path / "again.csv", collection="", from_collection="known")
+    session = session_of(again, network_of(again))
+    assert session.state()["labelled"] == 30
+    session.close()
 
 
 @pytest.mark.server
