@@ -49,6 +49,7 @@ class Page:
         self._connection.request(method, path, data, {"content-type": "application/json"})
         answer = self._connection.getresponse()
         text = answer.read()
+        self._connection.close()  # idle connections are closed by the page's server
         if answer.status != 200:
             raise RuntimeError(f"{path}: {answer.status} {text[:300]!r}")
         self.seconds.append(time.monotonic() - started)
