@@ -137,8 +137,8 @@ class Page:
         return dict(json.loads(self.bytes(path, body)))
 
     def close(self) -> None:
-        """End the command as Ctrl-C does."""
-        self.process.send_signal(2)
+        """End the command."""
+        self.process.terminate()
         self.process.wait(30)
 
 
