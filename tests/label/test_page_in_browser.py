@@ -173,6 +173,24 @@ def test_what_cannot_be_saved_comes_back(page, served):
     page.errors.clear()
 
 
+def test_a_photo_that_cannot_be_shown_is_told_and_skipped(page, served):
+    """A file that is gone since the start has a frame with the reason instead of a picture, and s goes on."""
+    ahead = set(page.run("performance.getEntriesByType('resource').map((each) => each.name)"))
+    photo = next(p for p in served.session.pool.photos if not any(p.sha256 in url for url in ahead))
+    data = photo.path.read_bytes()
+    photo.path.unlink()
+    try:
+        page.run(f"document.querySelector('#stage img').src = '/image/{photo.sha256}?size=1280'")
+        page.wait("document.querySelector('#stage .broken')")
+        assert "can no longer be read" in page.text("#stage .broken")
+        assert "Skip it" in page.text("#stage .broken")
+    finally:
+        photo.path.write_bytes(data)
+    press(page, "s")
+    page.wait("document.querySelector('#stage img').complete")
+    page.errors.clear()
+
+
 def test_a_phone_needs_no_keys(page, served):
     """At a phone's width all buttons are at least 44 px, within the screen, and label by touch."""
     page.size(390, 844, is_phone=True)

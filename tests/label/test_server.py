@@ -108,6 +108,24 @@ def test_two_pages_do_not_overwrite_each_other(served):
     assert served.written() == {first: "star"}
 
 
+def test_two_people_lose_no_label(served):
+    """Two pages that answer at one time get different photos, and every label is in the file."""
+    answered: dict[str, str] = {}
+
+    def work(name: str) -> None:
+        for _ in range(15):
+            (item,) = served.next()
+            answer = {"id": item["id"], "label": name, "was": item["label"]}
+            served.client.post("/api/labels", json=answer).raise_for_status()
+            assert item["label"] == answered.get(item["id"])  # None, but for a label that is asked about
+            answered[item["id"]] = name
+
+    with ThreadPoolExecutor(2) as people:
+        for done in [people.submit(work, name) for name in ("circle", "star")]:
+            done.result()
+    assert served.written() == answered
+
+
 def test_classes_can_be_added(served):
     """A new name is a class; a name that cannot be one is refused in one line."""
     state = served.client.post("/api/classes", json={"name": " hexagon "}).json()

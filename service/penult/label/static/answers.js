@@ -128,13 +128,15 @@ function undoOf({ item, label, skip }) {
 function prepared(item) {
   const picture = make("img", { alt: `Photo ${item.id}`, draggable: "false" });
   picture.addEventListener("load", () => picture.classList.toggle("tiny", Math.max(picture.naturalWidth, picture.naturalHeight) < 100));
-  picture.src = item.image_url;
-  item.picture = picture;
-  picture.decode().catch(async () => {
-    const broken = make("p", { class: "broken" }, make("b", {}, "✕ This photo cannot be shown."), ` ${await whyBroken(item.image_url)} Skip it, or open the file with another program.`);
+  picture.addEventListener("error", async () => {
+    const why = await whyBroken(picture.src);
+    const broken = make("p", { class: "broken" }, make("b", {}, "✕ This photo cannot be shown."), ` ${why} Skip it, or open the file with another program.`);
     item.picture = broken;
     picture.replaceWith(broken);
   });
+  picture.src = item.image_url;
+  item.picture = picture;
+  picture.decode().catch(() => {}); // so that it can be painted at once; an error has its own event
   for (const near of item.neighbours ?? []) new Image().src = near.thumbnail_url;
   return item;
 }

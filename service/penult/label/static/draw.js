@@ -63,7 +63,7 @@ export function curve(points) {
     svg.append(shape("line", { class: "ground", x1: left, x2: width - right, y1: y(share), y2: y(share) }),
       shape("text", { x: left - 5, y: y(share) + 4, "text-anchor": "end" }, percent(Math.min(share, 1))));
   }
-  const wide = step(last - first);
+  const wide = Math.max(1, step(last - first));
   for (let labels = Math.ceil(first / wide) * wide; labels <= last; labels += wide) {
     const anchor = x(labels) > width - 25 ? "end" : "middle";
     svg.append(shape("text", { x: x(labels), y: height - 6, "text-anchor": anchor }, number(labels)));

@@ -10,13 +10,16 @@ import { drawSide } from "./side.js";
 const KEYS = "penult-label-keys"; // in the browser's storage: "off" if keys were switched off
 
 let state = null;
+let isNaming = false; // whether the first classes are on their way
 let isLost = false; // whether the server gave no answer to the last request
+let isUnsaved = false; // whether answers came back, and none was saved since
 const answers = new Answers({ changed: drawWork, sending: drawSaved, saved, refused, failed });
 const grid = new Grid(answers, { failed, said: say });
 
 // -- what the server says ---------------------------------------------------------------------------------------------
 
 function draw(next) {
+  if (state && next.revision < state.revision && !isLost) return; // two requests have overtaken each other
   state = next;
   drawSide(state, { answerSuspect: (suspect, given) => answers.answerSuspect(suspect, given), publish: () => run(publish) });
   drawProblem();
@@ -24,28 +27,33 @@ function draw(next) {
 }
 
 function changed(next) {
-  if (isLost) fail(""); // what could not be saved stays said until something is
   draw(next);
+  isLost = false;
+  if (!isUnsaved) fail(""); // what could not be saved stays said until something is
   if (state.classes.length >= 1 || state.labelled) answers.refill();
 }
 
 function saved(next) {
-  fail("");
   draw(next);
+  isLost = isUnsaved = false;
+  fail("");
   drawSaved();
   grid.settled();
 }
 
 // Nothing was written: the photos are back, and one line says why.
 function failed(photos, failure) {
-  const back = photos.length ? ` Not saved: ${count(photos.length, "answer")}. ${photos.length > 1 ? "Their photos are" : "The photo is"} back; answer again.` : "";
-  fail(`${failure.message.replace(/\.?$/, ".")}${back}`, !failure.status && !photos.length);
+  isLost ||= failure.status === 0;
+  if (photos.length || !isUnsaved) {
+    const back = photos.length ? ` Not saved: ${count(photos.length, "answer")}. ${photos.length > 1 ? "Their photos are" : "The photo is"} back; answer again.` : "";
+    fail(`${failure.message.replace(/[^.?!]$/, "$&.")}${back}`);
+  }
+  isUnsaved ||= photos.length > 0;
   drawSaved();
   if (photos.length) grid.settled();
 }
 
-function fail(line, isLoss = false) {
-  isLost = isLoss;
+function fail(line) {
   show(at("failure"), Boolean(line));
   if (at("failure").textContent !== line) at("failure").textContent = line;
   drawProblem();
@@ -61,6 +69,7 @@ function drawProblem() {
 // Another page has labelled the photo differently.
 function refused({ wire, change }, failure) {
   const theirs = failure.body.label;
+  isUnsaved = false;
   fail("");
   const close = make("button", {}, theirs ? `keep ${theirs}` : "leave it");
   const take = wire.label && make("button", {}, `change to ${wire.label}`);
@@ -84,7 +93,7 @@ function drawSaved() {
 
 function drawWork() {
   if (!state) return;
-  const isStart = !state.classes.length && !state.labelled;
+  const isStart = isNaming || (!state.classes.length && !state.labelled);
   const isGrid = !isStart && grid.wanted, isDone = !isStart && !isGrid && answers.isOver;
   show(at("start"), isStart);
   show(at("grid"), isGrid);
@@ -194,12 +203,16 @@ at("start-form").addEventListener("submit", async (event) => {
     return;
   }
   try {
+    isNaming = true;
     let next = null;
     for (const name of names) next = await addClass(name);
+    isNaming = false;
     changed(next);
     at("stage").focus({ preventScroll: true });
   } catch (failure) {
     at("start-error").textContent = failure.message;
+  } finally {
+    isNaming = false;
   }
 });
 
@@ -255,4 +268,4 @@ at("one").addEventListener("click", (event) => {
   if (event.detail && event.target.closest("button") && !document.querySelector("dialog[open]") && !at("one").hidden) at("stage").focus({ preventScroll: true });
 });
 
-follow(changed, (failure) => at("failure").hidden && fail(failure.message, true));
+follow(changed, (failure) => failed([], failure));

@@ -58,7 +58,7 @@ function publishing(job, labelled, publish) {
   button.disabled = job.is_running || !labelled;
   button.addEventListener("click", publish);
   const bars = job.is_running ? make("progress", { "aria-label": "Publishing" }) : null;
-  const done = job.version && !job.is_running ? `Version ${job.version} of ${job.model} is there. A server that watches the folder takes it up.` : "";
+  const done = job.version && !job.is_running ? "A server that watches the folder takes it up." : "";
   return [make("p", { class: "quiet" }, `Fits an SVM on the labels, for ${job.model}.`), button, bars,
     make("p", { role: "status" }, job.message ? `${job.message}${done ? ". " : ""}` : "", done)];
 }
