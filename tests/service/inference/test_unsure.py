@@ -123,8 +123,9 @@ def test_the_folder_is_counted_with_what_was_there(images: int, size: int, tmp_p
     assert [folder.keep("pets", f"{n}.jpg", bytes(10)) for n in (1, 1, 2)] == [True, False, None]
     assert sorted(kept(tmp_path)) == ["pets/1.jpg", "pets/old.jpg"]
     (tmp_path / "pets" / "old.jpg").unlink()
-    assert folder.keep("cats", "2.jpg", bytes(10)) is None
+    assert (folder.keep("cats", "2.jpg", bytes(10)), folder.is_full) == (None, True)
     folder._next_count_s = 0.0  # half a minute later
+    assert folder.is_full is False
     assert folder.keep("cats", "2.jpg", bytes(10)) is True
     assert not list(tmp_path.glob("*/.new-*"))
 

@@ -136,6 +136,9 @@ class UnsureImages:
             self._thread.join(_CLOSE_S)
 
     def _put(self, model: str, reason: str, image: Photo) -> None:
+        if self._folder.is_full:
+            self._dropped.labels(CAP).inc()
+            return
         size = size_bytes(image)
         with self._lock:
             has_room = self._images < _QUEUE_IMAGES and self._bytes + size <= _QUEUE_BYTES
@@ -192,6 +195,12 @@ class _Folder:
         self.path, self._limits = limits.folder, limits
         # The files of earlier servers are counted first.
         self._next_count_s = 0.0
+        self._is_full = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an image did not fit, and the files are not to be counted again yet."""
+        return self._is_full and time.monotonic() < self._next_count_s
 
     def keep(self, model: str, name: str, data: bytes) -> bool | None:
         """Write a file below the model's folder; return False if it is there already, None if the folder is full.
@@ -210,7 +219,8 @@ class _Folder:
             target = self.path / model / name
             if target.exists():
                 return False
-            if not self._fits(images, size, data):
+            self._is_full = not self._fits(images, size, data)
+            if self._is_full:
                 _write(totals, images, size)
                 return None
             target.parent.mkdir(mode=0o700, exist_ok=True)
