@@ -27,7 +27,7 @@ _MAX_TARGETS, _MAX_CANDIDATES = 1000, 500
 # By margin alone, photos are chosen among so many random ones, and so many of the least sure for each pick.
 _MAX_SEARCHED, _AMONG = 20_000, 6
 # A photo is new if it is farther than this share of labelled photos are from each other.
-_NEW_QUANTILE = 0.98
+_NEW_QUANTILE = 0.995
 # A label is checked if it has less than this probability.
 _CHECK_BELOW = 0.2
 
