@@ -1,9 +1,9 @@
 """How accurate the classifier is, what more labels may bring, and when to stop.
 
-Cross-validated accuracy of the labelled photos would be far too low, because most of them were chosen for being
-difficult (20 points on TrashNet). The mean calibrated confidence in the pool is much nearer. Its error is not known, so
-a random sample corrects it, by a weight that grows with the sample. The constants come from pool photos of three sets
-and two networks (bench/labelling.py).
+The cross-validated accuracy of the labelled photos is too low, by 20 points on TrashNet. They were chosen for being
+difficult. The mean calibrated confidence in the pool is much nearer. Its error is not known, so a random sample corrects
+it, by a weight that grows with the sample. The constants come from pool photos of three sets and two networks
+(bench/RESULTS.md, "what comes next").
 """
 
 import math
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from penult.label.learner import Fit
 
@@ -41,15 +40,11 @@ class Estimate:
     high: float
 
 
-def estimate(fit: Fit, picked_at_random: NDArray[np.bool_] | None = None) -> Estimate | None:
+def estimate(fit: Fit) -> Estimate | None:
     """Return the accuracy of a fit on photos that it has not seen; None with fewer than two classes labelled.
 
-    The mean confidence in the pool, labelled photos by fits without them, is corrected by the random sample among the
-    labelled photos: by its hits less its confidence (a difference estimator), weighted by the inverse variances.
-
-    Args:
-        fit: The fit.
-        picked_at_random: Not used; fit.is_sample also has photos that were picked for other reasons.
+    It is the mean confidence in the pool, and labelled photos are answered by fits without them. The random sample among
+    these corrects it by its hits less its confidence (a difference estimator). Inverse variances are the weights.
     """
     if len(set(fit.labels.tolist())) < 2:
         return None
@@ -68,7 +63,7 @@ def estimate(fit: Fit, picked_at_random: NDArray[np.bool_] | None = None) -> Est
 
 
 def gain(curve: Sequence[Estimate], more: int = 50) -> tuple[float, float, float] | None:
-    """Return the accuracy that `more` labels may add, as a share of 1, and its interval; None if it is not known.
+    """Return the accuracy that `more` labels may add, and its interval; None if it is not known.
 
     Errors are expected to fall as a power of the number of labels. The exponent is a usual one, corrected by the slope
     of the last half of the curve.

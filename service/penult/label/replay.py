@@ -67,7 +67,7 @@ class Played:
 
 
 def play(truth: Truth, strategy: str, budget: int = 0, seed: int = 0, growth: float = 0.0) -> Played:
-    """Label photos of the pool in the order of a strategy, and measure after every 10 labels and at the end.
+    """Label photos of the pool in the order of a strategy, and measure after every 10 labels.
 
     The classifier is that of the page, for both strategies.
 
