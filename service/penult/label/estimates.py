@@ -1,8 +1,8 @@
 """How accurate the classifier is, what more labels may bring, and when to stop.
 
 The cross-validated accuracy of the labelled photos is too low, by 20 points on TrashNet. They were chosen for being
-difficult. The mean calibrated confidence in the pool is much nearer. Its error is not known, so a random sample corrects
-it, by a weight that grows with the sample. The constants come from pool photos of three sets and two networks
+difficult. The mean calibrated confidence in the pool is much nearer. Its error is not known, so a random sample
+corrects it, by a weight that grows with the sample. The constants come from pool photos of three sets and two networks
 (bench/RESULTS.md, "what comes next").
 """
 
@@ -43,8 +43,8 @@ class Estimate:
 def estimate(fit: Fit) -> Estimate | None:
     """Return the accuracy of a fit on photos that it has not seen; None with fewer than two classes labelled.
 
-    It is the mean confidence in the pool, and labelled photos are answered by fits without them. The random sample among
-    these corrects it by its hits less its confidence (a difference estimator). Inverse variances are the weights.
+    It is the mean confidence in the pool, and labelled photos are answered by fits without them. The random sample
+    among these corrects it by its hits less its confidence (a difference estimator). Inverse variances are the weights.
     """
     if len(set(fit.labels.tolist())) < 2:
         return None

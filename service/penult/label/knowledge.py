@@ -1,6 +1,6 @@
 """What the classifier makes of the labels so far: a fit, the accuracy and its curve."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from penult.label.estimates import Estimate, estimate, gain, may_stop
 from penult.label.learner import Fit, Learner
 from penult.label.pool import Pool
-from penult.label.strategies import RANDOM
 
 GAIN_LABELS = 50
 # If a label file is continued, so many points of its curve are computed, from this number of labels on.
@@ -45,27 +44,23 @@ class Learning:
         # Whether there are labels that `knowledge` does not know.
         self.is_behind = True
 
-    def fit(self, labels: Mapping[int, int], picked: Sequence[str], classes: int) -> Knowledge:
+    def fit(self, labels: Mapping[int, int], classes: int) -> Knowledge:
         """Fit to labels.
 
         Args:
             labels: The class of each labelled photo by its row, in the order of the answers.
-            picked: How each of them came onto the page.
             classes: How many classes there are.
         """
         rows, given = np.array(list(labels), dtype=np.intp), np.array(list(labels.values()), dtype=np.int64)
-        is_random = np.array([each == RANDOM for each in picked], dtype=bool)
         if len(set(given.tolist())) < 2:
             return Knowledge()
-        past = self.knowledge.curve or self._past(rows, given, is_random, classes)
+        past = self.knowledge.curve or self._past(rows, given, classes)
         fit = self._learner.fit(rows, given, classes)
-        now = estimate(fit, is_random)
+        now = estimate(fit)
         curve = tuple(each for each in past if each.labels < len(rows)) + ((now,) if now else ())
         return Knowledge(fit, self._pool.inputs[rows], curve, gain(curve, GAIN_LABELS), may_stop(curve))
 
-    def _past(
-        self, rows: NDArray[np.intp], labels: NDArray[np.int64], is_random: NDArray[np.bool_], classes: int
-    ) -> tuple[Estimate, ...]:
+    def _past(self, rows: NDArray[np.intp], labels: NDArray[np.int64], classes: int) -> tuple[Estimate, ...]:
         """Return the curve up to labels of an earlier session, in the order of the file."""
         if len(rows) <= _FIRST_POINT:
             return ()
@@ -74,5 +69,5 @@ class Learning:
         for count in counts:
             if len(set(labels[:count].tolist())) > 1:
                 fit = self._learner.fit(rows[:count], labels[:count], classes)
-                found.append(estimate(fit, is_random[:count]))
+                found.append(estimate(fit))
         return tuple(each for each in found if each)

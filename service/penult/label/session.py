@@ -370,11 +370,10 @@ class Session:
                 if self._is_closed:
                     return
                 labels = self._labels()
-                picked = [self._file.labels[self.pool.ids[row]].picked for row in labels]
                 classes = len(self._classes)
                 self._learning.is_behind, self._is_fitting = False, True
             try:
-                knowledge: Knowledge | None = self._learning.fit(labels, picked, classes)
+                knowledge: Knowledge | None = self._learning.fit(labels, classes)
             except Exception as error:  # the page goes on without guesses; the label file is what counts
                 knowledge = None
                 print_error(f"the classifier could not be fitted ({type(error).__name__}: {error}); labels are kept")
