@@ -30,6 +30,8 @@ export UV_LINK_MODE ?= hardlink
 export UV_HTTP_TIMEOUT ?= 300
 # Half a minute once, instead of several seconds at every start where Python may not write its caches.
 export UV_COMPILE_BYTECODE ?= 1
+# Tests start many processes. Without caches, each would compile penult and each test file again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo serve unit test test-system test-nightly coverage soak overload kills fuzz audit check fmt
 .PHONY: proto lock image bench bench-peers pictures bench-learning bench-suspects architecture clean

@@ -89,10 +89,18 @@ def test_kills_lose_nothing(tmp_path):
     assert len(rebuilt) > 1
 
 
+@pytest.fixture(scope="module")
+def settled_once(tmp_path_factory):
+    """A folder with a graph, closed in order, to be copied."""
+    folder = tmp_path_factory.mktemp("settled")
+    subprocess.run([sys.executable, SCRIPT, folder, "0", "60"], check=True, timeout=300, stdout=subprocess.DEVNULL)
+    return folder
+
+
 @pytest.fixture
-def settled(tmp_path):
+def settled(settled_once, tmp_path):
     """A folder with a graph, closed in order."""
-    subprocess.run([sys.executable, SCRIPT, tmp_path, "0", "60"], check=True, timeout=300, stdout=subprocess.DEVNULL)
+    shutil.copytree(settled_once, tmp_path, dirs_exist_ok=True)
     said = [f"added {batch}" for batch in range(60)]
     said += [f"deleted {batch}-0 {batch - 1}-1" for batch in range(60) if batch % 3 == 0]
     examine(tmp_path, said)

@@ -1,14 +1,19 @@
 """`penult inspect` end to end: flipped labels come first, copies are found, and the page stands alone."""
 
 import csv
+import io
 import json
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from penult import cli
 
 Penult = Callable[..., tuple[int, str, str]]
 
@@ -31,13 +36,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def inspected(pictures: Path, tiny_weights: Path, penult: Penult, tmp_path: Path) -> tuple[dict, Path]:
-    """The JSON answer and the folder of a run."""
-    options = ("--arch", "tiny5", "--weights", tiny_weights, "--out", tmp_path / "out", "--json")
-    code, out, _ = penult("inspect", pictures, *options)
-    assert code == 0
-    return json.loads(out), tmp_path / "out"
+@pytest.fixture(scope="module")
+def inspected(pictures: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """The JSON answer and the folder of a run that all tests read."""
+    folder, shown = tmp_path_factory.mktemp("inspected") / "out", io.StringIO()
+    words = ["inspect", pictures, "--arch", "tiny5", "--weights", tiny_weights, "--out", folder, "--json"]
+    with redirect_stdout(shown):
+        assert cli.main([str(word) for word in words]) == 0
+    return json.loads(shown.getvalue()), folder
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -75,9 +81,11 @@ def test_page(inspected: tuple[dict, Path]):
     assert page.index("<bdi>disc</bdi>, or") < page.index("Classes and splits")
 
 
-def test_suspects_can_be_excluded(inspected: tuple[dict, Path], pictures: Path, tiny_weights: Path, penult: Penult):
+def test_suspects_can_be_excluded(
+    inspected: tuple[dict, Path], pictures: Path, tiny_weights: Path, penult: Penult, tmp_path: Path
+):
     """--exclude takes the first lines of suspects.csv, and the photos are still there afterwards."""
-    out = inspected[1]
+    out = shutil.copytree(inspected[1], tmp_path / "out")
     wrong = out / "wrong.csv"
     wrong.write_text("".join((out / "suspects.csv").read_text().splitlines(keepends=True)[:3]))
     options = ("--arch", "tiny5", "--weights", tiny_weights, "--out", out, "--exclude", wrong)

@@ -62,6 +62,7 @@ def test_a_new_svm_keeps_the_network(one_class):
     assert second.training["one_class"] == {"novelty": "svm", "false_alarms": 0.1}
 
 
+@pytest.mark.server
 def test_outliers_decide_nothing(zeros, settings):
     """Without outliers the same bundle is published, but for metrics and report."""
     changes = {"data": zeros / "train", "false_alarms": 0.1, "report_photos": False}
@@ -71,6 +72,7 @@ def test_outliers_decide_nothing(zeros, settings):
         assert (result.folder / name).read_bytes() == (again.folder / name).read_bytes()
 
 
+@pytest.mark.server
 def test_a_finished_run_is_found_by_its_threshold(settings, capsys):
     """--resume finds the version of the same settings, and not one of another share of false alarms."""
     folders = [train(replace(settings(report_photos=False), resume=True, false_alarms=rate)).folder.name
@@ -78,6 +80,7 @@ def test_a_finished_run_is_found_by_its_threshold(settings, capsys):
     assert folders == ["1", "2", "1"]
 
 
+@pytest.mark.server
 def test_few_photos_are_said_to_be_few(settings):
     """A share that the held-out photos cannot show is noted, with the number of photos that would do."""
     notes = train(settings(false_alarms=0.01, report_photos=False)).metrics["notes"]

@@ -21,8 +21,11 @@ from penult.bundle.scores import wilson
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
+from penult.export.evaluation.confusions import Confusions
 from penult.export.evaluation.copies_across import Across
 from penult.export.evaluation.metrics import against_validation, compare, evaluate
+from penult.export.report import report
+from penult.export.report.figures import draw_figures
 from penult.export.report.report import command, predictions_csv, report_files
 
 _NASTY = ("<script>alert(1)</script>", "a & b", '"quoted"', "{{ 7 * 7 }}", "größe", "a | b")
@@ -53,6 +56,34 @@ class _Page(HTMLParser):
         self.alternatives += [values.get("aria-label") or ""] if tag == "svg" else []
 
 
+@pytest.fixture(scope="module")
+def drawn() -> list[Any]:
+    """The pictures and tables of one run, once they are drawn."""
+    return []
+
+
+@pytest.fixture
+def texts_of(
+    report_data: Callable, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Any], dict[str, bytes]]:
+    """texts_of(data): the files of its report, for what the page and the card say; the pictures are another run's.
+
+    Drawing takes most of a report's time; test_plots.py draws every kind of run.
+    """
+    if not drawn:
+        made = report_data(("cat", "dog"))
+        found = {n: Confusions(made.splits.classes, made.labels, s.argmax(axis=1)) for n, s in made.scores.items()}
+        drawn.append(draw_figures(made, found))
+    plots, tables = drawn[0]
+
+    def make(data: Any) -> dict[str, bytes]:
+        with monkeypatch.context() as patch:
+            patch.setattr(report, "draw_figures", lambda *_: (plots, dict(tables)))
+            return report_files(data)
+
+    return make
+
+
 def test_the_report_has_its_files(report_data: Callable):
     """A page, a model card, every picture and the tables behind them."""
     files = report_files(report_data(("cat", "dog")))
@@ -79,10 +110,10 @@ def test_the_page_opens_alone(report_data: Callable):
     assert not re.search(rb"url\((?!#)|@import|<script|<link", files["report/index.html"])
 
 
-def test_the_report_states_the_figures(report_data: Callable):
+def test_the_report_states_the_figures(report_data: Callable, texts_of: Callable):
     """Accuracy, interval, default scorer, diagnosis and comparison stand in page and card; nothing is left unfilled."""
     made = report_data(("cat", "dog"), notes=("3 photos cannot be read and are left out: a.jpg",))
-    files = report_files(made)
+    files = texts_of(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = files[name].decode()
         assert "76–99 %" in text
@@ -108,6 +139,7 @@ def test_the_report_states_the_figures(report_data: Callable):
 )
 def test_the_page_says_what_set_the_rates(
     report_data: Callable,
+    texts_of: Callable,
     settings: Callable,
     made_up_history: Callable,
     schedule: str,
@@ -117,7 +149,7 @@ def test_the_page_says_what_set_the_rates(
     """Under one-cycle, validation loss neither lowers the rate nor stops; the head alone always learns by plateau."""
     made = report_data(("cat", "dog"), history=made_up_history(3, phases))
     manifest = replace(made.manifest, training={"settings": settings(schedule=schedule).as_json()})
-    files = report_files(replace(made, manifest=manifest))
+    files = texts_of(replace(made, manifest=manifest))
     page = files["report/index.html"].decode()
     assert words in page
     assert ("stops the run" in page) == (words == "stops the run")
@@ -136,9 +168,9 @@ def test_names_are_escaped(report_data: Callable):
     assert "<img src=x" not in page
 
 
-def test_tables_of_the_card_are_whole(report_data: Callable):
+def test_tables_of_the_card_are_whole(report_data: Callable, texts_of: Callable):
     """Every row of a table in the card has as many cells as its head, whatever classes are called."""
-    card = report_files(report_data(_NASTY))["MODEL_CARD.md"].decode()
+    card = texts_of(report_data(_NASTY))["MODEL_CARD.md"].decode()
     tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
     assert len(tables) == 2
     for table in tables:
@@ -155,12 +187,12 @@ def test_one_scorer_is_enough(report_data: Callable, scorer: str):
 
 
 @pytest.mark.parametrize("training", [{}, {"settings": {}}, {"settings": {"views": 2}}])
-def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
+def test_a_network_of_before_has_a_card(report_data: Callable, texts_of: Callable, training: dict):
     """A new SVM on a bundle whose record lacks options that came later has a card; what it has is told."""
     made = report_data(("cat", "dog"), scorers=("svm",), learning=None, settings=None)
     preprocess = Preprocess(32, 32, fit="stretch") if training else Preprocess(48, 32)
     made = replace(made, manifest=replace(made.manifest, training=training, preprocess=preprocess))
-    card = report_files(made)["MODEL_CARD.md"].decode()
+    card = texts_of(made)["MODEL_CARD.md"].decode()
     assert (
         f"Input: {'both sides resized to 32' if training else 'shorter side resized to 48'} pixels, center crop of 32 x 32"
         in card
@@ -169,11 +201,11 @@ def test_a_network_of_before_has_a_card(report_data: Callable, training: dict):
 
 
 @pytest.mark.parametrize("views", [1, 4])
-def test_curves_of_one_view_say_so(report_data: Callable, views: int):
+def test_curves_of_one_view_say_so(report_data: Callable, texts_of: Callable, views: int):
     """Where photos are served in several views, the curves are of one, and the page tells."""
     made = report_data(("cat", "dog"))
     training = {"settings": made.manifest.training["settings"] | {"views": views}}
-    page = report_files(replace(made, manifest=replace(made.manifest, training=training)))["report/index.html"].decode()
+    page = texts_of(replace(made, manifest=replace(made.manifest, training=training)))["report/index.html"].decode()
     assert ("Everything else is measured on 4 views" in page) == (views == 4)
 
 
@@ -200,7 +232,7 @@ def test_photos_can_be_kept_out(report_data: Callable):
     assert "`report/index.html` shows small photos" in shown
 
 
-def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
+def test_the_photos_shown_are_the_worst_errors(report_data: Callable, texts_of: Callable):
     """Only wrongly named photos are asked for, the surest first, twelve at most, by the default scorer."""
     asked: list[Photo] = []
 
@@ -209,15 +241,15 @@ def test_the_photos_shown_are_the_worst_errors(report_data: Callable):
         return np.zeros((len(chosen), 32, 32, 3), np.uint8)
 
     made = report_data(("cat", "dog"), crops=crops)
-    report_files(made)
+    texts_of(made)
     assert asked == [made.splits.test[3]]
     asked.clear()
     wrong = np.eye(2, dtype=np.float32)[1 - made.labels] * (0.1 + np.arange(20, dtype=np.float32) / 10)[:, None]
-    report_files(report_data(("cat", "dog"), crops=crops, scores={"dense": made.scores["dense"], "svm": wrong}))
+    texts_of(report_data(("cat", "dog"), crops=crops, scores={"dense": made.scores["dense"], "svm": wrong}))
     assert asked == [made.splits.test[row] for row in range(19, 7, -1)]
 
 
-def test_without_test_errors_other_photos_are_shown(report_data: Callable):
+def test_without_test_errors_other_photos_are_shown(report_data: Callable, texts_of: Callable):
     """With no test photo named wrong, the page shows validation errors, and right answers of every class, least sure."""
     asked: list[Photo] = []
 
@@ -227,7 +259,7 @@ def test_without_test_errors_other_photos_are_shown(report_data: Callable):
 
     made = report_data(("cat", "dog"))
     right = np.eye(2, dtype=np.float32)[made.labels] * (1 + np.arange(20, dtype=np.float32) / 10)[:, None]
-    page = report_files(report_data(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
+    page = texts_of(report_data(("cat", "dog"), scores={"dense": right, "svm": right}, crops=crops))
     text = page["report/index.html"].decode()
     assert "test photos are correct" in text
     assert "Errors on the validation photos" in text
@@ -236,7 +268,7 @@ def test_without_test_errors_other_photos_are_shown(report_data: Callable):
     assert asked == [*least, made.splits.val[3]]
 
 
-def test_few_photos_have_no_bare_percentage(report_data: Callable):
+def test_few_photos_have_no_bare_percentage(report_data: Callable, texts_of: Callable):
     """Eighteen of eighteen, three of three: page and card give counts and intervals, "100" stands as an end alone."""
     right = np.eye(2, dtype=np.float32)[np.arange(18) % 2]
     made = report_data(("cat", "dog"))
@@ -245,7 +277,7 @@ def test_few_photos_have_no_bare_percentage(report_data: Callable):
     splits = replace(made.splits, test=made.splits.test[:18])
     scores, descriptors = dict.fromkeys(("dense", "svm"), right), made.descriptors[:18]
     few = replace(made, splits=splits, metrics=metrics, scores=scores, labels=made.labels[:18], descriptors=descriptors)
-    files = report_files(few)
+    files = texts_of(few)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", files[name].decode(), flags=re.DOTALL)
         assert "18 of 18" in text
@@ -260,13 +292,15 @@ def test_few_photos_have_no_bare_percentage(report_data: Callable):
     [((18, 18), (20, 33), "Rely on the lower figure"), ((60, 100), (85, 100), "Rely on the test photos"),
      ((18, 18), (30, 33), "")],
 )  # fmt: skip
-def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], val: tuple[int, int], words: str):
+def test_a_disagreement_is_said(
+    report_data: Callable, texts_of: Callable, test: tuple[int, int], val: tuple[int, int], words: str
+):
     """Page and card say when test and validation photos disagree by more than chance explains, whichever is better."""
     made = report_data(("cat", "dog"))
     told = {part: {"accuracy": right / of, "photos": of, "accuracy_95": list(wilson(right / of, of))}
             for part, (right, of) in (("test", test), ("val", val))}  # fmt: skip
     made.metrics["test_against_validation"] = {"svm": against_validation(told["test"], told["val"])}
-    files = report_files(made)
+    files = texts_of(made)
     for name in ("report/index.html", "MODEL_CARD.md"):
         text = html.unescape(files[name].decode())
         assert ("differs between test and validation photos by more than chance" in text) == bool(words)
@@ -278,26 +312,28 @@ def test_a_disagreement_is_said(report_data: Callable, test: tuple[int, int], va
     ("only_dense", "only_svm", "words"),
     [(0, 8, "the SVM is better"), (8, 0, "the dense head is better"), (2, 1, "neither is clearly better")],
 )
-def test_the_better_scorer_is_named_by_the_outcome(report_data: Callable, only_dense: int, only_svm: int, words: str):
+def test_the_better_scorer_is_named_by_the_outcome(
+    report_data: Callable, texts_of: Callable, only_dense: int, only_svm: int, words: str
+):
     """What the page says of the SVM depends on which of the two named more of these photos right."""
     made = report_data(("cat", "dog"))
     labels = np.zeros(20, int)
     dense, svm = (np.eye(2)[(np.arange(20) < wrong).astype(int)] for wrong in (only_svm, 0))
     svm[12 : 12 + only_dense] = [0.0, 1.0]
     made.metrics["comparison"]["test"] = compare(dense, svm, labels)
-    assert f"On these test photos {words}." in report_files(made)["report/index.html"].decode()
+    assert f"On these test photos {words}." in texts_of(made)["report/index.html"].decode()
 
 
-def test_photos_of_all_parts_are_counted_by_class(report_data: Callable):
+def test_photos_of_all_parts_are_counted_by_class(report_data: Callable, texts_of: Callable):
     """The card's table has the photos of every split, and recall in counts where ten photos are behind it."""
-    card = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
+    card = texts_of(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
     assert "| cat | 10 | 10 | 10 | 10 of 10 | 10 of 10 |" in card
     assert "| dog | 10 | 10 | 10 | 9 of 10 | 9 of 10 |" in card
 
 
-def test_a_class_without_test_photos_has_a_dash(report_data: Callable):
+def test_a_class_without_test_photos_has_a_dash(report_data: Callable, texts_of: Callable):
     """Where the test photos lack a class, its figures are left open in page and card."""
-    files = report_files(report_data(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
+    files = texts_of(report_data(tuple("abcdefghijklmnopqrstuvwxyz")[:24]))
     assert "| x | 0 | 0 | 0 | – | – |" in files["MODEL_CARD.md"].decode()
 
 
@@ -318,12 +354,14 @@ def test_many_classes_make_a_page_of_bounded_size(report_data: Callable, classes
 
 
 @pytest.mark.parametrize("has_learnt", [True, False], ids=["training", "refit"])
-def test_test_photos_that_may_have_been_learnt_from_are_told(report_data: Callable, has_learnt: bool):
+def test_test_photos_that_may_have_been_learnt_from_are_told(
+    report_data: Callable, texts_of: Callable, has_learnt: bool
+):
     """That the test photos decided nothing is said where the network's own split was used, and only there."""
     made = report_data(("cat", "dog"))
     learnt_from = made.splits.sha256 if has_learnt else "0" * 64
     training = made.manifest.training | {"data_sha256": learnt_from}
-    files = report_files(replace(made, manifest=replace(made.manifest, training=training)))
+    files = texts_of(replace(made, manifest=replace(made.manifest, training=training)))
     page, card = (files[name].decode() for name in ("report/index.html", "MODEL_CARD.md"))
     assert (
         ("test photos were used for this figure only" in page)
@@ -379,7 +417,7 @@ def test_predictions_can_name_any_photo():
     assert {row[3] for row in rows[1:]} == {f"{1 / (1 + math.exp(-2)):.6f}"}
 
 
-def test_near_copies_are_shown(report_data: Callable):
+def test_near_copies_are_shown(report_data: Callable, texts_of: Callable):
     """If test photos have near-copies among training photos, page and card show the accuracy without them."""
     pair = Across("test", 4, Photo(Path("test/cat/4.png"), 0), "train", Photo(Path("train/cat/<9>.png"), 0), 0.912)
     data = report_data(("cat", "dog"), near_copies=[pair])
@@ -387,7 +425,7 @@ def test_near_copies_are_shown(report_data: Callable):
     data.metrics["near_copies"] = {
         "test_photos": 5, "val_photos": 0, "test_without": {"dense": figures, "svm": figures}, "pairs": [],
     }  # fmt: skip
-    files = report_files(data)
+    files = texts_of(data)
     page = files["report/index.html"].decode()
     section = page[page.index('id="near-copies"') :].partition("</section>")[0]
     assert section.count("12 of 15") == 2
@@ -395,5 +433,5 @@ def test_near_copies_are_shown(report_data: Callable):
     assert "cat/&lt;9&gt;.png" in section
     assert "similarity 0.91" in section
     assert files["MODEL_CARD.md"].decode().count("12 of 15 test photos") == 2
-    none = report_files(report_data(("cat", "dog")))
+    none = texts_of(report_data(("cat", "dog")))
     assert b"near-cop" not in none["report/index.html"] + none["MODEL_CARD.md"]
