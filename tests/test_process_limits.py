@@ -28,7 +28,7 @@ _MAX_KEPT, _MIN_ELSE = 0.039, 0.39
 
 @pytest.mark.parametrize(
     ("told", "block_bytes", "count"),
-    [("", 1 << 19, 200), ("keep_freed_blocks(2)", 1 << 19, 200), ("", 1 << 26, 20), ("keep_all_blocks()", 1 << 26, 20)],
+    [("", 1 << 19, 60), ("keep_freed_blocks(2)", 1 << 19, 60), ("", 1 << 26, 5), ("keep_all_blocks()", 1 << 26, 5)],
 )
 def test_large_blocks_are_reused(run_python: RunPython, told: str, block_bytes: int, count: int):
     """Once told, blocks of half a megabyte, or of 64, that come and go cost next to no page faults; else all theirs."""

@@ -19,7 +19,7 @@ TIERS = ("unit", "server", "system")
 _ROOT = Path(__file__).parent
 _SYSTEM_FOLDERS = ("attacks", "deploy", "e2e", "fuzz", "image", "scale")
 _SYSTEM_FIXTURES = {"environment", "shared_data"}
-_SERVER_FIXTURES = {"few_digits", "launch", "server", "start_server", "trained"}
+_SERVER_FIXTURES = {"few_digits", "launch", "one_class", "server", "start_server", "trained"}
 _running = ["system"]  # the tier of the test that runs now
 
 

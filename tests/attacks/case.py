@@ -1,8 +1,9 @@
 """What one image of the corpus is, and the picture that most of them show. No file is stored: all are made by code."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
@@ -16,15 +17,21 @@ class Case:
 
     `reason` is the item error's reason, all of them with the code INVALID_ARGUMENT; "" stands for a good image. Where
     `like` names another case, both show the same picture: their crops have at least this cosine, each crop taken
-    relative to its own mean. `is_slow` marks photos of 49 million pixels and more.
+    relative to its own mean. `is_slow` marks photos of 49 million pixels and more; what makes one is called when its
+    data are wanted.
     """
 
     name: str
-    data: bytes
+    made: bytes | Callable[[], bytes]
     reason: str = ""
     like: str = ""
     cosine: float = 0.99
     is_slow: bool = False
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file."""
+        return self.made if isinstance(self.made, bytes) else self.made()
 
 
 @cache

@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
@@ -200,11 +200,12 @@ def _costly() -> Iterable[Case]:
         yield Case(f"jpeg-{width}x{height}", encode(image, "JPEG"))
     yield Case("jpeg-65500x1", encode(Image.new("RGB", (65_500, 1)), "JPEG"))
     yield Case("jpeg-65501x1", _sized(jpeg(), 65_501, 1), "IMAGE_TOO_MANY_PIXELS")
-    flat = np.zeros((7000, 7000), np.uint8)
-    for name, options in (("baseline", {}), ("progressive", {"progressive": True})):
-        image = Image.fromarray(flat).convert("RGB")
-        yield Case(f"jpeg-large-{name}", encode(image, "JPEG", **options), is_slow=True)
-    yield Case("jpeg-large-cmyk", encode(Image.fromarray(flat).convert("CMYK"), "JPEG"), is_slow=True)
+    for name, mode, options in (
+        ("baseline", "RGB", {}),
+        ("progressive", "RGB", {"progressive": True}),
+        ("cmyk", "CMYK", {}),
+    ):
+        yield Case(f"jpeg-large-{name}", partial(_large, mode, **options), is_slow=True)
     for name, data in (
         ("baseline", jpeg()),
         ("progressive", jpeg(progressive=True)),
@@ -214,6 +215,10 @@ def _costly() -> Iterable[Case]:
     yield Case("jpeg-claims-49-megapixels-in-three-scans", _sized(_three_scans(), 7000, 7000), is_slow=True)
     whole = jpeg(progressive=True, subsampling=0)
     yield Case("jpeg-bomb-progressive-444", _sized(whole, 16_320, 12_240), "IMAGE_TOO_MANY_PIXELS")
+
+
+def _large(mode: str, **options: bool) -> bytes:
+    return encode(Image.fromarray(np.zeros((7000, 7000), np.uint8)).convert(mode), "JPEG", **options)
 
 
 def all_jpegs() -> Iterable[Case]:

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 from tests.attacks.case import HEIGHT, WIDTH, Case, cuts, encode, exif, picture, stored
@@ -252,10 +253,14 @@ def _sizes() -> Iterable[Case]:
         ("la16", 5000, 16, 4, 32),
         ("1bit", 7000, 1, 0, 1),
     ):
-        raw = bytes((1 + (side * bits + 7) // 8) * side)
-        yield Case(f"png-large-{name}", png(ihdr(side, side, depth, colour), raw), is_slow=True)
-    woven = bytes(sum((1 + -(-(7000 - x) // dx) * 4) * -(-(7000 - y) // dy) for x, y, dx, dy in _ADAM7))
-    yield Case("png-large-adam7", png(ihdr(7000, 7000, 8, 6, b"\0\0\1"), woven), is_slow=True)
+        size = (1 + (side * bits + 7) // 8) * side
+        yield Case(f"png-large-{name}", partial(_black, ihdr(side, side, depth, colour), size), is_slow=True)
+    woven = sum((1 + -(-(7000 - x) // dx) * 4) * -(-(7000 - y) // dy) for x, y, dx, dy in _ADAM7)
+    yield Case("png-large-adam7", partial(_black, ihdr(7000, 7000, 8, 6, b"\0\0\1"), woven), is_slow=True)
+
+
+def _black(header: bytes, size: int) -> bytes:
+    return png(header, bytes(size))
 
 
 def all_pngs() -> Iterable[Case]:

@@ -98,8 +98,11 @@ def _kinds() -> Iterable[Case]:
         ("trailing", built(_rgb()) + b"more" * 99),
     ):  # fmt: skip
         yield Case(f"tiff-{name}", data, like="png")
-    large = stored(1).resize((4000, 4000))
-    yield Case("tiff-large-tiff_lzw", encode(large, "TIFF", compression="tiff_lzw"), is_slow=True)
+    yield Case("tiff-large-tiff_lzw", _large, is_slow=True)
+
+
+def _large() -> bytes:
+    return encode(stored(1).resize((4000, 4000)), "TIFF", compression="tiff_lzw")
 
 
 def _many_entries(length: int) -> bytes:

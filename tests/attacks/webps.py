@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 
 from PIL import Image
 from tests.attacks.case import HEIGHT, WIDTH, Case, cuts, encode, exif, picture, stored
@@ -61,8 +61,12 @@ def _kinds() -> Iterable[Case]:
     for width, height in ((1, 1), (1, 5000), (5000, 1), (16_383, 1)):
         yield Case(f"webp-{width}x{height}", encode(Image.new("RGB", (width, height)), "WEBP"))
     for name, mode, lossless in (("lossy", "RGB", False), ("clear", "RGBA", True)):
-        large = Image.new(mode, (7000, 7000), (90,) * len(mode))
-        yield Case(f"webp-large-{name}", encode(large, "WEBP", lossless=lossless, method=0, quality=0), is_slow=True)
+        yield Case(f"webp-large-{name}", partial(_large, mode, lossless), is_slow=True)
+
+
+def _large(mode: str, lossless: bool) -> bytes:
+    image = Image.new(mode, (7000, 7000), (90,) * len(mode))
+    return encode(image, "WEBP", lossless=lossless, method=0, quality=0)
 
 
 def _containers() -> Iterable[Case]:

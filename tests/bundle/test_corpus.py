@@ -33,7 +33,8 @@ def test_the_corpus_is_what_it_claims_to_be():
     assert len(corpus()) > 350
     bad = sum(bool(case.reason) for case in corpus().values())
     assert len(corpus()) / 3 < bad < len(corpus()) * 2 / 3
-    assert len({case.data for case in corpus().values()}) > len(corpus()) - 4  # "header-twice" is no second picture
+    small = [case.data for case in corpus().values() if not case.is_slow]
+    assert len(set(small)) > len(small) - 4  # "header-twice" is no second picture
     assert all(case.like in corpus() for case in corpus().values() if case.like)
 
 
