@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -32,18 +31,16 @@ MIN_OF_CLASS = 4
 
 
 class Page:
-    """The requests that the page makes, over one connection; `seconds` is the time that they took."""
+    """The requests that the page makes."""
 
     def __init__(self, url: str) -> None:
         """Take the page's address with its token."""
         parts = urlsplit(url)
         self._token = parse_qs(parts.query)["token"][0]
         self._connection = http.client.HTTPConnection(parts.netloc, timeout=120)
-        self.seconds: list[float] = []
 
     def ask(self, path: str, body: Any = None) -> Any:
         """Return the JSON of an answer."""
-        started = time.monotonic()
         path += f"{'&' if '?' in path else '?'}token={quote(self._token)}"
         method, data = ("GET", None) if body is None else ("POST", json.dumps(body))
         self._connection.request(method, path, data, {"content-type": "application/json"})
@@ -52,7 +49,6 @@ class Page:
         self._connection.close()  # idle connections are closed by the page's server
         if answer.status != 200:
             raise RuntimeError(f"{path}: {answer.status} {text[:300]!r}")
-        self.seconds.append(time.monotonic() - started)
         return json.loads(text)
 
 
@@ -66,30 +62,22 @@ def flat_copy(photos: Path, target: Path) -> dict[str, str]:
     return {f"{number:05}{path.suffix}": path.parent.name for number, path in enumerate(found)}
 
 
-def label(page: Page, truth: dict[str, str], given: Counter[str], labels: int) -> float:
-    """Answer by the truth, one photo at a time, until there are enough labels, and of each class some.
-
-    Returns:
-        The seconds that the requests took.
-    """
-    page.seconds.clear()
+def label(page: Page, truth: dict[str, str], given: Counter[str], labels: int) -> None:
+    """Answer by the truth, one photo at a time, until there are enough labels, and of each class some."""
     while sum(given.values()) < labels or min(given[name] for name in set(truth.values())) < MIN_OF_CLASS:
         (item,) = page.ask("/api/next?count=1")["items"]
         name = truth[item["id"]]
         page.ask("/api/labels", {"id": item["id"], "label": name, "kind": item["kind"], "guess": item["guess"]})
         given[name] += item["kind"] != "check"
-    return sum(page.seconds)
 
 
-def publish(page: Page) -> float:
-    """Press Publish; return the seconds until a version is published."""
-    started = time.monotonic()
+def publish(page: Page) -> None:
+    """Press Publish, and wait until a version is published."""
     page.ask("/api/publish", {})
     while (state := page.ask("/api/state")["publish"])["is_running"]:
         time.sleep(0.2)
     if state["version"] is None:
         raise RuntimeError(state["message"])
-    return time.monotonic() - started
 
 
 def serve(models: Path) -> tuple[subprocess.Popen[str], str]:
@@ -98,6 +86,32 @@ def serve(models: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     line = next(line for line in process.stdout or () if line.startswith("ready "))
     return process, line.split()[1].removeprefix("grpc=")
+
+
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    """Return the CPU seconds of a process and of those of its children that have ended."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+class Parts:
+    """Seconds and CPU seconds of each part, as they pass."""
+
+    def __init__(self) -> None:
+        """Begin the first part."""
+        self._sum_s = 0.0
+        self._started, self._used = time.monotonic(), 0.0
+
+    def end(self, what: str, *processes: subprocess.Popen[str]) -> None:
+        """End a part that these processes have worked for, and print it."""
+        now, used = time.monotonic(), sum(map(cpu_seconds, processes))
+        self._sum_s += now - self._started
+        print(f"{now - self._started:7.1f} s {used - self._used:7.1f} CPU-s  {what}", flush=True)
+        self._started, self._used = time.monotonic(), used
+
+    def print_sum(self) -> None:
+        """Print what the parts so far took together."""
+        print(f"{self._sum_s:7.1f} s {self._used:7.1f} CPU-s  together", flush=True)
 
 
 def accuracy(client: Client, tests: list[Path]) -> str:
@@ -123,7 +137,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     """Label, publish, serve, classify, and print the seconds of each part."""
     truth, given = flat_copy(options.photos, folder / "photos"), Counter[str]()
     tests = sorted(path for path in options.photos.glob("test/*/*") if path.is_file())
-    started, seconds, processes = time.monotonic(), dict[str, float](), []
+    parts, processes = Parts(), []
     labelling = subprocess.Popen(
         [*PENULT, "label", folder / "photos", "--labels", folder / "labels.csv", "--no-browser", "--json",
          "--classes", ",".join(sorted(set(truth.values()))), "--arch", options.arch, "--weights", options.weights,
@@ -133,36 +147,33 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     processes.append(labelling)
     try:
         page = Page(json.loads(next(iter(labelling.stdout or ())))["url"])
-        seconds[f"describe {len(truth)} photos, to the page"] = time.monotonic() - started
-        took = label(page, truth, given, options.labels)
-        seconds[f"choose and store {sum(given.values())} labels"] = took
-        print(f"labels: {dict(given)}")
-        seconds["publish version 1"] = publish(page)
-        started = time.monotonic()
+        parts.end(f"describe {len(truth)} photos, to the page", *processes)
+        label(page, truth, given, options.labels)
+        parts.end(f"choose and store {sum(given.values())} labels {dict(given)}", *processes)
+        publish(page)
+        parts.end("publish version 1", *processes)
         serving, target = serve(folder / "models")
         processes.append(serving)
         with Client(target) as client:
             first = client.classify(tests[:1], model="named").results[0]
-            seconds["start a server, to a named photo"] = time.monotonic() - started
-            print(f"a photo of {tests[0].parent.name} is named {first.label} ({first.probability:.0%})")
+            parts.end(
+                f"serve; a photo of {tests[0].parent.name} is {first.label} ({first.probability:.0%})", *processes
+            )
+            parts.print_sum()
             print(accuracy(client, tests))
-            goal = sum(seconds.values())
-            took = label(page, truth, given, sum(given.values()) + 20)
-            seconds[f"choose and store 20 more, {sum(given.values())} in all"] = took
-            seconds["publish version 2"] = publish(page)
-            started = time.monotonic()
+            parts.end("classify all test photos", *processes)
+            label(page, truth, given, sum(given.values()) + 20)
+            parts.end(f"choose and store 20 more, {sum(given.values())} in all", *processes)
+            publish(page)
+            parts.end("publish version 2", *processes)
             while client.classify(tests[:1], model="named").version == 1:
                 time.sleep(0.1)
-            seconds["until the running server answers with it"] = time.monotonic() - started
+            parts.end("until the running server answers with it", *processes)
             print(accuracy(client, tests))
     finally:
         for process in processes:
             process.terminate()
             process.wait(60)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for what, value in seconds.items():
-        print(f"{value:7.1f} s  {what}")
-    print(f"{goal:7.1f} s  to the first named photo; {used.ru_utime + used.ru_stime:.0f} CPU-s of all processes in all")
 
 
 if __name__ == "__main__":
