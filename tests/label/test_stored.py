@@ -10,6 +10,8 @@ import pytest
 
 from penult.client import Client, NewItem, RequestFailed
 from penult.label import stored
+from penult.label.labels_file import Label, LabelsFile
+from penult.label.publishing import Base, Collection, Publisher
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_labels_are_stored_once_and_found_again(target: str, folder: Path, digit
     shutil.copy(sorted((digits / "train" / "4").iterdir())[0], folder / "a1.png")
     found = stored.labels_of(target, "seen", hashes(folder))
     assert found.labels == {"a0.png": "zero", "b/copy.png": "zero", "renamed.png": "two"}
-    assert found.lines("seen")[1].startswith("2 labelled items of seen are not in the folder")
+    assert found.lines("seen")[1].startswith("2 labelled items are not in the folder")
 
 
 def test_items_of_other_commands_are_found_by_their_path(target: str, folder: Path):
@@ -81,7 +83,22 @@ def test_a_photo_that_is_gone_and_an_unknown_collection(target: str, folder: Pat
     (folder / "a1.png").unlink()
     after = stored.store(target, "gone", folder, {"a0.png": "zero", "a1.png": "one"}, photos)
     assert (after.put, after.failures) == (1, ("a1.png is gone",))
+    assert after.line("gone") == "1 label is in collection gone; 1 label is not, as a1.png is gone"
     with pytest.raises(RequestFailed, match="did you mean gone"):
         stored.labels_of(target, "gonne", photos)
     with pytest.raises(RequestFailed, match="does not serve digits version 9"):
         stored.wait_for_version(target, "digits", 9, timeout_s=0)
+
+
+def test_without_a_model_publish_only_stores(target: str, folder: Path, tmp_path: Path):
+    """The only model of the server describes the photos; a wrong server is one line of the state."""
+    file, photos = LabelsFile(tmp_path / "labels.csv", folder), hashes(folder)
+    file.put([Label("a0.png", "zero")])
+    base = Base(arch="tiny5", weights="none")
+    for server, line in ((target, "1 label is in collection only"), ("127.0.0.1:1", "labels are not stored: ")):
+        publisher = Publisher(file, folder, None, base, Collection(server, "only", photos))
+        publisher.start()
+        publisher.wait()
+        state = publisher.state()
+        assert (state["model"], state["version"], state["message"][: len(line)]) == ("", None, line)
+    file.close()

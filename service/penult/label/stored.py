@@ -16,6 +16,7 @@ from penult.client.hints import explaining
 from penult.client.sync_client import Client
 from penult.client.tools.collection_pages import batches, collection_info, pages
 from penult.client.types import CollectionInfo, NewItem, RequestFailed
+from penult.folders.walk import count
 
 # The metadata field of a new collection, by which a photo is found again after it has been renamed.
 SHA256 = "sha256"
@@ -41,11 +42,11 @@ class Found:
 
     def lines(self, collection: str) -> list[str]:
         """Return what to print."""
-        found = [f"{len(self.labels)} labels are from collection {collection}"]
+        found = [f"{count(len(self.labels), 'label')} from collection {collection}"]
         if self.absent:
-            found.append(f"{self.absent} labelled items of {collection} are not in the folder and cannot be shown")
+            found.append(f"{count(self.absent, 'labelled item')} not in the folder and cannot be shown")
         if self.unclear:
-            found.append(f"{self.unclear} photos have several labels in {collection}; label them here")
+            found.append(f"{count(self.unclear, 'photo')} left without a label, because copies have several")
         return found
 
 
@@ -59,8 +60,8 @@ class Stored:
 
     def line(self, collection: str) -> str:
         """Return what to show."""
-        line = f"{self.put + self.equal} labels are in collection {collection}"
-        return line + (f"; {len(self.failures)} are not, as {self.failures[0]}" if self.failures else "")
+        line = f"{count(self.put + self.equal, 'label')} in collection {collection}"
+        return line + (f"; {count(len(self.failures), 'label')} not, as {self.failures[0]}" if self.failures else "")
 
 
 def labels_of(target: str, collection: str, photos: Mapping[str, str]) -> Found:
