@@ -1,6 +1,8 @@
 """The label file: what is acknowledged is in it, what others wrote stays, and penult train reads it."""
 
 import csv
+import errno
+import fcntl
 import os
 import random
 import resource
@@ -444,3 +446,15 @@ def test_random_changes_and_restarts_equal_a_dictionary(opened: Open, path: Path
         assert {each.image: each.label for each in file.labels.values()} == expected
         assert file.skipped == left
     assert {row.image: row.label for row in tables.read_csv(path)} == expected
+
+
+def test_a_file_system_without_locks_is_noted(opened: Open, monkeypatch: pytest.MonkeyPatch):
+    """Labelling works there, and the note says what to avoid."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    file = opened()
+    file.put([Label("a.jpg", "cat")])
+    assert file.notes == ["the file system has no locks; do not open the label file in a second penult label"]
