@@ -25,7 +25,7 @@ from penult.export.jobs.demo import write_digits
 from penult.export.jobs.frozen_descriptors import of_weights
 from penult.export.jobs.train import train
 from penult.label import replay
-from penult.label.pool import prepare_in_place
+from penult.label.pool import unit_rows_in_place
 from penult.label.replay import Truth
 from penult.label.settings import ACTIVE, RANDOM
 
@@ -70,7 +70,7 @@ def truth_of(name: str, folder: Path) -> Truth:
         Photo(path, classes.index(path.parent.name), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths
     ]
     inputs = of_weights(arch, str(weights)).describe(photos)
-    prepare_in_place(inputs)
+    unit_rows_in_place(inputs)
     is_test = splits == ("test" if "test" in splits else "val")
     labels = np.array([photo.label for photo in photos])
     first: dict[str, int] = {}

@@ -19,8 +19,8 @@ from penult.bundle.scores import Floats, softmax
 Rows = NDArray[np.intp]
 Exact = NDArray[np.float64]
 
-# The kernel is exp(-1.5 d² / median d²); the ridge is added to its diagonal.
-_SHARPNESS, RIDGE = 1.5, 0.03
+# The kernel is exp(-d² / median d²); the ridge is added to its diagonal.
+RIDGE = 0.03
 _JITTER = 1e-6
 _MEDIAN_OF = 500
 # Numbers of kernel columns kept (256 MiB), and how many columns at most.
@@ -196,12 +196,12 @@ def kernel(cosines: Floats, width: float) -> Floats:
 
 
 def kernel_width(inputs: Floats) -> float:
-    """Return the median squared distance of different rows of `inputs` [n, length], divided by a constant."""
+    """Return the median squared distance of different rows of `inputs` [n, length]."""
     if len(inputs) < 2:
         return 1.0
     some = inputs[:_MEDIAN_OF]
     distances = (2 - 2 * (some @ some.T))[np.triu_indices(len(some), 1)]
-    return max(float(np.median(distances)), 1e-6) / _SHARPNESS
+    return max(float(np.median(distances)), 1e-6)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Pool:
         root: The folder.
         ids: The path of each photo below the folder, as the column `image` of the label file has it.
         photos: The files.
-        inputs: Signed square roots of the descriptors, scaled to length 1, float32 [N, length].
+        inputs: Descriptors scaled to length 1, float32 [N, length].
         groups: The first photo with the same bytes, int64 [N].
         network: The network that made the descriptors.
     """
@@ -50,7 +50,7 @@ def load_pool(folder: Path, network: FrozenNetwork) -> Pool:
     """
     ids, photos = find_photos(folder)
     inputs = network.describe(photos)
-    prepare_in_place(inputs)
+    unit_rows_in_place(inputs)
     first: dict[str, int] = {}
     groups = np.array([first.setdefault(photo.sha256, row) for row, photo in enumerate(photos)], dtype=np.int64)
     return Pool(folder, ids, photos, inputs, groups, network.name)
@@ -78,14 +78,10 @@ def find_photos(folder: Path) -> tuple[tuple[str, ...], tuple[Photo, ...]]:
     return tuple(ids), tuple(photos)
 
 
-def prepare_in_place(rows: NDArray[np.float32]) -> None:
-    """Replace descriptors [N, length] by their signed square roots, scaled to length 1.
-
-    Roots make a few large numbers count less. On TrashNet's pool they gain half a point.
-    """
+def unit_rows_in_place(rows: NDArray[np.float32]) -> None:
+    """Scale rows [N, length] to length 1."""
     for at in range(0, len(rows), _BLOCK_ROWS):
         block = rows[at : at + _BLOCK_ROWS]
-        np.copysign(np.sqrt(np.abs(block)), block, out=block)
         block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
 
 
