@@ -1,18 +1,23 @@
-"""Make the README's pictures of a report and of the status page: `make pictures`.
+"""Make the pictures of a report, of the status page and of the labelling page: `make pictures`.
 
-Runs the demo on scikit-learn's digits in a temporary folder, serves its model and sends requests. Then takes pictures
-of both pages with headless Chromium, in light and dark colours.
+Runs the demo on scikit-learn's digits in a temporary folder, serves its model and sends requests. Then labels digits by
+keys. Takes pictures of the pages with headless Chromium, in light and dark colours.
 """
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from tests.fixtures.browser import Browser
 
 DOCS = Path(__file__).resolve().parent
 PENULT = [sys.executable, "-m", "penult.cli"]
@@ -22,6 +27,8 @@ CHROMIUM = [
 ]  # fmt: skip
 SCHEMES = {"": 1, "-dark": 0}  # Chromium's preferredColorScheme
 WIDTH, COLOURS, LOAD_S = 1200, 128, 90
+NAMES = {"5": "five", "6": "six", "7": "seven", "8": "eight", "9": "nine"}
+LABELS, LABEL_HEIGHT = 130, 860
 
 
 def picture(browser: str, url: str, name: str, height: int, folder: Path) -> None:
@@ -31,9 +38,42 @@ def picture(browser: str, url: str, name: str, height: int, folder: Path) -> Non
         options = [f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={scheme}"]
         command = [browser, *CHROMIUM, *options, f"--window-size={WIDTH},{height}", f"--screenshot={shot}", url]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-        image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
-        image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
-        print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+        keep(shot, file)
+
+
+def keep(shot: Path, file: Path) -> None:
+    """Write a picture with few colours."""
+    image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def label_page(folder: Path) -> None:
+    """Label digits by keys, and take pictures of the page: docs/label.png and docs/label-dark.png."""
+    options = ["--labels", "labels.csv", "--classes", ",".join(NAMES.values()), "--model", "models/digits"]
+    command = [*PENULT, "label", "demo-out/digits-5-9/test", *options, "--no-browser", "--json"]
+    shown = "document.querySelector('#one:not([hidden]) #stage .name')?.textContent"
+    loaded = "[...document.querySelectorAll('main img')].every((image) => image.complete && image.naturalWidth)"
+    with (
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server,
+        ExitStack() as ending,
+        Browser(folder) as page,
+    ):
+        ending.callback(server.terminate)
+        assert server.stdout is not None  # asked for above
+        page.size(WIDTH, LABEL_HEIGHT)
+        page.open(json.loads(server.stdout.readline())["url"])
+        page.wait(shown)
+        while int(page.text("#count b")) < LABELS:
+            name = page.wait(f"{loaded} && {shown}")
+            page.key(str(1 + [*NAMES].index(name.partition("/")[0])))
+            page.wait(f"{shown} && {shown} !== {json.dumps(name)}")
+        page.wait("document.querySelector('#saved').textContent === '✓ saved' && document.querySelector('.curve')")
+        for suffix, scheme in (("", "light"), ("-dark", "dark")):
+            page.size(WIDTH, LABEL_HEIGHT, scheme)
+            page.wait(loaded)
+            page.screenshot(folder / "shot.png")
+            keep(folder / "shot.png", DOCS / f"label{suffix}.png")
 
 
 def main() -> int:
@@ -46,6 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "penult.export.jobs.demo"], cwd=folder, check=True)
+        label_page(folder)
         (report,) = folder.glob("models/digits/*/report/index.html")
         picture(browser, report.as_uri(), "report", 1240, folder)
         serve = [*PENULT, "serve", "--port", "0", "--metrics-port", "0", "--lookup", "demo-out/lookup"]

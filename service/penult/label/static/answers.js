@@ -4,7 +4,7 @@ import { getNext, Outbox, whyBroken } from "./api.js";
 import { make } from "./draw.js";
 
 // Photos kept ready, the one that is shown included: their pictures are loaded and decoded before they are needed.
-const AHEAD = 6, LEAST = 4;
+const AHEAD = 7, LEAST = 6;
 const HISTORY = 500;
 
 export class Answers {
