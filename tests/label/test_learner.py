@@ -37,6 +37,27 @@ def test_left_out_photos_are_answered_by_a_fit_without_them(
         assert np.abs(scores[out] - left_out[out]).max() > 0.05
 
 
+@pytest.mark.parametrize("noise", [0.3, 1.1])
+def test_the_width_is_the_best_for_photos_left_out(noise: float):
+    """Of all widths, the chosen one has the smallest squared residuals if each photo in turn is left out."""
+    inputs, labels = made_up.photos(40, noise=noise)
+    found = Learner(inputs, np.arange(40))
+    found.fit(np.arange(40), labels, _CLASSES)
+    errors = {}
+    for sharpness in learner._SHARPNESSES:
+        width = found._usual_width / sharpness
+        matrix = learner.kernel(inputs @ inputs.T, width).astype(np.float64)
+        targets = 2 * np.eye(_CLASSES)[labels] - 1
+        total = 0.0
+        for out in range(40):
+            kept = np.setdiff1d(np.arange(40), [out])
+            weights = np.linalg.solve(matrix[np.ix_(kept, kept)] + learner.RIDGE * np.eye(39), targets[kept])
+            total += float(((matrix[out, kept] @ weights - targets[out]) ** 2).sum())
+        errors[width] = total
+    assert found._width == min(errors, key=errors.__getitem__)
+    assert found._width != found._usual_width
+
+
 def test_labels_one_by_one_give_the_fit_of_all_at_once(pool: tuple[np.ndarray, np.ndarray]):
     """A learner that has seen labels grow, change and go answers as a new one does."""
     inputs, labels = pool

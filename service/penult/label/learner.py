@@ -1,10 +1,10 @@
 """Fit the classifier again after each answer, and score the whole pool with it.
 
 The classifier is a least-squares SVM with an RBF kernel (Suykens and Vandewalle 1999) on descriptors of length 1. The
-kernel's columns of labelled photos stay in memory, so a further label adds one column, and the rest is a Cholesky
-factorisation. Leaving photos out has a closed form, which gives cross-validated answers without further fits. Labels
-beyond the columns that memory has room for are learnt by a regression on the columns at hand (Nyström method, Williams
-and Seeger 2001). Width and ridge were chosen on pool photos (bench/labelling.py).
+cosines of labelled photos with all others stay in memory, so a further label adds one column, and the rest is a
+Cholesky factorisation. Leaving photos out has a closed form, which gives cross-validated answers without further fits.
+They choose the kernel's width. Labels beyond the columns that memory has room for are learnt by a regression on the
+columns at hand (Nyström method, Williams and Seeger 2001). The ridge was chosen on pool photos (bench/labelling.py).
 """
 
 from collections.abc import Callable
@@ -19,9 +19,12 @@ from penult.bundle.scores import Floats, softmax
 Rows = NDArray[np.intp]
 Exact = NDArray[np.float64]
 
-# The kernel is exp(-d² / median d²); the ridge is added to its diagonal.
+# The kernel is exp(-sharpness d² / median d²); the ridge is added to its diagonal.
 RIDGE = 0.03
-_JITTER = 1e-6
+_JITTER = 1e-4
+_SHARPNESSES = (0.35, 0.7, 1.0, 1.5, 2.5)
+# The sharpness is chosen on at most so many labelled photos.
+_MAX_SEARCHED = 500
 _MEDIAN_OF = 500
 # Numbers of kernel columns kept (256 MiB), and how many columns at most.
 _MAX_KEPT, _MAX_COLUMNS = 1 << 26, 2048
@@ -75,8 +78,9 @@ class Learner:
         self._inputs, self._groups, self._seed = inputs, groups, seed
         count = len(inputs)
         self.order: Rows = np.argsort(_keys(inputs, seed), kind="stable")
-        self._width = kernel_width(inputs[self.order[:_MEDIAN_OF]])
+        self._usual_width = self._width = kernel_width(inputs[self.order[:_MEDIAN_OF]])
         self._columns = np.empty((max(1, min(_MAX_COLUMNS, count, _MAX_KEPT // max(count, 1))), count), np.float32)
+        self._is_searched = False
         self._landmarks: list[int] = []
         self._nearest = np.full(count, -1, np.float32)
         self._seen: set[int] = set()
@@ -96,6 +100,9 @@ class Learner:
             classes: How many classes there are; some may have no label yet.
         """
         self._add(rows)
+        if len(rows) <= _MAX_SEARCHED or not self._is_searched:
+            self._is_searched = True
+            self._width = self._best_width(rows[-_MAX_SEARCHED:], labels[-_MAX_SEARCHED:], classes)
         scores, left_out = self._scores(rows, labels, classes)
         temperature = 1 / _factor(left_out, labels)
         return Fit(
@@ -103,7 +110,7 @@ class Learner:
             self._usual_novelty(rows), self.order, self._is_sample(rows),
         )  # fmt: skip
 
-    # -- columns of the kernel -----------------------------------------------------------------------------------------
+    # -- cosines with labelled photos ----------------------------------------------------------------------------------
 
     def _add(self, rows: Rows) -> None:
         """Compute the columns of photos that are labelled now, and each photo's likeness to what is labelled."""
@@ -121,7 +128,7 @@ class Learner:
                 block = slice(at, at + _BLOCK_ROWS)
                 cosines = self._inputs[some] @ self._inputs[block].T
                 np.maximum(self._nearest[block], cosines.max(axis=0), out=self._nearest[block])
-                self._columns[into, block] = kernel(cosines[kept], self._width)
+                self._columns[into, block] = cosines[kept]
             self._landmarks += some[kept].tolist()
         self._seen = labelled
 
@@ -129,16 +136,15 @@ class Learner:
 
     def _scores(self, rows: Rows, labels: NDArray[np.int64], classes: int) -> tuple[Exact, Exact]:
         """Return scores of the pool [N, classes], and of labelled photos by fits without them [n, classes]."""
-        targets = np.full((len(rows), classes), -1.0)
-        targets[np.arange(len(rows)), labels] = 1
+        targets = _targets(labels, classes)
         place = {row: number for number, row in enumerate(self._landmarks)}
         if all(row in place for row in rows.tolist()):
             used = np.array([place[row] for row in rows.tolist()], np.intp)
-            solved = _exact(self._columns[np.ix_(used, rows)].astype(np.float64), targets)
+            solved = _exact(self._kernel(self._columns[np.ix_(used, rows)]), targets)
         else:
             used = np.arange(len(self._landmarks))
-            among = self._columns[: len(used), self._landmarks].astype(np.float64)
-            solved = _regression(among, lambda part: self._columns[: len(used), rows[part]], targets)
+            among = self._kernel(self._columns[: len(used), self._landmarks])
+            solved = _regression(among, lambda part: self._kernel(self._columns[: len(used), rows[part]]), targets)
         self._last = np.array(self._landmarks, np.intp)[used], solved.weights.astype(np.float32)
         return self._pool_scores(used, solved.weights), targets - self._without(rows, solved)
 
@@ -149,8 +155,22 @@ class Learner:
         for at in range(0, len(self._inputs), _BLOCK_ROWS):
             block = slice(at, at + _BLOCK_ROWS)
             columns = self._columns[: len(used), block] if contiguous else self._columns[used, block]
-            scores[block] = columns.T @ single
+            scores[block] = kernel(columns, self._width).T @ single
         return scores
+
+    def _kernel(self, cosines: Floats) -> Exact:
+        return kernel(cosines, self._width).astype(np.float64)
+
+    def _best_width(self, rows: Rows, labels: NDArray[np.int64], classes: int) -> float:
+        """Return the width with the smallest squared residuals of photos that are left out."""
+        inputs, targets = self._inputs[rows], _targets(labels, classes)
+        cosines = inputs @ inputs.T
+
+        def error(width: float) -> float:
+            solved = _exact(kernel(cosines, width).astype(np.float64), targets)
+            return float((self._without(rows, solved) ** 2).mean())
+
+        return min((self._usual_width / each for each in _SHARPNESSES), key=error)
 
     def _without(self, rows: Rows, solved: "_Solved") -> Exact:
         """Return residuals [n, classes] of photos by the fit without them and their near-copies."""
@@ -221,6 +241,12 @@ class _Solved:
     left_of: Callable[[Rows], Exact]
 
 
+def _targets(labels: NDArray[np.int64], classes: int) -> Exact:
+    targets = np.full((len(labels), classes), -1.0)
+    targets[np.arange(len(labels)), labels] = 1
+    return targets
+
+
 def _exact(kernel: Exact, targets: Exact) -> _Solved:
     """Fit to a kernel [n, n]."""
     factor, _ = cho_factor(kernel + RIDGE * np.eye(len(kernel)), lower=True, overwrite_a=True, check_finite=False)
@@ -235,7 +261,7 @@ def _exact(kernel: Exact, targets: Exact) -> _Solved:
     return _Solved(weights, RIDGE * weights, RIDGE * np.diag(inverse), left_of)
 
 
-def _regression(among: Exact, columns: Callable[[slice], Floats], targets: Exact) -> _Solved:
+def _regression(among: Exact, columns: Callable[[slice], Exact], targets: Exact) -> _Solved:
     """Fit by m landmarks, whose kernel is `among` [m, m], to the columns [m, n] of the labelled photos."""
     count, size = len(targets), len(among)
     root = np.linalg.cholesky(among + _JITTER * np.eye(size))
@@ -243,7 +269,7 @@ def _regression(among: Exact, columns: Callable[[slice], Floats], targets: Exact
     gram, sums = RIDGE * np.eye(size), np.zeros((size, targets.shape[1]))
     parts = [slice(at, at + _BLOCK_ROWS) for at in range(0, count, _BLOCK_ROWS)]
     for part in parts:
-        block: Exact = solve_triangular(root, columns(part).astype(np.float64), lower=True)
+        block: Exact = solve_triangular(root, columns(part), lower=True)
         gram += block @ block.T
         sums += block @ targets[part]
         features[:, part] = block
