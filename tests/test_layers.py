@@ -113,10 +113,16 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """Return the tree of a source; three tests read the same ones."""
+    return ast.parse(text)
+
+
 def imports(path: Path) -> set[str]:
     """Return what a file imports, inside functions too, as dotted names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -193,7 +199,7 @@ def test_penult_stays_a_namespace():
 def test_telemetry_is_off_before_onnxruntime_is_imported():
     """Each package that knows onnxruntime imports penult.offline before anything else of its own."""
     for package in {top(room) for room in KNOWN_TO["onnxruntime"]}:
-        statements = ast.parse(modules()[package].read_text()).body
+        statements = parsed(modules()[package].read_text()).body
         first = next(each for each in statements if isinstance(each, ast.Import) and each.names[0].name != "os")
         assert first.names[0].name == "penult.offline", package
 
@@ -213,6 +219,6 @@ def test_functions_and_files_stay_small():
     for module, path in modules().items():
         text = path.read_text()
         assert text.count("\n") <= 400, module
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 assert node.end_lineno - node.lineno < 60, f"{module}.{node.name}"

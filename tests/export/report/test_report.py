@@ -222,13 +222,13 @@ def test_a_new_svm_alone_has_a_report(report_data: Callable):
     assert "learning curves" not in files["report/index.html"].decode()
 
 
-def test_photos_can_be_kept_out(report_data: Callable):
+def test_photos_can_be_kept_out(report_data: Callable, texts_of: Callable):
     """Without leave to show photos there is no picture of them, and page and card say so."""
     files = report_files(report_data(("cat", "dog"), crops=None))
     assert b"<img" not in files["report/index.html"]
     assert "--no-report-photos" in files["report/index.html"].decode()
     assert "The report shows no photos." in files["MODEL_CARD.md"].decode()
-    shown = report_files(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
+    shown = texts_of(report_data(("cat", "dog")))["MODEL_CARD.md"].decode()
     assert "`report/index.html` shows small photos" in shown
 
 
@@ -396,12 +396,12 @@ def test_the_trained_bundle_has_a_report(trained: Any):
     assert trained.metrics["test_against_validation"]["svm"]["test_photos"] == figures["photos"]
 
 
-def test_the_report_reads_what_the_manifest_lists(report_data: Callable):
+def test_the_report_reads_what_the_manifest_lists(report_data: Callable, texts_of: Callable):
     """A manifest that lists files, as publishing hands it over, changes nothing."""
     made = report_data(("cat", "dog"))
     entries = {name: FileEntry.of(b"x") for name in (MODEL_NAME, SVM_NAME)}
     listed = report_data(("cat", "dog"), manifest=replace(made.manifest, files=entries))
-    assert report_files(listed)["report/index.html"] == report_files(made)["report/index.html"]
+    assert texts_of(listed)["report/index.html"] == texts_of(made)["report/index.html"]
 
 
 def test_predictions_can_name_any_photo():
