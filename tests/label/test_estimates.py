@@ -30,6 +30,7 @@ def _accuracy(fit: Fit, labels: np.ndarray) -> float:
     return float((answers == labels).mean())
 
 
+@pytest.mark.server
 def test_intervals_hold_the_accuracy():
     """Of eight estimates at least seven hold the truth, and the labelled photos alone would be far off."""
     held, naive = [], []

@@ -13,6 +13,9 @@ from penult import cli
 from penult.label import replay
 from penult.label.replay import Truth, play
 
+# They play whole sessions, with hundreds of fits.
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def truth() -> Truth:
