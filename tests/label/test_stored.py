@@ -10,6 +10,7 @@ import pytest
 
 from penult.client import Client, NewItem, RequestFailed
 from penult.label import stored
+from penult.label.errors import LabelError
 from penult.label.labels_file import Label, LabelsFile
 from penult.label.publishing import Base, Collection, Publisher
 
@@ -88,6 +89,16 @@ def test_a_photo_that_is_gone_and_an_unknown_collection(target: str, folder: Pat
         stored.labels_of(target, "gonne", photos)
     with pytest.raises(RequestFailed, match="does not serve digits version 9"):
         stored.wait_for_version(target, "digits", 9, timeout_s=0)
+
+
+def test_waiting_for_a_version_can_be_ended(target: str):
+    """What is called before each poll ends the waiting, so that Ctrl-C does."""
+
+    def stop() -> None:
+        raise LabelError("PUBLISH", "stopped")
+
+    with pytest.raises(LabelError, match="stopped"):
+        stored.wait_for_version(target, "digits", 9, on_poll=stop)
 
 
 def test_without_a_model_publish_only_stores(target: str, folder: Path, tmp_path: Path):

@@ -187,8 +187,8 @@ class Publisher:
         named = self._model or self._base.model
         model = model_name(named) if named else ""
         if version:
-            self._show(f"waiting until {collection.target} serves version {version}")
-            wait_for_version(collection.target, model, version)
+            line = f"waiting until {collection.target} serves version {version}"
+            wait_for_version(collection.target, model, version, on_poll=lambda: self._show(line))
         after = store(
             collection.target, collection.name, self._images, labels, collection.photos, model,
             lambda done, total: self._show(f"storing labels: {done} of {total}"),
@@ -196,7 +196,10 @@ class Publisher:
         return after.line(collection.name)
 
     def _show(self, line: str) -> None:
+        """Show what the job does; raise LabelError if it is to end."""
         with self._lock:
+            if self._is_stopped:
+                raise LabelError("PUBLISH", "stopped")
             self._message = line
 
     def _run(self, words: Sequence[str]) -> int:

@@ -148,11 +148,29 @@ def store(
     return Stored(done - len(equal) - len(failures), len(equal), tuple(failures))
 
 
-def wait_for_version(target: str, model: str, version: int, timeout_s: float = _LOADING_S) -> None:
-    """Wait until a server serves a version of a model; raise RequestFailed if it does not in time."""
+def wait_for_version(
+    target: str,
+    model: str,
+    version: int,
+    timeout_s: float = _LOADING_S,
+    on_poll: Callable[[], None] = lambda: None,
+) -> None:
+    """Wait until a server serves a version of a model.
+
+    Args:
+        target: The server, HOST:PORT.
+        model: The model's name.
+        version: This version, or a later one.
+        timeout_s: Seconds to wait at most.
+        on_poll: Called before each request; what it raises ends the waiting.
+
+    Raises:
+        RequestFailed: The server does not answer, or does not serve the version in time.
+    """
     deadline = time.monotonic() + timeout_s
     with _client(target, "", model) as client:
         while True:
+            on_poll()
             try:
                 if client.get_model(model).version.version >= version:
                     return
