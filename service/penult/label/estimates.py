@@ -17,7 +17,7 @@ from penult.label.learner import Fit
 _Z95 = 1.96
 # The standard error of the mean confidence, as a multiple of sqrt(4 p (1 - p)): with any number of labels, and what is
 # added in squares with few.
-_CONFIDENCE, _CONFIDENCE_FEW = 0.025, 0.35
+_CONFIDENCE, _CONFIDENCE_FEW = 0.03, 0.45
 # Errors fall as labels ** -exponent. What is believed of the exponent before any curve is seen, how sure that is, how
 # sure the slope of a curve is, and how sure both together are.
 _EXPONENT, _BELIEF, _SLOPE, _LEFT = 0.25, 0.4, 0.2, 0.25
