@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from threadpoolctl import threadpool_limits
 
 from penult.bundle.refusals import why
 from penult.connection_limits import BoundedProtocol
@@ -52,8 +53,12 @@ class LabelServer:
         return f"http://{HOST}:{self.port}/?token={self.token}"
 
     def run(self) -> None:
-        """Serve until stop() is called, or Ctrl-C raises KeyboardInterrupt here."""
-        with self._socket:
+        """Serve until stop() is called, or Ctrl-C raises KeyboardInterrupt here.
+
+        Meanwhile linear algebra runs on one thread: its threads wait for each other by spinning, and on a busy machine
+        that took ten times the CPU time of a fit and of a choice (bench/RESULTS.md).
+        """
+        with self._socket, threadpool_limits(1):
             asyncio.run(self._serve())
 
     def stop(self) -> None:
