@@ -53,11 +53,9 @@ class LabelServer:
         return f"http://{HOST}:{self.port}/?token={self.token}"
 
     def run(self) -> None:
-        """Serve until stop() is called, or Ctrl-C raises KeyboardInterrupt here.
-
-        Meanwhile linear algebra runs on one thread: its threads wait for each other by spinning, and on a busy machine
-        that took ten times the CPU time of a fit and of a choice (bench/RESULTS.md).
-        """
+        """Serve until stop() is called, or Ctrl-C raises KeyboardInterrupt here."""
+        # Threads of linear algebra spin while they wait for each other. On a busy machine that took ten times the CPU
+        # time of a fit and of a choice (bench/RESULTS.md).
         with self._socket, threadpool_limits(1):
             asyncio.run(self._serve())
 
