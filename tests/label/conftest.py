@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.fixtures.shapes import CLASSES, write_shapes
+from threadpoolctl import threadpool_limits
 
 from penult.export.data.splitting import Photo
 from penult.label.labels_file import LabelsFile
@@ -20,6 +21,13 @@ from penult.label.server import LabelServer
 from penult.label.session import Session
 
 WAIT_S = 60.0
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Learn as the command does: threads of linear algebra spin while they wait for each other on a busy machine."""
+    with threadpool_limits(1):
+        yield
 
 
 @dataclass

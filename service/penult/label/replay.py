@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from penult.bundle.scores import Floats
 from penult.console import print_table, progress, say
@@ -78,6 +79,11 @@ def play(truth: Truth, strategy: str, budget: int = 0, seed: int = 0, growth: fl
         seed: Of random choices.
         growth: The steps between measurements are at least this share of the labels.
     """
+    with threadpool_limits(1):  # as the page learns; see penult.label.server
+        return _play(truth, strategy, budget, seed, growth)
+
+
+def _play(truth: Truth, strategy: str, budget: int, seed: int, growth: float) -> Played:
     total = min(budget or len(truth.labels), len(truth.labels))
     fits, curve, rows, due = _Fits(truth, seed), [], list[int](), EVERY
     for row in progress(_order(truth, fits, strategy, seed, rows), f"{strategy} choice", total):
