@@ -185,7 +185,7 @@ fuzz: setup $(TOOLS)/fuzz/.ready
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(UV)
-	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra heic --extra tracing --group dev -o locks/dev.txt
+	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra export --extra pgvector --extra milvus --extra parquet --extra heic --extra tracing --extra timm --group dev -o locks/dev.txt
 	@printf 'atheris==3.0.0; python_version < "3.12"\natheris>=3.1; python_version >= "3.12"\n' | $(LOCK) - -o locks/fuzz.txt
 	@$(LOCK) pyproject.toml --extra serve --extra cpu --extra pgvector --extra tracing -o locks/cpu.txt
 	@$(LOCK) pyproject.toml --extra serve --extra gpu --extra pgvector --extra tracing -o locks/gpu.txt

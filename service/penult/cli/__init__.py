@@ -20,7 +20,8 @@ _SERVE, _EXPORT = ("serve,cpu",), ("export",)
 # The extras that hold each library, any one of which will do.
 _EXTRAS: dict[str, tuple[str, ...]] = {
     "cryptography": _SERVE,
-    "torch": _EXPORT, "torchvision": _EXPORT, "matplotlib": _EXPORT, "onnx": _EXPORT, "tqdm": _EXPORT,
+    "torch": _EXPORT, "torchvision": _EXPORT, "timm": ("export,timm",),
+    "safetensors": _EXPORT, "matplotlib": _EXPORT, "onnx": _EXPORT, "tqdm": _EXPORT,
     "jinja2": _EXPORT, "onnxruntime": ("serve,cpu", "serve,gpu"), "PIL": _SERVE, "starlette": _SERVE,
     "uvicorn": _SERVE, "prometheus_client": _SERVE, "grpc_health": _SERVE, "grpc_reflection": _SERVE,
     "sklearn": _EXPORT, "faiss": _SERVE, "pyarrow": ("parquet",), "tomlkit": _SERVE,
@@ -30,6 +31,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
 _COMMANDS = {
     "inspect": "Find suspect labels, copies and weak photos before training.",
     "train": "Fine-tune on a folder of labelled photos and publish a bundle.",
+    "networks": "List the networks that training and labelling can start from.",
     "label": "Label photos on a page, the most useful ones first.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",

@@ -14,7 +14,7 @@ from torch import nn
 
 from penult.export.config.known_networks import NETWORKS
 from penult.export.errors import SettingsError
-from penult.export.networks import weights, weights_file
+from penult.export.networks import weights, weights_file, weights_names
 from penult.export.networks.architectures import get, names
 
 _ONNX = b"\x08\x08\x12\x07pytorch"
@@ -48,7 +48,7 @@ def _told(path: Path, arch: str = "resnet18") -> str:
         (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "is a web page"),
         (b"version https://x/git-lfs/spec\noid sha256:0\n", "git lfs pull"),
         (_ONNX, "is an ONNX model"),
-        (_SAFETENSORS, "is a safetensors file"),
+        (_SAFETENSORS, "is truncated or damaged"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "as Keras writes"),
         (b"\x1f\x8b\x08" + bytes(40), "is compressed"),
         (pickle.dumps({"a": 1}), "which penult does not load"),
@@ -63,8 +63,8 @@ def _told(path: Path, arch: str = "resnet18") -> str:
         (lambda path: torch.save({"args": argparse.Namespace()}, path), "pickled objects (argparse.Namespace)"),
         (lambda path: torch.save(nn.Linear(1, 1), path), "pickled objects (torch.nn.modules.linear.Linear)"),
         (
-            lambda path: torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}, "optimizer": {}}, path),
-            "it is under the key 'model': torch.save(torch.load(",
+            lambda path: torch.save({"epoch": 3, "network": {"a": torch.zeros(1)}, "optimizer": {}}, path),
+            "it is under the key 'network': torch.save(torch.load(",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -105,13 +105,17 @@ def test_every_network_is_recognised(name: str):
         (lambda state: state, "they fit resnet50: give --arch resnet50"),
         (lambda state: state | {"x.weight": torch.zeros(1)}, "they are most similar to resnet50: give --arch resnet50"),
         (
-            lambda state: {f"model.backbone.{key}": value for key, value in state.items()} | {"neck": torch.zeros(1)},
-            "without the prefix 'model.backbone.' they fit resnet50: torch.save("
-            "{k.removeprefix('model.backbone.'): v for k, v in state.items() if k.startswith('model.backbone.')}, …), and give --arch resnet50",
+            lambda state: {"model": {f"net.{key}": value for key, value in state.items()}},
+            "they fit resnet50: give --arch resnet50",
+        ),
+        (
+            lambda state: {f"vision.tower.{key}": value for key, value in state.items()} | {"neck": torch.zeros(1)},
+            "without the prefix 'vision.tower.' they fit resnet50: torch.save("
+            "{k.removeprefix('vision.tower.'): v for k, v in state.items() if k.startswith('vision.tower.')}, …), and give --arch resnet50",
         ),
         (lambda state: {"embeddings.weight": torch.zeros(2)}, "they fit none of the networks that penult knows"),
     ],
-    ids=["whole", "more", "prefixed", "strange"],
+    ids=["whole", "more", "wrapped", "prefixed", "strange"],
 )  # fmt: skip
 def test_weights_of_another_network_name_it(change: Callable[..., Any], told: str):
     """Weights that do not fit are told with what they are of, or what to take off their names."""
@@ -139,3 +143,62 @@ def test_the_table_of_networks_is_right(name: str):
     with torch.device("meta"):
         body, size = get(name).body().eval(), network.preprocess.crop
         assert body(torch.zeros(1, 3, size, size)).shape == (1, network.descriptor_length)
+
+
+def _wrapped(*path: str, prefix: str = "", beside: dict[str, Any] | None = None) -> Callable[[dict[str, Any]], Any]:
+    """Return a function that puts a state dict under keys, with a prefix before its names."""
+
+    def wrap(state: dict[str, Any]) -> Any:
+        content = {prefix + key: value for key, value in state.items()} | (beside or {})
+        for key in reversed(path):
+            content = {key: content, "epoch": 3}
+        return content
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (_wrapped(), ""),
+        (_wrapped("state_dict"), "under the key 'state_dict' fit"),
+        (_wrapped("model"), "under the key 'model' fit"),
+        (_wrapped("model_state_dict"), "under the key 'model_state_dict' fit"),
+        (_wrapped("model_ema"), "under the key 'model_ema' fit"),
+        (_wrapped("model", "state_dict"), "under the key 'model.state_dict' fit"),
+        *((_wrapped(prefix=f"{p}."), f"without the prefix '{p}.' fit") for p in weights_names.PREFIXES),
+        (_wrapped(prefix="_orig_mod.module."), "without the prefix '_orig_mod.module.' fit"),
+        (
+            _wrapped("state_dict", prefix="model.", beside={"loss.weight": torch.ones(2)}),
+            "under the key 'state_dict' and without the prefix 'model.' fit; 1 others are not used, such as loss.weight",
+        ),
+    ],
+)  # fmt: skip
+def test_what_tools_put_around_a_network_is_taken_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrap: Callable[..., Any], said: str
+):
+    """Wrappers and prefixes, also nested, are taken off if all tensors then fit, and a note says so."""
+    own, path = get("tiny5").body().state_dict(), tmp_path / "w.pth"
+    torch.save(wrap(dict(own)), path)
+    found = weights.match(own, weights.read(str(path)), str(path), "tiny5")
+    assert all(torch.equal(found[key], own[key]) for key in own)
+    assert capsys.readouterr().err == (f"note: --weights {path}: the tensors {said}\n" if said else "")
+
+
+def test_a_prefix_is_not_taken_off_if_the_rest_does_not_fit(tmp_path: Path):
+    """One missing tensor under a prefix is named as missing, and nothing is loaded."""
+    own = get("tiny5").body().state_dict()
+    content = {f"module.{key}": value for key, value in own.items() if key != "stages.2.0.weight"}
+    with pytest.raises(SettingsError, match=r"does not fit --arch tiny5: stages\.2\.0\.weight is missing"):
+        weights.match(own, content, "w.pth", "tiny5")
+
+
+def test_weights_of_a_network_of_timm_name_it():
+    """A file that fits no network of torchvision is compared with common ones of timm."""
+    import timm
+
+    with torch.device("meta"):
+        state = timm.create_model("ghostnet_100").state_dict()
+    own = get("tiny5").body().state_dict()
+    with pytest.raises(SettingsError, match="they fit timm/ghostnet_100: give --arch timm/ghostnet_100"):
+        weights.match(own, state, "w.pth", "tiny5")

@@ -2,17 +2,20 @@
 
 A network has five stages from the input; each ends where the resolution halves (AlexNet's are its five convolutions).
 `dense` are hidden dense layers between the last convolution and the descriptor. They are frozen by `--freeze all` only.
+The networks of timm, `timm/NAME`, are in no table: timm_facts.py computes what is known of them when they are chosen.
 """
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from penult.bundle.preprocess import SRGB, Preprocess
+from penult.export.config import timm_facts
 from penult.export.config.train import STRETCH, TrainSettings
 from penult.export.errors import SettingsError
 from penult.nearest import did_you_mean
 
 IMAGENET, IMAGENET_V2 = "imagenet", "imagenet-v2"
+TIMM = timm_facts.PREFIX
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,11 @@ class Network:
         stages: The module names of each conv stage.
         descriptor_length: Numbers per descriptor.
         dense: The module names of hidden dense layers.
-        downloads: The weights that torchvision has for it.
+        downloads: The weights that torchvision or timm has for it.
+        parameters: Its parameters up to the descriptor.
+        mean_is_last: The descriptor is the mean of the last map over its pixels, so that class maps are exact.
+        classifier: What the names of its own classifier's tensors start with, which a weights file may have.
+        notes: Lines to print when it is chosen.
     """
 
     name: str
@@ -33,6 +40,15 @@ class Network:
     dropout: float = 0.2
     preprocess: Preprocess = field(default_factory=Preprocess)
     downloads: tuple[str, ...] = (IMAGENET,)
+    parameters: int = 0
+    mean_is_last: bool = True
+    classifier: tuple[str, ...] = ("fc.", "classifier.", "head.")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def library(self) -> str:
+        """The library that has its code and its downloads."""
+        return "timm" if self.name.startswith(TIMM) else "torchvision"
 
 
 def _features(*bounds: int) -> tuple[tuple[str, ...], ...]:
@@ -48,30 +64,63 @@ _BOTH = (IMAGENET, IMAGENET_V2)
 NETWORKS = {
     network.name: network
     for network in (
-        Network("resnet18", _RESNET, 512),
-        Network("resnet34", _RESNET, 512),
-        Network("resnet50", _RESNET, 2048, downloads=_BOTH),
-        Network("resnet101", _RESNET, 2048, downloads=_BOTH),
-        Network("convnext_tiny", _features(0, 1, 2, 4, 6, 8), 768, _DENSE, preprocess=Preprocess(resize=236)),
-        Network("mobilenet_v2", _features(0, 2, 4, 7, 14, 19), 1280, downloads=_BOTH),
-        Network("mobilenet_v3_small", _features(0, 1, 2, 4, 9, 13), 1024, _DENSE),
-        Network("mobilenet_v3_large", _features(0, 2, 4, 7, 13, 17), 1280, _DENSE, downloads=_BOTH),
-        Network("squeezenet1_1", _features(0, 3, 6, 9, 11, 13), 512),
-        Network("efficientnet_b0", _features(0, 2, 3, 4, 6, 9), 1280),
-        Network("alexnet", _features(0, 3, 6, 8, 10, 13), 4096, _DENSE, 0.5),
-        Network("vgg16", _features(0, 5, 10, 17, 24, 31), 4096, _DENSE, 0.5),
-        Network("tiny5", tuple((f"stages.{i}",) for i in range(5)), 128, preprocess=_TINY, downloads=()),
+        Network("resnet18", _RESNET, 512, parameters=11_176_512),
+        Network("resnet34", _RESNET, 512, parameters=21_284_672),
+        Network("resnet50", _RESNET, 2048, downloads=_BOTH, parameters=23_508_032),
+        Network("resnet101", _RESNET, 2048, downloads=_BOTH, parameters=42_500_160),
+        Network(
+            "convnext_tiny",
+            _features(0, 1, 2, 4, 6, 8),
+            768,
+            _DENSE,
+            preprocess=Preprocess(resize=236),
+            parameters=27_820_128,
+            mean_is_last=False,
+        ),
+        Network("mobilenet_v2", _features(0, 2, 4, 7, 14, 19), 1280, downloads=_BOTH, parameters=2_223_872),
+        Network(
+            "mobilenet_v3_small", _features(0, 1, 2, 4, 9, 13), 1024, _DENSE, parameters=1_517_856, mean_is_last=False
+        ),
+        Network(
+            "mobilenet_v3_large",
+            _features(0, 2, 4, 7, 13, 17),
+            1280,
+            _DENSE,
+            downloads=_BOTH,
+            parameters=4_202_032,
+            mean_is_last=False,
+        ),
+        Network("squeezenet1_1", _features(0, 3, 6, 9, 11, 13), 512, parameters=722_496),
+        Network("efficientnet_b0", _features(0, 2, 3, 4, 6, 9), 1280, parameters=4_007_548),
+        Network("alexnet", _features(0, 3, 6, 8, 10, 13), 4096, _DENSE, 0.5, parameters=57_003_840, mean_is_last=False),
+        Network(
+            "vgg16", _features(0, 5, 10, 17, 24, 31), 4096, _DENSE, 0.5, parameters=134_260_544, mean_is_last=False
+        ),
+        Network(
+            "tiny5", tuple((f"stages.{i}",) for i in range(5)), 128, preprocess=_TINY, downloads=(), parameters=190_032
+        ),
     )
 }
 
 
 def get(name: str) -> Network:
     """Return the network of that name; raise SettingsError, which lists all names, if there is none."""
+    if name.startswith(TIMM):
+        return timm_facts.facts(name.removeprefix(TIMM), Network)
     if name not in NETWORKS:
         raise SettingsError(
-            "ARCHITECTURE", f"--arch {name} is not one of {', '.join(names())}{did_you_mean(name, NETWORKS)}"
+            "ARCHITECTURE",
+            f"--arch {name} is not one of {', '.join(names())}, or timm/NAME{did_you_mean(name, NETWORKS)}",
         )
     return NETWORKS[name]
+
+
+def find(name: str) -> Network | None:
+    """Return the network of that name; None if there is none, or if timm is not installed."""
+    try:
+        return get(name)
+    except SettingsError:
+        return None
 
 
 def names() -> list[str]:

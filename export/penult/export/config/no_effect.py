@@ -34,10 +34,12 @@ def _freezes_all(settings: "TrainSettings") -> bool:
 
 def _only_head_learns(settings: "TrainSettings") -> bool:
     """Return True if all conv stages are frozen and the network has no hidden dense layers."""
-    from penult.export.config.known_networks import NETWORKS  # which imports the settings
+    from penult.export.config.known_networks import find  # which imports the settings
 
-    network = NETWORKS.get(settings.arch)
-    return settings.freeze == _NONE_LEARNS and network is not None and not network.dense
+    if settings.freeze != _NONE_LEARNS:
+        return False
+    network = find(settings.arch)
+    return network is not None and not network.dense
 
 
 def _always(settings: object) -> bool:

@@ -21,7 +21,7 @@ from scipy.stats import t as student
 from penult.bundle.manifest import DENSE, SVM
 from penult.bundle.scores import Floats
 from penult.console import progress
-from penult.export.config.known_networks import NETWORKS
+from penult.export.config.known_networks import find
 from penult.export.config.train import FREEZE_ALL, freeze_text
 from penult.export.evaluation import svm_cost
 from penult.export.evaluation.dense_head import HeadRecipe, fit_head
@@ -90,7 +90,7 @@ class Plan:
                 it may have learnt from some, and penult cannot know from which.
             is_whitened: True if descriptors are whitened; the dense head reads them raw.
         """
-        is_frozen, network = trained.get("freeze") == freeze_text(FREEZE_ALL), NETWORKS.get(architecture)
+        is_frozen, network = trained.get("freeze") == freeze_text(FREEZE_ALL), find(architecture)
         can_train = is_frozen and is_same and not is_whitened and network is not None
         head = HeadRecipe.of(trained, network.dropout) if can_train and network else None
         return cls(kernel, class_weight, seed, is_frozen, head)

@@ -12,6 +12,7 @@ from torch import nn
 
 from penult.export.config import known_networks
 from penult.export.config.known_networks import Network
+from penult.export.networks import timm_networks
 
 names = known_networks.names
 
@@ -22,6 +23,8 @@ class Architecture(Network):
 
     def body(self) -> nn.Module:
         """Build the network up to the descriptor, with random weights."""
+        if self.name.startswith(known_networks.TIMM):
+            return timm_networks.body(self.name, self.dense)
         model = Tiny5() if self.name == "tiny5" else torchvision.models.get_model(self.name, weights=None)
         _CUTS[self.name](model)
         return model

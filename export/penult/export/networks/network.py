@@ -19,9 +19,10 @@ from torchvision.ops import StochasticDepth
 from penult.bundle.preprocess import Preprocess
 from penult.export.config.train import ALL_STAGES, FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
-from penult.export.networks import weights_file
+from penult.export.networks import timm_networks, weights_file
 from penult.export.networks.architectures import Architecture
-from penult.export.networks.weights import State, match, read
+from penult.export.networks.weights import match, read
+from penult.export.networks.weights_names import State
 
 Weights = dict[str, torch.Tensor]
 
@@ -185,7 +186,7 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
         own = body.state_dict()
         weights_file.check(settings.weights, architecture)
         is_download = settings.weights in weights_file.DOWNLOADS
-        state = _download(architecture.name, settings.weights) if is_download else read(settings.weights)
+        state = _download(architecture, settings.weights) if is_download else read(settings.weights)
         loaded = match(own, state, settings.weights, architecture.name)
         if settings.reinit:
             kept = tuple(f"{path}." for stage in architecture.stages[: settings.freeze] for path in stage)
@@ -239,7 +240,10 @@ def _replace_dropout(body: nn.Module, share: float, rows: Rows) -> None:
                 setattr(parent, name, BatchDropout(child.p, rows, whole_photos=True))
 
 
-def _download(arch: str, weights: str) -> State:
+def _download(architecture: Architecture, weights: str) -> State:
+    arch = architecture.name
+    if architecture.library == "timm":
+        return timm_networks.download(arch)
     try:
         choices = torchvision.models.get_model_weights(arch)
         wanted = "IMAGENET1K_V2" if weights == "imagenet-v2" else "IMAGENET1K_V1"

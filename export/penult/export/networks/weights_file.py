@@ -28,7 +28,7 @@ def check(weights: str, network: Network) -> None:
     if weights in DOWNLOADS:
         if weights not in network.downloads:
             there = f"it has {network.downloads[0]}; " if network.downloads else ""
-            raise _refusal(f"torchvision has no {weights} weights for {network.name}; {there}give a file or none")
+            raise _refusal(f"{network.library} has no {weights} weights for {network.name}; {there}give a file or none")
         return
     path = Path(weights)
     if path.is_dir():
@@ -58,7 +58,7 @@ def _meant(weights: str, path: Path) -> str:
 
 
 def _one_inside(folder: Path) -> str:
-    found = sorted(each for each in folder.iterdir() if each.suffix in (".pt", ".pth", ".bin"))
+    found = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", ".pt", ".pth", ".bin"))
     return f", such as {found[0]}" if found else ""
 
 
@@ -67,14 +67,28 @@ def _is_page(head: bytes, _: Path) -> bool:
 
 
 def _is_onnx(head: bytes, path: Path) -> bool:
+    if _begins_as_safetensors(head, path):
+        return False
     begins_so = len(head) > 2 and head[0] == 0x08 and head[1] in _ONNX_VERSIONS and head[2] in _ONNX_FIELDS
     return path.suffix.lower() == ".onnx" or begins_so
 
 
-def _is_safetensors(head: bytes, path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
+    """Return True if the file is named .safetensors or begins as one."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return _begins_as_safetensors(head, path)
+
+
+def _begins_as_safetensors(head: bytes, path: Path) -> bool:
     length = int.from_bytes(head[:_SAFETENSORS_LENGTH_BYTES], "little")
-    begins_so = head[_SAFETENSORS_LENGTH_BYTES:][:1] == b"{" and length < path.stat().st_size
-    return path.suffix.lower() == ".safetensors" or begins_so
+    return head[_SAFETENSORS_LENGTH_BYTES:][:1] == b"{" and length < path.stat().st_size
+
+
+def _is_damaged_safetensors(head: bytes, path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors" and not _begins_as_safetensors(head, path)
 
 
 def _is_pickle(head: bytes, _: Path) -> bool:
@@ -114,10 +128,7 @@ _KINDS: tuple[tuple[Callable[[bytes, Path], bool], str], ...] = (
         "is a Git LFS pointer; run git lfs pull in its repository",
     ),
     (_is_onnx, f"is an ONNX model, which has no state dict; from the PyTorch model, {SAVE}"),
-    (
-        _is_safetensors,
-        "is a safetensors file; convert it with torch.save(safetensors.torch.load_file(FILE), 'weights.pth')",
-    ),
+    (_is_damaged_safetensors, "is not a safetensors file, or truncated; copy or download it again"),
     (
         _starts(b"\x89HDF"),
         f"is an HDF5 file, as Keras writes; penult reads PyTorch's state dicts: {SAVE}",

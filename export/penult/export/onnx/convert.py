@@ -16,7 +16,7 @@ from penult.export.networks.network import Normalise, PenultNet
 # Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
 OPSET = 20
 _EXAMPLE_BATCH = 2
-_TRAINING_ONLY = {"Dropout", "BatchNormalization", "Bernoulli", "RandomUniform", "RandomUniformLike"}
+_TRAINING_ONLY = {"Dropout", "Bernoulli", "RandomUniform", "RandomUniformLike"}
 
 
 class _Served(nn.Module):
@@ -40,7 +40,7 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
     spec = manifest.preprocess
     # A copy, because the original is compared with the result.
     net = copy.deepcopy(net).to("cpu").to(memory_format=torch.contiguous_format).eval()
-    _simplify_pooling(net)
+    _simplify_pooling(net, spec.crop)
     pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
     served = _Served(net, Normalise(spec)).eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -61,24 +61,54 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
     return data
 
 
-def _simplify_pooling(net: nn.Module) -> None:
+def _simplify_pooling(net: nn.Module, size: int) -> None:
     """Replace global average pooling by a mean, which keeps index arithmetic on the batch size out of the graph.
 
     AlexNet and VGG pool to fixed sizes, which does nothing at their training size and is removed.
     """
+    idle = _idle_pools(net, size)
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d):
-                is_global = child.output_size in (1, (1, 1))
-                setattr(parent, name, _SpatialMean() if is_global else nn.Identity())
+                if child.output_size in (1, (1, 1)):
+                    setattr(parent, name, _SpatialMean())
+                elif child in idle:
+                    setattr(parent, name, nn.Identity())
+
+
+def _idle_pools(net: nn.Module, size: int) -> list[nn.Module]:
+    """Return the pools to fixed sizes whose maps have that size already, at inputs of `size` pixels."""
+    found: list[nn.Module] = []
+
+    def compare(pool: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if inputs[0].shape == output.shape:
+            found.append(pool)
+
+    pools = [m for m in net.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size not in (1, (1, 1))]
+    hooks = [pool.register_forward_hook(compare) for pool in pools]
+    if pools:
+        with torch.no_grad():
+            net(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _check(data: bytes) -> None:
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model)
-    left = {node.op_type for node in model.graph.node} & _TRAINING_ONLY
+    left = {node.op_type for node in model.graph.node if node.op_type in _TRAINING_ONLY or _normalises_batches(node)}
     if left:
         raise ParityError(
             "EXPORT_TRAINING_NODE",
             f"the exported graph has training nodes ({', '.join(left)}); nothing is published",
         )
+
+
+def _normalises_batches(node: onnx.NodeProto) -> bool:
+    """Return True for a batch norm that uses the batch's own statistics.
+
+    Those with stored statistics become part of the convolution before them, or stay if there is none.
+    """
+    is_training = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+    return node.op_type == "BatchNormalization" and is_training
