@@ -9,3 +9,5 @@ import os
 
 # Not setdefault(): an empty value, 0 or a misspelt one would let it report, and penult promises that it does not.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# The hub's client, with which timm downloads weights, would count downloads by version of Python and PyTorch.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

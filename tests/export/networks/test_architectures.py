@@ -46,6 +46,7 @@ def test_every_parameter_belongs_to_exactly_one_stage(architecture: Architecture
     assert len(architecture.stages) == 5
     found = [name for paths in (*architecture.stages, architecture.dense) for name in _names_below(body, paths)]
     assert sorted(found) == sorted(name for name, _ in body.named_parameters())
+    assert sum(parameter.numel() for parameter in body.parameters()) == architecture.parameters
 
 
 def test_every_convolution_is_in_a_conv_stage(architecture: Architecture, body: nn.Module):

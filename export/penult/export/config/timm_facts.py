@@ -1,4 +1,4 @@
-"""Facts about networks of timm, computed once for each name and version of timm, then kept in the user's cache folder.
+"""Facts about networks of timm, computed once for each name and then kept in the user's cache folder.
 
 Only timm knows its networks, and it imports PyTorch. So if PyTorch is not loaded yet, a process of its own computes the
 facts of a name that is not in the cache. Options are then rejected before this process imports PyTorch, as for others.
@@ -44,7 +44,7 @@ def facts(name: str, kind: Callable[..., _Network]) -> _Network:
 
 @cache
 def answer(name: str) -> dict[str, Any]:
-    """Return {"network": its fields} or {"refused": why}, from the cache or computed now; raise SettingsError."""
+    """Return the fields of a network, under "network", or why it cannot be used, under "refused"; raise SettingsError."""
     version = installed()
     if not _NAME.fullmatch(name):
         return {"refused": "is not a name of timm, such as timm/resnet18 or timm/resnet18.a1_in1k"}

@@ -61,7 +61,7 @@ class _Body(nn.Module):
 
 
 def compute(name: str) -> dict[str, Any]:
-    """Return {"network": fields} of a name without prefix, or {"refused": why}, also "unknown" if timm has no such."""
+    """Return what timm_facts.answer() does for a name without prefix, and "unknown" if timm has no such network."""
     try:
         with torch.device("meta"):
             model = _create(name)

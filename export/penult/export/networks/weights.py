@@ -53,9 +53,9 @@ def read(name: str) -> Mapping[str, Any]:
 
 
 def match(own: State, loaded: Mapping[str, Any], name: str, architecture: str) -> dict[str, torch.Tensor]:
-    """Return the body's part of a file's content without another model's head; raise SettingsError if it does not fit.
+    """Return the body's part of a file's content; raise SettingsError if it does not fit.
 
-    What training tools put around a network is taken off if all tensors then fit. A printed note says so.
+    Another model's head is left out. What training tools put around a network is taken off if all tensors then fit. A printed note says so.
     """
     found = fitting(own, loaded, known_networks.get(architecture).classifier)
     if found is None:
