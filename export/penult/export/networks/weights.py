@@ -55,7 +55,8 @@ def read(name: str) -> Mapping[str, Any]:
 def match(own: State, loaded: Mapping[str, Any], name: str, architecture: str) -> dict[str, torch.Tensor]:
     """Return the body's part of a file's content; raise SettingsError if it does not fit.
 
-    Another model's head is left out. What training tools put around a network is taken off if all tensors then fit. A printed note says so.
+    Another model's head is left out. What training tools put around a network is taken off if all tensors then fit.
+    A printed note says so.
     """
     found = fitting(own, loaded, known_networks.get(architecture).classifier)
     if found is None:
@@ -69,7 +70,7 @@ def match(own: State, loaded: Mapping[str, Any], name: str, architecture: str) -
 
 
 def fitting(own: State, content: Mapping[str, Any], classifier: tuple[str, ...]) -> Candidate | None:
-    """Return the reading of a file's content that fits a body exactly, with the least taken off; None if none does.
+    """Return the reading of a file that fits a body exactly, with the least taken off, or None.
 
     Args:
         own: The state dict of the body.
