@@ -44,7 +44,7 @@ def facts(name: str, kind: Callable[..., _Network]) -> _Network:
 
 @cache
 def answer(name: str) -> dict[str, Any]:
-    """Return {"network": fields} or {"refused": why}, from the cache or computed now."""
+    """Return the fields of a network, or why it is refused, from the cache or computed now."""
     version = installed()
     if not _NAME.fullmatch(name):
         return {"refused": "is not a name of timm, such as timm/resnet18 or timm/resnet18.a1_in1k"}

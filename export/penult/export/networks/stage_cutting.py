@@ -1,8 +1,9 @@
 """Cut any CNN of timm into five conv stages and hidden dense layers, by its feature_info and one pass.
 
 The pass is on shapes only. It records when each module starts and ends. Modules are taken whole unless they are
-sequences, or contain the end of a stage. A stage ends at a module that feature_info names. Too many ends are merged, first those of equal resolution.
-Too few are filled up, first by the module before a halving, then by dividing the stage with the most modules.
+sequences, or contain the end of a stage. A stage ends at a module that feature_info names. Too many ends are merged,
+first those of equal resolution. Too few are filled up, first by the module before a halving, then by dividing the stage
+with the most modules.
 """
 
 from collections.abc import Iterable
