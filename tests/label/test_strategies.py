@@ -128,3 +128,15 @@ def test_a_strategy_can_be_added(pool: tuple[np.ndarray, np.ndarray], monkeypatc
     monkeypatch.setitem(STRATEGIES, UNSURE, last)
     picks = choose(situation(inputs, labels, list(range(100))), _random(), 3, 100)
     assert [pick.row for pick in picks] == [599, 598, 597]
+
+
+def test_near_copies_of_the_last_photos_wait(pool: tuple[np.ndarray, np.ndarray]):
+    """A photo like one that was asked lately is not asked, unless no other is left."""
+    inputs = pool[0][:40].copy()
+    inputs[20:] = inputs[:20] + 1e-3
+    inputs /= np.linalg.norm(inputs, axis=1, keepdims=True)
+    now = situation(inputs, pool[1][:40], [])
+    picks = strategies.choose_apart(now, range(10), _random(), 1, 0)
+    assert not {pick.row for pick in picks} & {*range(10), *range(20, 30)}
+    only = replace(now, open=np.arange(20, 30))
+    assert len(strategies.choose_apart(only, range(10), _random(), 1, 0)) == 1

@@ -22,7 +22,7 @@ from penult.label.exchange import label_studio_tasks
 from penult.label.knowledge import Knowledge, Learning
 from penult.label.labels_file import Label, LabelsFile
 from penult.label.pool import Pool
-from penult.label.strategies import Pick, Situation, choose
+from penult.label.strategies import Pick, Situation, choose_apart
 
 # A photo that was handed out and not answered is asked again after this time; a page renews what it still shows.
 _HELD_S = 300.0
@@ -101,7 +101,7 @@ class Session:
         self._changed = threading.Condition(threading.RLock())
         self._choosing = threading.Lock()
         self._handed: dict[int, _HandedOut] = {}
-        self._recent: list[tuple[int, frozenset[int]]] = []
+        self._recent: list[int] = []
         self._classes: list[str] = []
         self._label_rows: dict[int, int] | None = None
         self._refused = self._unreadable = ""  # what is wrong with the label file, until it works again
@@ -146,8 +146,8 @@ class Session:
         with self._choosing:  # one choice at a time, so that two pages get different photos
             with self._changed:
                 self._renew(holding)
-                situation, asked = self._situation(count, holding), len(self._labels()) + len(self._handed)
-            picks = choose(situation, self._random, count, asked)
+                situation, asked = self._situation(holding), len(self._labels()) + len(self._handed)
+            picks = choose_apart(situation, self._recent, self._random, count, asked)
             with self._changed:
                 return [self._hand_out(pick) for pick in picks]
 
@@ -318,13 +318,11 @@ class Session:
         rows = np.flatnonzero(~labelled & ~skipped)
         return rows if len(rows) else np.flatnonzero(~labelled)
 
-    def _situation(self, count: int, holding: Sequence[str]) -> Situation:
+    def _situation(self, holding: Sequence[str]) -> Situation:
         now = self._clock()
         self._handed = {row: each for row, each in self._handed.items() if each.until_s > now}
         held = self._handed.keys() | {self._rows[id_] for id_ in holding if id_ in self._rows}
         rows = self._open(held)
-        near = set().union(*(near for _, near in self._recent))
-        different = rows[~np.isin(rows, list(near))] if near else rows
         labels = self._labels()
         return Situation(
             inputs=self.pool.inputs,
@@ -333,7 +331,7 @@ class Session:
             labels=np.array(list(labels.values()), dtype=np.int64),
             classes=tuple(self._classes),
             fit=self._learning.knowledge.fit,
-            open=different if len(different) >= count else rows,
+            open=rows,
             checked=frozenset(self._confirmed() | held),
         )
 
@@ -353,7 +351,7 @@ class Session:
     def _hand_out(self, pick: Pick) -> dict[str, Any]:
         item = self._item(pick)
         self._handed[pick.row] = _HandedOut(pick, item["guess"] or "", self._clock() + _HELD_S)
-        self._recent = [*self._recent[1 - _RECENT :], (pick.row, views.near(self.pool, pick.row))]
+        self._recent = [*self._recent[1 - _RECENT :], pick.row]
         return item
 
     def _item(self, pick: Pick, with_neighbours: bool = True) -> dict[str, Any]:

@@ -5,8 +5,8 @@ first, from the open photos; none if it has nothing to ask. choose() mixes the s
 docs/label.md, "Add a strategy", shows how to add one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ _MAX_SEARCHED, _AMONG = 20_000, 6
 _NEW_QUANTILE = 0.995
 # A label is checked if it has less than this probability.
 _CHECK_BELOW = 0.2
+# Photos above this cosine are probably near-copies. If all are, as with random weights, so many tries are enough.
+_NEAR_COSINE, _TRIES = 0.95, 4
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,33 @@ def choose(situation: Situation, random: np.random.Generator, count: int, asked:
             picks.append(pick)
             groups.add(int(situation.groups[pick.row]))
     return picks
+
+
+def choose_apart(
+    situation: Situation, recent: Sequence[int], random: np.random.Generator, count: int, asked: int
+) -> list[Pick]:
+    """Return what choose() returns, without near-copies of photos that were asked lately, if others are left.
+
+    Args:
+        situation: What is known.
+        recent: The photos that were asked lately.
+        random: Decides between equals.
+        count: How many.
+        asked: How many answers there are.
+    """
+    picks = choose(situation, random, count, asked)
+    for _ in range(_TRIES):
+        near = [pick.row for pick in picks if pick.kind != CHECK and _is_near(situation.inputs, pick.row, recent)]
+        rest = situation.open[~np.isin(situation.open, near)]
+        if not near or len(rest) < count:
+            break
+        situation = replace(situation, open=rest)
+        picks = choose(situation, random, count, asked)
+    return picks
+
+
+def _is_near(inputs: Floats, row: int, others: Sequence[int]) -> bool:
+    return bool(len(others)) and float((inputs[list(others)] @ inputs[row]).max()) > _NEAR_COSINE
 
 
 def _turn(situation: Situation, asked: int) -> str:

@@ -21,8 +21,6 @@ _CURVE_POINTS = 100
 # Keys of classes, in their order. The other letters are commands of the page.
 COMMAND_KEYS = "sng"
 _KEYS = [*"123456789", *(letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in COMMAND_KEYS)]
-# What is probably a near-copy: the nearest few photos above this cosine.
-_NEAR_COSINE, _MAX_NEAR = 0.95, 10
 
 
 def item(
@@ -76,13 +74,6 @@ def guesses(pool: Pool, knowledge: Knowledge, classes: Sequence[str]) -> dict[st
         id_: (classes[place], float(value))
         for id_, place, value in zip(pool.ids, top.tolist(), sure.tolist(), strict=True)
     }
-
-
-def near(pool: Pool, row: int) -> frozenset[int]:
-    """Return the photos that are probably near-copies of one, by cosine of their descriptors."""
-    cosines = pool.inputs @ pool.inputs[row]
-    rows = np.argpartition(-cosines, min(_MAX_NEAR, len(cosines) - 1))[:_MAX_NEAR]
-    return frozenset(int(each) for each in rows if cosines[each] > _NEAR_COSINE)
 
 
 def state(
