@@ -95,6 +95,7 @@ KNOWN_TO = {
     "torch.distributed": {"penult.export.training"},
     "torchvision": {"penult.export.networks"},
     "timm": {"penult.export.networks"},
+    "huggingface_hub": {"penult.export.networks"},
     "safetensors": {"penult.export.networks"},
     "PIL": {
         "penult.bundle", "penult.client.tools", "penult.bench", "penult.export.data", "penult.export.report",

@@ -185,6 +185,17 @@ def test_weights_of_timm_load_from_safetensors(settings: Settings, tmp_path: Pat
     assert not capsys.readouterr().err
 
 
+def test_without_internet_the_error_says_what_to_download(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    """It names the file of timm's default weights, in one line, and the way to give it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    chosen = settings(arch="timm/test_resnet", weights="imagenet", freeze=5)
+    with pytest.raises(SettingsError) as caught:
+        build(get("timm/test_resnet"), chosen, 2)
+    assert caught.value.reason == "WEIGHTS"
+    assert "download model.safetensors of timm/test_resnet.r160_in1k" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
 def test_all_is_frozen_with_the_dense_layers(settings: Settings):
     """--freeze all leaves the head alone to learn."""
     architecture = get("timm/mobilenetv3_small_050")

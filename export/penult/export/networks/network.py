@@ -21,7 +21,7 @@ from penult.export.config.train import ALL_STAGES, FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
 from penult.export.networks import timm_networks, weights_file
 from penult.export.networks.architectures import Architecture
-from penult.export.networks.weights import match, read
+from penult.export.networks.weights import match, read, say_once
 from penult.export.networks.weights_names import State
 
 Weights = dict[str, torch.Tensor]
@@ -182,6 +182,8 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
     """Build the network and load its weights, with nothing frozen; raise SettingsError if the weights do not fit."""
     torch.manual_seed(settings.seed)
     body = architecture.body()
+    for note in architecture.notes:
+        say_once(f"note: --arch {architecture.name}: {note}")
     if settings.weights != "none":
         own = body.state_dict()
         weights_file.check(settings.weights, architecture)

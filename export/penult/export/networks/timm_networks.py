@@ -7,11 +7,15 @@ PyTorch is not loaded.
 import json
 import logging
 import math
+import socket
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -81,19 +85,42 @@ def download(name: str) -> State:
     """Return the state dict that timm downloads; raise SettingsError if it cannot."""
     plain = name.removeprefix(PREFIX)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hub():
             warnings.simplefilter("ignore")
-            state: dict[str, torch.Tensor] = _timm().create_model(plain, pretrained=True, num_classes=0).state_dict()
+            state: State = _timm().create_model(plain, pretrained=True, num_classes=0).state_dict()
         return state
     except Exception as error:  # of the hub's client, of its HTTP client, or of timm
         source = _timm().get_pretrained_cfg(plain)
-        place = getattr(source, "hf_hub_id", None) or getattr(source, "url", None) or plain
-        file = "its model.safetensors" if getattr(source, "hf_hub_id", None) else "the file"
+        on_hub = getattr(source, "hf_hub_id", None)
+        file = f"model.safetensors of {on_hub} from the Hugging Face hub" if on_hub else source.url
         raise SettingsError(
             "WEIGHTS",
-            f"the weights of {name} cannot be downloaded ({type(error).__name__}); download {file} from {place} on a "
-            "machine with internet and give --weights FILE",
+            f"the weights of {name} cannot be downloaded ({type(error).__name__}); download {file} on a machine with "
+            "internet, and give --weights FILE",
         ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Let the hub's client print nothing, and use its cache only if the hub has no address.
+
+    Without this it tries to connect for a minute on a machine without internet.
+    """
+    import huggingface_hub
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    constants: Any = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        if not getproxies():
+            socket.getaddrinfo(host, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def shapes(names: Iterable[str], loaded: Mapping[str, Any]) -> dict[str, tuple[State, tuple[str, ...]]]:

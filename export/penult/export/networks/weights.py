@@ -65,7 +65,7 @@ def match(own: State, loaded: Mapping[str, Any], name: str, architecture: str) -
         first = next(mismatches(own, nearest.state, classifier))
         raise _refusal(f"--weights {name} does not fit --arch {architecture}: {first}{_advice(loaded, architecture)}")
     if note := found.note(name):
-        _say_once(note)
+        say_once(note)
     return {key: found.state.get(key, own[key]) for key in own}
 
 
@@ -114,7 +114,7 @@ def _known() -> dict[str, State]:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     """Print a line, the first time in this process: a sweep builds its network for every trial."""
     say(line)
 
