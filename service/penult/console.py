@@ -7,7 +7,10 @@ import importlib.util
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +20,29 @@ T = TypeVar("T")
 _LOG_EVERY_S, _STATUS_EVERY_S = 10.0, 5.0
 # Set in all processes of a distributed run but the first: one bar is enough.
 _is_silent = False
+
+# What is being done, how many items are done, and how many there are (None: unknown).
+OnProgress = Callable[[str, int, int | None], None]
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Listener:
+    on_progress: OnProgress | None
+    on_line: OnLine | None
+
+
+_listener: ContextVar[_Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def reporting_to(on_progress: OnProgress | None = None, on_line: OnLine | None = None) -> Iterator[None]:
+    """Pass progress and notes of this block to functions, and print none of them; without functions, print as usual."""
+    token = _listener.set(_Listener(on_progress, on_line) if on_progress or on_line else None)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def silence() -> None:
@@ -90,7 +116,10 @@ def say(line: str) -> None:
     """Print a line, above any progress bar."""
     if _is_silent:
         return
-    if "tqdm" in sys.modules:
+    if listener := _listener.get():
+        if listener.on_line:
+            listener.on_line(line)
+    elif "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr)
@@ -158,6 +187,8 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterabl
     """Yield `items` under a bar with rate and remaining time, which is removed at the end."""
     if _is_silent:
         return items
+    if listener := _listener.get():
+        return _counted(items, what, total, listener.on_progress) if listener.on_progress else items
     from tqdm import tqdm
 
     # In a log file, the bar begins after ten seconds, and prints a line every ten.
@@ -166,6 +197,14 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterabl
         items, desc=what, total=total, leave=False, mininterval=pace_s, delay=delay_s, file=sys.stderr
     )
     return bar
+
+
+def _counted(items: Iterable[T], what: str, total: int | None, on_progress: OnProgress) -> Iterator[T]:
+    """Yield items, and report each one once it is done."""
+    on_progress(what, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        on_progress(what, done, total)
 
 
 def duration(seconds: float) -> str:

@@ -163,6 +163,18 @@ class Settings(ABC):
             found |= {f.name: cls._converted(f, source[key]) for key, f in keys.items() if key in source}
         return found | {f.name: flags[f.name] for f in declared(cls) if flags.get(f.name) is not None}
 
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Return settings of values by name, as Python code gives them; None is the default. Variables are not read.
+
+        Raises the command's error.
+        """
+        known = {f.name: f for f in declared(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise cls.error(f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], known) or '; see --help'}")
+        given = {name: cls._converted(known[name], value) for name, value in values.items() if value is not None}
+        return cls(**cls.given(given, environment={}))
+
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records."""
         values = {f.name: (option_of(f).recorded, getattr(self, f.name)) for f in declared(type(self))}

@@ -14,8 +14,6 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from penult.export.data.splitting import Photo, units_of
 
 MAX_FOLDS = 5
-# Such a class stays in what is learnt from; see _with_every_class().
-warnings.filterwarnings("ignore", "The least populated class in y has only", UserWarning)
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.intp]
@@ -57,7 +55,11 @@ def repeated(labels: Labels, groups: Rows, seed: int, repeats: int, folds: int =
     for repeat in range(repeats):
         state = seed_of(seed, repeat) if repeat else seed
         kind = StratifiedKFold if are_alone else StratifiedGroupKFold
-        splits = kind(folds, shuffle=True, random_state=state).split(nothing, labels, None if are_alone else groups)
+        with warnings.catch_warnings():
+            # Such a class stays in what is learnt from; see _with_every_class().
+            warnings.filterwarnings("ignore", "The least populated class in y has only", UserWarning)
+            folder = kind(folds, shuffle=True, random_state=state)
+            splits = [*folder.split(nothing, labels, None if are_alone else groups)]
         whole = (_with_every_class(labels, groups, *split) for split in splits)
         found.append([(train, held_out) for train, held_out in whole if len(held_out)])
     return found

@@ -1,0 +1,119 @@
+"""Learn from Python: the commands `penult train`, `svm` and `inspect` as functions, `penult.export.train` and so on.
+
+A function does what its command does, and writes the same files. It changes nothing in the calling process: random
+numbers of PyTorch and NumPy go on as if it had not run. Options have the names of the flags, with underscores, and
+their defaults. Variables such as PENULT_TRAIN_EPOCHS are not read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from penult.console import OnLine, OnProgress, reporting_to
+from penult.export.config.inspect import InspectSettings
+from penult.export.config.refit import RefitSettings
+from penult.export.config.train import TrainSettings
+from penult.export.jobs.inspect import Inspected
+from penult.export.jobs.packaging import Result
+from penult.export.jobs.preflight import check_inspection, check_next_version, check_training
+
+Name = str | PathLike[str]
+
+
+def train(
+    data: Name, out: Name, *, on_progress: OnProgress | None = None, on_line: OnLine | None = None, **options: Any
+) -> Result:
+    """Fine-tune a network on labelled photos, and publish a bundle, as `penult train` does.
+
+    Args:
+        data: A folder of class folders or of splits, or a label file.
+        out: The folder of the model, like models/NAME. It gets the next version.
+        on_progress: Called with what is being done, how many items are done, and how many there are (None if unknown).
+        on_line: Called with each note. If neither function is given, both are printed to standard error.
+        options: Those of `penult train --help`, such as arch="resnet18", freeze=3, epochs=20.
+
+    Returns:
+        The folder of the version, and its metrics: those of metrics.json.
+
+    Raises:
+        PenultError: An option, the photos or the disk; `message` is one line. Nothing is published.
+    """
+    settings = TrainSettings.of(data=data, out=out, **options)
+    with reporting_to(on_progress, on_line), _same_random_numbers():
+        check_training(settings)
+        from penult.export.jobs.train import train as run
+
+        return run(settings)
+
+
+def svm(
+    model: Name, data: Name, *, on_progress: OnProgress | None = None, on_line: OnLine | None = None, **options: Any
+) -> Result:
+    """Fit a new SVM on the descriptors of a model, and publish its next version, as `penult svm` does.
+
+    Args:
+        model: The folder of the model, like models/NAME.
+        data: The photos, as for train().
+        on_progress: As for train().
+        on_line: As for train().
+        options: Those of `penult svm --help`, such as kernel="rbf". `from_collection` is the command's only.
+
+    Returns:
+        The folder of the version, and its metrics.
+
+    Raises:
+        PenultError: As for train().
+    """
+    settings = RefitSettings.of(model=model, data=data, **options)
+    with reporting_to(on_progress, on_line), _same_random_numbers():
+        check_next_version(settings)
+        from penult.export.jobs.refit import refit
+
+        return refit(settings)
+
+
+def inspect(
+    data: Name,
+    out: Name | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    **options: Any,
+) -> Inspected:
+    """Rank labels that are probably wrong, and find copies and weak photos, as `penult inspect` does.
+
+    Args:
+        data: The photos, as for train().
+        out: The folder of the page and the CSV files; None: inspect/ and the data's own name.
+        on_progress: As for train().
+        on_line: As for train().
+        options: Those of `penult inspect --help`, such as arch="resnet18".
+
+    Returns:
+        What was found: paths of `page`, `suspects` and `duplicates`, `found` with all numbers, and `as_json()`.
+
+    Raises:
+        PenultError: As for train().
+    """
+    settings = InspectSettings.of(data=data, out=out, **options)
+    with reporting_to(on_progress, on_line), _same_random_numbers():
+        check_inspection(settings)
+        from penult.export.jobs.inspect import inspect as run
+
+        return run(settings)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Leave PyTorch's generators as they were, on all devices, and NumPy's, from which libraries draw too."""
+    import torch
+
+    before = np.random.get_state()  # the old generator is the one that belongs to the process
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        np.random.set_state(before)
