@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from penult.client.types import DEFAULT_TARGET
+from penult.export.config.inspect import refuse_two_networks
 from penult.export.config.photos import LearningSettings
 from penult.export.config.train import TrainSettings
 from penult.export.errors import SettingsError
@@ -88,11 +89,7 @@ class LabelSettings(LearningSettings):
     ) -> dict[str, Any]:
         """Merge what is given; reject options that would have no effect."""
         found = super().given(flags, file, environment)
-        if "model" in found and (idle := [f"--{name}" for name in ("arch", "weights") if name in found]):
-            raise SettingsError(
-                "NO_EFFECT",
-                f"{' and '.join(idle)} would have no effect with --model, which has a network; leave it out",
-            )
+        refuse_two_networks(found)
         if "replay" not in found and (idle := [f"--{name}" for name in ("strategy", "budget", "out") if name in found]):
             raise SettingsError("NO_EFFECT", f"{' and '.join(idle)} would have no effect without --replay TRUTH.csv")
         if "target" not in found and (target := environment.get("PENULT_TARGET")):

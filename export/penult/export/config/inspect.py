@@ -47,14 +47,19 @@ class InspectSettings(photos.LearningSettings):
     ) -> dict[str, Any]:
         """Merge what is given, and name the folder of the results after DATA if there is no --out."""
         found = super().given(flags, file, environment)
-        if "model" in found and (idle := [f"--{name}" for name in ("arch", "weights") if name in found]):
-            raise SettingsError(
-                "NO_EFFECT",
-                f"{' and '.join(idle)} would have no effect with --model, which has a network; leave it out",
-            )
+        refuse_two_networks(found)
         if "out" not in found:
             from penult.bundle.naming import last_part  # brings NumPy and Pillow along
 
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", last_part(named_by(found["data"])))[:64]
             found["out"] = Path("inspect") / (name or "photos")
         return found
+
+
+def refuse_two_networks(found: Mapping[str, Any]) -> None:
+    """Raise SettingsError if a model is given, whose network describes images, and a network beside it."""
+    if "model" in found and (idle := [f"--{name}" for name in ("arch", "weights") if name in found]):
+        raise SettingsError(
+            "NO_EFFECT",
+            f"{' and '.join(idle)} would have no effect with --model, which has a network; leave it out",
+        )
