@@ -52,6 +52,8 @@ class Option:
     group: str = ""
     # Whether the manifest records the value. A function returns what it records instead.
     recorded: bool | Callable[[Any], object] = True
+    # Whether the manifest leaves the default out, so that runs without the option are recorded as before there was one.
+    omits_default: bool = False
     metavar: str = ""
     # Reads text, for a type that is more than a number. Raises argparse.ArgumentTypeError.
     read: Callable[[str], Any] | None = None
@@ -177,7 +179,11 @@ class Settings(ABC):
 
     def as_json(self) -> dict[str, object]:
         """Return the values that a manifest records."""
-        values = {f.name: (option_of(f).recorded, getattr(self, f.name)) for f in declared(type(self))}
+        values = {
+            f.name: (option_of(f).recorded, getattr(self, f.name))
+            for f in declared(type(self))
+            if not (option_of(f).omits_default and getattr(self, f.name) == f.default)
+        }
         return {name: how(value) if callable(how) else value for name, (how, value) in values.items() if how}
 
     @classmethod

@@ -28,6 +28,8 @@ NOVELTY = "novelty"
 NEAREST = "nearest"
 MEASURES = (NEAREST, SVM)
 FLOAT, INT8, FP16 = "float", "int8", "fp16"
+# The layer before last, which is the descriptor unless the record of the training names another.
+PENULTIMATE = "penultimate"
 
 _TYPES = {
     "format_version": int,
@@ -144,6 +146,18 @@ class Manifest:
     def is_whitened(self) -> bool:
         """Whether the descriptor is whitened (`--whiten`), so that the dense head reads another one."""
         return isinstance(self.training.get("whitening"), dict)
+
+    @property
+    def descriptor_layer(self) -> str:
+        """The layer that the descriptor is of, as `--descriptor` takes it."""
+        settings = self.training.get("settings")
+        stated = settings.get("descriptor") if isinstance(settings, dict) else None
+        return stated if isinstance(stated, str) else PENULTIMATE
+
+    @property
+    def head_reads_descriptor(self) -> bool:
+        """Whether the dense head reads the descriptor: it is the penultimate layer's, and not whitened."""
+        return self.descriptor_layer == PENULTIMATE and not self.is_whitened
 
     @property
     def fingerprint(self) -> str:

@@ -81,7 +81,7 @@ def test_validation_photos_of_a_group_count_as_one():
 
 @pytest.mark.parametrize(
     ("trained", "more", "is_frozen", "has_head"),
-    [(FROZEN, {}, True, True), (FROZEN, {"is_same": False}, True, False), (FROZEN, {"is_whitened": True}, True, False),
+    [(FROZEN, {}, True, True), (FROZEN, {"is_same": False}, True, False), (FROZEN, {"reads_descriptor": False}, True, False),
      ({"freeze": 5}, {}, False, False), ({"freeze": 6}, {}, False, False), ({}, {}, False, False),
      (FROZEN, {"architecture": "one of tomorrow"}, True, False)],
 )  # fmt: skip
@@ -90,7 +90,7 @@ def test_what_is_known_of_a_network_decides_the_rule(
 ):
     """Only a record of frozen layers allows folds, and only the head's own photos allow a head for each fold."""
     known = {"architecture": "tiny5", "kernel": "auto", "class_weight": None, "seed": 0, "is_same": True}
-    plan = Plan.of(trained, **(known | {"is_whitened": False} | more))
+    plan = Plan.of(trained, **(known | {"reads_descriptor": True} | more))
     assert (plan.is_frozen, plan.head is not None) == (is_frozen, has_head)
     assert not has_head or plan.head == HEAD
 
@@ -98,7 +98,7 @@ def test_what_is_known_of_a_network_decides_the_rule(
 def test_the_record_of_a_run_says_all():
     """What `penult train --freeze all` records is read as frozen, with the dropout of its network."""
     settings = TrainSettings(data="d", out="m", arch="alexnet", freeze=FREEZE_ALL)
-    plan = Plan.of(settings.as_json(), "alexnet", "auto", None, 0, is_same=True, is_whitened=False)
+    plan = Plan.of(settings.as_json(), "alexnet", "auto", None, 0, is_same=True, reads_descriptor=True)
     assert (plan.is_frozen, plan.head) == (True, HeadRecipe(0.5))
 
 

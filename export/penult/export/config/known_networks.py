@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from penult.bundle.preprocess import SRGB, Preprocess
 from penult.export.config import timm_facts
-from penult.export.config.train import STRETCH, TrainSettings
+from penult.export.config.train import DENSE1, LAYERS, STRETCH, TrainSettings
 from penult.export.errors import SettingsError
 from penult.nearest import did_you_mean
 
@@ -31,6 +31,8 @@ class Network:
         mean_is_last: The descriptor is the mean of the last map over its pixels, so that class maps are exact.
         classifier: What the names of its own classifier's tensors start with, which a weights file may have.
         notes: Lines to print when it is chosen.
+        dense1: The module that ends the first of several hidden dense layers, "" if there are none.
+        before_dense: The module whose maps those layers read.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Network:
     mean_is_last: bool = True
     classifier: tuple[str, ...] = ("fc.", "classifier.", "head.")
     notes: tuple[str, ...] = ()
+    dense1: str = ""
+    before_dense: str = ""
 
     @property
     def library(self) -> str:
@@ -92,9 +96,27 @@ NETWORKS = {
         ),
         Network("squeezenet1_1", _features(0, 3, 6, 9, 11, 13), 512, parameters=722_496),
         Network("efficientnet_b0", _features(0, 2, 3, 4, 6, 9), 1280, parameters=4_007_548),
-        Network("alexnet", _features(0, 3, 6, 8, 10, 13), 4096, _DENSE, 0.5, parameters=57_003_840, mean_is_last=False),
         Network(
-            "vgg16", _features(0, 5, 10, 17, 24, 31), 4096, _DENSE, 0.5, parameters=134_260_544, mean_is_last=False
+            "alexnet",
+            _features(0, 3, 6, 8, 10, 13),
+            4096,
+            _DENSE,
+            0.5,
+            parameters=57_003_840,
+            mean_is_last=False,
+            dense1="classifier.2",
+            before_dense="avgpool",
+        ),
+        Network(
+            "vgg16",
+            _features(0, 5, 10, 17, 24, 31),
+            4096,
+            _DENSE,
+            0.5,
+            parameters=134_260_544,
+            mean_is_last=False,
+            dense1="classifier.1",
+            before_dense="avgpool",
         ),
         Network(
             "tiny5", tuple((f"stages.{i}",) for i in range(5)), 128, preprocess=_TINY, downloads=(), parameters=190_032
@@ -121,6 +143,32 @@ def find(name: str) -> Network | None:
         return get(name)
     except SettingsError:
         return None
+
+
+def layers_of(network: Network) -> tuple[str, ...]:
+    """Return the names of a network's layers, from the input, as --descriptor and --sweep layers name them."""
+    return tuple(name for name in LAYERS if name != DENSE1 or network.dense1)
+
+
+def check_layers(settings: TrainSettings) -> None:
+    """Raise SettingsError if --descriptor or --dropout-channels needs hidden dense layers that the network lacks."""
+    network = get(settings.arch)
+    if settings.descriptor == DENSE1 and not network.dense1:
+        raise SettingsError(
+            "DESCRIPTOR",
+            f"--descriptor {DENSE1} is for {_with_dense()}; penult knows no hidden dense layer before the penultimate "
+            f"one of {network.name}; omit --descriptor",
+        )
+    if settings.dropout_channels and not network.before_dense:
+        raise SettingsError(
+            "DROPOUT_CHANNELS",
+            f"--dropout-channels is for {_with_dense()}, not {network.name}; where each channel is averaged to one "
+            "number, --dropout drops whole channels: use it",
+        )
+
+
+def _with_dense() -> str:
+    return " and ".join(name for name in names() if NETWORKS[name].dense1)
 
 
 def names() -> list[str]:

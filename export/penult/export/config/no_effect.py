@@ -42,6 +42,14 @@ def _only_head_learns(settings: "TrainSettings") -> bool:
     return network is not None and not network.dense
 
 
+def _asks_for_the_mean(settings: "TrainSettings") -> bool:
+    """Return True if the layer asked for is stage 5 of a network whose penultimate layer is the mean of that stage."""
+    from penult.export.config.known_networks import find
+
+    network = find(settings.arch)
+    return settings.descriptor == "stage5" and network is not None and network.mean_is_last
+
+
 def _always(settings: object) -> bool:
     return True
 
@@ -50,11 +58,18 @@ def _sweeps(*kinds: str) -> Callable[["TrainSettings"], bool]:
     return lambda settings: settings.sweep in kinds
 
 
+def _any_sweep(settings: "TrainSettings") -> bool:
+    return settings.sweep != "no"
+
+
 _REFUSED = (
-    Idle(("repeats",), _sweeps("no"), "without --sweep, whose seeds it counts: add --sweep freeze or labels"),
-    Idle(("int8", "whiten"), _sweeps("freeze", "labels"), "with --sweep, which publishes nothing"),
-    Idle(("save_weights",), _sweeps("freeze", "labels"), "with --sweep, which keeps no network"),
-    Idle(("tensorboard",), _sweeps("freeze", "labels"), "with --sweep, which writes no event files"),
+    Idle(("repeats",), _sweeps("no"), "without --sweep, whose seeds it counts: add --sweep freeze, labels or layers"),
+    Idle(("int8", "whiten"), _any_sweep, "with --sweep, which publishes nothing"),
+    Idle(("save_weights",), _any_sweep, "with --sweep, which keeps no network"),
+    Idle(("tensorboard",), _any_sweep, "with --sweep, which writes no event files"),
+    Idle(("descriptor",), _sweeps("layers"), "with --sweep layers, which tries every layer"),
+    Idle(("descriptor",), _any_sweep, "with --sweep, whose SVMs use the penultimate layer"),
+    Idle(("dropout_channels",), _freezes_all, "with --freeze all, which trains no layer that reads channels"),
     Idle(("max_loss",), lambda s: not s.int8, "without --int8, whose loss it limits: add --int8"),
     Idle(
         ("lr_factor", "lr_patience", "stop_patience"), lambda s: s.schedule == "onecycle",
@@ -85,7 +100,11 @@ _NOTED = (
     ),
     Idle(("reinit",), lambda s: s.weights == "none", "with --weights none, which starts all layers at random"),
     Idle(("freeze", "reinit"), _sweeps("freeze"), "with --sweep freeze, which tries every depth and --reinit"),
-    Idle(("report_photos",), _sweeps("freeze", "labels"), "with --sweep, which writes no report"),
+    Idle(("report_photos",), _any_sweep, "with --sweep, which writes no report"),
+    Idle(
+        ("descriptor",), _asks_for_the_mean,
+        "with a network whose penultimate layer is the mean of stage 5; the descriptor is the same",
+    ),
     Idle(("resume",), lambda s: s.dry_run, "with --dry-run, which trains nothing"),
 )  # fmt: skip
 
@@ -101,8 +120,8 @@ _NOTED_WITH_ONE_CLASS = (
     Idle(
         (
             "freeze", "augment", "train_crop", "schedule", "lr", "epochs", "head_epochs", "lr_head", "lr_backbone",
-            "lr_stage_decay", "lr_factor", "lr_patience", "stop_patience", "weight_decay", "dropout", "class_weights",
-            "svm", "kernel", "precision",
+            "lr_stage_decay", "lr_factor", "lr_patience", "stop_patience", "weight_decay", "dropout",
+            "dropout_channels", "class_weights", "svm", "kernel", "precision",
         ), _always, "with one class, which trains no layer",
     ),
 )  # fmt: skip

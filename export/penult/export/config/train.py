@@ -22,7 +22,13 @@ VIEWS = (1, 2, 4, 8)
 AUGMENTATIONS = ("photo", "topdown", "gentle", "none")
 PLATEAU, ONE_CYCLE = "plateau", "onecycle"
 BALANCED = "balanced"
-SWEEPS = ("no", "freeze", "labels")
+SWEEPS = ("no", "freeze", "labels", "layers")
+# What may leave a network as the descriptor, from the input: the mean of a conv stage's output, the first of several
+# hidden dense layers (fc6 of AlexNet and VGG), or what the dense head reads.
+DENSE1, PENULTIMATE = "dense1", "penultimate"
+STAGES = tuple(f"stage{number}" for number in range(1, ALL_STAGES + 1))
+LAYERS = (*STAGES, DENSE1, PENULTIMATE)
+DESCRIPTORS = (PENULTIMATE, *STAGES[2:], DENSE1)
 SVM_KERNELS = ("auto", "linear", "rbf")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Where int8 pays on CPUs; on mobilenet_v3_small it took 2.2 times as long as float, on efficientnet_b0 1.3 times
@@ -120,7 +126,13 @@ class TrainSettings(photos.LearningSettings):
     dropout: float | None = _amount(
         None, "dropout before the dense layers", below=1, shown="0.2; 0.5 for alexnet and vgg16"
     )
+    dropout_channels: float = _amount(
+        0.0, "dropout of whole channels before hidden dense layers; alexnet, vgg16", below=1, omits_default=True
+    )
     class_weights: str = class_weights()
+    descriptor: str = setting(
+        PENULTIMATE, "layer that the SVM scores and collections store", choices=DESCRIPTORS, omits_default=True
+    )
     svm: str = setting("auto", "kernel of the SVM; auto chooses by cross-validation", choices=SVM_KERNELS)
     whiten: int = _amount(0, "length of PCA-whitened descriptors; 0: no whitening")
     precision: str = setting("auto", "arithmetic; auto: bf16 or fp16 on GPUs, fp32 on CPUs", choices=PRECISIONS)
@@ -140,7 +152,7 @@ class TrainSettings(photos.LearningSettings):
     # What becomes of the network afterwards; an int8 bundle's manifest records it.
     int8: bool = _unrecorded(False, "also publish an int8 version, faster on CPUs; resnets only")
     max_loss: float = max_loss("percentage points of validation accuracy that int8 may lose")
-    sweep: str = setting("no", "compare freezing depths or numbers of labels, publish nothing", choices=SWEEPS)
+    sweep: str = setting("no", "compare freezing depths, numbers of labels, or layers; publish nothing", choices=SWEEPS)
     repeats: int = _count(1, "seeds per trial of a sweep")
     dry_run: bool = _unrecorded(False, "report what a run would do, without training or writing")
 
@@ -167,7 +179,7 @@ class TrainSettings(photos.LearningSettings):
 
     def _check_sweep(self) -> None:
         """Refuse a sweep that would have nothing to compare."""
-        if self.sweep != "no" and self.weights == "none":
+        if self.sweep in ("freeze", "labels") and self.weights == "none":
             raise SettingsError(
                 "SWEEP", "--sweep compares what given weights are worth; give --weights FILE or imagenet"
             )

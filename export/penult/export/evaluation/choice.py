@@ -76,7 +76,7 @@ class Plan:
         class_weight: str | None,
         seed: int,
         is_same: bool,
-        is_whitened: bool,
+        reads_descriptor: bool,
     ) -> "Plan":
         """Make the plan for a network from the recorded settings of its training.
 
@@ -88,10 +88,11 @@ class Plan:
             seed: As in Plan.
             is_same: True if the dense head was trained on these very photos, divided in the same way. Of other photos
                 it may have learnt from some, and penult cannot know from which.
-            is_whitened: True if descriptors are whitened; the dense head reads them raw.
+            reads_descriptor: True if the dense head reads the descriptors. It does not if they are whitened, or of
+                another layer.
         """
         is_frozen, network = trained.get("freeze") == freeze_text(FREEZE_ALL), find(architecture)
-        can_train = is_frozen and is_same and not is_whitened and network is not None
+        can_train = is_frozen and is_same and reads_descriptor and network is not None
         head = HeadRecipe.of(trained, network.dropout) if can_train and network else None
         return cls(kernel, class_weight, seed, is_frozen, head)
 

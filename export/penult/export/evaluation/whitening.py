@@ -114,6 +114,6 @@ def _describe(net: PenultNet, normalise: Normalise, batches: Iterator[Batch]) ->
     rows, labels = list[Floats](), list[NDArray[np.int64]]()
     with torch.inference_mode():
         for pixels, truth in batches:
-            rows.append(net.describe(normalise(torch.from_numpy(pixels))).numpy())
+            rows.append(net.outputs(normalise(torch.from_numpy(pixels)))[1].numpy())
             labels.append(truth)
     return np.concatenate(rows), np.concatenate(labels)

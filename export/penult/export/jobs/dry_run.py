@@ -141,7 +141,7 @@ def make(settings: TrainSettings, splits: Splits, device: torch.device) -> Plan:
         crop=spec.crop,
         fit=spec.fit,
         views=settings.views,
-        descriptor_length=settings.whiten or net.descriptor_length,
+        descriptor_length=settings.whiten or net.served_length,
         head_epochs=0 if settings.starts_fresh else settings.head_epochs,
         epochs=settings.epochs if learns_whole else 0,
         steps=estimate.batches(len(splits.train), settings.batch_size) if learns_whole else 0,

@@ -60,7 +60,7 @@ def make(settings: TrainSettings, splits: Splits) -> OneClassPlan:
         crop=spec.crop,
         fit=spec.fit,
         views=settings.views,
-        descriptor_length=net.descriptor_length,
+        descriptor_length=net.served_length,
     )
 
 

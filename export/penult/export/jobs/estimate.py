@@ -53,8 +53,8 @@ def file_bytes(net: PenultNet, classes: int, spec: Preprocess) -> tuple[int, int
     state = sum(value.nbytes for value in net.state_dict().values())
     learning = sum(p.nbytes for p in net.parameters() if p.requires_grad)
     network = sum(p.nbytes for p in net.parameters())
-    svm = 8 * (1 if classes == 2 else classes) * (net.descriptor_length + 1)
-    goldens = _GOLDENS * (3 * spec.crop**2 + 4 * net.descriptor_length)
+    svm = 8 * (1 if classes == 2 else classes) * (net.served_length + 1)
+    goldens = _GOLDENS * (3 * spec.crop**2 + 4 * net.served_length)
     return 2 * (state + learning), network + svm + goldens + _REPORT_BYTES
 
 

@@ -1,4 +1,4 @@
-"""The plot of a sweep: accuracy on test photos by frozen stages, or by labelled photos per class."""
+"""The plot of a sweep: accuracy on test photos by frozen stages, labelled photos per class, or layer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from penult.drawing import BLUE, GREEN, INK, PURPLE, VERMILION, png, style
 from penult.export.config.train import ALL_STAGES, FREEZE_ALL
-from penult.export.jobs.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Sweep
+from penult.export.jobs.sweep import AS_GIVEN, CONTINUE, FINE_TUNED, FROZEN, RANDOM, REINIT, SCRATCH, TRAINED, Sweep
 from penult.export.jobs.sweep_view import best_freeze, interval, mean, place
 from penult.export.report.plot_style import new, percent
 
@@ -16,6 +16,9 @@ _LOOKS = {
     FROZEN: (PURPLE, "D"),
     FINE_TUNED: (BLUE, "o"),
     SCRATCH: (GREEN, "^"),
+    AS_GIVEN: (PURPLE, "D"),
+    RANDOM: (PURPLE, "D"),
+    TRAINED: (BLUE, "o"),
 }
 
 
@@ -30,10 +33,16 @@ def plot_sweep(sweep: Sweep) -> bytes:
         axis.set_ylabel(f"accuracy on {sweep.test_photos} test photos")
         if sweep.kind == "freeze":
             _freeze_axis(axis, sweep)
+        elif sweep.kind == "layers":
+            _layers_axis(axis, sweep)
         else:
             _labels_axis(axis, sweep)
         figure.legend(loc="outside upper left", ncols=3)
         return png(figure)
+
+
+def _places(sweep: Sweep) -> list[int]:
+    return sorted({outcome.at for outcome in sweep.outcomes})
 
 
 def _line(axis: Any, sweep: Sweep, mode: str) -> None:
@@ -43,11 +52,13 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     low, high = np.transpose([interval(found, sweep.test_photos) for found in points.values()])
     bars = np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0)
     look = {"color": colour, "marker": marker, "ms": 5, "lw": 1.6, "elinewidth": 0.8, "capsize": 2}
-    axis.errorbar(list(points), middle, yerr=bars, label=mode, **look)
+    layers = _places(sweep)
+    places = [layers.index(at) for at in points] if sweep.kind == "layers" else list(points)
+    axis.errorbar(places, middle, yerr=bars, label=mode, **look)
 
 
 def _freeze_axis(axis: Any, sweep: Sweep) -> None:
-    places = sorted({outcome.at for outcome in sweep.outcomes})
+    places = _places(sweep)
     axis.set_xticks(places, [place(sweep.kind, at) for at in places])
     axis.set_xlim(-0.4, FREEZE_ALL + 0.4)
     axis.set_xlabel("frozen conv stages, from the input")
@@ -61,8 +72,14 @@ def _freeze_axis(axis: Any, sweep: Sweep) -> None:
     )  # fmt: skip
 
 
+def _layers_axis(axis: Any, sweep: Sweep) -> None:
+    places = _places(sweep)
+    axis.set_xticks(range(len(places)), [place(sweep.kind, at) for at in places])
+    axis.set_xlabel("layer that the SVM reads, from the input")
+
+
 def _labels_axis(axis: Any, sweep: Sweep) -> None:
-    places = sorted({outcome.at for outcome in sweep.outcomes})
+    places = _places(sweep)
     axis.set_xscale("log")
     axis.set_xticks(places, [str(at) for at in places])
     axis.minorticks_off()

@@ -16,7 +16,7 @@ from penult.export.config.known_networks import Network
 from penult.export.config.photos import PhotoSource
 from penult.export.config.quantize import QuantizeSettings, check_precision, check_several
 from penult.export.config.refit import RefitSettings, VersionSettings
-from penult.export.config.train import TrainSettings
+from penult.export.config.train import PENULTIMATE, TrainSettings
 from penult.export.data.dataset import check_photos
 from penult.export.data.outliers import check_outliers
 from penult.export.disk import check_file, check_folder
@@ -34,7 +34,9 @@ def check_training(settings: TrainSettings) -> None:
     network = known_networks.get(settings.arch)
     known_networks.preprocess(settings)
     weights_file.check(settings.weights, network)
-    _check_whitening(settings.whiten, network)
+    known_networks.check_layers(settings)
+    if settings.descriptor == PENULTIMATE:  # the others' lengths are known once the network is built
+        _check_whitening(settings.whiten, network)
     _check_device(settings.device)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun, the first process checks the disk for all

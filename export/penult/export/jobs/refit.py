@@ -141,7 +141,7 @@ def plan_of(
     manifest = bundle.manifest
     return Plan.of(
         record.settings, manifest.architecture, kernel, class_weight, seed,
-        is_same=data_sha256 == record.data_sha256, is_whitened=manifest.is_whitened,
+        is_same=data_sha256 == record.data_sha256, reads_descriptor=manifest.head_reads_descriptor,
     )  # fmt: skip
 
 

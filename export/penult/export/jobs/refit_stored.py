@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from penult.bundle.goldens import Goldens
-from penult.bundle.manifest import DENSE
+from penult.bundle.manifest import DENSE, PENULTIMATE, Manifest
 from penult.bundle.reader import read_bundle
 from penult.bundle.scores import Floats
 from penult.export.config.refit import RefitSettings
@@ -73,8 +73,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     record = TrainingRecord.of(bundle.manifest)
     seed = seed_of(settings, record)
     splits = _split(stored, record.classes, seed)
-    # The dense head reads raw descriptors. If whitened ones are stored, it cannot be measured.
-    no_dense = WHITENED if bundle.manifest.is_whitened else why_no_dense(splits, record)
+    no_dense = _why_not_read(bundle.manifest) or why_no_dense(splits, record)
     announce(bundle, splits, no_dense)
     head = None if no_dense else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
     outputs = {part: _outputs(getattr(splits, part), stored, head) for part in PARTS}
@@ -93,6 +92,14 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     candidate = Candidate(manifest, splits, exported, outputs, fitted, None, metrics, history_of(settings, bundle))
     return publish_bundle(settings.published, candidate, renew=partial(_renewed, bundle.goldens))
+
+
+def _why_not_read(manifest: Manifest) -> str:
+    """Return why the dense head cannot be measured on stored descriptors, because it reads others; "" if it can."""
+    if manifest.is_whitened:
+        return WHITENED
+    layer = manifest.descriptor_layer
+    return "" if layer == PENULTIMATE else f"the stored descriptors are of {layer}, and the dense head reads others"
 
 
 def _split(stored: Stored, order: tuple[str, ...], seed: int) -> Splits:

@@ -21,6 +21,7 @@ from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
 from penult.export.evaluation.choice import by_validation
 from penult.export.jobs import sweep_view
+from penult.export.jobs.layer_sweep import layer_outcomes
 from penult.export.jobs.plot_sweep import plot_sweep
 from penult.export.jobs.preflight import UNFINISHED, sweep_folder
 from penult.export.jobs.sweep import FROZEN, Outcome, Sweep, Trial, plan, trial_name, trials
@@ -43,13 +44,22 @@ def run_sweep(settings: TrainSettings) -> Sweep:
                 continue
             seed = f", seed {settings.seed + trial.repeat}" if settings.repeats > 1 else ""
             say(f"trial {number} of {len(wanted)}: {trial_name(settings.sweep, trial)}{seed}")
-            checkpoint = folder / UNFINISHED / f"{number}.pt"
-            outcome = _run_trial(settings, run, trial, checkpoint)
-            record.add(outcome)
+            # All layers of a mode are of one network, and so of one checkpoint, which a resumed run finds again.
+            of_mode = next(n for n, one in enumerate(wanted, 1) if (one.mode, one.repeat) == (trial.mode, trial.repeat))
+            by_layer = settings.sweep == "layers"
+            checkpoint = folder / UNFINISHED / f"{of_mode if by_layer else number}.pt"
+            found = (
+                layer_outcomes(settings, run, trial, checkpoint, record.sweep.outcomes)
+                if by_layer
+                else (_run_trial(settings, run, trial, checkpoint),)
+            )
+            for outcome in found:
+                record.add(outcome)
+                if run.processes.is_first:
+                    _draw(folder, record.sweep)
+                    say(sweep_view.outcome_line(record.sweep, outcome))
             if run.processes.is_first:
                 checkpoint.unlink(missing_ok=True)
-                _draw(folder, record.sweep)
-                say(sweep_view.outcome_line(record.sweep, outcome))
         return record.sweep
 
 

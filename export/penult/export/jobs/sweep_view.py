@@ -4,19 +4,21 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, fields
 
 import numpy as np
 
 from penult.bundle.scores import wilson
-from penult.export.config.train import freeze_text
+from penult.export.config.train import DESCRIPTORS, LAYERS, PENULTIMATE, freeze_text
 from penult.export.evaluation.accuracy import between, is_rough, share
-from penult.export.jobs.sweep import REINIT, Outcome, Sweep, trial_name
+from penult.export.jobs.sweep import AS_GIVEN, FINE_TUNED, RANDOM, REINIT, TRAINED, Outcome, Sweep, trial_name
 
 _WORTH_LABELLING = 0.01
 # What the mean of equal accuracies may differ by.
 _ROUNDING = 1e-9
-AXES = {"freeze": "stages frozen", "labels": "labels per class"}
+_NETWORKS = {AS_GIVEN: "as given", FINE_TUNED: "after fine-tuning", TRAINED: "after training"}
+AXES = {"freeze": "stages frozen", "labels": "labels per class", "layers": "layer"}
 
 
 def table(sweep: Sweep) -> list[list[str]]:
@@ -39,7 +41,7 @@ def _stated(accuracy: float, bounds: tuple[float, float]) -> str:
 
 def _knows_validation(sweep: Sweep) -> bool:
     """Return True if all trials had the same validation photos; in a sweep over labels their number differs."""
-    return sweep.kind == "freeze" and sweep.val_photos > 0
+    return sweep.kind in ("freeze", "layers") and sweep.val_photos > 0
 
 
 def to_csv(sweep: Sweep) -> str:
@@ -52,11 +54,8 @@ def to_csv(sweep: Sweep) -> str:
 
 
 def rows(sweep: Sweep) -> list[dict[str, object]]:
-    """Return plain values per trial; `at` is written as --freeze takes it, 0 to 5 or "all"."""
-    return [
-        asdict(outcome) | ({"at": freeze_text(outcome.at)} if sweep.kind == "freeze" else {})
-        for outcome in sweep.outcomes
-    ]
+    """Return plain values per trial; `at` is written as --freeze takes it, 0 to 5 or "all", or as a layer's name."""
+    return [asdict(outcome) | {"at": _named(sweep.kind, outcome.at)} for outcome in sweep.outcomes]
 
 
 def outcome_line(sweep: Sweep, outcome: Outcome) -> str:
@@ -76,7 +75,14 @@ def mean(outcomes: list[Outcome], name: str) -> float:
 
 def place(kind: str, at: int) -> str:
     """Return the label of a place on the axis."""
-    return str(freeze_text(at)) if kind == "freeze" else str(at)
+    return str(_named(kind, at))
+
+
+def _named(kind: str, at: int) -> int | str:
+    """Return a place as options take it."""
+    if kind == "layers":
+        return LAYERS[at]
+    return freeze_text(at) if kind == "freeze" else at
 
 
 def interval(found: list[Outcome], test_photos: int) -> tuple[float, float]:
@@ -103,7 +109,7 @@ def step(first: list[Outcome], last: list[Outcome], test_photos: int) -> tuple[f
 
 def advice(sweep: Sweep) -> str:
     """Return one sentence on what to do next. Validation photos choose; test photos measure the gain from labels."""
-    return _freeze_advice(sweep) if sweep.kind == "freeze" else _label_advice(sweep)
+    return {"freeze": _freeze_advice, "labels": _label_advice, "layers": _layer_advice}[sweep.kind](sweep)
 
 
 def best_freeze(sweep: Sweep) -> tuple[str, int]:
@@ -114,13 +120,16 @@ def best_freeze(sweep: Sweep) -> tuple[str, int]:
     return max(_ties(sweep)[0], key=lambda key: (key[1], key[0] != REINIT))
 
 
-def _ties(sweep: Sweep) -> tuple[dict[tuple[str, int], float], float]:
+def _ties(sweep: Sweep, kept: Collection[tuple[str, int]] | None = None) -> tuple[dict[tuple[str, int], float], float]:
     """Return mode and place of all that tie with the best on validation photos, best first, and the lowest accuracy.
+
+    `kept` are those to choose from; None: all.
 
     They tie within one standard error of the best, by its Wilson interval or its repeats. This is the
     one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".
     """
-    found = {(mode, at): o for mode in sweep.modes() for at, o in sweep.points(mode).items()}
+    found = {(mode, at): o for mode in sweep.modes() for at, o in sweep.points(mode).items()
+             if kept is None or (mode, at) in kept}  # fmt: skip
     accuracy = {key: mean(outcomes, "val_accuracy") for key, outcomes in found.items()}
     ranked = sorted(accuracy, key=lambda key: (-accuracy[key], -key[1], key[0] == REINIT))
     best = accuracy[ranked[0]]
@@ -148,6 +157,38 @@ def _freeze_advice(sweep: Sweep) -> str:
 def _options(key: tuple[str, int]) -> str:
     mode, at = key
     return f"--freeze {freeze_text(at)}" + (" --reinit" if mode == REINIT else "")
+
+
+def _layer_advice(sweep: Sweep) -> str:
+    """Return where accuracy is highest in each mode, whether it falls towards the last layer, and the layer to choose.
+
+    The penultimate layer is chosen if it ties with the best, because the dense head reads it too. Of two networks that
+    tie, the one as given is chosen, because it needs no training.
+    """
+    said = [_depth(sweep, mode) for mode in sweep.modes()]
+    offered = {(mode, at) for mode in sweep.modes() for at in sweep.points(mode)
+               if mode != RANDOM and LAYERS[at] in DESCRIPTORS}  # fmt: skip
+    if offered:
+        ties, _ = _ties(sweep, offered)
+        mode, at = max(ties, key=lambda key: (LAYERS[key[1]] == PENULTIMATE, key[0] == AS_GIVEN, ties[key]))
+        options = ["--freeze all"] if mode == AS_GIVEN else []
+        options += [f"--descriptor {LAYERS[at]}"] if LAYERS[at] != PENULTIMATE else []
+        layer = "the penultimate layer, the default," if LAYERS[at] == PENULTIMATE else LAYERS[at]
+        given = f" ({' '.join(options)})" if options else ""
+        tie = ", which ties with the best within one standard error" if len(ties) > 1 else ""
+        said.append(f"use {layer} of the network {_NETWORKS[mode]}{given}{tie}")
+    return "; ".join(said)
+
+
+def _depth(sweep: Sweep, mode: str) -> str:
+    """Return where the accuracy of a mode is highest on validation photos, and whether the last layer is below it."""
+    accuracy = {at: mean(outcomes, "val_accuracy") for at, outcomes in sweep.points(mode).items()}
+    best, last = max(accuracy, key=lambda at: (accuracy[at], -at)), max(accuracy)
+    error = accuracy[best] - wilson(accuracy[best], sweep.val_photos, z=1)[0] if sweep.val_photos else 0.0
+    said = f"{mode}: best on validation photos at {LAYERS[best]} ({accuracy[best]:.1%})"
+    if accuracy[last] < accuracy[best] - error - _ROUNDING:
+        return f"{said}, then it falls to {accuracy[last]:.1%} at {LAYERS[last]}"
+    return said if best == last else f"{said}, {LAYERS[last]} ties ({accuracy[last]:.1%})"
 
 
 def _label_advice(sweep: Sweep) -> str:

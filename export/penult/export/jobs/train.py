@@ -196,10 +196,10 @@ def fine_tune(
 
 def check_svm(settings: TrainSettings, splits: Splits, net: PenultNet) -> svm_cost.Counts:
     """Return the counts that the SVM is fitted on; raise SettingsError if it, or whitening before it, cannot work."""
-    whitening.check(settings.whiten, net.descriptor_length, len(splits.train))
+    whitening.check(settings.whiten, net.served_length, len(splits.train))
     photos = (*splits.train, *splits.val) if settings.freezes_all else splits.train
     labels = np.array([photo.label for photo in photos])
-    counts = svm.counts_of(labels, settings.whiten or net.descriptor_length, groups_of(photos))
+    counts = svm.counts_of(labels, settings.whiten or net.served_length, groups_of(photos))
     svm_cost.check(settings.svm, counts)
     return counts
 
@@ -219,7 +219,7 @@ def publish(
     exported, outputs, parity = _exported(net, draft, splits, reader)
     plan = Plan.of(
         settings.as_json(), settings.arch, settings.svm, settings.class_weight, settings.seed,
-        is_same=True, is_whitened=bool(settings.whiten),
+        is_same=True, reads_descriptor=draft.head_reads_descriptor,
     )  # fmt: skip
     fitted, choice = fit_and_choose(plan, outputs, groups_of((*splits.train, *splits.val)), has_dense=True)
     diagnosis = diagnose(history, len(splits.classes), settings.schedule, len(splits.val))
@@ -250,7 +250,7 @@ def _draft(settings: TrainSettings, splits: Splits, net: PenultNet, reader: Phot
         architecture=settings.arch,
         classes=splits.classes,
         preprocess=reader.spec,
-        descriptor_length=settings.whiten or net.descriptor_length,
+        descriptor_length=settings.whiten or net.served_length,
         default_scorer=DENSE,
         temperatures={},
         libraries=libraries(),

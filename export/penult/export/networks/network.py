@@ -4,7 +4,7 @@ Frozen layers have no gradient and their batch norms are in eval mode. Only then
 (research/learning.md). A test asserts that frozen parameters and buffers are bit-equal after training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -21,6 +21,7 @@ from penult.export.config.train import ALL_STAGES, FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
 from penult.export.networks import timm_networks, weights_file
 from penult.export.networks.architectures import Architecture
+from penult.export.networks.layers import Layer, Taken, layer_of, taking
 from penult.export.networks.weights import match, read, say_once
 from penult.export.networks.weights_names import State
 
@@ -38,19 +39,25 @@ class Rows:
 class BatchDropout(nn.Module):
     """Dropout with a mask for the whole batch, so that it does not depend on the number of processes."""
 
-    def __init__(self, share: float, rows: Rows, whole_photos: bool = False) -> None:
-        """Drop this share of the numbers, or of the photos (stochastic depth, Huang et al. 2016), in train mode."""
+    def __init__(self, share: float, rows: Rows, whole_photos: bool = False, whole_channels: bool = False) -> None:
+        """Drop this share in train mode: of the numbers, of the photos, or of the channels of each photo.
+
+        Dropping photos is stochastic depth (Huang et al. 2016), dropping channels is spatial dropout (Tompson et al.
+        2015).
+        """
         super().__init__()
         self.share = share
         self.rows = rows
         self.whole_photos = whole_photos
+        self.whole_channels = whole_channels
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Map [n, …] to the same shape; unchanged in eval mode."""
         if not self.training or not self.share:
             return values
         total = self.rows.total or len(values)
-        shape = [1] * (values.dim() - 1) if self.whole_photos else values.shape[1:]
+        own = 0 if self.whole_photos else 1 if self.whole_channels else values.dim() - 1
+        shape = [*values.shape[1 : own + 1], *[1] * (values.dim() - 1 - own)]
         kept = values.new_empty(total, *shape).bernoulli_(1 - self.share)
         return values * kept[self.rows.first : self.rows.first + len(values)] / (1 - self.share)
 
@@ -103,7 +110,8 @@ class Whitening(nn.Module):
 class PenultNet(nn.Module):
     """Body and head. forward(): float [N, 3, H, W] → (logits float [N, classes], descriptor float [N, length]).
 
-    `descriptor_length` is what the body gives and the head reads; `whitening` maps what leaves, once it is learnt.
+    `descriptor_length` is what the body gives and the head reads. If `layer` is set, another layer leaves the network
+    as the descriptor, with `served_length` numbers. `whitening` maps what leaves, once it is learnt.
     """
 
     def __init__(self, body: nn.Module, descriptor_length: int, classes: int, dropout: float, views: int = 1) -> None:
@@ -116,7 +124,8 @@ class PenultNet(nn.Module):
         self.body = body
         _replace_dropout(body, dropout, self.rows)
         self.head = nn.Sequential(BatchDropout(dropout, self.rows), nn.Linear(descriptor_length, classes))
-        self.descriptor_length = descriptor_length
+        self.descriptor_length = self.served_length = descriptor_length
+        self.layer: Layer | None = None
         self.classes = classes
         self.views = views
         self.whitening: nn.Module = nn.Identity()
@@ -133,19 +142,39 @@ class PenultNet(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the descriptor (before dropout) and the logits."""
-        descriptor = self.describe(pixels)
-        return self.head(descriptor), self.whitening(descriptor)
+        read, served = self.outputs(pixels)
+        return self.head(read), self.whitening(served)
+
+    def outputs(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the head reads, and the raw descriptor that leaves the network, float [N, length] each."""
+        if self.layer is None:
+            read = self.describe(pixels)
+            return read, read
+        read, taken = self.describe_layers(pixels, [self.layer])
+        return read, taken[self.layer.name]
+
+    def describe_layers(self, pixels: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, Taken]:
+        """Return what the head reads, and the output of each layer by name, float [N, length] each; as describe()."""
+        with taking(self.body, layers) as taken:
+            read = self.describe(pixels)
+        return read, {name: self._mean_of_views(seen) for name, seen in taken.items()}
 
     def describe(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the raw descriptors float [N, length] of normalised pixels float [N, 3, H, W].
+        """Return what the head reads, float [N, length], of normalised pixels float [N, 3, H, W].
 
-        In eval mode they are means over the views of each photo, as in Krizhevsky et al. 2012, section 4.1. In train
+        In eval mode these are means over the views of each photo, as in Krizhevsky et al. 2012, section 4.1. In train
         mode one view is used, because augmentation produces the others.
         """
-        if self.training or self.views == 1:
+        if self._sees_one_view:
             return cast("torch.Tensor", self.body(pixels))
-        seen = self.body(make_views(pixels, self.views))
-        return cast("torch.Tensor", seen.view(self.views, -1, self.descriptor_length).mean(0))
+        return self._mean_of_views(self.body(make_views(pixels, self.views)))
+
+    @property
+    def _sees_one_view(self) -> bool:
+        return self.training or self.views == 1
+
+    def _mean_of_views(self, seen: torch.Tensor) -> torch.Tensor:
+        return seen if self._sees_one_view else seen.view(self.views, -1, seen.shape[1]).mean(0)
 
     def freeze(self, modules: list[nn.Module]) -> None:
         """Freeze these modules of the body, and no others."""
@@ -195,10 +224,16 @@ def build(architecture: Architecture, settings: TrainSettings, classes: int) -> 
             loaded = {key: value if key.startswith(kept) else own[key] for key, value in loaded.items()}
         body.load_state_dict(loaded)
     size = architecture.preprocess.crop
-    with torch.no_grad():
+    layer = layer_of(architecture, settings.descriptor)
+    with torch.no_grad(), taking(body, [layer] if layer else []) as taken:
         length = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
     dropout = architecture.dropout if settings.dropout is None else settings.dropout
-    return PenultNet(body, length, classes, dropout, settings.views)
+    net = PenultNet(body, length, classes, dropout, settings.views)
+    if layer:
+        net.layer, net.served_length = layer, taken[layer.name].shape[1]
+    if settings.dropout_channels:
+        _drop_channels(net, architecture.before_dense, settings.dropout_channels)
+    return net
 
 
 def copy_weights(net: nn.Module) -> Weights:
@@ -240,6 +275,14 @@ def _replace_dropout(body: nn.Module, share: float, rows: Rows) -> None:
                 setattr(parent, name, BatchDropout(share, rows))
             elif isinstance(child, StochasticDepth):
                 setattr(parent, name, BatchDropout(child.p, rows, whole_photos=True))
+
+
+def _drop_channels(net: PenultNet, path: str, share: float) -> None:
+    """Drop whole channels of the maps that a module of the body gives; it has no weights, so no name changes."""
+    parent, _, name = path.rpartition(".")
+    maps = net.body.get_submodule(path)
+    dropout = BatchDropout(share, net.rows, whole_channels=True)
+    setattr(net.body.get_submodule(parent), name, nn.Sequential(maps, dropout))
 
 
 def _download(architecture: Architecture, weights: str) -> State:

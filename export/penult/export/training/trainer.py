@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from penult.export.config.train import BALANCED
+from penult.export.config.train import BALANCED, PENULTIMATE
 from penult.export.data.loader import LearningBatch, PhotoReader
 from penult.export.data.splitting import Photo
+from penult.export.networks.layers import Layer
 from penult.export.networks.network import Normalise, PenultNet
 from penult.export.training.distributed import ProcessGroup
 
@@ -26,6 +27,7 @@ class Rates(Protocol):
 
 
 Tensors = tuple[torch.Tensor, torch.Tensor]
+Layers = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,29 @@ class Trainer:
                 descriptors.append(self.net.describe(self.normalise(torch.from_numpy(pixels).to(self.device))))
                 labels.append(torch.from_numpy(truth).to(self.device))
         return torch.cat(descriptors).clone(), torch.cat(labels).clone()
+
+    def describe_layers(self, photos: Sequence[Photo], what: str, layers: Sequence[Layer]) -> Layers:
+        """Return the output of every layer by name, float [N, length], and labels int64 [N], in every process.
+
+        All are of one pass over the photos, in eval mode. PENULTIMATE is the name of what the head reads.
+        """
+        crop, labels = self.reader.spec.crop, [torch.empty(0, dtype=torch.int64, device=self.device)]
+        found: dict[str, list[torch.Tensor]] = {}
+        self.net.eval()
+
+        def add(pixels: torch.Tensor, count: int) -> None:
+            read, taken = self.net.describe_layers(self.normalise(pixels.to(self.device)), layers)
+            for name, rows in (taken | {PENULTIMATE: read}).items():
+                found.setdefault(name, []).append(rows[:count])
+
+        with torch.inference_mode():
+            # No row, but the lengths, if other processes have all photos.
+            add(torch.zeros(1, crop, crop, 3, dtype=torch.uint8), 0)
+            for pixels, truth in self.reader.crops(self.processes.part(photos), what):
+                add(torch.from_numpy(pixels), len(pixels))
+                labels.append(torch.from_numpy(truth).to(self.device))
+        rows = {name: self.processes.rows(torch.cat(parts).clone()) for name, parts in found.items()}
+        return rows, self.processes.rows(torch.cat(labels).clone())
 
     def describe_all(self, photos: Sequence[Photo], what: str) -> Tensors:
         """Return descriptors float [N, length] and labels int64 [N] of all photos, in every process."""
