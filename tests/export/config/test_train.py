@@ -45,7 +45,8 @@ def test_every_option_reaches_the_settings():
         "arch": "vgg16", "weights": "w.pt", "epochs": 3, "head_epochs": 4, "seed": 5, "val": "0.3", "test": "t",
         "device": "cpu", "batch_size": 6, "lr_head": 0.7, "lr_backbone": 0.8, "lr_stage_decay": 0.9, "lr_factor": 0.25,
         "lr_patience": 1, "stop_patience": 11, "weight_decay": 0.5, "dropout": 0.4, "augment": "gentle", "cache_mb": 7,
-        "save_weights": Path("s.pt"), "freeze": 2, "svm": "rbf", "fit": "stretch",
+        "save_weights": Path("s.pt"), "freeze": 2, "svm": "rbf", "fit": "stretch", "descriptor": "dense1",
+        "dropout_channels": 0.1,
     }  # fmt: skip
     options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
     parsed = _parse("photos", "--out", "models/x", "--reinit", "--resume", *options)
@@ -108,6 +109,11 @@ def test_a_relative_folder_names_the_model_too(tmp_path: Path, monkeypatch: pyte
         ({"sweep": "freeze", "tensorboard": Path("events")}, "NO_EFFECT", "--tensorboard has no effect"),
         ({"sweep": "freeze", "int8": True, "weights": "w.pt"}, "NO_EFFECT", "--int8 has no effect"),
         ({"sweep": "labels", "whiten": 8}, "NO_EFFECT", "--whiten has no effect"),
+        ({"sweep": "layers", "weights": "w.pt", "descriptor": "stage3"}, "NO_EFFECT", "which tries every layer"),
+        ({"sweep": "freeze", "weights": "w.pt", "descriptor": "stage3"}, "NO_EFFECT", "use the penultimate layer"),
+        ({"weights": "w.pt", "freeze": FREEZE_ALL, "dropout_channels": 0.1}, "NO_EFFECT", "reads channels"),
+        ({"dropout_channels": 1.0}, "RANGE", "--dropout-channels"),
+        ({"descriptor": "stage1"}, "RANGE", "--descriptor stage1 is not one of penultimate, stage3"),
         ({"max_loss": 2.0}, "NO_EFFECT", "add --int8"),
         ({"epochs": 0}, "RANGE", "--epochs"),
         ({"head_epochs": 0}, "RANGE", "--head-epochs"),

@@ -14,14 +14,28 @@ import numpy as np
 import pytest
 from tests.export.splits import splits_of
 
-from penult.export.config.train import FREEZE_ALL, TrainSettings
+from penult.export.config.train import FREEZE_ALL, LAYERS, TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
 from penult.export.errors import SettingsError
 from penult.export.evaluation import svm
 from penult.export.jobs.plot_sweep import plot_sweep
 from penult.export.jobs.run_sweep import run_sweep
-from penult.export.jobs.sweep import CONTINUE, FINE_TUNED, FROZEN, REINIT, SCRATCH, Outcome, Sweep, Trial, plan, trials
+from penult.export.jobs.sweep import (
+    AS_GIVEN,
+    CONTINUE,
+    FINE_TUNED,
+    FROZEN,
+    RANDOM,
+    REINIT,
+    SCRATCH,
+    TRAINED,
+    Outcome,
+    Sweep,
+    Trial,
+    plan,
+    trials,
+)
 from penult.export.jobs.sweep_view import advice, best_freeze, outcome_line, step, table, to_csv
 
 PATIENCE_S = 240
@@ -186,9 +200,89 @@ def test_repeats_have_seeds_of_their_own(options: dict):
 
 
 def test_a_sweep_needs_weights(options: dict):
-    """Without weights there is nothing to keep: refused in one line."""
+    """Without weights there is nothing to keep: refused in one line, but over layers."""
     with pytest.raises(SettingsError, match="--weights"):
         TrainSettings(**options | {"weights": "none", "freeze": 0}, out=Path("unused"), sweep="freeze")
+
+
+@pytest.fixture(scope="module")
+def layers(options: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+    """A whole sweep over layers, with the first two stages frozen."""
+    out = tmp_path_factory.mktemp("layers") / "digits"
+    return run_sweep(TrainSettings(**options, out=out, freeze=2, svm="linear", sweep="layers")), out / "sweep-layers"
+
+
+def test_every_layer_is_tried_before_and_after(layers: tuple[Sweep, Path]):
+    """Six layers of two networks: frozen stages and equal layers have equal outcomes; layers are named."""
+    sweep, folder = layers
+    assert [(o.mode, LAYERS[o.at]) for o in sweep.outcomes] == [
+        (mode, name) for mode in (AS_GIVEN, FINE_TUNED) for name in LAYERS if name != "dense1"
+    ]
+    given, tuned = (sweep.points(mode) for mode in (AS_GIVEN, FINE_TUNED))
+    for at in (0, 1):
+        assert tuned[at][0].test_accuracy == given[at][0].test_accuracy
+    for points in (given, tuned):
+        assert points[LAYERS.index("penultimate")][0].val_accuracy == points[LAYERS.index("stage5")][0].val_accuracy
+    assert {o.epochs for o in sweep.outcomes if o.mode == AS_GIVEN} == {0}
+    assert all(o.dense_test_accuracy is None and o.svm_test_accuracy == o.test_accuracy for o in sweep.outcomes)
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["at"] for row in rows][:2] == ["stage1", "stage2"]
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((folder / ".training").iterdir())
+
+
+def test_a_layer_is_what_a_run_publishes(layers: tuple[Sweep, Path], options: dict, tmp_path: Path):
+    """The SVM of a layer has the accuracy of a run with --descriptor, where training photos choose C in both."""
+    from penult.export.jobs.train import train
+
+    chosen = TrainSettings(**options, out=tmp_path / "digits", freeze=2, svm="linear", descriptor="stage4")
+    result = train(chosen)
+    (outcome,) = layers[0].points(FINE_TUNED)[LAYERS.index("stage4")]
+    assert result.metrics["val"]["svm"]["accuracy"] == pytest.approx(outcome.val_accuracy)
+
+
+def test_a_sweep_over_layers_goes_on(layers: tuple[Sweep, Path], options: dict, tmp_path: Path):
+    """Cut off between two layers, it fits the SVMs that are missing, and ends with the same outcomes."""
+    folder = tmp_path / "digits" / "sweep-layers"
+    folder.mkdir(parents=True)
+    record = json.loads((layers[1] / "trials.json").read_bytes())
+    record["outcomes"] = record["outcomes"][:9]
+    (folder / "trials.json").write_text(json.dumps(record))
+    chosen = TrainSettings(**options, out=folder.parent, freeze=2, svm="linear", sweep="layers", resume=True)
+    resumed = run_sweep(chosen)
+    assert [replace(o, seconds=0) for o in resumed.outcomes] == [replace(o, seconds=0) for o in layers[0].outcomes]
+
+
+def test_layers_of_a_random_start_and_of_a_frozen_network(settings, options: dict):
+    """From random weights the modes are named so; with all layers frozen there is one network; AlexNet has dense1."""
+    splits = _splits(options)
+    modes = {trial.mode for trial in trials(settings(sweep="layers"), splits)}
+    assert modes == {RANDOM, TRAINED}
+    assert plan(settings(sweep="layers"), splits, Trial(TRAINED, 0, 0))[0].freeze == 0
+    given = TrainSettings(**options, out=Path("unused"), sweep="layers", freeze=FREEZE_ALL)
+    assert {trial.mode for trial in trials(given, splits)} == {AS_GIVEN}
+    deep = trials(settings(sweep="layers", arch="alexnet", repeats=2), splits)
+    assert [LAYERS[trial.at] for trial in deep if (trial.mode, trial.repeat) == (TRAINED, 1)] == list(LAYERS)
+
+
+def test_advice_on_layers_comes_from_validation():
+    """Each network's best layer and whether the last falls below it; the default layer wins a tie, as given first."""
+    stage2, stage3, stage4, last = (LAYERS.index(name) for name in ("stage2", "stage3", "stage4", "penultimate"))
+    found = {(AS_GIVEN, stage2): (0.97, 0.9), (AS_GIVEN, stage4): (0.9, 0.7), (AS_GIVEN, last): (0.8, 0.99),
+             (FINE_TUNED, stage4): (0.85, 0.8), (FINE_TUNED, last): (0.86, 0.8)}  # fmt: skip
+    assert advice(_made_up("layers", found, val=300)) == (
+        "as given: best on validation photos at stage2 (97.0%), then it falls to 80.0% at penultimate; fine-tuned: best on "
+        "validation photos at penultimate (86.0%); use stage4 of the network as given (--freeze all --descriptor stage4)"
+    )
+    found = {(AS_GIVEN, stage3): (0.9, 0.9), (AS_GIVEN, last): (0.895, 0.9), (FINE_TUNED, last): (0.9, 0.9)}
+    assert advice(_made_up("layers", found, val=300)).endswith(
+        "use the penultimate layer, the default, of the network as given (--freeze all), which ties with the best within "
+        "one standard error"
+    )
+    found = {(RANDOM, stage3): (0.9, 0.9), (TRAINED, last): (0.6, 0.6)}
+    assert advice(_made_up("layers", found, val=300)).endswith(
+        "use the penultimate layer, the default, of the network after training"
+    )
 
 
 def _made_up(
@@ -342,12 +436,14 @@ def test_few_photos_have_intervals_in_the_table():
     assert table(many)[0][2:4] == ["100.0%", "100.0%"]
 
 
-@pytest.mark.parametrize("kind", ["freeze", "labels"])
+@pytest.mark.parametrize("kind", ["freeze", "labels", "layers"])
 def test_pictures_show_every_trial(kind: str):
     """Both sweeps are drawn, with their axis; the table has a row per place and mode."""
     random = np.random.default_rng(0)
-    modes = {"freeze": (CONTINUE, REINIT), "labels": (FROZEN, FINE_TUNED, SCRATCH)}[kind]
-    places = range(6) if kind == "freeze" else (5, 10, 20, 50, 91)
+    modes = {"freeze": (CONTINUE, REINIT), "labels": (FROZEN, FINE_TUNED, SCRATCH), "layers": (AS_GIVEN, FINE_TUNED)}[
+        kind
+    ]
+    places = {"freeze": range(6), "labels": (5, 10, 20, 50, 91), "layers": (0, 1, 2, 3, 4, 6)}[kind]
     sweep = _made_up(kind, {(mode, at): (0.8, float(random.uniform(0.6, 0.95))) for mode in modes for at in places})
     assert plot_sweep(sweep).startswith(b"\x89PNG")
     assert len(table(sweep)) == len(modes) * len(places)
