@@ -79,9 +79,9 @@ def test_the_head_keeps_its_own_input(settings: Settings, descriptor: str):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"arch": "resnet18", "descriptor": "dense1"}, "it has no hidden dense layers"),
-        ({"arch": "mobilenet_v3_small", "descriptor": "dense1"}, "its hidden dense layer is the penultimate one"),
-        ({"arch": "mobilenet_v2", "dropout_channels": 0.2}, "use --dropout"),
+        ({"arch": "resnet18", "descriptor": "dense1"}, "before the penultimate one of resnet18"),
+        ({"arch": "mobilenet_v3_small", "descriptor": "dense1"}, "before the penultimate one of mobilenet_v3_small"),
+        ({"arch": "mobilenet_v2", "dropout_channels": 0.2}, "--dropout drops whole channels: use it"),
     ],
 )
 def test_networks_without_dense_layers_refuse_what_needs_them(settings: Settings, changes: dict, said: str):

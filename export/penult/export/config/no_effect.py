@@ -43,7 +43,7 @@ def _only_head_learns(settings: "TrainSettings") -> bool:
 
 
 def _asks_for_the_mean(settings: "TrainSettings") -> bool:
-    """Return True if the layer asked for is stage 5 of a network whose penultimate layer is the mean of that stage."""
+    """Return True if stage 5 is asked for, and the penultimate layer is the mean of stage 5."""
     from penult.export.config.known_networks import find
 
     network = find(settings.arch)

@@ -10,6 +10,8 @@ from penult.export.jobs.sweep import AS_GIVEN, CONTINUE, FINE_TUNED, FROZEN, RAN
 from penult.export.jobs.sweep_view import best_freeze, interval, mean, place
 from penult.export.report.plot_style import new, percent
 
+# Points of layers before and after may be equal; the second line is drawn so far beside the first.
+_ASIDE = 0.08
 _LOOKS = {
     CONTINUE: (BLUE, "o"),
     REINIT: (VERMILION, "s"),
@@ -25,7 +27,7 @@ _LOOKS = {
 def plot_sweep(sweep: Sweep) -> bytes:
     """Return a PNG with a line per mode. Points are means over repeats, bars 95 % intervals on test photos."""
     with style():
-        figure, axes = new(3.6, width=4.6)
+        figure, axes = new(3.6, width=5.4 if sweep.kind == "layers" else 4.6)
         axis = axes[0][0]
         for mode in sweep.modes():
             _line(axis, sweep, mode)
@@ -53,7 +55,8 @@ def _line(axis: Any, sweep: Sweep, mode: str) -> None:
     bars = np.maximum([np.subtract(middle, low), np.subtract(high, middle)], 0)
     look = {"color": colour, "marker": marker, "ms": 5, "lw": 1.6, "elinewidth": 0.8, "capsize": 2}
     layers = _places(sweep)
-    places = [layers.index(at) for at in points] if sweep.kind == "layers" else list(points)
+    aside = _ASIDE * sweep.modes().index(mode)
+    places = [layers.index(at) + aside for at in points] if sweep.kind == "layers" else list(points)
     axis.errorbar(places, middle, yerr=bars, label=mode, **look)
 
 

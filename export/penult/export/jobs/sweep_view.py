@@ -54,7 +54,7 @@ def to_csv(sweep: Sweep) -> str:
 
 
 def rows(sweep: Sweep) -> list[dict[str, object]]:
-    """Return plain values per trial; `at` is written as --freeze takes it, 0 to 5 or "all", or as a layer's name."""
+    """Return plain values per trial; `at` is written as --freeze or --descriptor takes it."""
     return [asdict(outcome) | {"at": _named(sweep.kind, outcome.at)} for outcome in sweep.outcomes]
 
 
@@ -123,7 +123,7 @@ def best_freeze(sweep: Sweep) -> tuple[str, int]:
 def _ties(sweep: Sweep, kept: Collection[tuple[str, int]] | None = None) -> tuple[dict[tuple[str, int], float], float]:
     """Return mode and place of all that tie with the best on validation photos, best first, and the lowest accuracy.
 
-    `kept` are those to choose from; None: all.
+    `kept` are those to choose from, None for all.
 
     They tie within one standard error of the best, by its Wilson interval or its repeats. This is the
     one-standard-error rule of Breiman et al. 1984, "Classification and regression trees".

@@ -1,4 +1,4 @@
-"""Take the output of any layer out of a network's body: a conv stage, the first hidden dense layer, or the descriptor.
+"""Take the output of any layer out of a network's body: a conv stage, or the first hidden dense layer.
 
 Convolutional outputs are averaged over places, as most networks do before their last layer. Each layer is read while
 the body runs, so one pass over the photos gives all of them.
@@ -74,7 +74,7 @@ def _take_output(taken: Taken, name: str, module: nn.Module, inputs: object, out
 
 
 def _averaged(name: str, values: object) -> torch.Tensor:
-    """Return the mean over places of [N, C, H, W]; [N, length] as a copy, since later layers may work in place."""
+    """Return the mean over places of [N, C, H, W]; [N, length] is copied, since layers may work in place."""
     if isinstance(values, torch.Tensor) and values.dim() == 4:
         return values.mean((2, 3))
     if isinstance(values, torch.Tensor) and values.dim() == 2:

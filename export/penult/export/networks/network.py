@@ -278,7 +278,7 @@ def _replace_dropout(body: nn.Module, share: float, rows: Rows) -> None:
 
 
 def _drop_channels(net: PenultNet, path: str, share: float) -> None:
-    """Drop whole channels of the maps that a module of the body gives; it has no weights, so no name changes."""
+    """Drop whole channels of a module's maps; the module has no weights, so no name changes."""
     parent, _, name = path.rpartition(".")
     maps = net.body.get_submodule(path)
     dropout = BatchDropout(share, net.rows, whole_channels=True)
