@@ -22,5 +22,9 @@ class ParityError(PenultError):
     """The outputs of the exported model and the trained network differ."""
 
 
+class ImportModelError(PenultError):
+    """A model that was trained elsewhere cannot become a bundle."""
+
+
 class QuantizeError(PenultError):
     """The int8 model cannot be made, or loses too much accuracy."""

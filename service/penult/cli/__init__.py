@@ -5,6 +5,7 @@ A command's module is imported when that command is chosen, so that --help start
 
 import argparse
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ _COMMANDS = {
     "networks": "List the networks that training and labelling can start from.",
     "label": "Label photos on a page, the most useful ones first.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
+    "import": "Publish a model that was trained elsewhere as a bundle.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",
     "check": "Verify a bundle: signature, digests, formats, golden answers.",
     "sign": "Create a signing key, or sign a bundle.",
@@ -123,4 +125,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _module(command: str) -> Any:
-    return importlib.import_module(f"penult.cli.{command}")
+    # The module of `import` cannot have the command's name.
+    return importlib.import_module(f"penult.cli.{command}{'_' * keyword.iskeyword(command)}")

@@ -299,7 +299,7 @@ _NFC, _NFD = "p\u00e9ch\u00e9", "pe\u0301che\u0301"
 def test_a_bundles_spelling_of_a_class_stays():
     """A network of before whose class is in another Unicode form keeps it, its order and its dense head."""
     photos = tuple(Photo(Path(str(label)), label) for label in (0, 1))
-    found = refit_module._reorder_classes(Splits(("a", _NFC), photos, (), (), ()), (_NFD, "a"), ("other",))
+    found = refit_module.reorder_classes(Splits(("a", _NFC), photos, (), (), ()), (_NFD, "a"), ("other",))
     assert found.classes == (_NFD, "a")
     assert [photo.label for photo in found.train] == [1, 0]
 

@@ -48,7 +48,7 @@ from penult.export.report.report_data import ReportData, TrainingSummary, Valida
 Crops = Callable[[Sequence[Photo]], Pixels]
 
 HISTORY_NAME = "history.csv"
-_GOLDENS = 8
+GOLDENS = 8
 # Relative to the largest value. TF32 on a GPU keeps ten bits: the descriptor moves by about a thousandth.
 _DEVICE_NOISE = 1e-3
 _MAX_MOVED = 0.05
@@ -178,7 +178,7 @@ def measure(
     metrics["test_against_validation"] = {
         name: against_validation(figures, metrics["val"][name]) for name, figures in metrics["test"].items()
     }
-    metrics |= {"default_scorer": default, "goldens": min(_GOLDENS, len(splits.val))}
+    metrics |= {"default_scorer": default, "goldens": min(GOLDENS, len(splits.val))}
     return replace(draft, default_scorer=default, temperatures=temperatures), metrics
 
 
@@ -271,7 +271,7 @@ def make_goldens(
     some = np.arange(0, len(photos), -(-len(photos) * len(manifest.classes) // _MAX_CHOSEN_FROM))
     clear = measured.logits[some] if DENSE in manifest.scorers else fitted.scores(measured.descriptors[some])
     stable = stable_rows(measured.descriptors[some], fitted)
-    rows = some[stable[goldens.choose(clear[stable], measured.labels[some[stable]].tolist(), _GOLDENS)]]
+    rows = some[stable[goldens.choose(clear[stable], measured.labels[some[stable]].tolist(), GOLDENS)]]
     images = tuple(as_served(photos[row].read(), manifest.preprocess) for row in rows)
     crops = np.stack([crop_encoded(image, manifest.preprocess) for image in images])
     logits, descriptor = exported.run(crops)

@@ -11,6 +11,7 @@ from pathlib import Path
 from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks, no_effect
+from penult.export.config.import_model import ImportSettings, read_labels, read_preprocess
 from penult.export.config.inspect import InspectSettings
 from penult.export.config.known_networks import Network
 from penult.export.config.photos import PhotoSource
@@ -20,7 +21,7 @@ from penult.export.config.train import PENULTIMATE, TrainSettings
 from penult.export.data.dataset import check_photos
 from penult.export.data.outliers import check_outliers
 from penult.export.disk import check_file, check_folder
-from penult.export.errors import SettingsError
+from penult.export.errors import ImportModelError, SettingsError
 from penult.export.networks import weights_file
 
 # The folder of the checkpoint, beside the versions. The service ignores it.
@@ -55,6 +56,17 @@ def check_inspection(settings: InspectSettings) -> None:
     else:
         weights_file.check(settings.weights, known_networks.get(settings.arch))
     check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
+    check_folder("--out", settings.out)
+
+
+def check_import(settings: ImportSettings) -> None:
+    """Raise the PenultError of `penult import` for everything that can be checked without its libraries."""
+    name_to_publish(settings.out)
+    if not settings.source.exists():
+        raise ImportModelError("SOURCE", f"{settings.source} does not exist; give the file of a model")
+    if settings.labels:
+        read_labels(settings.labels)
+    read_preprocess(settings.preprocess, 0, is_side_known=False)
     check_folder("--out", settings.out)
 
 

@@ -189,7 +189,7 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     source = replace(PhotoSource.of(settings), group_by=grouped)
     near_copies = near_copies_as_trained(grouped, settings.model, bundle)
     splits = load_splits(source, settings.model, val, test, seed_of(settings, record), near_copies)
-    splits = _reorder_classes(splits, record.classes, bundle.manifest.classes)
+    splits = reorder_classes(splits, record.classes, bundle.manifest.classes)
     # A network that was taken as it was given has seen none of the photos.
     is_given = bundle.manifest.has_one_class and not record.classes
     if splits.sha256 != record.data_sha256 and not is_given:
@@ -217,7 +217,7 @@ def _recorded_fraction(value: object) -> str:
         return TrainSettings.val
 
 
-def _reorder_classes(splits: Splits, *orders: tuple[str, ...]) -> Splits:
+def reorder_classes(splits: Splits, *orders: tuple[str, ...]) -> Splits:
     """Return the splits with their classes in the first of `orders` that has the same classes; unchanged if none has.
 
     Bundles of older versions keep class names in the Unicode form of their folders.

@@ -37,11 +37,12 @@ from penult.export.jobs.refit import (
     svm_record,
     why_no_dense,
 )
-from penult.export.onnx.head import cut_head
+from penult.export.onnx.head import cut_head, reads_descriptor
 from penult.export.onnx.runtime import ExportedHead, ExportedModel
 from penult.folders.names import normalised
 
 WHITENED = "the stored descriptors are whitened, and the dense head reads them raw"
+OTHER_LAYER = "the dense head reads another layer than the stored descriptors"
 _MAY_BE_KNOWN = (
     "the network may have learnt from some of these items; then the accuracy and the SVM's confidence here are too "
     "high, and the threshold for novel photos is too low"
@@ -74,6 +75,8 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     seed = seed_of(settings, record)
     splits = _split(stored, record.classes, seed)
     no_dense = _why_not_read(bundle.manifest) or why_no_dense(splits, record)
+    if not no_dense and not reads_descriptor(bundle.onnx, bundle.manifest):
+        no_dense = OTHER_LAYER
     announce(bundle, splits, no_dense)
     head = None if no_dense else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
     outputs = {part: _outputs(getattr(splits, part), stored, head) for part in PARTS}

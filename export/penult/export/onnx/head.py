@@ -14,3 +14,12 @@ def cut_head(model: bytes, manifest: Manifest) -> bytes:
     part = onnx.utils.Extractor(whole).extract_model([manifest.descriptor_name], [manifest.logits_name])
     data: bytes = part.SerializeToString()
     return data
+
+
+def reads_descriptor(model: bytes, manifest: Manifest) -> bool:
+    """Return whether the logits depend on the image through the descriptor alone, so that the head can be cut out."""
+    wanted = {manifest.logits_name}
+    for node in reversed(onnx.load(io.BytesIO(model)).graph.node):
+        if wanted & set(node.output) - {manifest.descriptor_name}:
+            wanted |= set(node.input)
+    return manifest.descriptor_name in wanted and manifest.input_name not in wanted
