@@ -1,7 +1,6 @@
 """Read an ONNX file that another program wrote, and check that penult can serve it.
 
-The result holds all its weights, has one float image as its input and has no functions or operators that onnxruntime
-lacks.
+The result holds all its weights and has one float image as its input. It has no operators of other domains than ONNX's.
 """
 
 from collections.abc import Iterator
