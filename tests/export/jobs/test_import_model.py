@@ -256,7 +256,7 @@ def test_labels(content: str, told: str, tmp_path: Path, model: Path, run: Calla
         ('{"mean": [0, 0, 0], "resize": 20}', "std missing"),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1]}', "resize missing"),
         ('{"mean": [0, 0], "std": [1, 1, 1], "resize": 20}', "values to unpack"),
-        ('{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": 20, "crop": 32}', "crop is 32, and the model's input has 16"),
+        ('{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": 40, "crop": 32}', "crop is 32, and the model's input has 16"),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": 20, "interpolation": "lanczos"}', "'lanczos' is not one of"),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": 20, "means": 1}', "did you mean mean?"),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1], "resize": 20, "rescale": 0}', "rescale is 0"),
@@ -285,7 +285,13 @@ def graph(*nodes: Any, inputs: Any = None, batch: Any = "n", kind: int = TensorP
     """Return a model of these nodes from x [batch, 3, 16, 16] to y, with weights w [12, 3]."""
     image = helper.make_tensor_value_info("x", kind, [batch, 3, SIDE, SIDE])
     weights = helper.make_tensor("w", TensorProto.FLOAT, [768, 3], np.linspace(-1, 1, 768 * 3))
-    inside = helper.make_graph(list(nodes), "g", [image, *(inputs or [])], [onnx.ValueInfoProto(name="y")], [weights])
+    inside = helper.make_graph(
+        list(nodes),
+        "g",
+        [image, *(inputs or [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", None])],
+        [weights],
+    )
     made = helper.make_model(inside, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)])
     made.ir_version = 9
     return made.SerializeToString()
@@ -334,11 +340,12 @@ def test_a_batch_fixed_inside_the_graph_is_refused(tmp_path: Path, labels: Path,
     assert "fixed number of images" in err
 
 
-def test_missing_weights_and_names_are_said(tmp_path: Path, model: Path, run: Callable[..., Any]):
-    """Weights in a file that is not there, and a model without class names, are refused before anything is run."""
-    source = write(Net(), tmp_path / "apart.onnx", dynamo=True)
-    (tmp_path / "apart.onnx.data").unlink()
-    assert "apart.onnx.data, which is missing" in run(source, "--labels", __file__)[2]
+def test_missing_weights_and_names_are_said(tmp_path: Path, model: Path, labels: Path, run: Callable[..., Any]):
+    """Weights in a file that is not there, and a model without class names, are refused in one line."""
+    source = tmp_path / "apart.onnx"
+    onnx.save(onnx.load(model), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    assert "weights.bin, which is missing" in run(source, "--labels", labels)[2]
     assert "class names are missing" in run(model)[2]
 
 
