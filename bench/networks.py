@@ -118,24 +118,24 @@ def check(name: str) -> dict[str, Any]:
 
 
 def build_small(architecture: architectures.Architecture) -> tuple[int, Any]:
-    """Build a network and return it with the smallest input, at least half of its own, that it takes."""
+    """Build a network and return it with the smallest input that it takes."""
     own = architecture.preprocess.crop
     net = build(architecture, settings(architecture), CLASSES)
-    for size in [each for each in SMALL if each < own and not architecture.dense] + [own]:
+    for size in [each for each in SMALL if each < own] + [own]:
         try:
             with torch.no_grad():
                 net.train()(torch.zeros(2, 3, size, size))
                 net.eval()(torch.zeros(2, 3, size, size))
         except Exception:  # maps that become too small; the next size is larger
             continue
-        return size, build(architecture, settings(architecture), CLASSES)
+        return size, net
     raise ValueError("takes no input at all")
 
 
 def spread(net: torch.nn.Module, normalised: torch.Tensor) -> None:
     """Run one batch in train mode, so that batch norms have statistics and random maps neither vanish nor explode."""
     with torch.no_grad():
-        for _ in range(10):
+        for _ in range(4):
             net.train()(normalised)
 
 
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--cpu-seconds", type=float, default=1500)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     if arguments.step == "cut":
         cut_all(arguments.log)
     elif arguments.step == "check":
