@@ -125,7 +125,8 @@ def test_a_training_node_is_refused(tiny_net: PenultNet, kind: str):
     """A graph that still holds a training-time node is an error, not a model."""
     model = onnx.load_from_string(to_onnx(tiny_net, _manifest("tiny5", tiny_net)))
     inputs = ["descriptor"] + (["w"] * 4 if kind == "BatchNormalization" else [])
-    model.graph.node.append(onnx.helper.make_node(kind, inputs, ["odd"]))
+    training = {"training_mode": 1} if kind == "BatchNormalization" else {}
+    model.graph.node.append(onnx.helper.make_node(kind, inputs, ["odd"], **training))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(128, np.float32), "w"))
     with pytest.raises(ParityError) as caught:
         convert._check(model.SerializeToString())
