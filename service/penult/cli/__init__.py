@@ -32,11 +32,11 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
 _COMMANDS = {
     "inspect": "Find suspect labels, copies and weak photos before training.",
     "train": "Fine-tune on a folder of labelled photos and publish a bundle.",
-    "networks": "List the networks that training and labelling can start from.",
     "label": "Label photos on a page, the most useful ones first.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
-    "import": "Publish a model that was trained elsewhere as a bundle.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",
+    "import": "Publish a model that was trained elsewhere as a bundle.",
+    "networks": "List the networks that training and labelling can start from.",
     "check": "Verify a bundle: signature, digests, formats, golden answers.",
     "sign": "Create a signing key, or sign a bundle.",
     "token": "Create a bearer token for callers of a server.",

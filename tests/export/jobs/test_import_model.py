@@ -14,6 +14,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+import penult.export
+from penult.bundle.errors import PenultError
 from penult.bundle.preprocess import Preprocess
 from penult.bundle.reader import read_bundle
 from penult.client import Client
@@ -356,3 +358,13 @@ def test_the_original_is_run_in_batches_of_its_own_size(tmp_path: Path):
         np.arange(3 * SIDE * SIDE * 3, dtype=np.uint8).reshape(3, SIDE, SIDE, 3), Preprocess(SIDE, SIDE)
     )
     assert {len(values) for values in found.values()} == {3}
+
+
+def test_from_python(tmp_path: Path, labels: Path, model: Path):
+    """The function publishes what the command does, and raises the same errors."""
+    out = tmp_path / "models" / "pets"
+    result = penult.export.import_model(model, out, labels=labels, preprocess=SPEC, on_line=[].append)
+    assert result.folder == out / "1"
+    assert result.metrics["parity"]
+    with pytest.raises(PenultError, match="class names are missing"):
+        penult.export.import_model(model, out, preprocess=SPEC)

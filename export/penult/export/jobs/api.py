@@ -1,4 +1,4 @@
-"""Learn from Python: the commands `penult train`, `svm` and `inspect` as functions, `penult.export.train` and so on.
+"""Learn from Python: the commands `penult train`, `svm`, `inspect` and `import` as functions of penult.export.
 
 A function does what its command does, and writes the same files. It changes nothing in the calling process: random
 numbers of PyTorch and NumPy go on as if it had not run. Options have the names of the flags, with underscores, and
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from penult.console import OnLine, OnProgress, reporting_to
+from penult.export.config.import_model import ImportSettings
 from penult.export.config.inspect import InspectSettings
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
 from penult.export.jobs.inspect import Inspected
 from penult.export.jobs.packaging import Result
-from penult.export.jobs.preflight import check_inspection, check_next_version, check_training
+from penult.export.jobs.preflight import check_import, check_inspection, check_next_version, check_training
 
 Name = str | PathLike[str]
 
@@ -102,6 +103,37 @@ def inspect(
     with reporting_to(on_progress, on_line), _same_random_numbers():
         check_inspection(settings)
         from penult.export.jobs.inspect import inspect as run
+
+        return run(settings)
+
+
+def import_model(
+    source: Name,
+    out: Name,
+    *,
+    on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    **options: Any,
+) -> Result:
+    """Publish a model that was trained elsewhere as a bundle, as `penult import` does.
+
+    Args:
+        source: An ONNX file of a classifier.
+        out: The folder of the model, like models/NAME. It gets the next version.
+        on_progress: As for train().
+        on_line: As for train().
+        options: Those of `penult import --help`, such as labels="classes.txt". `preprocess` is JSON or its file.
+
+    Returns:
+        The folder of the version, and its metrics. `metrics["parity"]` compares it with the original.
+
+    Raises:
+        PenultError: As for train().
+    """
+    settings = ImportSettings.of(source=source, out=out, **options)
+    with reporting_to(on_progress, on_line), _same_random_numbers():
+        check_import(settings)
+        from penult.export.jobs.import_model import import_model as run
 
         return run(settings)
 
