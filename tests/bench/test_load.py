@@ -53,7 +53,7 @@ def test_warm_up_is_not_counted(measure, server):
     report = measure(duration_s=0.4, warmup_s=0.4, concurrency=2)
     assert answered(server, "Classify") - before > report.requests
     assert min(row.due_s for row in report.rows) >= 0
-    assert report.window_s >= 0.4
+    assert report.window_s > 0.4 - 1e-6  # the difference of two clock readings is rounded
 
 
 @pytest.mark.system
