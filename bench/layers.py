@@ -34,7 +34,7 @@ def main(folder: Path, target: Path) -> None:
             axis.set_xticks(range(len(layers)), [layer.removeprefix("stage") for layer in layers], rotation=30)
             axis.set_title(table.parts[-3])
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-            axis.legend(loc="lower right")
+            axis.legend(loc="best")
         made.axes[0].set_ylabel(f"accuracy on {_TEST_PHOTOS} test photos")
         made.supxlabel("conv stage or dense layer that the SVM reads, from the input", fontsize=9)
         target.write_bytes(svg(made))
