@@ -140,3 +140,16 @@ def test_near_copies_of_the_last_photos_wait(pool: tuple[np.ndarray, np.ndarray]
     assert not {pick.row for pick in picks} & {*range(10), *range(20, 30)}
     only = replace(now, open=np.arange(20, 30))
     assert len(strategies.choose_apart(only, range(10), _random(), 1, 0)) == 1
+
+
+def test_labels_that_were_not_left_out_are_not_doubted(pool: tuple[np.ndarray, np.ndarray]):
+    """Above some thousand labels, some have no answer of a fit without them: these are no suspects."""
+    inputs, labels = pool
+    rows, given = np.arange(60), labels[:60].copy()
+    given[:2] = (given[:2] + 1) % 4
+    fit = Learner(inputs, np.arange(600)).fit(rows, given, 4)
+    now = dict(zip(rows.tolist(), given.tolist(), strict=True))
+    assert [each.row for each in strategies.suspects(fit, now, frozenset({1}))][:1] == [0]
+    unknown = fit.left_out.copy()
+    unknown[:] = np.nan
+    assert list(strategies.suspects(replace(fit, left_out=unknown), now, frozenset())) == []

@@ -120,8 +120,9 @@ class Session:
         with self._changed:
             knowledge, is_behind = self._learning.knowledge, self._learning.is_behind or self._is_fitting
             shown = views.state(
-                self._revision, self.pool, self._file, self._classes, self._labels(), knowledge, is_behind
-            )
+                self._revision, self.pool, self._file, self._classes, self._labels(), self._confirmed(), knowledge,
+                is_behind,
+            )  # fmt: skip
             publish = self._publisher.state() if self._publisher else _NO_MODEL
             return shown | {"problem": self._unreadable or self._refused, "publish": publish} | dict(self._facts)
 
@@ -172,11 +173,6 @@ class Session:
         with self._changed:
             return views.neighbours(self.pool, self._learning.knowledge, self._row(id_), count, self._classes)
 
-    def photo(self, id_: str) -> Photo | None:
-        """Return a photo by its path below the folder, None if it is not one of them."""
-        row = self._rows.get(id_)
-        return None if row is None else self.pool.photos[row]
-
     def label_studio(self) -> bytes:
         """Return labels, and guesses for the other photos, as JSON that Label Studio imports."""
         with self._changed:
@@ -190,12 +186,12 @@ class Session:
     # -- what pages say ------------------------------------------------------------------------------------------------
 
     def answer(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Write answers, all or none, to the label file, and return the state.
+        """Write answers to the label file, and return the state. Labels are written first, all or none of them.
 
         Raises:
             InvalidAnswer: There is no such photo, or a name cannot be a class.
             Conflict: The photo's label is not the one that the page has shown.
-            LabelFileError: The file cannot be written. Nothing has changed.
+            LabelFileError: The file cannot be written. What it has then is in the state.
         """
         with self._changed:
             self._reread()
@@ -211,17 +207,13 @@ class Session:
                     self._file.skip(skipped)
             except LabelFileError as error:
                 self._refused = error.message
-                self._announce()
+                self._take_over()
                 raise
             self._refused = ""
             self._reread()  # another program may have written just before
-            for label in given:
-                self._know(label.label)
             for answer in answers:
                 self._handed.pop(self._rows[answer.id], None)
-            self._label_rows = None
-            self._learning.is_behind = True
-            self._announce()
+            self._take_over()
             return self.state()
 
     def add_class(self, name: str) -> dict[str, Any]:
@@ -261,15 +253,19 @@ class Session:
                 raise InvalidAnswer("CLASS", f"{_MAX_CLASSES} classes are the most; take another class")
             self._classes.append(name)
 
+    def _take_over(self) -> None:
+        """Follow the label file, whose labels may have changed."""
+        for label in self._file.labels.values():
+            self._know(label.label)
+        self._label_rows = None
+        self._learning.is_behind = True
+        self._announce()
+
     def _reread(self) -> None:
         """Take over what another program has written to the label file."""
         try:
             if self._file.refresh():
-                for label in self._file.labels.values():
-                    self._know(label.label)
-                self._label_rows = None
-                self._learning.is_behind = True
-                self._announce()
+                self._take_over()
             problem = ""
         except LabelFileError as error:
             problem = error.message

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from penult.client.types import DEFAULT_TARGET
-from penult.export.config.inspect import refuse_two_networks
+from penult.export.config.inspect import refuse_two_networks, refuse_version_alone
 from penult.export.config.photos import LearningSettings
 from penult.export.config.train import TrainSettings
 from penult.export.errors import SettingsError
@@ -73,8 +73,7 @@ class LabelSettings(LearningSettings):
     def __post_init__(self) -> None:
         """Reject options that contradict each other."""
         super().__post_init__()
-        if self.version is not None and self.model is None:
-            raise SettingsError("NO_EFFECT", "--version is that of a model; add --model models/NAME, or leave it out")
+        refuse_version_alone(self.version, self.model)
         if self.collection and self.from_collection and self.collection != self.from_collection:
             raise SettingsError("RANGE", "--collection and --from-collection name different collections; give one")
 

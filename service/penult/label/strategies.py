@@ -5,8 +5,10 @@ first, from the open photos; none if it has nothing to ask. choose() mixes the s
 docs/label.md, "Add a strategy", shows how to add one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,22 +136,42 @@ def new(situation: Situation, random: np.random.Generator, count: int) -> list[P
     return [Pick(row, NEW, "unlike anything labelled") for row in order.tolist() if fit.novelty[row] > bound]
 
 
+class Suspect(NamedTuple):
+    """A labelled photo whose label is improbable: its row, label, most probable class and that one's probability."""
+
+    row: int
+    label: int
+    likely: int
+    probability: float
+
+
+def suspects(fit: Fit, labels: Mapping[int, int], confirmed: Set[int]) -> Iterator[Suspect]:
+    """Yield labels that are improbable to a classifier without the photo, the least probable first.
+
+    Args:
+        fit: The last fit.
+        labels: The labels now, by row; those that have changed since the fit are passed over.
+        confirmed: Photos whose label is not doubted.
+    """
+    given = fit.left_out[np.arange(len(fit.rows)), fit.labels]
+    for place in np.argsort(given, kind="stable").tolist():
+        if not given[place] < _CHECK_BELOW:  # at the end, NaN: these were not left out
+            return
+        row, label, likely = int(fit.rows[place]), int(fit.labels[place]), int(fit.left_out[place].argmax())
+        if row not in confirmed and labels.get(row) == label != likely:
+            yield Suspect(row, label, likely, float(fit.left_out[place, likely]))
+
+
 def check(situation: Situation, random: np.random.Generator, count: int) -> list[Pick]:
     """Pick labelled photos whose label is improbable to a classifier without them."""
-    fit = situation.fit
-    if fit is None:
+    if situation.fit is None:
         return []
     now = dict(zip(situation.rows.tolist(), situation.labels.tolist(), strict=True))
-    given = fit.left_out[np.arange(len(fit.rows)), fit.labels]
-    picks: list[Pick] = []
-    for place in np.argsort(given, kind="stable").tolist():
-        row, label, likely = int(fit.rows[place]), int(fit.labels[place]), int(fit.left_out[place].argmax())
-        if given[place] >= _CHECK_BELOW or len(picks) == count:
-            break
-        if row not in situation.checked and now.get(row) == label != likely:
-            names = situation.classes[label], situation.classes[likely]
-            picks.append(Pick(row, CHECK, f"check: labelled {names[0]}, looks like {names[1]}"))
-    return picks
+    names = situation.classes
+    return [
+        Pick(each.row, CHECK, f"check: labelled {names[each.label]}, looks like {names[each.likely]}")
+        for each in islice(suspects(situation.fit, now, situation.checked), count)
+    ]
 
 
 STRATEGIES: dict[str, Strategy] = {TYPICAL: typical, UNSURE: unsure, RANDOM: at_random, NEW: new, CHECK: check}

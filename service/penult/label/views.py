@@ -1,6 +1,7 @@
 """What pages are sent: the state, and the photos to label, as JSON values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,11 @@ from penult.label.knowledge import GAIN_LABELS, Knowledge
 from penult.label.labels_file import LabelsFile
 from penult.label.pool import Pool
 from penult.label.shown_images import image_url, thumbnail_url
-from penult.label.strategies import CHECK, Pick
+from penult.label.strategies import CHECK, Pick, suspects
 
 # A label that a person has confirmed is recorded as one that was checked.
 CONFIRMED = CHECK
 _TOP, _NEIGHBOURS, _SUSPECTS = 5, 3, 6
-# A label is asked about if the classifier without the photo gives it less than this probability.
-_SUSPECT_BELOW = 0.2
 _CURVE_POINTS = 100
 # Keys of classes, in their order. The other letters are commands of the page.
 COMMAND_KEYS = "sng"
@@ -82,6 +81,7 @@ def state(
     file: LabelsFile,
     classes: Sequence[str],
     labels: Mapping[int, int],
+    confirmed: Set[int],
     knowledge: Knowledge,
     is_behind: bool,
 ) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def state(
         "gain": {"labels": GAIN_LABELS, "points": points, "low": low, "high": high} if knowledge.gain else None,
         "may_stop": knowledge.may_stop,
         "advice": _advice(len(labels), len(pool.ids), counts, knowledge),
-        "suspects": _suspects(pool, file, classes, labels, knowledge),
+        "suspects": _suspects(pool, classes, labels, confirmed, knowledge),
     }
 
 
@@ -128,27 +128,20 @@ def _advice(labelled: int, photos: int, counts: Sequence[int], knowledge: Knowle
 
 
 def _suspects(
-    pool: Pool, file: LabelsFile, classes: Sequence[str], labels: Mapping[int, int], knowledge: Knowledge
+    pool: Pool, classes: Sequence[str], labels: Mapping[int, int], confirmed: Set[int], knowledge: Knowledge
 ) -> list[dict[str, Any]]:
-    """Return labels that a classifier without the photo contradicts, the least probable first."""
-    fit = knowledge.fit
-    if fit is None:
+    """Return labels to look at again, the least probable first."""
+    if knowledge.fit is None:
         return []
-    given = fit.left_out[np.arange(len(fit.rows)), fit.labels]
-    found: list[dict[str, Any]] = []
-    for place in np.argsort(given, kind="stable").tolist():
-        row, suggested = int(fit.rows[place]), int(fit.left_out[place].argmax())
-        if len(found) == _SUSPECTS or not given[place] < _SUSPECT_BELOW:  # not left out in turn: NaN, at the end
-            break
-        label = file.labels.get(pool.ids[row])
-        if label is None or labels.get(row) != fit.labels[place] or label.picked == CONFIRMED:
-            continue
-        likely = round(float(fit.left_out[place, suggested]), 3)
-        if suggested != fit.labels[place]:
-            found.append(
-                _image(pool, row) | {"label": label.label, "suggested": classes[suggested], "probability": likely}
-            )
-    return found
+    return [
+        _image(pool, each.row)
+        | {
+            "label": classes[each.label],
+            "suggested": classes[each.likely],
+            "probability": round(each.probability, 3),
+        }
+        for each in islice(suspects(knowledge.fit, labels, confirmed), _SUSPECTS)
+    ]
 
 
 def _image(pool: Pool, row: int) -> dict[str, Any]:

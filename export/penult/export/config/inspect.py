@@ -38,8 +38,7 @@ class InspectSettings(photos.LearningSettings):
     def __post_init__(self) -> None:
         """Reject a version without a model."""
         super().__post_init__()
-        if self.version is not None and self.model is None:
-            raise SettingsError("NO_EFFECT", "--version is that of a model; add --model models/NAME, or leave it out")
+        refuse_version_alone(self.version, self.model)
 
     @classmethod
     def given(
@@ -63,3 +62,9 @@ def refuse_two_networks(found: Mapping[str, Any]) -> None:
             "NO_EFFECT",
             f"{' and '.join(idle)} would have no effect with --model, which has a network; leave it out",
         )
+
+
+def refuse_version_alone(version: int | None, model: Path | None) -> None:
+    """Raise SettingsError for a version without a model."""
+    if version is not None and model is None:
+        raise SettingsError("NO_EFFECT", "--version is that of a model; add --model models/NAME, or leave it out")
