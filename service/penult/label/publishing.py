@@ -20,6 +20,7 @@ from typing import Any
 from penult.bundle.naming import model_name, name_to_publish, versions
 from penult.bundle.reader import choose_version, read_manifest
 from penult.client.types import RequestFailed
+from penult.export.config import known_networks
 from penult.folders.names import normalised, printable
 from penult.label.errors import LabelError
 from penult.label.exchange import rows_for_training
@@ -245,7 +246,8 @@ def check_classes(labels: Iterable[str]) -> None:
 def train_command(data: Sequence[str], model: Path, base: Base) -> str:
     """Return the line that fine-tunes a network on the labels as the model's next version, quoted for a shell.
 
-    From a model, its architecture is taken, with ImageNet weights.
+    From a model, its architecture is taken, with ImageNet weights if there are any. An imported model has none that
+    can be trained, so the line has the default one.
 
     Args:
         data: What `penult train` takes to read the labels, LabelsFile.train_arguments.
@@ -259,7 +261,10 @@ def train_command(data: Sequence[str], model: Path, base: Base) -> str:
     if base.model is None:
         return shlex.join([*words, "--arch", base.arch, "--weights", base.weights])
     manifest = read_manifest(base.model / str(choose_version(base.model, base.version)))
-    return shlex.join([*words, "--arch", manifest.architecture])
+    network = known_networks.find(manifest.architecture)
+    if network is None:
+        return shlex.join(words)
+    return shlex.join([*words, "--arch", network.name, *([] if network.downloads else ["--weights", "none"])])
 
 
 def _lines(descriptor: int) -> Iterator[str]:
