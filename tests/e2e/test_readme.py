@@ -85,7 +85,8 @@ def test_report_is_where_the_readme_says(pets: Path):
 def _ways_to_learn(block: str, photos: Path, weights: Path) -> str:
     """Put small pictures, a small network and few epochs in place of a download and hours."""
     words = f"--arch tiny5 --weights {weights} --epochs 1 --head-epochs 2 --augment gentle"
-    return block.replace("PHOTOS", str(photos)).replace("--arch resnet18", words).replace("models/pets", "models/few")
+    block = block.replace("--arch squeezenet1_1 --weights FILE", "--arch resnet18").replace("--arch resnet18", words)
+    return block.replace("PHOTOS", str(photos)).replace("models/pets", "models/few")
 
 
 def _run(block: str, folder: Path, **env: str) -> str:
@@ -110,13 +111,13 @@ def test_ways_to_learn_block(checkout: Path, pets: Path, few_digits: Path, tiny_
 
 
 def test_learning_page_blocks(checkout: Path, few_digits: Path, tiny_weights: Path):
-    """What docs/learning.md says beyond the README runs as well: freezing, and two processes under torchrun."""
+    """What docs/learning.md says beyond the README runs as well: freezing, an earlier layer, two processes."""
     script = "".join(block for block in LEARNING if "--sweep labels" not in block)
     # Sweeps are run above, int8 in tests/export/jobs/test_quantize.py.
     lines = [line for line in script.splitlines() if "--sweep" not in line and not re.search("quantize|--int8", line)]
-    assert len(lines) == 3
+    assert len(lines) == 4
     printed = _run(_ways_to_learn("\n".join(lines), few_digits, tiny_weights), checkout)
-    assert printed.count("test photos; default scorer:") == 3
+    assert printed.count("test photos; default scorer:") == 4
 
 
 def test_label_block(checkout: Path, few_digits: Path):
