@@ -26,6 +26,15 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError("UNWRITABLE", f"cannot write {path}: {why(refused)}") from error
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file under another name, then give it its own, so that no reader sees a part; raise DiskError."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(content)
+        scratch.replace(path)
+
+
 def _refused(error: BaseException | None) -> OSError | None:
     """Return the system's error. torch.save raises a RuntimeError after it, when it closes the file."""
     while error is not None and not isinstance(error, OSError):

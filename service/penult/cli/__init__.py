@@ -37,6 +37,7 @@ _COMMANDS = {
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",
     "import": "Publish a model that was trained elsewhere as a bundle.",
     "networks": "List the networks that training and labelling can start from.",
+    "compare": "Compare two versions of a model on the same labelled photos.",
     "check": "Verify a bundle: signature, digests, formats, golden answers.",
     "sign": "Create a signing key, or sign a bundle.",
     "token": "Create a bearer token for callers of a server.",

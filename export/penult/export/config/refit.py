@@ -13,7 +13,7 @@ from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
 from penult.settings import setting
 
-_as_trained = partial(setting, None, shown="as the network was trained")
+as_trained = partial(setting, None, shown="as the network was trained")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class VersionSettings(photos.LearningSettings):
     model: Path = setting(MISSING, "folder like models/NAME, which gets a new version", is_positional=True)
     data: Path = setting(MISSING, "images as for penult train, which the network learnt from", is_positional=True)
     version: int | None = setting(None, "version to start from", metavar="V", minimum=1, shown="the newest")
-    val: str | None = _as_trained("images for probabilities and default scorer; DATA/val wins", metavar="DIR|FRACTION")
-    test: str | None = _as_trained("images for the final report only; DATA/test wins", metavar="DIR|FRACTION")
-    seed: int | None = _as_trained("seed of splits and folds", minimum=0, below=2**32)
+    val: str | None = as_trained("images for probabilities and default scorer; DATA/val wins", metavar="DIR|FRACTION")
+    test: str | None = as_trained("images for the final report only; DATA/test wins", metavar="DIR|FRACTION")
+    seed: int | None = as_trained("seed of splits and folds", minimum=0, below=2**32)
     images: Path | None = photos.images()
     skip_missing: bool = photos.skip_missing()
     exclude: Path | None = photos.exclude()
-    group_by: str | None = _as_trained("also keep together images of one folder, moment or look", choices=GROUPINGS)
+    group_by: str | None = as_trained("also keep together images of one folder, moment or look", choices=GROUPINGS)
     report_photos: bool = setting(True, "show test images in the report")
 
 

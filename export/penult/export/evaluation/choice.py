@@ -27,6 +27,7 @@ from penult.export.evaluation import svm_cost
 from penult.export.evaluation.dense_head import HeadRecipe, fit_head
 from penult.export.evaluation.folds import Labels, Rows, Split, hits_by_repeat, repeated, seed_of
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.evaluation.paired import paired_difference
 from penult.export.evaluation.svm import TRAINING_AND_VALIDATION, FittedSvm, counts_of, fit, fit_again
 from penult.interrupts import pool
 
@@ -182,18 +183,9 @@ def by_cross_validation(svm: NDArray[np.bool_], dense: NDArray[np.bool_], repeat
 
 
 def by_validation(svm: NDArray[np.bool_], dense: NDArray[np.bool_], groups: Rows | None = None) -> Choice:
-    """Compare correct answers [N] on validation photos.
-
-    The interval is Agresti and Min's (2005) for paired shares, with half a photo added to each cell.
-    Photos of a group count as one observation.
-    """
-    lead, photos = svm.astype(float) - dense, len(svm)
-    alone = np.arange(photos) if groups is None else groups
-    sums = np.bincount(np.unique(alone, return_inverse=True)[1], lead)
-    variance = ((sums**2).sum() + 1 - lead.sum() ** 2 / (photos + 2)) / (photos + 2) ** 2
-    half = float(student.ppf((1 + _SURE) / 2, math.inf)) * math.sqrt(variance)
-    difference = float(lead.mean())
-    return Choice(VALIDATION, photos, 0, difference, _bounded(float(lead.sum()) / (photos + 2), half))
+    """Compare correct answers [N] on validation photos; photos of a group count as one observation."""
+    found, interval = paired_difference(dense, svm, groups)
+    return Choice(VALIDATION, len(svm), 0, found, interval)
 
 
 def _bounded(middle: float, half: float) -> tuple[float, float]:

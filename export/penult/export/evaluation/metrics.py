@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import fisher_exact
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from penult.bundle.scores import Floats, best_of, pieces, probability_of, softmax, wilson
 from penult.export.evaluation.accuracy import HALF_WIDTH, counted, is_rough, right_of, stated
+from penult.export.evaluation.paired import MIN_APART, SIGNIFICANCE, leads, mcnemar, p_text
 
 _LOG_TEMPERATURES = (-5.0, 5.0)
 # A reliability diagram has at most so many bins, each with at least so many photos.
@@ -25,10 +26,6 @@ _MAX_PAIRS = 100
 _MAX_FITTED = 20_000_000
 # Log loss raises smaller float32 probabilities to this value, as scikit-learn does.
 _MIN_PROBABILITY = float(np.finfo(np.float32).eps)
-# A difference is significant if chance alone gives it less often than this.
-SIGNIFICANCE = 0.05
-# McNemar's exact test needs at least so many photos that only one scorer gets right: 2 / 2**6 < 0.05.
-_MIN_APART = 6
 
 
 def evaluate(scores: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
@@ -110,15 +107,10 @@ def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> dict[str, Any]
 
 
 def compare(dense_scores: Floats, svm_scores: Floats, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return McNemar's exact test of two scorers on the same photos (McNemar 1947; binomial form).
-
-    The test uses the photos that only one scorer gets right. It checks whether they are split more unevenly than by a
-    fair coin. Scores are [N, classes], `labels` [N].
-    """
+    """Return McNemar's exact test of two scorers on the same photos; scores are [N, classes], `labels` [N]."""
     dense, svm = dense_scores.argmax(axis=1) == labels, svm_scores.argmax(axis=1) == labels
-    only_dense, only_svm = int((dense & ~svm).sum()), int((svm & ~dense).sum())
-    apart = only_dense + only_svm
-    p_value = float(binomtest(only_svm, apart).pvalue) if apart else 1.0
+    only_dense, only_svm = leads(dense, svm)
+    p_value = mcnemar(only_dense, only_svm)
     return {
         "both_right": int((dense & svm).sum()),
         "only_dense": only_dense,
@@ -137,11 +129,11 @@ def _sentence(only_dense: int, only_svm: int, p_value: float, photos: int) -> st
         return same + (open_still if most > HALF_WIDTH else "") + "."
     better = "the SVM is better" if only_svm > only_dense else "the dense head is better"
     outcome = better if p_value < SIGNIFICANCE else "no significant difference"
-    if only_dense + only_svm < _MIN_APART:
+    if only_dense + only_svm < MIN_APART:
         outcome = "too few photos to say which is better"
     return (
         f"Only the SVM is correct on {_photos(only_svm)}, only the dense head on {only_dense}: "
-        f"{outcome} (McNemar's exact test, {_p(p_value)})."
+        f"{outcome} (McNemar's exact test, {p_text(p_value)})."
     )
 
 
@@ -167,7 +159,7 @@ def _disagreement(test: dict[str, Any], val: dict[str, Any], p_value: float) -> 
     seen = (
         f"Accuracy differs between test and validation photos by more than chance: {counted(test)} test photos are "
         f"correct ({stated(test)}), {counted(val)} validation photos ({stated(val)}; Fisher's exact test, "
-        f"{_p(p_value)})."
+        f"{p_text(p_value)})."
     )
     if val["accuracy"] < test["accuracy"]:
         return (
@@ -182,10 +174,6 @@ def _disagreement(test: dict[str, Any], val: dict[str, Any], p_value: float) -> 
 
 def _photos(count: int) -> str:
     return "1 photo" if count == 1 else f"{count} photos"
-
-
-def _p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def _by_class(

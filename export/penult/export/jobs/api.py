@@ -1,4 +1,4 @@
-"""Learn from Python: the commands `penult train`, `svm`, `inspect` and `import` as functions of penult.export.
+"""Learn from Python: the commands `penult train`, `svm`, `inspect`, `compare` and `import` as functions.
 
 A function does what its command does, and writes the same files. It changes nothing in the calling process: random
 numbers of PyTorch and NumPy go on as if it had not run. Options have the names of the flags, with underscores, and
@@ -8,18 +8,28 @@ their defaults. Variables such as PENULT_TRAIN_EPOCHS are not read.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from penult.console import OnLine, OnProgress, reporting_to
+from penult.export.config.compare import CompareSettings
 from penult.export.config.import_model import ImportSettings
 from penult.export.config.inspect import InspectSettings
 from penult.export.config.refit import RefitSettings
 from penult.export.config.train import TrainSettings
 from penult.export.jobs.inspect import Inspected
 from penult.export.jobs.packaging import Result
-from penult.export.jobs.preflight import check_import, check_inspection, check_next_version, check_training
+from penult.export.jobs.preflight import (
+    check_comparison,
+    check_import,
+    check_inspection,
+    check_next_version,
+    check_training,
+)
+
+if TYPE_CHECKING:
+    from penult.export.jobs.compare import Compared
 
 Name = str | PathLike[str]
 
@@ -103,6 +113,40 @@ def inspect(
     with reporting_to(on_progress, on_line), _same_random_numbers():
         check_inspection(settings)
         from penult.export.jobs.inspect import inspect as run
+
+        return run(settings)
+
+
+def compare(
+    model: Name,
+    data: Name,
+    versions: tuple[int, int] | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    **options: Any,
+) -> "Compared":
+    """Compare two versions of a model on the same labelled photos, as `penult compare` does.
+
+    Args:
+        model: The folder of the model, like models/NAME.
+        data: The photos, as for train().
+        versions: The former and the latter version, like (3, 4); None: the newest two.
+        on_progress: As for train().
+        on_line: As for train().
+        options: Those of `penult compare --help`, such as split="all", fail_if_worse=True.
+
+    Returns:
+        What was found: `sentence`, `is_worse`, `failure` ("" if the gates are passed), paths of `page` and `table`,
+        `found` with all numbers, and `as_json()`.
+
+    Raises:
+        PenultError: As for train(). A version that does not pass a gate raises nothing.
+    """
+    settings = CompareSettings.of(model=model, data=data, versions=versions, **options)
+    with reporting_to(on_progress, on_line):
+        check_comparison(settings)
+        from penult.export.jobs.compare import compare as run
 
         return run(settings)
 

@@ -15,7 +15,7 @@ from penult.export.config.photos import PhotoSource, named_by
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.photo_measures import measure
 from penult.export.data.splitting import Photo, units_of
-from penult.export.disk import writing
+from penult.export.disk import replace_file
 from penult.export.evaluation import suspects
 from penult.export.evaluation.near_copies import find_pairs
 from penult.export.jobs.frozen_descriptors import FrozenNetwork, of_model, of_weights
@@ -98,16 +98,8 @@ def inspect(settings: InspectSettings) -> Inspected:
         say(f"note: {note}")
     found = _inspection(settings, network, splits, photos)
     for name, content in inspect_page.inspection_files(found).items():
-        _replace(settings.out / name, content)
+        replace_file(settings.out / name, content)
     return Inspected(settings.out, found)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content)
-        scratch.replace(path)
 
 
 def _inspection(

@@ -11,6 +11,7 @@ from pathlib import Path
 from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks, no_effect
+from penult.export.config.compare import CompareSettings, check_comparable
 from penult.export.config.import_model import ImportSettings, read_labels, read_preprocess
 from penult.export.config.inspect import InspectSettings
 from penult.export.config.known_networks import Network
@@ -57,6 +58,15 @@ def check_inspection(settings: InspectSettings) -> None:
         weights_file.check(settings.weights, known_networks.get(settings.arch))
     check_photos(PhotoSource.of(settings), settings.out, settings.val, settings.test)
     check_folder("--out", settings.out)
+
+
+def check_comparison(settings: CompareSettings) -> None:
+    """Raise the PenultError of `penult compare` for everything that can be checked without its libraries."""
+    for version in settings.pair:
+        manifest = read_manifest(settings.model / str(choose_version(settings.model, version)))
+        check_comparable(manifest, version, settings.scorer)
+    check_photos(PhotoSource.of(settings), settings.model, settings.val, settings.test)
+    check_folder("--out", settings.folder)
 
 
 def check_import(settings: ImportSettings) -> None:

@@ -14,6 +14,7 @@ from penult.bundle.naming import model_name
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
 from penult.export.config import no_effect
+from penult.export.config.compare import CompareSettings
 from penult.export.config.photos import NO_GROUPS, PhotoSource
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
@@ -181,14 +182,7 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     Raises:
         DataError: The photos cannot be used.
     """
-    val, test = (
-        given or _recorded_fraction(record.settings.get(part))
-        for part, given in (("val", settings.val), ("test", settings.test))
-    )
-    grouped = grouping_of(settings, record)
-    source = replace(PhotoSource.of(settings), group_by=grouped)
-    near_copies = near_copies_as_trained(grouped, settings.model, bundle)
-    splits = load_splits(source, settings.model, val, test, seed_of(settings, record), near_copies)
+    splits = load_as_trained(settings, bundle, record)
     splits = reorder_classes(splits, record.classes, bundle.manifest.classes)
     # A network that was taken as it was given has seen none of the photos.
     is_given = bundle.manifest.has_one_class and not record.classes
@@ -198,12 +192,28 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     return splits
 
 
-def grouping_of(settings: VersionSettings, record: TrainingRecord) -> str:
+def load_as_trained(settings: VersionSettings | CompareSettings, bundle: Bundle, record: TrainingRecord) -> Splits:
+    """Load the photos of `settings.data`, split with the seed and the fractions of the network's training.
+
+    Raises:
+        DataError: The photos cannot be used.
+    """
+    val, test = (
+        given or _recorded_fraction(record.settings.get(part))
+        for part, given in (("val", settings.val), ("test", settings.test))
+    )
+    grouped = grouping_of(settings, record)
+    source = replace(PhotoSource.of(settings), group_by=grouped)
+    near_copies = near_copies_as_trained(grouped, settings.model, bundle)
+    return load_splits(source, settings.model, val, test, seed_of(settings, record), near_copies)
+
+
+def grouping_of(settings: VersionSettings | CompareSettings, record: TrainingRecord) -> str:
     """Return how the settings group photos, else how the network's training did."""
     return settings.group_by or str(record.settings.get("group_by", NO_GROUPS))
 
 
-def seed_of(settings: VersionSettings, record: TrainingRecord) -> int:
+def seed_of(settings: VersionSettings | CompareSettings, record: TrainingRecord) -> int:
     """Return the seed of the settings, else the one of the network's training."""
     seed = record.settings.get("seed") if settings.seed is None else settings.seed
     return seed if type(seed) is int and 0 <= seed < 2**32 else 0

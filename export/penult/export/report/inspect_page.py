@@ -4,7 +4,6 @@ The page is one file of bounded size, with its photos as thumbnails. If there is
 have all.
 """
 
-import base64
 import csv
 import io
 from collections import Counter
@@ -19,19 +18,17 @@ from numpy.typing import NDArray
 
 from penult.bundle.preprocess import CROP, STRETCH, Preprocess
 from penult.export.data.dataset import Splits
-from penult.export.data.photo_measures import Measures, thumbnail
+from penult.export.data.photo_measures import Measures
 from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.evaluation.photo_quality import Finding, find_weak, view
 from penult.export.evaluation.suspects import LISTED_BELOW, Ranking
-from penult.interrupts import pool
+from penult.export.report.thumbnails import thumbnail_uris
 
 PAGE_NAME, SUSPECTS_NAME, DUPLICATES_NAME = "index.html", "suspects.csv", "duplicates.csv"
 
 # What the page shows at most; with thumbnails of this size it stays below MAX_PAGE_BYTES.
 _MAX_SUSPECTS, _MAX_COPIES, _MAX_WEAK, _MAX_CLASSES, _MAX_CONFUSIONS, _VIEWS = 100, 24, 12, 200, 12, 4
-_SIDE_PIXELS, _QUALITY, _MIN_QUALITY = 176, 75, 30
-_MAX_THUMBNAIL_BYTES = 12_000
 MAX_PAGE_BYTES = 8 << 20
 
 # Not the report's own templates: those bring matplotlib along, and memory is short while PyTorch exports the network.
@@ -140,7 +137,8 @@ def _page(found: Inspection) -> bytes:
     rows = {*suspects, *views, *(row for row in _flat(found.beside[each] for each in suspects) if row >= 0)}
     rows |= {*_flat(pair[:2] for pair in pairs[:_MAX_COPIES])}
     rows |= {*_flat(finding.rows[:_MAX_WEAK] for finding in found.findings)}
-    pictures = _thumbnails(found, sorted(rows))
+    chosen = sorted(rows)
+    pictures = dict(zip(chosen, thumbnail_uris([found.photos[row] for row in chosen]), strict=True))
     values = {
         "found": found,
         "pictures": pictures,
@@ -163,20 +161,6 @@ def _page(found: Inspection) -> bytes:
 
 def _flat(groups: Iterable[Iterable[int]]) -> Iterable[int]:
     return (row for group in groups for row in group)
-
-
-def _thumbnails(found: Inspection, rows: Sequence[int]) -> dict[int, str]:
-    """Return data URIs by row."""
-    with pool() as threads:
-        made = threads.map(lambda row: _thumbnail(found.photos[row]), rows)
-        return dict(zip(rows, made, strict=True))
-
-
-def _thumbnail(photo: Photo) -> str:
-    data = thumbnail(photo, _SIDE_PIXELS, _QUALITY)
-    if len(data) > _MAX_THUMBNAIL_BYTES:  # noise has several times the bytes of other photos
-        data = thumbnail(photo, _SIDE_PIXELS // 2, _MIN_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def _class_rows(found: Inspection) -> list[dict[str, Any]]:

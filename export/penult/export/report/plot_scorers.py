@@ -14,9 +14,11 @@ from penult.export.evaluation.accuracy import is_few, stated
 from penult.export.evaluation.confusions import Confusions
 from penult.export.report.plot_style import (
     SCORER_COLOURS,
+    SCORER_LOOKS,
     SCORER_MARKERS,
     SCORER_NAMES,
     WIDTH,
+    Look,
     cells,
     label,
     new,
@@ -123,8 +125,13 @@ def difference(choice: Mapping[str, Any]) -> bytes:
         return svg(figure)
 
 
-def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Return accuracy against confidence (SVG) in bins of equally many photos, by scorer, with 95 % intervals."""
+def reliability(metrics: Mapping[str, Mapping[str, Any]], looks: Mapping[str, Look] = SCORER_LOOKS) -> bytes:
+    """Return accuracy against confidence (SVG) in bins of equally many photos, with 95 % intervals.
+
+    Args:
+        metrics: The figures of evaluate(), by scorer.
+        looks: Colour, marker and name of each; those of scorers by default.
+    """
     with style():
         figure, axes = new(2.8)
         axis: Axes = axes[0][0]
@@ -135,9 +142,8 @@ def reliability(metrics: Mapping[str, Mapping[str, Any]]) -> bytes:
             ranges = [wilson(part["accuracy"], part["photos"]) for part in bins]
             errors = np.array([[max(a - low, 0), max(high - a, 0)] for a, (low, high) in zip(y, ranges, strict=True)]).T
             axis.errorbar(
-                x, y, yerr=errors, color=SCORER_COLOURS[scorer], marker=SCORER_MARKERS[scorer], ms=5, lw=1.2,
-                elinewidth=0.8, capsize=2, alpha=0.9,
-                label=f"{SCORER_NAMES[scorer]}: calibration error {_error(values)}",
+                x, y, yerr=errors, color=looks[scorer].colour, marker=looks[scorer].marker, ms=5, lw=1.2,
+                elinewidth=0.8, capsize=2, alpha=0.9, label=f"{looks[scorer].name}: calibration error {_error(values)}",
             )  # fmt: skip
         bins = [part for values in metrics.values() for part in values["reliability"]]
         axis.set_xlim(max(0.0, min(part["confidence"] for part in bins) - 0.05), 1.01)

@@ -4,7 +4,7 @@ Plots are 3.7 inches wide with text of 9 points. A phone shows them 346 pixels w
 """
 
 import unicodedata
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -13,6 +13,19 @@ from penult.drawing import GREEN, PURPLE, figure
 SCORER_COLOURS = {"dense": GREEN, "svm": PURPLE}
 SCORER_MARKERS = {"dense": "o", "svm": "s"}
 SCORER_NAMES = {"dense": "dense head", "svm": "SVM"}
+
+
+class Look(NamedTuple):
+    """How one of two things is drawn: colour, marker, and the name in a legend."""
+
+    colour: str
+    marker: str
+    name: str
+
+
+SCORER_LOOKS = {
+    scorer: Look(SCORER_COLOURS[scorer], SCORER_MARKERS[scorer], name) for scorer, name in SCORER_NAMES.items()
+}
 WIDTH = 3.7
 _LONGEST_NAME = 20
 # Matplotlib measures a letter that its font lacks as a box of 0.6 em. If it is drawn 1 em wide, so many spaces of

@@ -21,7 +21,7 @@ from penult.export.evaluation import accuracy
 from penult.export.evaluation.choice import RULES
 from penult.export.evaluation.confusions import Confusions, class_rows, classes_csv
 from penult.export.evaluation.diagnosis import RULE
-from penult.export.evaluation.metrics import SIGNIFICANCE
+from penult.export.evaluation.paired import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
 from penult.export.report.figures import draw_figures
 from penult.export.report.gallery import gallery, near_copies
