@@ -72,6 +72,10 @@ def cases(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "quantize data": (["quantize", model, absent], "absent"),
         "quantize network": (["quantize", str(folder / "vgg16"), good], "int8 is for"),
         "quantize to": (["quantize", model, good, "--to", "int88"], "did you mean int8?"),
+        "compare model": (["compare", absent, good], "holds no version"),
+        "compare one": (["compare", model, good], "has one version, 1"),
+        "compare version": (["compare", model, good, "--versions", "1,99"], "has no version 99"),
+        "compare versions": (["compare", model, good, "--versions", "latest"], "give them as 3,4"),
         "verb": (["trian"], "did you mean train?"),
     }
     for name in ("data", "arch", "weights", "crop", "name"):

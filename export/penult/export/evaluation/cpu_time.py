@@ -1,4 +1,4 @@
-"""Compare the CPU time of functions, run in turns, so that other work on the machine slows all of them alike."""
+"""Compare the CPU time of two functions that run in turns. Other work on the machine then slows both alike."""
 
 import time
 from collections.abc import Callable

@@ -26,7 +26,7 @@ def accuracies(found: Comparison) -> bytes:
     """Return the accuracy of both versions with 95 % intervals (SVG), and the photos that only one gets right."""
     versions = (found.before, found.after)
     with style():
-        figure, axes = new(2.3, rows=2, height_ratios=(3, 2))
+        figure, axes = new(2.5, rows=2, height_ratios=(3, 2))
         _intervals(axes[0][0], versions)
         _only_one_correct(axes[1][0], versions, found.outcome)
         return svg(figure)
@@ -74,4 +74,4 @@ def _only_one_correct(axis: Axes, versions: Sequence[Answers], outcome: dict[str
     axis.set_yticks([])
     axis.set_xticks([])
     axis.grid(visible=False)
-    axis.set_title(f"photos that only version {versions[0].version} ← → only version {versions[1].version} gets right")
+    axis.set_title(f"correct only: version {versions[0].version} ← → version {versions[1].version}")

@@ -12,7 +12,7 @@ _MAX_BYTES = 12_000
 
 
 def thumbnail_uris(photos: Sequence[Photo]) -> list[str]:
-    """Return whole photos as data URIs, each of at most some 12 KB; raise DiskError if one can no longer be read."""
+    """Return whole photos as data URIs of about 12 KB or less; raise DiskError if one is gone."""
     with pool() as threads:
         return list(threads.map(_uri, photos))
 
