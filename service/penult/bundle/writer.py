@@ -43,6 +43,13 @@ def publish(model_folder: Path, manifest: Manifest, files: Mapping[str, bytes]) 
         raise
 
 
+def move(version_folder: Path, model_folder: Path) -> Path:
+    """Move a whole bundle from another folder of the same file system, as the next version; return its folder."""
+    name_to_publish(model_folder)
+    model_folder.mkdir(parents=True, exist_ok=True)
+    return _rename_to_next_version(version_folder, model_folder)
+
+
 def put_signature(version_folder: Path, signature: bytes) -> None:
     """Put manifest.sig beside a manifest, in one step, in place of one that is there; raise OSError."""
     # Made beside the version, not in it: a reader would meet a file that the manifest does not list. Where a link

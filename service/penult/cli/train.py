@@ -3,10 +3,11 @@
 import argparse
 import json
 import os
+import time
 from typing import Any
 
 from penult.cli.published import as_json, link, next_steps, print_last, print_published
-from penult.console import print_error, print_table, say
+from penult.console import duration, print_error, print_table, say
 from penult.export.config.train import TrainSettings
 
 add_arguments = TrainSettings.add_arguments
@@ -14,6 +15,7 @@ add_arguments = TrainSettings.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, compare settings, or print the plan; return 0, or 1 if the int8 version is rejected."""
+    began = time.monotonic()
     from penult.export.jobs.preflight import check_training
     from penult.process_limits import keep_all_blocks
 
@@ -28,7 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if settings.sweep != "no":
         return _sweep(arguments, settings)
-    from penult.export.jobs.train import train
+    if settings.budget:
+        return _budget(arguments, settings, began)
+    if settings.budget_plan:
+        from penult.export.jobs.budget import replay as train
+    else:
+        from penult.export.jobs.train import train
 
     result = train(settings)
     if os.environ.get("RANK", "0") != "0":
@@ -54,6 +61,23 @@ def _add_int8(arguments: argparse.Namespace, settings: Any, result: Any) -> int:
     if arguments.json:
         return print_published(arguments, result, int8=as_json(added, **added.metrics["int8"]))
     return print_last(arguments, added)
+
+
+def _budget(arguments: argparse.Namespace, settings: Any, began: float) -> int:
+    from penult.export.jobs import budget_view
+    from penult.export.jobs.budget import run_budget
+    from penult.export.jobs.preflight import budget_folder
+
+    result, folder = run_budget(settings, began), budget_folder(settings)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    plan, seconds = budget_view.read(folder), round(time.monotonic() - began, 1)
+    if arguments.json:
+        return print_published(arguments, result, budget=plan, seconds=seconds)
+    print_table(list(budget_view.HEADER), budget_view.table(plan))
+    print("\n".join(plan["decisions"]))
+    print(f"tried: {link(folder / 'trials.png')}\nplan: {folder / 'budget.json'}\ntime: {duration(seconds)}")
+    return print_last(arguments, result)
 
 
 def _sweep(arguments: argparse.Namespace, settings: Any) -> int:

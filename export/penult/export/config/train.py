@@ -4,11 +4,12 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from penult.export.config import budget as budgets
 from penult.export.config import no_effect, one_class, photos
 from penult.export.errors import SettingsError
 from penult.settings import setting
@@ -156,6 +157,14 @@ class TrainSettings(photos.LearningSettings):
     repeats: int = _count(1, "seeds per trial of a sweep")
     dry_run: bool = _unrecorded(False, "report what a run would do, without training or writing")
 
+    budget: str = _unrecorded(
+        "", "choose network and options, train, and publish within this time", read=budgets.budget_time,
+        metavar="90s|20m|2h|quick", group="budget",
+    )  # fmt: skip
+    budget_plan: Path | None = _unrecorded(None, "repeat the final training of a budget.json exactly", metavar="FILE")
+    # The options that are given, which --budget does not choose.
+    pinned: tuple[str, ...] = field(default=(), repr=False)
+
     def __post_init__(self) -> None:
         """Reject settings that cannot work, each with what to change."""
         super().__post_init__()
@@ -165,6 +174,7 @@ class TrainSettings(photos.LearningSettings):
             )
         if self.reinit and self.freeze == FREEZE_ALL:
             raise SettingsError("FREEZE", "--reinit restarts what is not frozen, and --freeze all freezes everything")
+        budgets.check(self)
         no_effect.refuse(self)
         self._check_schedule()
         if self.int8:
@@ -176,6 +186,11 @@ class TrainSettings(photos.LearningSettings):
     def freezes_all(self) -> bool:
         """Whether nothing but the head learns."""
         return self.freeze == FREEZE_ALL
+
+    @property
+    def asks_for_frozen(self) -> bool:
+        """Whether --freeze all is given to --budget."""
+        return self.freezes_all and "freeze" in self.pinned
 
     def _check_sweep(self) -> None:
         """Refuse a sweep that would have nothing to compare."""
@@ -235,6 +250,8 @@ class TrainSettings(photos.LearningSettings):
             found["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:64] or "model")
         if found.get("weights") == "none":
             found.setdefault("freeze", 0)
+        if found.get("budget") or found.get("budget_plan"):
+            found["pinned"] = budgets.pinned(set(found) - {"data", "out"})
         return found
 
 

@@ -5,6 +5,7 @@ numbers of PyTorch and NumPy go on as if it had not run. Options have the names 
 their defaults. Variables such as PENULT_TRAIN_EPOCHS are not read.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -52,10 +53,18 @@ def train(
     Raises:
         PenultError: An option, the photos or the disk; `message` is one line. Nothing is published.
     """
+    began = time.monotonic()
     settings = TrainSettings.of(data=data, out=out, **options)
     with reporting_to(on_progress, on_line), _same_random_numbers():
         check_training(settings)
-        from penult.export.jobs.train import train as run
+        if settings.budget:
+            from penult.export.jobs.budget import run_budget
+
+            return run_budget(settings, began)
+        if settings.budget_plan:
+            from penult.export.jobs.budget import replay as run
+        else:
+            from penult.export.jobs.train import train as run
 
         return run(settings)
 

@@ -33,12 +33,12 @@ _DRIVER = "libcuda.so.1"
 def check_training(settings: TrainSettings) -> None:
     """Raise the PenultError of a run or its plan for everything that can be checked without PyTorch."""
     name_to_publish(settings.out)
-    network = known_networks.get(settings.arch)
-    known_networks.preprocess(settings)
-    weights_file.check(settings.weights, network)
-    known_networks.check_layers(settings)
-    if settings.descriptor == PENULTIMATE:  # the others' lengths are known once the network is built
-        _check_whitening(settings.whiten, network)
+    if settings.budget_plan and not settings.budget_plan.is_file():
+        raise SettingsError("BUDGET", f"--budget-plan {settings.budget_plan} does not exist; give a budget.json")
+    if settings.budget and "arch" in settings.pinned:
+        known_networks.get(settings.arch)
+    if not (settings.budget or settings.budget_plan):
+        _check_network(settings)
     _check_device(settings.device)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun, the first process checks the disk for all
@@ -48,6 +48,16 @@ def check_training(settings: TrainSettings) -> None:
         check_outliers(settings.outliers)
     if not settings.dry_run:
         check_places(settings)
+
+
+def _check_network(settings: TrainSettings) -> None:
+    """Raise the SettingsError of weights and whitening that do not suit the network."""
+    network = known_networks.get(settings.arch)
+    known_networks.preprocess(settings)
+    weights_file.check(settings.weights, network)
+    known_networks.check_layers(settings)
+    if settings.descriptor == PENULTIMATE:  # the others' lengths are known once the network is built
+        _check_whitening(settings.whiten, network)
 
 
 def check_inspection(settings: InspectSettings) -> None:
@@ -120,6 +130,11 @@ def check_places(settings: TrainSettings) -> None:
 def sweep_folder(settings: TrainSettings) -> Path:
     """Return the folder of a sweep's table and plot, beside the versions. The service ignores it."""
     return settings.out / f"sweep-{settings.sweep}"
+
+
+def budget_folder(settings: TrainSettings) -> Path:
+    """Return the folder of the table, the plot and the plan of --budget, beside the versions."""
+    return settings.out / "budget"
 
 
 def _check_whitening(wanted: int, network: Network) -> None:

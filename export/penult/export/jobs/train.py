@@ -43,8 +43,9 @@ from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report_data import TrainingSummary
 from penult.export.training.checkpoint import NOTHING_TO_RESUME, Checkpoint
 from penult.export.training.distributed import ProcessGroup, started
-from penult.export.training.finetune import FineTuner, OnEpoch
+from penult.export.training.finetune import Described, FineTuner, OnEpoch
 from penult.export.training.history import History
+from penult.export.training.pace import Pace
 from penult.export.training.tensorboard import TensorBoardWriter
 
 
@@ -55,6 +56,14 @@ class Run:
     processes: ProcessGroup
     splits: Splits
     reader: PhotoReader
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A candidate that can be published, and its training for the report."""
+
+    candidate: Candidate
+    learning: TrainingSummary
 
 
 def train(settings: TrainSettings) -> Result:
@@ -79,7 +88,7 @@ def train(settings: TrainSettings) -> Result:
         if processes.is_first:
             net = tuner.net.to("cpu").to(memory_format=torch.contiguous_format).eval()
             noted = replace(run.splits, notes=(*run.splits.notes, *history.notes))
-            with _saved_weights(settings, net):
+            with saved_weights(settings, net):
                 result = publish(settings, noted, net, initial, run.reader, history)
         result = processes.same(result)
         if processes.is_first:
@@ -100,8 +109,11 @@ def splits_of(settings: TrainSettings) -> Splits:
 
 
 @contextmanager
-def started_run(settings: TrainSettings) -> Iterator[Run]:
-    """Join the processes, check the places to write to, and read the photos once for all processes."""
+def started_run(settings: TrainSettings, networks: str = "") -> Iterator[Run]:
+    """Join the processes, check the places to write to, and read the photos once for all processes.
+
+    `networks` is printed in place of the network of the settings.
+    """
     name_to_publish(settings.out)
     with started(settings.device) as processes, resumable():
         if processes.is_first:
@@ -117,7 +129,7 @@ def started_run(settings: TrainSettings) -> Iterator[Run]:
         counts = splits.counts()
         say(
             f"{classes_text(splits.classes)}; {counts['train']} training, {counts['val']} validation and "
-            f"{counts['test']} test photos; {settings.arch} on {processes.device.type}"
+            f"{counts['test']} test photos; {networks or settings.arch} on {processes.device.type}"
             + (f", {processes.size} processes" if processes.are_joined else "")
         )
         for note in (*idle_notes(settings, splits), *splits.notes):
@@ -171,7 +183,7 @@ def _train_one_class(settings: TrainSettings, run: Run) -> Result:
             say(f"note: {note}")
         splits = replace(splits, notes=(*splits.notes, *notes))
     net = untrained(settings)
-    with _saved_weights(settings, net):
+    with saved_weights(settings, net):
         draft = _draft(settings, splits, net, reader)
         exported, outputs, parity = _exported(net, draft, splits, reader)
         candidate = one_class.Candidate(
@@ -183,14 +195,19 @@ def _train_one_class(settings: TrainSettings, run: Run) -> Result:
 
 
 def fine_tune(
-    settings: TrainSettings, run: Run, checkpoint: Path, on_epoch: OnEpoch = lambda epoch: None
+    settings: TrainSettings,
+    run: Run,
+    checkpoint: Path,
+    on_epoch: OnEpoch = lambda epoch: None,
+    pace: Pace | None = None,
+    described: Described | None = None,
 ) -> tuple[FineTuner, Weights, History]:
-    """Fine-tune a network; return its trainer, its initial weights, and the history."""
+    """Fine-tune a network; return its trainer, its initial weights, and the history. `pace` as in FineTuner."""
     architecture = architectures.get(settings.arch)
     net = build(architecture, settings, len(run.splits.classes))
     check_svm(settings, run.splits, net)
     initial = copy_weights(net)
-    tuner = FineTuner(net, architecture, settings, run.splits, run.reader, run.processes, on_epoch)
+    tuner = FineTuner(net, architecture, settings, run.splits, run.reader, run.processes, on_epoch, pace, described)
     return tuner, initial, tuner.run(checkpoint)
 
 
@@ -208,6 +225,19 @@ def publish(
     settings: TrainSettings, splits: Splits, net: PenultNet, initial: Weights, reader: PhotoReader, history: History
 ) -> Result:
     """Export the network, compare the ONNX model with it, fit the SVM, and publish the bundle; raise PenultError."""
+    return publish_prepared(settings, prepare(settings, splits, net, initial, reader, history), reader)
+
+
+def publish_prepared(settings: TrainSettings, prepared: Prepared, reader: PhotoReader) -> Result:
+    """Publish the bundle of a prepared candidate; raise PenultError."""
+    crops = reader.stack if settings.report_photos else None
+    return publish_bundle(settings.out, prepared.candidate, crops, settings, prepared.learning)
+
+
+def prepare(
+    settings: TrainSettings, splits: Splits, net: PenultNet, initial: Weights, reader: PhotoReader, history: History
+) -> Prepared:
+    """Export the network, compare the ONNX model with it, and fit the SVM; raise PenultError."""
     metrics: dict[str, Any] = {}
     if settings.whiten:
         train, val = (
@@ -239,8 +269,7 @@ def publish(
         dropout=architecture.dropout if settings.dropout is None else settings.dropout,
     )
     candidate = Candidate(draft, splits, exported, outputs, fitted, choice, metrics, {HISTORY_NAME: history.to_csv()})
-    crops = reader.stack if settings.report_photos else None
-    return publish_bundle(settings.out, candidate, crops, settings, learning)
+    return Prepared(candidate, learning)
 
 
 def _draft(settings: TrainSettings, splits: Splits, net: PenultNet, reader: PhotoReader, **more: object) -> Manifest:
@@ -275,7 +304,7 @@ def _exported(
 
 
 @contextmanager
-def _saved_weights(settings: TrainSettings, net: PenultNet) -> Iterator[None]:
+def saved_weights(settings: TrainSettings, net: PenultNet) -> Iterator[None]:
     """Publish inside; --save-weights FILE is written before and moves to its place after.
 
     If the disk is full, the run fails before it publishes. So --resume publishes one bundle and not two.

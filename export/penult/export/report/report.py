@@ -37,7 +37,7 @@ _REM_PER_INCH = 5.5
 STATUS_PAGE = "http://127.0.0.1:9095/"
 _OF_THIS_MACHINE = {
     "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats", "outliers",
-    "int8", "max_loss",
+    "int8", "max_loss", "budget", "budget_plan", "pinned",
 }  # fmt: skip
 
 TEMPLATES = jinja2.Environment(

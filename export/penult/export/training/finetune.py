@@ -4,10 +4,11 @@ All random numbers depend on seed, phase, epoch and photo alone. So a resumed ru
 unbroken one, and several processes end with the same weights as one.
 """
 
+import hashlib
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ from penult.export.training import lr_finder, schedule
 from penult.export.training.checkpoint import Checkpoint, run_identity
 from penult.export.training.distributed import ProcessGroup, share_batch_norm
 from penult.export.training.history import Epoch, History
-from penult.export.training.trainer import EvalResult, Trainer, class_weights, steps_of
+from penult.export.training.pace import Pace, Paced
+from penult.export.training.trainer import EvalResult, Tensors, Trainer, class_weights, steps_of
 
 # The training loss is measured again in eval mode, on at least so many photos; dropout would hide the gap.
 _MIN_MEASURED = 200
@@ -35,7 +37,12 @@ _HEAD_BATCH = 64
 # With Adam's usual 1e-8, gradients of rounding noise become full steps, and runs of one and two processes diverge.
 _EPSILON = 1e-6
 
+# Rounds of a pace end when it says so.
+_NO_LIMIT = 1_000_000
+
 OnEpoch = Callable[[Epoch], None]
+# Descriptors and labels that the same frozen network has given for the same photos, by all that they depend on.
+Described = dict[str, Tensors]
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,22 @@ class FineTuner:
         reader: PhotoReader,
         processes: ProcessGroup,
         on_epoch: OnEpoch = lambda epoch: None,
+        pace: Pace | None = None,
+        described: Described | None = None,
     ) -> None:
-        """Move the network to the device; run() trains it."""
+        """Move the network to the device; run() trains it.
+
+        Args:
+            net: The network.
+            architecture: What it is.
+            settings: How it is trained.
+            splits: The photos.
+            reader: Reads them.
+            processes: The processes of the run.
+            on_epoch: Called after each epoch.
+            pace: Decides on the rounds of the phase of all layers; None: the settings do.
+            described: Kept descriptors, of runs with the same seed and weights, for the phase of the head.
+        """
         share_batch_norm(net, processes)
         weights = class_weights(settings.class_weights, splits.train, net.classes)
         self.trainer = Trainer(net, reader, processes, weights, settings.precision)
@@ -81,6 +102,8 @@ class FineTuner:
         self.reader = reader
         self.processes = processes
         self.on_epoch = on_epoch
+        self.pace = pace
+        self.described = described
 
     def run(self, checkpoint_path: Path) -> History:
         """Run both phases, each of which ends with its best weights; return the history.
@@ -109,12 +132,25 @@ class FineTuner:
     def _run_head(self, number: int, history: History, checkpoint: Checkpoint) -> None:
         """Train the head alone: all processes run the body once per photo, then the first one trains the head."""
         freeze_stages(self.net, self.architecture, FREEZE_ALL)
-        train = self.trainer.describe_all(self.splits.train, "describing training photos")
-        val = self.trainer.describe_all(self.splits.val, "describing validation photos")
+        train = self._describe(self.splits.train, "describing training photos")
+        val = self._describe(self.splits.val, "describing validation photos")
         if self.processes.is_first:
             self._run_phase(number, self._head_phase(train, val, history), history, checkpoint)
         self.processes.copy(self.net)
         history.epochs[:] = self.processes.same(history.epochs)
+
+    def _describe(self, photos: Sequence[Photo], what: str) -> Tensors:
+        """Return descriptors and labels of photos by the network as given, kept ones if there are."""
+        if self.described is None:
+            return self.trainer.describe_all(photos, what)
+        names = " ".join(photo.sha256 for photo in photos)
+        settings, reader = self.settings, self.reader
+        weights = f"{settings.arch} {settings.weights} {settings.descriptor} {settings.seed}"
+        depends = f"{weights} {reader.spec} {reader.batch_size} {self.net.views} {names}"
+        key = hashlib.sha256(depends.encode()).hexdigest()
+        if key not in self.described:
+            self.described[key] = self.trainer.describe_all(photos, what)
+        return self.described[key]
 
     def _run_whole(self, number: int, history: History, checkpoint: Checkpoint) -> None:
         """Train every layer that is not frozen."""
@@ -202,20 +238,23 @@ class FineTuner:
             history.notes.append(f"--lr auto: the given rates were multiplied by {factor:.2g}")
             say(history.notes[-1])
         forward = self.processes.wrap(self.net)
-        plan = schedule.make(optimizer, settings, history.best_loss, steps_of(len(splits.train), settings.batch_size))
+        steps = steps_of(len(splits.train), settings.batch_size)
+        best = history.best_loss
+        plan = Paced(optimizer, best, self.pace) if self.pace else schedule.make(optimizer, settings, best, steps)
 
         def run_epoch(epoch: int) -> float:
             seed = f"{settings.seed} {epoch}"
             batches = self.reader.augmented(
                 splits.train, augmentation, seed, f"epoch {epoch}", self.processes.bounds, settings.train_crop
             )
-            losses = trainer.epoch(batches, optimizer, plan, forward)
+            losses = trainer.epoch(plan.batches(batches), optimizer, plan, forward)
             return sum(losses) / len(losses)
 
         def measure() -> tuple[EvalResult, EvalResult]:
             return trainer.measure(measured, "measuring"), trainer.measure(splits.val, "validating")
 
-        return Phase("all", settings.epochs, optimizer, plan, run_epoch, measure, is_long=True)
+        epochs = _NO_LIMIT if self.pace else settings.epochs
+        return Phase("all", epochs, optimizer, plan, run_epoch, measure, is_long=True)
 
     def _optimizer(self, factor: float) -> torch.optim.Optimizer:
         groups = parameter_groups(self.net, self.architecture, self.settings)

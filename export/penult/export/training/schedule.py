@@ -7,12 +7,15 @@ Both keep track of the best epoch, whose weights are kept.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from penult.export.config.train import ONE_CYCLE, TrainSettings
+
+T = TypeVar("T")
 
 _RISING_SHARE = 0.25
 _START_DIVISOR = 10
@@ -79,6 +82,10 @@ class Schedule:
         self.stopping = EarlyStopping(stop_patience, best=best)
         self.step = 0
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=lr_factor, patience=lr_patience)
+
+    def batches(self, given: Iterable[T]) -> Iterator[T]:
+        """Yield the batches of an epoch that are learnt from: all."""
+        yield from given
 
     def before_step(self) -> None:
         """Set the rates of the optimizer's next step."""

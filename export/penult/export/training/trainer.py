@@ -15,7 +15,7 @@ from penult.export.config.train import BALANCED, PENULTIMATE
 from penult.export.data.loader import LearningBatch, PhotoReader
 from penult.export.data.splitting import Photo
 from penult.export.networks.layers import Layer
-from penult.export.networks.network import Normalise, PenultNet
+from penult.export.networks.network import Normalise, PenultNet, make_views
 from penult.export.training.distributed import ProcessGroup
 
 
@@ -152,6 +152,20 @@ class Trainer:
                 labels.append(torch.from_numpy(truth).to(self.device))
         rows = {name: self.processes.rows(torch.cat(parts).clone()) for name, parts in found.items()}
         return rows, self.processes.rows(torch.cat(labels).clone())
+
+    def describe_views(self, photos: Sequence[Photo], what: str, views: int) -> torch.Tensor:
+        """Return what the head reads of each view of all photos, float [N, views, length], in every process.
+
+        The views are those of make_views(): the photo, its mirror image, and both turned.
+        """
+        self.net.eval()
+        found = [torch.empty(0, views, self.net.descriptor_length, device=self.device)]
+        with torch.inference_mode():
+            for pixels, _ in self.reader.crops(self.processes.part(photos), what):
+                inputs = self.normalise(torch.from_numpy(pixels).to(self.device))
+                seen = self.net.body(make_views(inputs, views) if views > 1 else inputs)
+                found.append(seen.view(views, len(inputs), -1).transpose(0, 1))
+        return self.processes.rows(torch.cat(found).clone())
 
     def describe_all(self, photos: Sequence[Photo], what: str) -> Tensors:
         """Return descriptors float [N, length] and labels int64 [N] of all photos, in every process."""

@@ -1,0 +1,172 @@
+"""Choose under `--budget`: the network, how its photos are shown, and how it is fine-tuned.
+
+Each choice is a function of budget_plan.py, asked with what was measured here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penult.console import duration
+from penult.export.config.train import TrainSettings
+from penult.export.errors import SettingsError
+from penult.export.jobs import budget_plan
+from penult.export.jobs.budget_frozen import Explorer, chosen
+from penult.export.jobs.budget_journal import COPIES, RANKING, VIEWS, Journal, Tried
+from penult.export.jobs.budget_plan import Look
+from penult.export.jobs.budget_tuning import Tuning
+from penult.export.jobs.train import Run
+from penult.export.networks.weights_at_hand import AtHand
+
+_AUGMENTED = {
+    "topdown": "photos have no upright direction, because turned copies do not hurt",
+    "photo": "photos are mirrored but not turned, because turned copies hurt",
+    "gentle": "photos are not mirrored, because mirrored copies hurt",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the frozen networks showed.
+
+    Attributes:
+        networks: The finalists, the best one first.
+        looks: How each is shown its photos.
+        augment: What suits the photos.
+        views: How many views to serve.
+        accuracies: Of the finalists, frozen, in the last ranking; 1 if there was none.
+        photos: How many photos that ranking held out.
+    """
+
+    networks: tuple[AtHand, ...]
+    looks: tuple[Look, ...]
+    augment: str
+    views: int
+    accuracies: tuple[float, ...]
+    photos: int
+
+
+@dataclass
+class Chooser:
+    """Asks the photos."""
+
+    settings: TrainSettings
+    run: Run
+    journal: Journal
+    tuning: Tuning
+    networks: tuple[AtHand, ...]
+    budget_s: float
+
+    # -- frozen networks -----------------------------------------------------------------------------------------------
+
+    def explore(self) -> Finding:
+        """Rank networks, and ask how photos are shown; raise SettingsError if the budget is too small."""
+        explorer = Explorer(self.settings, self.run, self.journal, math.inf)
+        smallest = min(self.networks, key=lambda each: budget_plan.size_of(each.arch))
+        least_s = self.journal.fact("least_s", lambda: explorer.frozen_s(smallest, explorer.looks(smallest)[0], 1))
+        begun_s = self.journal.fact("begun_s", self.journal.now_s)
+        if begun_s + least_s > self.budget_s:
+            least = budget_plan.least_budget(begun_s + least_s)
+            raise SettingsError(
+                "BUDGET",
+                f"--budget {self.settings.budget} is too small: here a frozen network alone takes about "
+                f"{duration(begun_s + least_s)}; give at least {least}",
+            )
+        explorer.until_s = budget_plan.exploring_ends_s(self.budget_s, begun_s, least_s)
+        networks = explorer.rank(self.networks)
+        ranked = {each.arch: each for each in self.journal.tried if each.stage == RANKING}
+        accuracies = tuple(ranked[each.arch].accuracy if ranked else 1.0 for each in networks)
+        if ranked:
+            self.journal.decide(f"network: frozen, {networks[0].arch} is best")
+        asked: tuple[Tried, ...] = ()
+        looks = tuple(explorer.looks(each)[0] for each in networks)
+        if not math.isinf(self.budget_s):
+            asked = explorer.copies(networks[0], looks[0])
+            looks = tuple(explorer.best_look(each) for each in networks)
+            for network, look in zip(networks, looks, strict=True):
+                self.journal.decide(f"size: {network.arch} is shown {look.text}")
+        augment, views = self._suited(asked)
+        photos = max((each.photos for each in ranked.values()), default=len(explorer.pool))
+        left_s = budget_plan.AIM * self.budget_s - self.journal.now_s()
+        while views > 1 and explorer.frozen_s(networks[0], looks[0], views) > left_s:
+            views //= 2
+        views = self.journal.fact("views", lambda: views)
+        self.journal.decide(f"views: {views}")
+        return Finding(networks, looks, augment, views, accuracies, photos)
+
+    def _suited(self, asked: Sequence[Tried]) -> tuple[str, int]:
+        """Return augmentation and views that suit the photos; what is given is kept."""
+        of = {each.what: each for each in asked if each.stage == COPIES}
+        mirrored, turned = (_lead(of.get(f"{name} copies")) for name in ("mirrored", "turned"))
+        pinned, given = self.settings.pinned, self.settings
+        augment = given.augment if "augment" in pinned else budget_plan.augmentation(mirrored, turned)
+        if "augment" not in pinned and of:
+            self.journal.decide(f"augmentation: {_AUGMENTED[augment]}")
+        leads = {each.more["views"]: each.lead or 0.0 for each in asked if each.stage == VIEWS}
+        views = given.views if "views" in pinned else budget_plan.views_of(augment, leads)
+        return ("topdown" if views > 2 else augment), views
+
+    # -- fine-tuning ---------------------------------------------------------------------------------------------------
+
+    def recipe(self, finding: Finding, place: int, options: Mapping[str, Any]) -> TrainSettings:
+        """Return the settings of a fine-tuning of a finalist, with `options` in place of the usual ones."""
+        network, look = finding.networks[place], finding.looks[place]
+        usual = budget_plan.recipe(look, finding.augment, finding.views)
+        found = chosen(self.settings, arch=network.arch, weights=network.weights, **{**usual, **options})
+        if "epochs" in self.settings.pinned:
+            return found
+        return replace(found, epochs=budget_plan.wanted_epochs(self.tuning.steps(found)))
+
+    def choose(self, finding: Finding, end_s: float) -> dict[str, Any] | None:
+        """Return `place` and `options` of the final training, from trials; None if there is no time for training."""
+        errors = [math.sqrt(max(a * (1 - a), 0.01) / finding.photos) for a in finding.accuracies]
+        order = budget_plan.order_for_tuning(finding.accuracies, [n.imagenet for n in finding.networks], errors)
+        place = order[0]
+        first = self.recipe(finding, place, {})
+        costs, steps = self.tuning.costs(first), self.tuning.steps(first)
+        left_s = end_s - self.journal.now_s()
+        if not budget_plan.can_fine_tune(costs, steps, left_s):
+            self.journal.decide(f"fine-tuning: none, because only {duration(max(left_s, 0))} are left for it")
+            return None
+        wanted = budget_plan.trials_s(costs, steps, first.epochs, left_s)
+        trials_end_s = self.journal.fact("trials_end_s", lambda: self.journal.now_s() + wanted)
+        tried = {n: found for n in order if (found := self._trial(finding, n, {}, "as usual", None, trials_end_s))}
+        if len(tried) > 1:
+            place = min(tried, key=lambda n: tried[n].loss or math.inf)
+        if len(order) > 1:
+            self.journal.decide(f"network: {finding.networks[place].arch} is fine-tuned")
+        options = self._vary(finding, place, tried[place], trials_end_s) if place in tried else {}
+        return {"place": place, "options": options}
+
+    def _vary(self, finding: Finding, place: int, usual: Tried, end_s: float) -> dict[str, Any]:
+        """Return the options that were better in trials than those of the usual recipe."""
+        options: dict[str, Any] = {}
+        best = usual
+        for what, differs in budget_plan.variations(self.recipe(finding, place, {})):
+            if set(differs) & set(self.settings.pinned):
+                continue
+            found = self._trial(finding, place, options | differs, what, best, end_s)
+            if found and found.is_better:
+                self.journal.decide(f"{what}: better, validation loss falls from {best.loss:.3f} to {found.loss:.3f}")
+                options, best = options | differs, found
+        return options
+
+    def _trial(
+        self, finding: Finding, place: int, options: Mapping[str, Any], what: str, base: Tried | None, end_s: float
+    ) -> Tried | None:
+        """Return a short fine-tuning, or None if there is no time for it."""
+        settings = self.recipe(finding, place, options)
+        epochs, steps = min(budget_plan.TRIAL_EPOCHS, settings.epochs), self.tuning.steps(settings)
+
+        def fits() -> bool:
+            cost_s = self.tuning.costs(settings).training_s(epochs, steps)
+            return budget_plan.fits(cost_s, end_s - self.journal.now_s())
+
+        if not self.journal.fact(f"fits {settings.arch} {what}", fits):
+            return None
+        return self.tuning.trial(settings, what, base, epochs, end_s)
+
+
+def _lead(tried: Tried | None) -> dict[str, float] | None:
+    return None if tried is None else {"lead": tried.lead or 0.0, "lead_error": tried.lead_error or 0.0}
