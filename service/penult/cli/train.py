@@ -67,6 +67,7 @@ def _budget(arguments: argparse.Namespace, settings: Any, began: float) -> int:
     from penult.export.jobs import budget_view
     from penult.export.jobs.budget import run_budget
     from penult.export.jobs.preflight import budget_folder
+    from penult.export.report import budget_table
 
     result, folder = run_budget(settings, began), budget_folder(settings)
     if os.environ.get("RANK", "0") != "0":
@@ -74,7 +75,7 @@ def _budget(arguments: argparse.Namespace, settings: Any, began: float) -> int:
     plan, seconds = budget_view.read(folder), round(time.monotonic() - began, 1)
     if arguments.json:
         return print_published(arguments, result, budget=plan, seconds=seconds)
-    print_table(list(budget_view.HEADER), budget_view.table(plan))
+    print_table(budget_table.HEADER, budget_table.rows(plan))
     print("\n".join(plan["decisions"]))
     print(f"tried: {link(folder / 'trials.png')}\nplan: {folder / 'budget.json'}\ntime: {duration(seconds)}")
     return print_last(arguments, result)

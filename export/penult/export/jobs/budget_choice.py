@@ -103,7 +103,7 @@ class Chooser:
         augment = given.augment if "augment" in pinned else budget_plan.augmentation(mirrored, turned)
         if "augment" not in pinned and of:
             self.journal.decide(f"augmentation: {_AUGMENTED[augment]}")
-        leads = {each.more["views"]: each.lead or 0.0 for each in asked if each.stage == VIEWS}
+        leads = {each.more["views"]: found for each in asked if each.stage == VIEWS and (found := _lead(each))}
         views = given.views if "views" in pinned else budget_plan.views_of(augment, leads)
         return ("topdown" if views > 2 else augment), views
 

@@ -122,13 +122,16 @@ class Explorer:
     def _sizes(self, network: AtHand, options: Sequence[Look]) -> Iterator[Tried]:
         rows = self.rows(budget_plan.compared_photos(len(self.pool)))
         base: Answers | None = None
-        for place, look in enumerate(options):
-            began = self.journal.now_s()
-            if len(options) == 1 or (place and not self._fits(network, look, len(rows), 1)):
+        for place, look in enumerate(options[1:], 1):
+            if not self._fits(network, look, len(rows), 1):
                 continue
+            began = self.journal.now_s()
+            if base is None:
+                base = self._answers(network, options[0], 1, rows)
+                yield self._tried(SIZE, network, options[0].text, base, began, more={"place": 0})
+                began = self.journal.now_s()
             answers = self._answers(network, look, 1, rows)
-            base = base or answers
-            better = lead(answers.right, base.right) if place else None
+            better = lead(answers.right, base.right)
             yield self._tried(SIZE, network, look.text, answers, began, better, more={"place": place})
 
     def copies(self, network: AtHand, look: Look) -> tuple[Tried, ...]:
@@ -136,10 +139,13 @@ class Explorer:
         return self.journal.stage("copies", lambda: [*self._copies(network, look)])
 
     def _copies(self, network: AtHand, look: Look) -> Iterator[Tried]:
-        rows = self.rows(budget_plan.compared_photos(len(self.pool)))
+        self._probe(network)
         began = self.journal.now_s()
-        if not self._fits(network, look, len(rows), _VIEWS):
+        each_s = self.expected_s(network, look, 1, _VIEWS)
+        count = budget_plan.photos_that_fit(len(self.pool), each_s, self.until_s - began)
+        if not count:
             return
+        rows = self.rows(count)
         views = self._describe(network, look, _VIEWS, rows)
         labels, groups, seed = self.labels[rows], self.groups[rows], self.settings.seed
         single = self._cross_validated(views[:, 0], rows)

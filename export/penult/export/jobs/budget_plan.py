@@ -17,7 +17,7 @@ AIM = 0.96
 # What publishing took for the frozen network, times this, is kept for the fine-tuned one.
 RESERVE = 1.25
 # Networks are ranked, and sizes and views are compared, in at most this share of the budget.
-EXPLORING = 0.2
+EXPLORING = 0.25
 # A fine-tuning that is worth its time has at least so many epochs, or so many steps.
 MIN_EPOCHS, MIN_STEPS = 2, 30
 # With so many steps MobileNetV2 has learnt TrashNet's photos by heart; more epochs gave nothing (bench/RESULTS.md).
@@ -28,6 +28,8 @@ _FINAL_SHARE = 0.75
 # Few photos rank many networks; more rank those that are left.
 _FIRST_RANKED, _RANKED = 150, 600
 FINALISTS = 2
+# Fewer photos answer nothing.
+_LEAST_ASKED = 80
 # The sizes tried beside the network's own: an eighth more of each side, as 256 is of 224.
 _LARGER = 8 / 7
 # Crops that are learnt from, as a share of those that are served (Touvron et al. 2019: they look alike to the network).
@@ -80,6 +82,14 @@ def rungs(networks: int, photos: int) -> tuple[tuple[int, int], ...]:
 def compared_photos(photos: int) -> int:
     """Return on how many photos sizes and views are compared."""
     return min(photos, _RANKED)
+
+
+def photos_that_fit(photos: int, each_s: float, left_s: float) -> int:
+    """Return on how many photos something is asked that takes `each_s` for each; 0 if there is no time for a few."""
+    count = compared_photos(photos)
+    if each_s > 0:
+        count = min(count, math.floor(left_s / each_s))
+    return count if count >= min(photos, _LEAST_ASKED) else 0
 
 
 def train_crop(served: int) -> int:
@@ -225,16 +235,18 @@ def augmentation(mirrored: Mapping[str, float] | None, turned: Mapping[str, floa
     return "photo"
 
 
-def views_of(augment: str, leads: Mapping[int, float]) -> int:
-    """Return how many views to serve: the number with the highest accuracy of those that the augmentation has.
+def views_of(augment: str, leads: Mapping[int, Mapping[str, float]]) -> int:
+    """Return how many views to serve: as many as the augmentation has, unless they are worse than one.
+
+    More views gained on every set that was measured, but by less than a few hundred photos show (bench/RESULTS.md).
 
     Args:
         augment: The network learns from such copies only.
-        leads: Accuracy of 2 and 4 views less that of one, on frozen descriptors.
+        leads: `lead` and `lead_error` of 2 and 4 views over one, on frozen descriptors.
     """
     most = {"topdown": 4, "gentle": 1, "none": 1}.get(augment, 2)
-    allowed = {1: 0.0} | {count: value for count, value in leads.items() if count <= most}
-    return max(allowed, key=lambda count: (allowed[count], count))
+    good = [count for count, each in leads.items() if count <= most and each["lead"] > -each["lead_error"]]
+    return max(good, default=1)
 
 
 def order_for_tuning(accuracies: Sequence[float], imagenet: Sequence[float], errors: Sequence[float]) -> list[int]:

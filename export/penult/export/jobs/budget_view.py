@@ -8,32 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from penult.bundle.scores import wilson
-from penult.console import duration
 from penult.export.config.budget import seconds_of
 from penult.export.disk import writing
-from penult.export.evaluation.accuracy import between
 from penult.export.jobs.budget_record import PLAN_NAME
 from penult.export.report.plot_budget import trials_png
 
-HEADER = ("stage", "network", "what", "photos", "accuracy, 95 %", "loss", "lead", "at", "took")
 _CSV = ("stage", "arch", "what", "photos", "accuracy", "low", "high", "loss", "lead", "lead_error", "epochs", "at_s",
         "seconds")  # fmt: skip
-
-
-def table(plan: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each thing that was tried."""
-    return [_row(each) for each in plan["tried"]]
-
-
-def _row(each: Mapping[str, Any]) -> list[str]:
-    scale = 1.0 if each["loss"] is not None else 100.0
-    lead = "" if each["lead"] is None else f"{scale * each['lead']:+.2g} ± {scale * each['lead_error']:.2g}"
-    epochs = f", {each['epochs']:.3g} epochs" if each["epochs"] else ""
-    return [
-        each["stage"], each["arch"], each["what"] + epochs, str(each["photos"]),
-        between(*wilson(each["accuracy"], each["photos"])), "" if each["loss"] is None else f"{each['loss']:.3f}", lead,
-        duration(each["at_s"]), duration(each["seconds"]),
-    ]  # fmt: skip
 
 
 def trials_csv(plan: Mapping[str, Any]) -> str:

@@ -5,10 +5,12 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from penult.export.config.budget import seconds_of
 from penult.export.evaluation.confusions import Confusions
 from penult.export.networks.weight_changes import changes_csv, first_filters, layer_changes
 from penult.export.report import plot_learning, plot_network, plot_photos, plot_scorers
 from penult.export.report.descriptor_map import descriptor_map, map_csv
+from penult.export.report.plot_budget import trials_svg
 from penult.export.report.report_data import ReportData, TrainingSummary
 
 Files = dict[str, bytes]
@@ -19,6 +21,8 @@ def draw_figures(report_data: ReportData, confusions: Mapping[str, Confusions]) 
     found = [_scorers(report_data, confusions), _map(report_data)]
     if report_data.learning:
         found.append(_learning(report_data.learning))
+        if plan := report_data.manifest.training.get("budget"):
+            found.append(({"budget.svg": trials_svg(plan, seconds_of(plan["budget"]))}, {}))
     return {k: v for drawn, _ in found for k, v in drawn.items()}, {k: v for _, rows in found for k, v in rows.items()}
 
 

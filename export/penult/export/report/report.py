@@ -23,6 +23,7 @@ from penult.export.evaluation.confusions import Confusions, class_rows, classes_
 from penult.export.evaluation.diagnosis import RULE
 from penult.export.evaluation.paired import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
+from penult.export.report import budget_table
 from penult.export.report.figures import draw_figures
 from penult.export.report.gallery import gallery, near_copies
 from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
@@ -127,6 +128,7 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
     test, scorer, classes = report_data.metrics["test"], report_data.manifest.default_scorer, report_data.splits.classes
     settings, default = report_data.settings, by_scorer[report_data.manifest.default_scorer]
     many = len(classes) > _MAX_OPEN
+    budget = report_data.manifest.training.get("budget")
     rows = class_rows(by_scorer, _counts(report_data.splits), scorer)
     disagreements = {
         name: found["sentence"] for name, found in report_data.metrics.get("test_against_validation", {}).items()
@@ -164,6 +166,8 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "command": command(settings, report_data.name) if settings else None,
         "dropout": report_data.learning.dropout if report_data.learning else None,
         "rule": RULE,
+        "budget": budget if report_data.learning else None,
+        "tried": [budget_table.HEADER, *budget_table.rows(budget)] if budget else [],
         "diagnosis": report_data.learning.diagnosis if report_data.learning else None,
         "stages": _stages(report_data.learning) if report_data.learning else [],
         "shows_photos": report_data.crops is not None,
