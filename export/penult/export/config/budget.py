@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 def budget_time(text: str) -> str:
-    """Return a time as --budget takes it: 90s, 20m, 1.5h or quick; raise ArgumentTypeError."""
+    """Return a time as --budget takes it, such as 90s, 20m, 1.5h or quick; raise ArgumentTypeError."""
     found = _TIME.fullmatch(text)
     if text and text != QUICK and not (found and float(found[1]) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 20m or 2h, nor {QUICK}")
@@ -51,7 +51,7 @@ def check(settings: "TrainSettings") -> None:
     if not settings.budget and not settings.budget_plan:
         return
     if settings.budget and settings.budget_plan:
-        raise SettingsError("BUDGET", "--budget chooses anew, and --budget-plan repeats what was chosen: omit one")
+        raise SettingsError("BUDGET", "--budget chooses, and --budget-plan repeats what was chosen: omit one")
     option = "--budget" if settings.budget else "--budget-plan"
     for name, out in _REFUSED.items():
         if getattr(settings, name) != getattr(type(settings), name):
@@ -67,4 +67,4 @@ def check(settings: "TrainSettings") -> None:
 
 def pinned(given: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the options that are given, which --budget must not choose."""
-    return tuple(sorted(set(given) - {"budget"}))
+    return tuple(sorted(set(given) - {"data", "out", "resume", "budget"}))

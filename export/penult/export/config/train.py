@@ -251,7 +251,7 @@ class TrainSettings(photos.LearningSettings):
         if found.get("weights") == "none":
             found.setdefault("freeze", 0)
         if found.get("budget") or found.get("budget_plan"):
-            found["pinned"] = budgets.pinned(set(found) - {"data", "out"})
+            found["pinned"] = budgets.pinned(found)
         return found
 
 

@@ -1,6 +1,6 @@
 """What a run under `--budget` has tried, and when: kept on the disk, so that --resume repeats none of it.
 
-The first process keeps the journal and the clock, and tells the others.
+The first process keeps the journal and the clock, and sends both to the others.
 """
 
 import json

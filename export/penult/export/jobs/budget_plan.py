@@ -68,7 +68,7 @@ def looks(network: Network, crop: int = 0, fit: str = "") -> tuple[Look, ...]:
 
 
 def rungs(networks: int, photos: int) -> tuple[tuple[int, int], ...]:
-    """Return the rounds of successive halving (Jamieson and Talwalkar 2016): photos, and networks that stay."""
+    """Return the rounds of successive halving: photos, and networks that stay (Jamieson and Talwalkar 2016)."""
     found, count, kept = [], min(photos, _FIRST_RANKED), networks
     while kept > FINALISTS:
         kept = max(FINALISTS, math.ceil(kept / 2))
@@ -85,7 +85,7 @@ def compared_photos(photos: int) -> int:
 
 
 def photos_that_fit(photos: int, each_s: float, left_s: float) -> int:
-    """Return on how many photos something is asked that takes `each_s` for each; 0 if there is no time for a few."""
+    """Return on how many photos to ask, at `each_s` for each; 0 if not even a few fit."""
     count = compared_photos(photos)
     if each_s > 0:
         count = min(count, math.floor(left_s / each_s))
@@ -166,7 +166,7 @@ def can_fine_tune(costs: Costs, steps: int, left_s: float) -> bool:
 
 
 def trials_s(costs: Costs, steps: int, wanted: float, left_s: float) -> float:
-    """Return the time for trials, so that the final training has most of its `wanted` epochs, and half the time."""
+    """Return the time for trials; the final training has half of it, and three quarters of its `wanted` epochs."""
     final_s = costs.training_s(_FINAL_SHARE * wanted, steps)
     return max(0.0, min(left_s - final_s, left_s / 2))
 
@@ -252,8 +252,8 @@ def views_of(augment: str, leads: Mapping[int, Mapping[str, float]]) -> int:
 def order_for_tuning(accuracies: Sequence[float], imagenet: Sequence[float], errors: Sequence[float]) -> list[int]:
     """Return the places of networks in the order in which to fine-tune them.
 
-    Of networks whose frozen accuracy is near the best, the one that is better on ImageNet comes first, because that
-    tells more about fine-tuning (correlation 0.96, Kornblith et al. 2019). `errors` are standard errors of accuracies.
+    If frozen accuracies are near the best one, accuracy on ImageNet decides (Kornblith et al. 2019). It correlates with
+    accuracy after fine-tuning by 0.96. `errors` are standard errors of the accuracies.
     """
     best = max(range(len(accuracies)), key=lambda n: accuracies[n])
     near = [n for n in range(len(accuracies)) if accuracies[best] - accuracies[n] <= 3 * errors[best]]
