@@ -120,11 +120,11 @@ def test_more_views_keep_turned_copies():
 
 
 def test_copies_answer_whether_photos_have_an_upright_direction():
-    """Turned copies that do not hurt: topdown. Mirrored ones that clearly hurt: gentle. Not asked: as usual."""
-    same, worse, much_worse = ({"lead": lead, "lead_error": 0.01} for lead in (0.0, -0.015, -0.05))
-    assert budget_plan.augmentation(same, same) == "topdown"
-    assert budget_plan.augmentation(same, worse) == "photo"
-    assert budget_plan.augmentation(much_worse, same) == "gentle"
+    """Turned copies that help: topdown. Mirrored ones that clearly hurt: gentle. Not asked: as usual."""
+    better, same, much_worse = ({"lead": lead, "lead_error": 0.01} for lead in (0.012, 0.0, -0.05))
+    assert budget_plan.augmentation(same, better) == "topdown"
+    assert budget_plan.augmentation(same, same) == "photo"
+    assert budget_plan.augmentation(much_worse, better) == "gentle"
     assert budget_plan.augmentation(None, None) == "photo"
 
 

@@ -20,8 +20,8 @@ from penult.export.jobs.train import Run
 from penult.export.networks.weights_at_hand import AtHand
 
 _AUGMENTED = {
-    "topdown": "photos have no upright direction, because turned copies do not hurt",
-    "photo": "photos are mirrored but not turned, because turned copies hurt",
+    "topdown": "photos are mirrored and turned, because turned copies help",
+    "photo": "photos are mirrored but not turned, because turned copies do not help",
     "gentle": "photos are not mirrored, because mirrored copies hurt",
 }
 

@@ -213,8 +213,7 @@ class Explorer:
         """Return the answers of the SVM; the first process computes them for all."""
         found = None
         if self.run.processes.is_first:
-            weight = self.settings.class_weight
-            found = cross_validate(descriptors, self.labels[rows], self.groups[rows], self.settings.seed, weight)
+            found = cross_validate(descriptors, self.labels[rows], self.groups[rows], self.settings.seed)
         found = self.run.processes.same(found)
         assert found is not None  # the first process has them
         return found
