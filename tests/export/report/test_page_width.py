@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penult.bundle.manifest import Manifest
+from penult.bundle.preprocess import Preprocess
+from penult.export.data.dataset import Splits
+from penult.export.data.splitting import Photo
+from penult.export.evaluation.cpu_time import CpuTimes
 from penult.export.evaluation.metrics import evaluate
+from penult.export.evaluation.versions import Answers, Classes, Comparison
+from penult.export.report.compare_page import SideBySide, comparison_files
 from penult.export.report.report import report_files
 
 _BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -97,6 +104,30 @@ def test_a_hundred_classes_are_four_screens(report_data: Callable, made_up_histo
     assert page.count("<svg") == 10
     [(height,)] = _in_browser(page, tmp_path, "root.scrollHeight", (1280,), opened=False)
     assert 1600 < height <= 4 * 800
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("x" * 200, "supercalifragilistic" * 5)], ids=["two", "endless"])
+def test_a_comparison_does_not_stick_out(make_photos: Callable, tmp_path: Path, names: tuple[str, str]):
+    """The page of `penult compare` is as wide as the window too, with photos, tables and both plots."""
+    folder = make_photos(tmp_path / "photos", {"c" * 100: 48})
+    photos = tuple(Photo(path, row % 2, str(row)) for row, path in enumerate(sorted(folder.rglob("*.png"))))
+    labels, classes = np.array([photo.label for photo in photos]), Classes.of(names, (*names, "z" * 100))
+    versions = []
+    for number, right in enumerate((np.arange(48) % 3 > 0, np.arange(48) % 4 > 0)):
+        known = (names, (*names, "z" * 100))[number]
+        scores = np.eye(len(known), dtype=np.float32)[np.where(right, labels, 1 - labels)]
+        manifest = Manifest("tiny5", known, Preprocess(32, 32), 128, "dense", {"dense": 0.5})
+        versions.append(Answers.of(10**8 + number, manifest, "dense", scores, labels, classes.places[number]))
+    found = SideBySide(
+        name="m" * 64, split="test", splits=Splits(names, (), (), photos, (), root=folder), photos=photos,
+        comparison=Comparison(classes, labels, np.arange(48), *versions), alone=({}, {"z" * 100: {"photos": 3, "right": 2}}),
+        unknown={}, times=CpuTimes(np.array([[1000.0, 2000.0], [1001.0, 2001.0]])), network_bytes=(10**9, 10**6),
+        seen=np.arange(48) < 5, notes=("photos cannot be read: " + "long_name_" * 30,), shows_photos=True,
+    )  # fmt: skip
+    page = comparison_files(found)["index.html"].decode()
+    pictures = page.count("<img ") + 2
+    assert pictures > 20
+    assert _measured(page, tmp_path) == [[width, width, pictures] for width in _WIDTHS]
 
 
 def test_the_measurement_can_fail(tmp_path: Path):
