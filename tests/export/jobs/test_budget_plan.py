@@ -158,6 +158,20 @@ def test_time_is_kept_for_the_end():
     assert budget_plan.exploring_ends_s(200, 10, 150) == pytest.approx(-3)
 
 
+def test_the_reserve_follows_the_network_that_is_fine_tuned():
+    """Describing by a network of three times the cost takes three times as long, and the rest as long as before."""
+    assert budget_plan.reserve_s(100, frozen_s=40, tuned_s=120) == pytest.approx(180)
+    assert budget_plan.reserve_s(100, frozen_s=400, tuned_s=400) == pytest.approx(100)
+    assert budget_plan.reserve_s(100, frozen_s=0, tuned_s=0) == 100
+
+
+def test_views_are_fewer_if_they_take_too_long():
+    """Half as many until they can be paid for; one always is."""
+    assert budget_plan.affordable_views(4, lambda views: 10.0 * views, 100) == 4
+    assert budget_plan.affordable_views(4, lambda views: 10.0 * views, 25) == 2
+    assert budget_plan.affordable_views(4, lambda views: 10.0 * views, 5) == 1
+
+
 def test_the_least_budget_is_written_as_the_option_takes_it():
     """Rounded up, in seconds or minutes."""
     assert [budget_plan.least_budget(seconds) for seconds in (20, 95, 240)] == ["30s", "120s", "5m"]

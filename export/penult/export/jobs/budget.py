@@ -113,11 +113,11 @@ def _networks(settings: TrainSettings) -> tuple[AtHand, ...]:
     arch = settings.arch if "arch" in settings.pinned else ""
     given = settings.weights if "weights" in settings.pinned else ""
     if given.startswith("imagenet"):
-        return (AtHand(settings.arch, given),)
+        return (AtHand(settings.arch, given, name=settings.arch),)
     found = weights_at_hand.find(given, arch)
     if not found:
         say(f"note: no weights are at hand, so those of {settings.arch} are downloaded; --weights FILE names others")
-        return (AtHand(settings.arch, settings.weights),)
+        return (AtHand(settings.arch, settings.weights, name=settings.arch),)
     return found
 
 
@@ -203,8 +203,8 @@ class _Budget:
     def _frozen_settings(self, finding: Finding) -> TrainSettings:
         network, look = finding.networks[0], finding.looks[0]
         settings = chosen(
-            self.settings, arch=network.arch, weights=network.weights, views=finding.views, augment=finding.augment,
-            **look.settings(),
+            self.settings, arch=network.arch, weights=network.weights, views=finding.frozen_views,
+            augment=finding.augment, **look.settings(),
         )  # fmt: skip
         # Also if another depth is given: there is a bundle even if the time ends before that is trained.
         return replace(settings, freeze=FREEZE_ALL)
@@ -219,7 +219,7 @@ class _Budget:
         def work() -> list[Tried]:
             began = self.journal.now_s()
             right: list[float] = self.run.processes.same(self._frozen(settings).right.tolist())
-            what = f"{settings.crop} px, {settings.fit}" + (f", {settings.views} views" if settings.views > 1 else "")
+            what = f"{settings.crop} px, {settings.fit}, views: {settings.views}"
             return [
                 Tried(
                     FROZEN, settings.arch, what, len(right), float(np.mean(right)), at_s=began,
@@ -252,7 +252,8 @@ class _Budget:
 
     def _fine_tune(self, finding: Finding) -> Tuned | None:
         """Choose how to fine-tune, and do so until the time ends; None if there is no time for it."""
-        end_s = budget_plan.deadline_s(self.budget_s, self.journal.facts["reserve_s"])
+        finding = self.chooser.with_tuned_views(finding)
+        end_s = budget_plan.deadline_s(self.budget_s, self.chooser.reserve_s(finding, finding.views))
         try:
             picked = self.journal.fact("final", lambda: self.chooser.choose(finding, end_s))
             if picked is None:

@@ -4,7 +4,7 @@ Each choice is a function of budget_plan.py, asked with what was measured here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class Finding:
         looks: How each is shown its photos.
         augment: What suits the photos.
         views: How many views to serve.
+        frozen_views: How many of them the frozen network serves.
         accuracies: Of the finalists, frozen, in the last ranking; 1 if there was none.
         photos: How many photos that ranking held out.
     """
@@ -43,6 +44,7 @@ class Finding:
     looks: tuple[Look, ...]
     augment: str
     views: int
+    frozen_views: int
     accuracies: tuple[float, ...]
     photos: int
 
@@ -58,11 +60,15 @@ class Chooser:
     networks: tuple[AtHand, ...]
     budget_s: float
 
+    def __post_init__(self) -> None:
+        """Start without a limit on the time to compare."""
+        self.explorer = Explorer(self.settings, self.run, self.journal, math.inf)
+
     # -- frozen networks -----------------------------------------------------------------------------------------------
 
     def explore(self) -> Finding:
         """Rank networks, and ask how photos are shown; raise SettingsError if the budget is too small."""
-        explorer = Explorer(self.settings, self.run, self.journal, math.inf)
+        explorer = self.explorer
         smallest = min(self.networks, key=lambda each: budget_plan.size_of(each.arch))
         least_s = self.journal.fact("least_s", lambda: explorer.frozen_s(smallest, explorer.looks(smallest)[0], 1))
         begun_s = self.journal.fact("begun_s", self.journal.now_s)
@@ -76,24 +82,47 @@ class Chooser:
         explorer.until_s = budget_plan.exploring_ends_s(self.budget_s, begun_s, least_s)
         networks = explorer.rank(self.networks)
         ranked = {each.arch: each for each in self.journal.tried if each.stage == RANKING}
-        accuracies = tuple(ranked[each.arch].accuracy if ranked else 1.0 for each in networks)
+        accuracies = tuple(ranked[each.name].accuracy if ranked else 1.0 for each in networks)
         if ranked:
-            self.journal.decide(f"network: frozen, {networks[0].arch} is best")
+            self.journal.decide(f"network: frozen, {networks[0].name} is best")
         asked: tuple[Tried, ...] = ()
         looks = tuple(explorer.looks(each)[0] for each in networks)
         if not math.isinf(self.budget_s):
             asked = explorer.copies(networks[0], looks[0])
             looks = tuple(explorer.best_look(each) for each in networks)
             for network, look in zip(networks, looks, strict=True):
-                self.journal.decide(f"size: {network.arch} is shown {look.text}")
+                self.journal.decide(f"size: {network.name} is shown {look.text}")
         augment, views = self._suited(asked)
         photos = max((each.photos for each in ranked.values()), default=len(explorer.pool))
-        left_s = budget_plan.AIM * self.budget_s - self.journal.now_s()
-        while views > 1 and explorer.frozen_s(networks[0], looks[0], views) > left_s:
-            views //= 2
-        views = self.journal.fact("views", lambda: views)
-        self.journal.decide(f"views: {views}")
-        return Finding(networks, looks, augment, views, accuracies, photos)
+        allowed_s = min(budget_plan.FINISHING * self.budget_s, self.budget_s - self.journal.now_s())
+        frozen_views = self._fewer(
+            "frozen views", views, lambda count: explorer.frozen_s(networks[0], looks[0], count), allowed_s
+        )
+        self.journal.decide(f"views: {views}" + (f", {frozen_views} if frozen" if frozen_views < views else ""))
+        return Finding(networks, looks, augment, views, frozen_views, accuracies, photos)
+
+    def _fewer(self, name: str, views: int, cost_s: Callable[[int], float], allowed_s: float) -> int:
+        """Return how many views can be paid for; those that are given are kept."""
+        if "views" in self.settings.pinned:
+            return views
+        found: int = self.journal.fact(name, lambda: budget_plan.affordable_views(views, cost_s, allowed_s))
+        return found
+
+    def reserve_s(self, finding: Finding, views: int) -> float:
+        """Return what finishing a fine-tuned network takes, from what the frozen one took."""
+        explorer, took_s = self.explorer, float(self.journal.facts["reserve_s"])
+        frozen_s = explorer.described_s(finding.networks[0], finding.looks[0], finding.frozen_views, is_frozen=True)
+        tuned_s = max(
+            explorer.described_s(network, look, views, is_frozen=False)
+            for network, look in zip(finding.networks, finding.looks, strict=True)
+        )
+        return budget_plan.reserve_s(took_s, frozen_s, tuned_s)
+
+    def with_tuned_views(self, finding: Finding) -> Finding:
+        """Return the finding with as many views as a fine-tuned network can be measured with in time."""
+        allowed_s = budget_plan.FINISHING * self.budget_s / budget_plan.RESERVE
+        views = self._fewer("tuned views", finding.views, lambda count: self.reserve_s(finding, count), allowed_s)
+        return replace(finding, views=views)
 
     def _suited(self, asked: Sequence[Tried]) -> tuple[str, int]:
         """Return augmentation and views that suit the photos; what is given is kept."""
@@ -135,7 +164,7 @@ class Chooser:
         if len(tried) > 1:
             place = min(tried, key=lambda n: tried[n].loss or math.inf)
         if len(order) > 1:
-            self.journal.decide(f"network: {finding.networks[place].arch} is fine-tuned")
+            self.journal.decide(f"network: {finding.networks[place].name} is fine-tuned")
         options = self._vary(finding, place, tried[place], trials_end_s) if place in tried else {}
         return {"place": place, "options": options}
 
@@ -157,15 +186,16 @@ class Chooser:
     ) -> Tried | None:
         """Return a short fine-tuning, or None if there is no time for it."""
         settings = self.recipe(finding, place, options)
+        name = finding.networks[place].name
         epochs, steps = min(budget_plan.TRIAL_EPOCHS, settings.epochs), self.tuning.steps(settings)
 
         def fits() -> bool:
             cost_s = self.tuning.costs(settings).training_s(epochs, steps)
             return budget_plan.fits(cost_s, end_s - self.journal.now_s())
 
-        if not self.journal.fact(f"fits {settings.arch} {what}", fits):
+        if not self.journal.fact(f"fits {name} {what}", fits):
             return None
-        return self.tuning.trial(settings, what, base, epochs, end_s)
+        return self.tuning.trial(settings, name, what, base, epochs, end_s)
 
 
 def _lead(tried: Tried | None) -> dict[str, float] | None:

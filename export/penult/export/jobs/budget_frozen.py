@@ -79,6 +79,7 @@ class Explorer:
 
     def __post_init__(self) -> None:
         """Order the photos so that the first ones have all classes."""
+        self.photo_s.update(self.journal.facts.get("photo_s", {}))
         splits = self.run.splits
         self.pool = (*splits.train, *splits.val)
         self.labels = np.array([photo.label for photo in self.pool])
@@ -106,7 +107,7 @@ class Explorer:
         for place, network in enumerate(networks):
             began = self.journal.now_s()
             if place and not self._fits(network, self.looks(network)[0], len(rows), 1):
-                say(f"note: {network.arch} is not ranked, because it would take too long")
+                say(f"note: {network.name} is not ranked, because it would take too long")
                 continue
             answers = self._answers(network, self.looks(network)[0], 1, rows)
             yield self._tried(RANKING, network, f"on {len(rows)} photos", answers, began, more={"place": place})
@@ -114,7 +115,7 @@ class Explorer:
     def best_look(self, network: AtHand) -> Look:
         """Return how photos are shown to a network: another way than its own only if that is better."""
         options = self.looks(network)
-        found = self.journal.stage(f"sizes {network.arch}", lambda: [*self._sizes(network, options)])
+        found = self.journal.stage(f"sizes {network.name}", lambda: [*self._sizes(network, options)])
         better = [each for each in found if each.is_better]
         best = max(better, key=lambda each: each.lead or 0.0, default=None)
         return options[best.more["place"]] if best else options[0]
@@ -183,22 +184,30 @@ class Explorer:
     def expected_s(self, network: AtHand, look: Look, photos: int, views: int) -> float:
         """Return the seconds of describing so many photos; 0 if the network has not described any yet."""
         own = known_networks.get(network.arch).preprocess.crop
-        return self.photo_s.get(network.arch, 0.0) * (look.crop / own) ** 2 * photos * views
+        return self.photo_s.get(network.name, 0.0) * (look.crop / own) ** 2 * photos * views
 
     def frozen_s(self, network: AtHand, look: Look, views: int) -> float:
         """Return the seconds of finishing a frozen network as a bundle, estimated from one batch."""
         self._probe(network)
-        splits, facts = self.run.splits, known_networks.get(network.arch)
-        # By torch, by the exported model, and validation photos by both to compare them.
-        described = len(self.pool) + sum(splits.counts().values()) + 2 * len(splits.val)
+        facts = known_networks.get(network.arch)
         counts = counts_of(self.labels, facts.descriptor_length, self.groups)
         slowness = svm_cost.slowness() * self.busy
         svm_s = svm_cost.search_here_s(self.settings.svm, counts, self.settings.head_epochs) * self.busy * _LIKELY
-        return self.expected_s(network, look, described, views) + svm_s + (_EXPORT_S + _REPORT_S) * slowness
+        return self.described_s(network, look, views, is_frozen=True) + svm_s + (_EXPORT_S + _REPORT_S) * slowness
+
+    def described_s(self, network: AtHand, look: Look, views: int, is_frozen: bool) -> float:
+        """Return the seconds of describing photos for a bundle.
+
+        The exported model describes all, and PyTorch validation photos, to compare both. The head of a frozen network
+        learns from descriptors by PyTorch.
+        """
+        splits = self.run.splits
+        count = sum(splits.counts().values()) + 2 * len(splits.val) + (len(self.pool) if is_frozen else 0)
+        return self.expected_s(network, look, count, views)
 
     def _probe(self, network: AtHand) -> None:
         """Describe a few photos by a network, to know its speed."""
-        if network.arch not in self.photo_s:
+        if network.name not in self.photo_s:
             self._describe(network, self.looks(network)[0], 1, self.rows(2 * _PROBED))
 
     def _fits(self, network: AtHand, look: Look, photos: int, views: int) -> bool:
@@ -227,18 +236,19 @@ class Explorer:
             self._described[key] = Described(empty, np.zeros(len(self.pool), bool))
         held = self._described[key]
         new = rows[~held.known[rows]]
-        is_unknown = network.arch not in self.photo_s
+        is_unknown = network.name not in self.photo_s
         for part in (new[:_PROBED], new[_PROBED:]) if is_unknown else (new,):
             if not len(part):
                 continue
             began, began_cpu = time.monotonic(), time.process_time()
             photos: list[Photo] = [self.pool[row] for row in part]
-            what = f"describing {len(part)} photos by {network.arch}, {look.text}"
+            what = f"describing {len(part)} photos by {network.name}, {look.text}"
             held.rows[part] = trainer.describe_views(photos, what, views).cpu().numpy()
             held.known[part] = True
             own = known_networks.get(network.arch).preprocess.crop
             scaled = (time.monotonic() - began) / (len(part) * views * (look.crop / own) ** 2)
-            self.photo_s[network.arch] = self.run.processes.same(scaled)
+            self.photo_s[network.name] = self.run.processes.same(scaled)
+            self.journal.note("photo_s", dict(self.photo_s))
             cpu_s = time.process_time() - began_cpu
             if cpu_s > 0 and self.run.processes.device.type == "cpu":
                 self.busy = min(max((time.monotonic() - began) * torch.get_num_threads() / cpu_s, 1.0), _BUSIEST)
@@ -261,11 +271,11 @@ class Explorer:
     ) -> Tried:  # fmt: skip
         seconds = self.journal.now_s() - began_s
         numbers = {"lead": better.difference, "lead_error": better.error} if better else {}
-        more = {"photo_s": self.photo_s.get(network.arch, 0.0), **(more or {})}
+        more = {"photo_s": self.photo_s.get(network.name, 0.0), **(more or {})}
         tried = Tried(
-            stage, network.arch, what, len(answers.right), answers.accuracy, at_s=began_s, seconds=seconds, more=more,
+            stage, network.name, what, len(answers.right), answers.accuracy, at_s=began_s, seconds=seconds, more=more,
             **numbers,
         )  # fmt: skip
         low, high = tried.interval
-        say(f"{stage}: {network.arch}, {what}: {100 * low:.1f} to {100 * high:.1f} % ({seconds:.1f} s)")
+        say(f"{stage}: {network.name}, {what}: {100 * low:.1f} to {100 * high:.1f} % ({seconds:.1f} s)")
         return tried

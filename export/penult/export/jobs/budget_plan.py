@@ -4,7 +4,7 @@ None reads a clock or a file, so the same numbers give the same decisions. Times
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ AIM = 0.96
 RESERVE = 1.25
 # Networks are ranked, and sizes and views are compared, in at most this share of the budget.
 EXPLORING = 0.25
+# Finishing a network as a bundle may take this share; if it takes longer, fewer views are served.
+FINISHING = 0.25
 # A fine-tuning that is worth its time has at least so many epochs, or so many steps.
 MIN_EPOCHS, MIN_STEPS = 2, 30
 # With so many steps MobileNetV2 has learnt TrashNet's photos by heart; more epochs gave nothing (bench/RESULTS.md).
@@ -147,6 +149,25 @@ class Costs:
     def training_s(self, epochs: float, steps: int) -> float:
         """Return the seconds of a training."""
         return self.around_s + epochs * (steps * self.step_s + self.measure_s)
+
+
+def affordable_views(views: int, cost_s: Callable[[int], float], allowed_s: float) -> int:
+    """Return the most views, at most `views`, that cost no more than is allowed; at least one."""
+    while views > 1 and cost_s(views) > allowed_s:
+        views //= 2
+    return views
+
+
+def reserve_s(took_s: float, frozen_s: float, tuned_s: float) -> float:
+    """Return what finishing a fine-tuned network takes.
+
+    Args:
+        took_s: What the frozen one took.
+        frozen_s: What describing photos was expected to take of that.
+        tuned_s: What describing photos by the fine-tuned one is expected to take.
+    """
+    describing_s = min(frozen_s, 0.8 * took_s)
+    return took_s - describing_s + describing_s * (tuned_s / frozen_s if frozen_s > 0 else 1.0)
 
 
 def deadline_s(budget_s: float, reserve_s: float) -> float:

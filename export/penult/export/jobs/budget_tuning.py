@@ -145,11 +145,14 @@ class Tuning:
         right = (logits.argmax(1) == labels).double()
         return Tuned(settings, tuner, initial, history, losses.cpu().numpy(), right.cpu().numpy())
 
-    def trial(self, settings: TrainSettings, what: str, base: Tried | None, epochs: float, end_s: float) -> Tried:
+    def trial(
+        self, settings: TrainSettings, network: str, what: str, base: Tried | None, epochs: float, end_s: float
+    ) -> Tried:
         """Return what a short fine-tuning gave, from the journal if it is there.
 
         Args:
             settings: How to train.
+            network: What the network is called.
             what: What is special about it.
             base: The trial to compare it with on each validation photo.
             epochs: How many, if there is time enough.
@@ -161,18 +164,20 @@ class Tuning:
             pace = Clocked(self.journal, self.costs(settings), self.steps(settings), epochs, end_s)
             tuned = self.tune(settings, name, pace)
             better = lead(np.array(base.more["losses"]), tuned.losses) if base else None
-            return [self._tried(tuned, what, began, better, pace)]
+            return [self._tried(tuned, network, what, began, better, pace)]
 
-        name = f"trial {settings.arch} {what}".replace(" ", "-").replace("/", "-")
+        name = f"trial {network} {what}".replace(" ", "-").replace("/", "-")
         (found,) = self.journal.stage(name, work)
         (self.folder / f"{name}.pt").unlink(missing_ok=True)
         return found
 
-    def _tried(self, tuned: Tuned, what: str, began_s: float, better: Lead | None, pace: Clocked) -> Tried:
+    def _tried(
+        self, tuned: Tuned, network: str, what: str, began_s: float, better: Lead | None, pace: Clocked
+    ) -> Tried:
         epochs = sum(each.taken for each in pace.done) / pace.steps
         loss = float(tuned.losses.mean())
         tried = Tried(
-            TRIAL, tuned.settings.arch, what, len(tuned.right), float(tuned.right.mean()), loss=loss, epochs=epochs,
+            TRIAL, network, what, len(tuned.right), float(tuned.right.mean()), loss=loss, epochs=epochs,
             lead=better.difference if better else None, lead_error=better.error if better else None, at_s=began_s,
             seconds=self.journal.now_s() - began_s, more={"losses": [round(float(each), 5) for each in tuned.losses]},
         )  # fmt: skip

@@ -4,8 +4,9 @@ Nothing is downloaded.
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,16 +32,13 @@ class AtHand:
 
     Attributes:
         imagenet: The accuracy on ImageNet that torchvision publishes for this architecture, 0 if unknown.
+        name: What it is called in tables; with the file if several files fit the same network.
     """
 
     arch: str
     weights: str
     imagenet: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """The network in words."""
-        return self.arch
+    name: str = ""
 
 
 def find(weights: str, arch: str = "") -> tuple[AtHand, ...]:
@@ -54,7 +52,12 @@ def find(weights: str, arch: str = "") -> tuple[AtHand, ...]:
         SettingsError: A named file fits no network, or not the one that is wanted.
     """
     found = _named(weights, arch) if weights else _cached(arch)
-    return tuple(sorted({each.arch + each.weights: each for each in found}.values(), key=lambda each: each.arch))
+    different = sorted({(each.arch, each.weights): each for each in found}.values(), key=lambda e: (e.arch, e.weights))
+    times = Counter(each.arch for each in different)
+    return tuple(
+        replace(each, name=each.arch if times[each.arch] == 1 else f"{each.arch} ({Path(each.weights).name})")
+        for each in different
+    )
 
 
 def _named(weights: str, arch: str) -> list[AtHand]:
@@ -142,8 +145,3 @@ def _imagenet(arch: str) -> float:
         return 0.0
     first = next(iter(torchvision.models.get_model_weights(arch)))
     return float(first.meta["_metrics"]["ImageNet-1K"]["acc@1"]) / 100
-
-
-def names_of_networks(networks: Sequence[AtHand]) -> str:
-    """Return the networks as text."""
-    return ", ".join(each.arch for each in networks)

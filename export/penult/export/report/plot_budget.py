@@ -65,5 +65,5 @@ def _points(axis: Axes, tried: Sequence[Mapping[str, Any]], stage: str, unit_s: 
     took = [each["seconds"] / unit_s for each in tried]
     axis.errorbar(
         at, middle, yerr=[down, up], xerr=[took, [0.0] * len(took)], color=colour, marker=marker, ls="none",
-        ms=9 if stage in _LARGE else 4, elinewidth=0.8, label=stage,
+        ms=7 if stage in _LARGE else 4, elinewidth=0.8, label=stage,
     )  # fmt: skip
