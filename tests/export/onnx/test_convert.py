@@ -1,5 +1,6 @@
 """The ONNX model: one file, any batch size, no training-time node, the network's own numbers."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from penult.export.onnx.runtime import ExportedModel
 
 pytestmark = pytest.mark.server  # exports whole networks
 
+ROOT = Path(__file__).parents[3]
 CLASSES = tuple("abcd")
 
 
@@ -118,6 +120,15 @@ def test_exporting_leaves_the_network_as_it_was(tiny_net: PenultNet):
     assert tiny_net.training
     assert [type(module) for module in tiny_net.modules()] == kinds
     assert all(torch.equal(value, before[key]) for key, value in tiny_net.state_dict().items())
+
+
+def test_equal_weights_give_equal_bytes(tiny_net: PenultNet):
+    """Nothing of the exporting program is in the file: no path of a source, and the same bytes from another call site."""
+    first = to_onnx(tiny_net, _manifest("tiny5", tiny_net))
+    again = to_onnx(copy.deepcopy(tiny_net), _manifest("tiny5", tiny_net))
+    assert first == again
+    for told in (b".py", str(ROOT).encode(), b"stack_trace"):
+        assert told not in first
 
 
 @pytest.mark.parametrize("kind", ["Dropout", "BatchNormalization"])

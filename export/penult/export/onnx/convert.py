@@ -56,9 +56,23 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
             dynamo=True,
             verbose=False,
         )
-    data: bytes = cast("torch.onnx.ONNXProgram", program).model_proto.SerializeToString()
+    model = cast("torch.onnx.ONNXProgram", program).model_proto
+    _remove_notes(model.graph)
+    data: bytes = model.SerializeToString()
     _check(data)
     return data
+
+
+def _remove_notes(graph: onnx.GraphProto) -> None:
+    """Remove the exporter's notes, such as stack traces with paths and line numbers of sources, from a graph in place.
+
+    Then equal weights give equal bytes, whatever machine and checkout exported them.
+    """
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+    for attribute in (each for node in graph.node for each in node.attribute):
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            _remove_notes(inner)
 
 
 def _simplify_pooling(net: nn.Module, size: int) -> None:
