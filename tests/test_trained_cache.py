@@ -15,7 +15,7 @@ from tests.fixtures.trained import ROOT, cached, hash_of_sources
         "service/penult/bundle/preprocess.py",
         "proto/penult/v1/penult_pb2.py",
         "locks/dev.txt",
-        "tests/fixtures/trained.py",
+        "tests/fixtures/serving.py",
     ],
 )
 def test_every_source_counts(name: str, tmp_path: Path):

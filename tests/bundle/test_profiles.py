@@ -87,11 +87,11 @@ def _damaged() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", [name for name in _damaged() if name != "many-tags"])
-def test_a_profile_that_cannot_be_read_is_ignored(photo: Image.Image, encode: Callable[..., bytes], name: str):
+def test_a_profile_that_cannot_be_read_is_ignored(small_photo: Image.Image, encode: Callable[..., bytes], name: str):
     """Damaged, too large or of another kind: no error, and the pixels are those without it."""
     data = _damaged()[name]
     assert conversion(data) is None
-    plain, marked = encode(photo, "PNG"), encode(photo, "PNG", icc_profile=data)
+    plain, marked = encode(small_photo, "PNG"), encode(small_photo, "PNG", icc_profile=data)
     assert np.array_equal(crop_encoded(marked, CONVERTED), crop_encoded(plain, STORED))
 
 

@@ -19,6 +19,8 @@ from penult.export.networks.architectures import get
 from penult.export.networks.network import Normalise, build
 from penult.export.onnx.runtime import ExportedModel
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 
 from penult import cli
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 Penult = Callable[..., tuple[int, str, str]]
 
 
@@ -37,7 +39,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inspected(pictures: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+def inspected(
+    pictures: Path, tiny_weights: Path, exported_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict, Path]:
     """The JSON answer and the folder of a run that all tests read."""
     folder, shown = tmp_path_factory.mktemp("inspected") / "out", io.StringIO()
     words = ["inspect", pictures, "--arch", "tiny5", "--weights", tiny_weights, "--out", folder, "--json"]

@@ -17,6 +17,8 @@ from penult.export.data.splitting import Photo
 from penult.export.jobs.near_copy_groups import as_recorded, group_names, recorded_groups
 from penult.export.jobs.train import splits_of
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from penult.export.config.known_networks import check_layers, layers_of
 from penult.export.config.train import DESCRIPTORS, FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
 from penult.export.networks.architectures import get
-from penult.export.networks.layers import layer_of
+from penult.export.networks.layers import layer_of, taking
 from penult.export.networks.network import BatchDropout, PenultNet, Rows, build, freeze_stages, make_views
 
 Settings = Callable[..., TrainSettings]
@@ -48,17 +49,23 @@ def test_a_stage_is_taken_after_its_activation(settings: Settings):
     torch.testing.assert_close(_layers(net, "resnet18", pixels)["stage1"], expected)
 
 
-@pytest.mark.parametrize(("name", "end"), [("alexnet", 3), ("vgg16", 2)])
-def test_dense1_is_the_first_hidden_dense_layer(settings: Settings, name: str, end: int):
-    """fc6 of AlexNet and VGG, after its activation, which works in place."""
-    net = build(get(name), settings(arch=name), 2)
+def test_dense1_is_the_first_hidden_dense_layer(settings: Settings):
+    """fc6 of AlexNet, after its activation, which works in place; VGG's is the module before the first dropout."""
+    net = build(get("alexnet"), settings(arch="alexnet"), 2)
     body, pixels = net.eval().body, _pixels(224)[:1]
     with torch.no_grad():
-        expected = body.classifier[:end](body.avgpool(body.features(pixels)).flatten(1))
-    taken = _layers(net, name, pixels)
+        expected = body.classifier[:3](body.avgpool(body.features(pixels)).flatten(1))
+    taken = _layers(net, "alexnet", pixels)
     assert torch.equal(taken["dense1"], expected)
     assert (expected >= 0).all()
-    assert taken["stage5"].shape == (1, {"alexnet": 256, "vgg16": 512}[name])
+    assert taken["stage5"].shape == (1, 256)
+    with torch.device("meta"):
+        vgg = get("vgg16").body()
+        with taking(vgg, [layer_of(get("vgg16"), each) for each in ("dense1", "stage5")]) as shapes:
+            vgg(torch.zeros(1, 3, 224, 224))
+    assert {name: value.shape for name, value in shapes.items()} == {"dense1": (1, 4096), "stage5": (1, 512)}
+    assert layer_of(get("vgg16"), "dense1").path == "classifier.1"
+    assert isinstance(vgg.classifier[1], nn.ReLU)
 
 
 @pytest.mark.parametrize("descriptor", DESCRIPTORS[:-1])
