@@ -29,7 +29,7 @@ def both(trained: Result, digits: Path, tmp_path_factory: pytest.TempPathFactory
     weights, models = trained.folder.parents[2] / "tiny5.pt", tmp_path_factory.mktemp("models")
     plain = TrainSettings(
         digits, models / "plain", arch="tiny5", weights=str(weights), freeze=6, head_epochs=15, augment="none",
-        report_photos=False,
+        svm="linear", report_photos=False,
     )  # fmt: skip
     return train(plain), train(replace(plain, out=models / "white", whiten=32))
 

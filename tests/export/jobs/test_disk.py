@@ -36,7 +36,7 @@ _FULL = "No space left on device; free some space"
 def options(few_digits: Path, tiny_weights: Path) -> dict[str, Any]:
     """Settings of a short run."""
     return {"data": few_digits, "arch": "tiny5", "weights": str(tiny_weights), "augment": "gentle", "head_epochs": 4,
-            "epochs": 2, "lr_backbone": 1e-3, "batch_size": 16, "device": "cpu"}  # fmt: skip
+            "epochs": 2, "lr_backbone": 1e-3, "batch_size": 16, "svm": "linear", "device": "cpu"}  # fmt: skip
 
 
 @pytest.fixture
@@ -158,6 +158,7 @@ def test_a_disk_that_fills_while_learning_is_one_line(options: dict[str, Any], t
     assert train(TrainSettings(**options, out=out, resume=True)).folder == out / "1"
 
 
+@pytest.mark.system
 def test_a_disk_that_fills_ends_all_processes(options: dict[str, Any], tmp_path: Path):
     """Under torchrun the process that writes says the line, and the other does not wait for it."""
     out = tmp_path / "digits"

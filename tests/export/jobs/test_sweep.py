@@ -45,7 +45,7 @@ PATIENCE_S = 240
 def options(few_digits: Path, tiny_weights: Path) -> dict:
     """Settings of a short run."""
     return {"data": few_digits, "arch": "tiny5", "weights": str(tiny_weights), "augment": "gentle", "head_epochs": 4,
-            "epochs": 2, "lr_backbone": 1e-3, "batch_size": 16, "device": "cpu"}  # fmt: skip
+            "epochs": 2, "lr_backbone": 1e-3, "batch_size": 16, "svm": "linear", "device": "cpu"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
