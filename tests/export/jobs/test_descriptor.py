@@ -1,7 +1,11 @@
 """penult train --descriptor: another layer leaves the network, through bundle, check, svm, quantize and one class."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 import torch
 
 from penult.bundle.reader import read_bundle
+from penult.client import Client, NewItem, RequestFailed
 from penult.export.config.known_networks import preprocess
 from penult.export.config.train import FREEZE_ALL, TrainSettings
 from penult.export.errors import SettingsError
@@ -29,7 +34,7 @@ from penult.export.onnx.runtime import ExportedModel
 def options(few_digits: Path, tiny_weights: Path) -> dict[str, Any]:
     """Settings of a short run that trains the head only, with two views."""
     return {"data": few_digits, "arch": "tiny5", "weights": str(tiny_weights), "freeze": FREEZE_ALL, "views": 2,
-            "head_epochs": 5, "device": "cpu"}  # fmt: skip
+            "head_epochs": 5, "svm": "linear", "device": "cpu"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,55 @@ def test_a_layer_has_its_own_length(make_photos, settings: Callable[..., TrainSe
     assert json.loads(capsys.readouterr().out)["descriptor_length"] == 64
     with pytest.raises(SettingsError, match="descriptors of 64 numbers"):
         dry_run.show(settings(descriptor="stage3", whiten=65))
+
+
+def test_a_collection_refuses_another_layer(
+    both: tuple[Result, Result], few_digits: Path, start_server: Callable[..., Any], tmp_path: Path
+):
+    """Stored descriptors of stage 4 are found by photos alone, and never compared with those of another layer."""
+    photos = sorted((few_digits / "test" / "3").iterdir())
+    server = start_server(both[1].folder.parent.parent, "--lookup", str(tmp_path / "lookup"))
+    with Client(server.target) as client:
+        client.put_items("early", [NewItem(photo.name, photo) for photo in photos], model="stage4")
+        (info,) = client.list_collections()
+        assert (info.dimension, info.fingerprint) == (96, read_bundle(both[1].folder.parent).manifest.fingerprint)
+        found = client.lookup(photos[:1], "early", k=1)
+        assert (found.model, found.results[0][0].id) == ("stage4", photos[0].name)
+        rows = np.stack(client.describe(photos[:1], model="plain").results)
+        for query, model, code in ((photos[:1], "plain", "FAILED_PRECONDITION"), (rows, "", "INVALID_ARGUMENT")):
+            with pytest.raises(RequestFailed) as caught:
+                client.lookup(query, "early", model=model)
+            assert caught.value.code == code
+
+
+@pytest.mark.system
+def test_two_processes_killed_and_resumed(few_digits: Path, tiny_weights: Path, tmp_path: Path):
+    """Under torchrun, killed in the second epoch and resumed, a run publishes the network of an unbroken one."""
+
+    def start(out: str, *more: str) -> "subprocess.Popen[str]":
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "penult.cli", "train", str(few_digits), "--out", str(tmp_path / out), "--arch", "tiny5"),
+            *("--weights", str(tiny_weights), "--freeze", "1", "--augment", "gentle", "--head-epochs", "2"),
+            *("--epochs", "3", "--lr-backbone", "1e-3", "--device", "cpu", "--descriptor", "stage4", *more),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    struck = start("struck")
+    assert any(line.strip().startswith("all   2") for line in struck.stderr)
+    os.killpg(struck.pid, signal.SIGKILL)
+    struck.communicate(timeout=60)
+    assert not list((tmp_path / "struck").glob("[0-9]*"))
+    for process in (start("struck", "--resume"), start("whole")):
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    struck_bundle, whole = (read_bundle(tmp_path / name) for name in ("struck", "whole"))
+    assert (whole.manifest.descriptor_layer, whole.manifest.descriptor_length) == ("stage4", 96)
+    assert struck_bundle.onnx == whole.onnx
 
 
 @pytest.mark.server

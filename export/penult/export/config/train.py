@@ -257,7 +257,8 @@ class TrainSettings(photos.LearningSettings):
 
 def check_int8(architecture: str) -> None:
     """Raise SettingsError for a network that int8 would not make faster."""
-    if architecture not in INT8_ARCHITECTURES:
+    # Those of timm with these names are the same networks; a tag names their weights.
+    if architecture.removeprefix("timm/").partition(".")[0] not in INT8_ARCHITECTURES:
         raise SettingsError(
             "INT8_ARCHITECTURE",
             f"int8 is for {', '.join(INT8_ARCHITECTURES)}: {architecture} was not measured to gain by it, and mobile "
