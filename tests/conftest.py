@@ -93,6 +93,18 @@ def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def some_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All ten digits: 30 photos each to learn from, 12 to test."""
+    folder = tmp_path_factory.mktemp("photos") / "some"
+    for part, count in (("train", 30), ("test", 12)):
+        for digit in "0123456789":
+            (folder / part / digit).mkdir(parents=True)
+            for source in sorted((digits / part / digit).iterdir())[:count]:
+                (folder / part / digit / source.name).write_bytes(source.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state-dict file for tiny5 whose every value, statistics too, differs from a fresh network's."""
     import torch
