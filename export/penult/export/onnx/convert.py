@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from typing import cast
+from typing import Any, cast
 
 import onnx
 import torch
@@ -68,7 +68,8 @@ def _remove_notes(graph: onnx.GraphProto) -> None:
 
     Then equal weights give equal bytes, whatever machine and checkout exported them.
     """
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    parts: tuple[Any, ...] = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (graph, *parts):
         del part.metadata_props[:]
     for attribute in (each for node in graph.node for each in node.attribute):
         for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
