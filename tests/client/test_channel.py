@@ -140,7 +140,8 @@ def test_a_full_server_is_asked_again_after_its_hint(quick, start_server, gate, 
         ask(0)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
     threads[1].start()
-    eventually(lambda: samples(server.http)[refused] == 2)
+    # A client on a busy machine may have been refused more than once by now.
+    eventually(lambda: samples(server.http)[refused] >= 2)
     gate.open()
     for thread in threads:
         thread.join(120)
