@@ -42,6 +42,8 @@ Pixels = NDArray[np.uint8]
 # refused, which a rare file that was read wrongly (turned by text, the wrong colour transparent) is not worth.
 PREPROCESS_VERSION = 2
 
+# Pixels of a crop, and of the sides before it, at most.
+MAX_SIDE = 4096
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 INTERPOLATIONS = tuple(_FILTERS)
 CROP, STRETCH = "crop", "stretch"
@@ -91,8 +93,10 @@ class Preprocess:
     def __post_init__(self) -> None:
         """Check the values once; later code relies on it."""
         sizes_are_whole = type(self.crop) is int and type(self.resize) is int
-        if not sizes_are_whole or not 1 <= self.crop <= self.resize <= 4096:
-            raise ValueError(f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= 4096")
+        if not sizes_are_whole or not 1 <= self.crop <= self.resize <= MAX_SIDE:
+            raise ValueError(
+                f"preprocess: crop {self.crop} and resize {self.resize} need 1 <= crop <= resize <= {MAX_SIDE}"
+            )
         if self.interpolation not in _FILTERS:
             raise ValueError(f"preprocess: interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
         if self.fit not in FITS:

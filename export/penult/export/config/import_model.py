@@ -26,14 +26,19 @@ class ImportSettings(photos.LearningSettings):
 
     PREFIX: ClassVar[str] = "PENULT_IMPORT_"
 
-    source: Path = setting(MISSING, "ONNX file of a classifier", is_positional=True)
+    source: Path = setting(MISSING, "ONNX file, checkpoint, Hugging Face folder or .mar archive", is_positional=True)
     out: Path = setting(Path(), "folder like models/NAME, which gets a version", metavar="MODEL")
-    labels: Path | None = setting(
-        None, "class names, a line each or JSON", metavar="FILE", shown="class folders of --photos"
+    arch: str = setting(
+        "", "network of a checkpoint, such as resnet18 or timm/NAME", metavar="ARCH", shown="that of the source"
     )
-    preprocess: str = setting("", "how images become the input, as JSON or its file", metavar="JSON|FILE")
+    labels: Path | None = setting(
+        None, "class names, a line each or JSON", metavar="FILE", shown="the source's, or folders of --photos"
+    )
+    preprocess: str = setting(
+        "", "how images become the input, as JSON or its file", metavar="JSON|FILE", shown="the network's own"
+    )
     descriptor: str = setting(
-        "", "tensor that becomes the descriptor", metavar="TENSOR", shown="input of the last dense layer"
+        "", "tensor or module that becomes the descriptor", metavar="TENSOR", shown="input of the last dense layer"
     )
     photos: Path | None = setting(
         None, "labelled images for SVM and report; unlabelled ones for goldens", metavar="DIR", shown="made-up goldens"
@@ -59,23 +64,28 @@ class ImportSettings(photos.LearningSettings):
 # -- preprocessing -----------------------------------------------------------------------------------------------------
 
 
-def read_preprocess(given: str, side: int, is_side_known: bool = True) -> Preprocess:
+def read_preprocess(given: str, side: int, is_side_known: bool = True, own: Preprocess | None = None) -> Preprocess:
     """Return the preprocessing of --preprocess.
 
     Args:
         given: JSON, or the path of a file that holds it.
         side: Height and width of the model's input in pixels; 0 if the model leaves it open.
         is_side_known: False before the model is read.
+        own: The network's own preprocessing, which fills in what is not given. None if it has none.
 
     Raises:
         ImportModelError: Something is missing, unknown, or not among what penult does.
     """
     if not given:
+        if own:
+            return own
         raise _refused(f"--preprocess is missing: give what the model was trained with, for example {EXAMPLE}")
     values = _parsed(given)
     if unknown := sorted(set(values) - set(_KEYS)):
         guess = did_you_mean(unknown[0], _KEYS) or f"; known are {', '.join(_KEYS)}"
         raise _refused(f"--preprocess: unknown key {unknown[0]!r}{guess}")
+    if own:
+        values = _filled(values, own)
     crop = values.get("crop", side)
     if not is_side_known:
         crop = values.get("crop", values.get("resize", Preprocess.crop))
@@ -96,6 +106,16 @@ def read_preprocess(given: str, side: int, is_side_known: bool = True) -> Prepro
     except (TypeError, ValueError) as error:
         said = str(error).removeprefix("preprocess: ")
         raise _refused(f"--preprocess: {said}; an example is {EXAMPLE}") from error
+
+
+def _filled(values: dict[str, Any], own: Preprocess) -> dict[str, Any]:
+    """Return the values with the network's own for those that are not given."""
+    if "rescale" in values and not {"mean", "std"} <= set(values):
+        raise _refused("--preprocess: rescale is the unit of mean and std; give both too")
+    kept = {key: getattr(own, key) for key in _KEYS if hasattr(own, key)}
+    if values.get("fit", own.fit) != own.fit:
+        del kept["resize"]  # another fit has another size
+    return kept | values
 
 
 def _refused(message: str) -> ImportModelError:
@@ -134,28 +154,49 @@ def _rescale(value: object) -> float:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Return the class names of a file in the order of the logits; raise ImportModelError.
+    """Return the class names of the file of --labels in the order of the logits; raise ImportModelError."""
+    return named_classes(_text(path, "--labels"), f"--labels {path}")
 
-    The file has a name on each line. Or it is JSON: a list of names, an object from numbers to names (also under
-    "id2label", as in a Hugging Face config.json), or one from names to numbers.
+
+def names_inside(text: str, source: str) -> tuple[str, ...]:
+    """Return the class names that a model brings along, made different by their numbers; raise ImportModelError.
+
+    Two of ImageNet's classes are "crane", and the owner of a model cannot change that.
     """
-    text = _text(path, "--labels")
+    return named_classes(text, source, is_given=False)
+
+
+def named_classes(text: str, source: str, is_given: bool = True) -> tuple[str, ...]:
+    """Return the class names of a text in the order of the logits; raise ImportModelError.
+
+    The text has a name on each line. Or it is JSON: a list of names, an object from numbers to names (also under
+    "id2label", as in a Hugging Face config.json), or one from names to numbers.
+
+    Args:
+        text: The content of a file.
+        source: How messages name the file.
+        is_given: Whether equal names are refused; else they get the number of their class.
+    """
     if text.lstrip()[:1] in ("{", "["):
         try:
             names = _names_of(json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
-            raise _refused_labels(f"{path} has no list of names and no id2label; write one name per line") from error
+            raise _refused_labels(f"{source} has no list of names and no id2label; write one name per line") from error
     else:
         names = [line.strip() for line in text.splitlines()]
         while names and not names[-1]:
             names.pop()
+    if not is_given:
+        names = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
     for number, name in enumerate(names):
         if not name:
-            raise _refused_labels(f"{path} has no name for class {number}; give every class a name")
+            raise _refused_labels(f"{source} has no name for class {number}; give every class a name")
         if (first := names.index(name)) != number:
-            raise _refused_labels(f"{path} has {name!r} twice, for classes {first} and {number}; make the names differ")
+            raise _refused_labels(
+                f"{source} has {name!r} twice, for classes {first} and {number}; make the names differ"
+            )
     if len(names) < 2:
-        raise _refused_labels(f"{path} has {len(names)} names; a classifier has at least 2")
+        raise _refused_labels(f"{source} has {len(names)} names; a classifier has at least 2")
     return tuple(names)
 
 
@@ -187,7 +228,7 @@ def _names_of(content: object) -> list[str]:
 
 
 def _refused_labels(message: str) -> ImportModelError:
-    return ImportModelError("LABELS", message if message.startswith("--") else f"--labels {message}")
+    return ImportModelError("LABELS", message)
 
 
 def _text(path: Path, option: str) -> str:

@@ -1,14 +1,12 @@
-"""`penult import`: a classifier that was trained elsewhere becomes a bundle, without PyTorch.
+"""`penult import`: a classifier that was trained elsewhere becomes a bundle.
 
 The network keeps its weights. Preprocessing is put in front of it, and its last hidden layer becomes the descriptor.
 The bundle is compared with the model as it was written. With labelled photos it gets all that `penult train` measures.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from penult.bundle.manifest import DENSE, GOLDEN_NAME, MODEL_NAME, SVM, FileEntr
 from penult.bundle.naming import model_name
 from penult.bundle.preprocess import Pixels, crop_encoded
 from penult.console import say
-from penult.export.config.import_model import ImportSettings, check_count, read_labels, read_preprocess
+from penult.export.config.import_model import ImportSettings, check_count, read_labels
 from penult.export.config.photos import PhotoSource
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader, as_served
@@ -32,11 +30,11 @@ from penult.export.evaluation.choice import Plan, fit_and_choose
 from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import run_split
+from penult.export.jobs.import_source import Given, load, opened
 from penult.export.jobs.packaging import GOLDENS, Candidate, Result, libraries, publish_bundle
 from penult.export.jobs.refit import BATCH, reorder_classes
-from penult.export.onnx.foreign import ForeignModel, read_foreign
-from penult.export.onnx.original import ImportParity, Original, check_original, check_runs
-from penult.export.onnx.penultimate import Head, find_head, to_bundle
+from penult.export.onnx.original import ImportParity, OriginalModel, check_original, check_runs
+from penult.export.onnx.penultimate import Head, to_bundle
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report_imported import imported_card
 
@@ -53,7 +51,7 @@ class _Imported:
 
     draft: Manifest
     exported: ExportedModel
-    original: Original
+    original: OriginalModel
     head: Head
 
     def compare(self, batches: Iterator[Pixels]) -> ImportParity:
@@ -68,13 +66,24 @@ def import_model(settings: ImportSettings) -> Result:
     """Read the model, compare it with the original, and publish it; raise PenultError."""
     labels = read_labels(settings.labels) if settings.labels else ()
     splits = _labelled(settings)
-    if not labels and splits is None:
+    with opened(settings.source) as given:
+        imported = _prepare(settings, given, *_classes(settings, given, labels, splits))
+        return _publish_alone(settings, imported) if splits is None else _publish_learnt(settings, imported, splits)
+
+
+def _classes(
+    settings: ImportSettings, given: Given, labels: tuple[str, ...], splits: Splits | None
+) -> tuple[tuple[str, ...], str]:
+    """Return the class names, and how messages name where they are from; raise ImportModelError."""
+    if labels:
+        return labels, f"--labels {settings.labels}"
+    if given.labels:
+        return given.labels, given.labels_source
+    if splits is None:
         raise ImportModelError(
             "LABELS", "class names are missing; give --labels FILE, or --photos with a folder for each class"
         )
-    foreign = read_foreign(settings.source)
-    imported = _prepare(settings, foreign, labels or (tuple(sorted(splits.classes)) if splits else ()))
-    return _publish_alone(settings, imported) if splits is None else _publish_learnt(settings, imported, splits)
+    return tuple(sorted(splits.classes)), f"--photos {settings.photos}"
 
 
 def _labelled(settings: ImportSettings) -> Splits | None:
@@ -90,44 +99,30 @@ def _labelled(settings: ImportSettings) -> Splits | None:
     return splits
 
 
-def _prepare(settings: ImportSettings, foreign: ForeignModel, classes: tuple[str, ...]) -> _Imported:
-    """Return the model of the bundle; raise ImportModelError."""
-    spec = read_preprocess(settings.preprocess, foreign.side)
-    head = find_head(foreign, settings.descriptor)
-    original = Original(foreign, head)
-    logits, descriptor = original.shapes(spec)
-    check_count(classes, logits[0], "--labels" if settings.labels else f"--photos {settings.photos}")
+def _prepare(settings: ImportSettings, given: Given, classes: tuple[str, ...], classes_source: str) -> _Imported:
+    """Return the model of the bundle; raise PenultError."""
+    source = load(given, settings, classes, classes_source)
+    head = source.head
+    logits, descriptor = source.original.shapes(source.preprocess)
+    check_count(classes, logits[0], classes_source)
     draft = Manifest(
-        architecture=f"onnx/{settings.source.stem[:60]}",
+        architecture=source.architecture,
         classes=classes,
-        preprocess=spec,
+        preprocess=source.preprocess,
         descriptor_length=descriptor[0],
         default_scorer=DENSE,
         temperatures={},
         libraries=libraries(),
-        training={"imported": _record(settings, foreign, head)},
+        training={"imported": source.record},
     )
-    data = to_bundle(foreign, head, draft, (len(logits) + 1, len(descriptor) + 1))
+    data = to_bundle(source.foreign, head, draft, (len(logits) + 1, len(descriptor) + 1))
     check_runs(data, draft)
     left = f", {head.softmax} left out" if head.softmax else ""
     say(
-        f"{settings.source.name}: {len(classes)} classes from {head.logits}{left}; descriptor {head.descriptor}, "
+        f"{settings.source.name}: {len(classes)} classes from {source.scores}{left}; descriptor {source.layer}, "
         f"{descriptor[0]:,} numbers"
     )
-    return _Imported(draft, ExportedModel(data, draft), original, head)
-
-
-def _record(settings: ImportSettings, foreign: ForeignModel, head: Head) -> dict[str, Any]:
-    proto = foreign.proto
-    found = {
-        "kind": "onnx",
-        "file": settings.source.name,
-        "sha256": hashlib.sha256(settings.source.read_bytes()).hexdigest(),
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip()[:100],
-        "logits": head.logits,
-        "descriptor": head.descriptor,
-    }
-    return found | {"left_out": head.softmax} if head.softmax else found
+    return _Imported(draft, ExportedModel(data, draft), source.original, head)
 
 
 # -- with labelled photos ----------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 from penult.bundle.naming import model_name, name_to_publish
+from penult.bundle.preprocess import MAX_SIDE, Preprocess
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks, no_effect
 from penult.export.config.compare import CompareSettings, check_comparable
+from penult.export.config.hugging_face import read_folder
 from penult.export.config.import_model import ImportSettings, read_labels, read_preprocess
 from penult.export.config.inspect import InspectSettings
 from penult.export.config.known_networks import Network
@@ -22,8 +24,8 @@ from penult.export.config.train import PENULTIMATE, TrainSettings
 from penult.export.data.dataset import check_photos
 from penult.export.data.outliers import check_outliers
 from penult.export.disk import check_file, check_folder
-from penult.export.errors import ImportModelError, SettingsError
-from penult.export.networks import weights_file
+from penult.export.errors import SettingsError
+from penult.export.networks import foreign_files, weights_file
 
 # The folder of the checkpoint, beside the versions. The service ignores it.
 UNFINISHED = ".training"
@@ -82,11 +84,19 @@ def check_comparison(settings: CompareSettings) -> None:
 def check_import(settings: ImportSettings) -> None:
     """Raise the PenultError of `penult import` for everything that can be checked without its libraries."""
     name_to_publish(settings.out)
-    if not settings.source.exists():
-        raise ImportModelError("SOURCE", f"{settings.source} does not exist; give the file of a model")
+    kind = foreign_files.kind_of(settings.source)
     if settings.labels:
         read_labels(settings.labels)
-    read_preprocess(settings.preprocess, 0, is_side_known=False)
+    if kind == foreign_files.HUGGING_FACE:
+        read_folder(settings.source)
+    if kind == foreign_files.CHECKPOINT:
+        weights_file.check_file(settings.source, str(settings.source))
+        if settings.arch.startswith(known_networks.TIMM):
+            known_networks.get(settings.arch)
+    if settings.preprocess or kind == foreign_files.ONNX:
+        # Any size fits beside these until the network's own are known.
+        own = None if kind == foreign_files.ONNX else Preprocess(resize=MAX_SIDE, crop=1)
+        read_preprocess(settings.preprocess, 0, is_side_known=False, own=own)
     check_folder("--out", settings.out)
 
 

@@ -54,6 +54,23 @@ def body(name: str, dense: tuple[str, ...]) -> nn.Module:
     return model
 
 
+def whole(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network of timm with its own classifier and random weights; `options` are its keyword arguments."""
+    return _create(name.removeprefix(PREFIX), num_classes=classes, **options)
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """Return timm's configuration of a network: sizes, mean and deviation, classifier."""
+    with torch.device("meta"):
+        model: Any = _create(name.removeprefix(PREFIX))
+    return dict(model.default_cfg)
+
+
+def made_by() -> str:
+    """Return the name and version of the library."""
+    return f"timm {_timm().__version__}"
+
+
 class _Body(nn.Module):
     """Mixed into the class of a model of timm, so that it returns the descriptor."""
 
@@ -149,8 +166,8 @@ def _timm() -> Any:
     return timm
 
 
-def _create(name: str) -> nn.Module:
-    """Build a model of timm without classifier, with random weights; raise _UnknownError."""
+def _create(name: str, **options: Any) -> nn.Module:
+    """Build a model of timm, without classifier by default, with random weights; raise _UnknownError."""
     timm = _timm()
     plain, _, tag = name.partition(".")
     if not timm.is_model(plain):
@@ -164,7 +181,7 @@ def _create(name: str) -> nn.Module:
         raise _UnknownError(f"has a tag that timm {timm.__version__} does not know; {there}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+        model: nn.Module = timm.create_model(name, pretrained=False, **({"num_classes": 0} | options))
     return model
 
 
@@ -175,7 +192,7 @@ def _network(name: str, model: Any) -> Network:
         raise NotCuttableError(f"needs inputs of {' x '.join(map(str, config['input_size']))}, not square RGB images")
     ends = [each["module"] for each in getattr(model, "feature_info", None) or []]
     found = cut(model, ends, sizes[0])
-    spec, notes = _preprocess(config, sizes[0])
+    spec, notes = preprocess_of(config, sizes[0])
     return Network(
         f"{PREFIX}{name}",
         found.stages,
@@ -197,7 +214,7 @@ def _classifier(config: dict[str, Any]) -> tuple[str, ...]:
     return (*(f"{head}." for head in heads), "head.1.")
 
 
-def _preprocess(config: dict[str, Any], size: int) -> tuple[Preprocess, tuple[str, ...]]:
+def preprocess_of(config: Mapping[str, Any], size: int) -> tuple[Preprocess, tuple[str, ...]]:
     """Return timm's evaluation preprocessing as penult computes it, and a note for what differs."""
     notes = []
     wanted = config.get("interpolation", "bicubic")

@@ -38,17 +38,21 @@ _COMMON_IN_TIMM = (
 )  # fmt: skip
 
 
-def read(name: str) -> Mapping[str, Any]:
-    """Return the content of a file that weights_file.check() has passed, with named tensors; raise SettingsError."""
-    content = _load(name)
+def read(name: str, shown: str = "") -> Mapping[str, Any]:
+    """Return the content of a file that weights_file.check() has passed, with named tensors; raise SettingsError.
+
+    Messages name the file as `shown`, or as the value of --weights.
+    """
+    shown = shown or f"--weights {name}"
+    content = _load(name, shown)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         kind = "nothing" if content is None else f"a {type(content).__name__}"
-        raise _refusal(f"--weights {name} contains {kind}, not a state dict; save {weights_file.SAVE}")
+        raise _refusal(f"{shown} contains {kind}, not a state dict; save {weights_file.SAVE}")
     if next(candidates(content), None) is None:
         inside = _state_inside(content)
         save = f"torch.save(torch.load({name!r}, weights_only=True)[{inside!r}], 'weights.pth')"
         advice = f"it is under the key {inside!r}: {save}" if inside else f"save {weights_file.SAVE}"
-        raise _refusal(f"--weights {name} has no named tensors, so it is not a state dict; {advice}")
+        raise _refusal(f"{shown} has no named tensors, so it is not a state dict; {advice}")
     return content
 
 
@@ -61,10 +65,10 @@ def match(own: State, loaded: Mapping[str, Any], name: str, architecture: str) -
     found = fitting(own, loaded, known_networks.get(architecture).classifier)
     if found is None:
         classifier = known_networks.get(architecture).classifier
-        nearest = max(candidates(loaded), key=lambda each: _share(own, each.state))
+        nearest = max(candidates(loaded), key=lambda each: share_that_fits(own, each.state))
         first = next(mismatches(own, nearest.state, classifier))
-        raise _refusal(f"--weights {name} does not fit --arch {architecture}: {first}{_advice(loaded, architecture)}")
-    if note := found.note(name):
+        raise _refusal(f"--weights {name} does not fit --arch {architecture}: {first}{hint(loaded, architecture)}")
+    if note := found.note(f"--weights {name}"):
         say_once(note)
     return {key: found.state.get(key, own[key]) for key in own}
 
@@ -94,7 +98,7 @@ def looks_like(loaded: State) -> tuple[str, float]:
 
 
 def _most_alike(loaded: State, known: Mapping[str, tuple[State, tuple[str, ...]]]) -> tuple[str, float]:
-    shares = {name: _share(own, loaded) for name, (own, _) in known.items()}
+    shares = {name: share_that_fits(own, loaded) for name, (own, _) in known.items()}
     for name, (own, classifier) in known.items():
         if next(mismatches(own, loaded, classifier), None) is None:
             shares[name] = 1.0
@@ -102,7 +106,7 @@ def _most_alike(loaded: State, known: Mapping[str, tuple[State, tuple[str, ...]]
     return best, shares.get(best, 0.0)
 
 
-def _share(own: State, loaded: State) -> float:
+def share_that_fits(own: State, loaded: State) -> float:
     """Return the share of a network's tensors that fit, always below 1."""
     return 0.99 * sum(key in loaded and shape(loaded[key]) == tuple(own[key].shape) for key in own) / len(own)
 
@@ -119,7 +123,7 @@ def say_once(line: str) -> None:
     say(line)
 
 
-def _advice(content: Mapping[str, Any], architecture: str) -> str:
+def hint(content: Mapping[str, Any], architecture: str) -> str:
     """Return a hint at the network that the weights belong to, or at the prefix to remove from their names."""
     readings = [each.state for each in candidates(content)]
     best, share = max((looks_like(state) for state in readings), key=lambda each: each[1])
@@ -150,12 +154,12 @@ def _shared_prefixes(loaded: State) -> list[str]:
     return found
 
 
-def _load(name: str) -> Any:
+def _load(name: str, shown: str) -> Any:
     if weights_file.is_safetensors(Path(name)):
         try:
             return safetensors.torch.load_file(name)
         except (safetensors.SafetensorError, OSError) as error:
-            raise _refusal(f"--weights {name} is truncated or damaged; copy or download it again") from error
+            raise _refusal(f"{shown} is truncated or damaged; copy or download it again") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below replaces the warning
@@ -163,12 +167,11 @@ def _load(name: str) -> Any:
     except Exception as error:  # torch.load raises whatever zipfile, pickle or its own reader does
         if pickled := _PICKLED.search(str(error)):
             raise _refusal(
-                f"--weights {name} contains pickled objects ({pickled[1]}), which penult does not load; on the machine "
+                f"{shown} contains pickled objects ({pickled[1]}), which penult does not load; on the machine "
                 f"that made it, save {weights_file.SAVE}"
             ) from error
         raise _refusal(
-            f"--weights {name} is damaged or was not written by torch.save(); copy it again, or save "
-            f"{weights_file.SAVE}"
+            f"{shown} is damaged or was not written by torch.save(); copy it again, or save {weights_file.SAVE}"
         ) from error
 
 

@@ -37,14 +37,28 @@ def check(weights: str, network: Network) -> None:
         raise _refusal(
             f"--weights {weights} does not exist; give a state-dict file, imagenet or none{_meant(weights, path)}"
         )
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise _refusal(f"--weights {weights} cannot be read: {why(error)}") from error
+    check_file(path, f"--weights {weights}")
+
+
+def check_file(path: Path, shown: str) -> None:
+    """Raise SettingsError if a file is of another kind than those of state dicts; `shown` is how messages name it."""
+    head = _head(path, shown)
     for looks_so, kind in _KINDS:
         if looks_so(head, path):
-            raise _refusal(f"--weights {weights} {kind}")
+            raise _refusal(f"{shown} {kind}")
+
+
+def is_onnx(path: Path) -> bool:
+    """Return True if a file is named .onnx or begins as an ONNX model; raise SettingsError if it cannot be read."""
+    return _is_onnx(_head(path, str(path)), path)
+
+
+def _head(path: Path, shown: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise _refusal(f"{shown} cannot be read: {why(error)}") from error
 
 
 def _refusal(message: str) -> SettingsError:

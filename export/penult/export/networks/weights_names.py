@@ -13,7 +13,7 @@ State = Mapping[str, torch.Tensor]
 
 # The keys under which checkpoints hold a state dict, and the attributes in which tools hold a network.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")
-PREFIXES = ("module", "model", "net", "backbone", "encoder", "_orig_mod", "body")
+PREFIXES = ("module", "model", "net", "backbone", "encoder", "_orig_mod", "body", "timm_model")
 _DEPTH = 4
 
 
@@ -33,14 +33,14 @@ class Candidate:
     state: State
     outside: tuple[str, ...]
 
-    def note(self, name: str) -> str:
-        """Return a line that says what was taken off; "" if nothing was."""
+    def note(self, shown: str) -> str:
+        """Return a line that says what was taken off; "" if nothing was. `shown` is how it names the file."""
         parts = [f"under the key {'.'.join(self.wrappers)!r}"] if self.wrappers else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         if not parts:
             return ""
         unused = f"; {len(self.outside)} others are not used, such as {self.outside[0]}" if self.outside else ""
-        return f"note: --weights {name}: the tensors {' and '.join(parts)} fit{unused}"
+        return f"note: {shown}: the tensors {' and '.join(parts)} fit{unused}"
 
 
 def candidates(content: Mapping[str, Any]) -> Iterator[Candidate]:

@@ -1,5 +1,6 @@
 """Run a model as it was written, and compare the model of the bundle with it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,15 +19,44 @@ from penult.export.onnx.penultimate import Head, with_outputs
 RunModel = Callable[[Pixels], tuple[Floats, Floats]]
 
 
-class Original:
+class OriginalModel(ABC):
+    """A model as it was written, whatever runs it."""
+
+    def __init__(self, head: Head) -> None:
+        """Remember the names of its tensors."""
+        self._head = head
+
+    @abstractmethod
+    def run(self, pixels: Pixels, spec: Preprocess) -> dict[str, Any]:
+        """Return the outputs of uint8 crops [n, crop, crop, 3] by name, after the same preprocessing in NumPy."""
+
+    def shapes(self, spec: Preprocess) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of logits and descriptor of one image, without the batch; raise ImportModelError."""
+        found = self.run(np.zeros((1, spec.crop, spec.crop, 3), np.uint8), spec)
+        logits, descriptor = (found[name] for name in (self._head.logits, self._head.descriptor))
+        for what, values in (("scores", logits), ("descriptor", descriptor)):
+            if values.dtype != np.float32:
+                raise refusal(f"the {what} of the model are {values.dtype}; export the model in float32")
+        if logits.shape[2:] not in ((), (1, 1)) or logits.ndim < 2:
+            raise refusal(f"the scores of the model are {list(logits.shape)}; a classifier gives [N, classes]")
+        if descriptor.ndim not in (2, 4):
+            raise refusal(
+                f"the descriptor {self._head.descriptor} is {list(descriptor.shape)}; name a tensor [N, length] or "
+                "[N, C, H, W] with --descriptor"
+            )
+        return logits.shape[1:], descriptor.shape[1:]
+
+
+class Original(OriginalModel):
     """A model as it was written, on onnxruntime's CPU provider, with float input."""
 
     def __init__(self, foreign: ForeignModel, head: Head) -> None:
         """Load it; raise ImportModelError if onnxruntime does not."""
+        super().__init__(head)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         self._names = list(dict.fromkeys((head.answer, head.logits, head.descriptor)))
-        self._head, self._foreign = head, foreign
+        self._foreign = foreign
         try:
             self._session = ort.InferenceSession(
                 with_outputs(foreign, tuple(self._names)), options, providers=["CPUExecutionProvider"]
@@ -64,22 +94,6 @@ class Original:
             ) from error
         return found
 
-    def shapes(self, spec: Preprocess) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of logits and descriptor of one image, without the batch; raise ImportModelError."""
-        found = self.run(np.zeros((1, spec.crop, spec.crop, 3), np.uint8), spec)
-        logits, descriptor = (found[name] for name in (self._head.logits, self._head.descriptor))
-        for what, values in (("scores", logits), ("descriptor", descriptor)):
-            if values.dtype != np.float32:
-                raise refusal(f"the {what} of the model are {values.dtype}; export the model in float32")
-        if logits.shape[2:] not in ((), (1, 1)) or logits.ndim < 2:
-            raise refusal(f"the scores of the model are {list(logits.shape)}; a classifier gives [N, classes]")
-        if descriptor.ndim not in (2, 4):
-            raise refusal(
-                f"the descriptor {self._head.descriptor} is {list(descriptor.shape)}; name a tensor [N, length] or "
-                "[N, C, H, W] with --descriptor"
-            )
-        return logits.shape[1:], descriptor.shape[1:]
-
 
 def check_runs(data: bytes, manifest: Manifest) -> None:
     """Raise ImportModelError if onnxruntime cannot run the model of a bundle on any number of images."""
@@ -112,7 +126,7 @@ class ImportParity:
 
 
 def check_original(
-    original: Original, head: Head, spec: Preprocess, run: RunModel, batches: Iterable[Pixels]
+    original: OriginalModel, head: Head, spec: Preprocess, run: RunModel, batches: Iterable[Pixels]
 ) -> ImportParity:
     """Compare the model of the bundle with the original; raise ParityError if they differ by more than 1e-4.
 
