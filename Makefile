@@ -198,6 +198,7 @@ lock: $(UV)
 	@printf 'compose-viz\nkserve\n' | $(LOCK) --no-deps - -o locks/deploy-models.txt
 	@printf 'milvus==2.3.5\nmilvus-lite\nsetuptools<81\n' | $(LOCK) - -o locks/milvus.txt
 	@echo 'pip-audit' | $(LOCK) - -o locks/audit.txt
+	@printf 'transformers\ntokenizers\nregex\npytorch-lightning\nlightning-utilities\ntorchmetrics\ntorch-model-archiver\nenum-compat\n' | $(LOCK) --no-deps --constraints locks/dev.txt - -o locks/foreign.txt
 	@echo 'cleanlab==2.9.0' | $(LOCK) --constraints locks/dev.txt - -o locks/cleanlab.txt
 	@{ printf 'kserve==0.21.0\nmosec==0.9.8\nsimplejpeg\npillow\n'; sed -nE 's/^onnxruntime-gpu(==[^ ;]+).*/onnxruntime\1/p' locks/dev.txt; } | $(LOCK) - -o locks/peers.txt
 	@echo 'uv==0.13.9' | $(LOCK) - -o locks/uv.txt

@@ -280,6 +280,24 @@ def environment() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def packages() -> Callable[..., Path]:
+    """A folder of packages to be put on the path beside our environment: packages(NAME_OF_LOCK)."""
+
+    def make(name: str) -> Path:
+        lock, uv = ROOT / "locks" / f"{name}.txt", ROOT / ".tools" / "bin" / "uv"
+        folder = ROOT / ".tools" / f"{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+        if not (folder / ".ready").exists():
+            install = [uv, "pip", "install", "--quiet", "--python", sys.executable, "--target", folder, "--no-deps"]
+            # Compiling would take half a minute; what is used once is compiled as it is imported.
+            environment = os.environ | {"UV_COMPILE_BYTECODE": "0"}
+            subprocess.run([*install, "--require-hashes", "-r", lock], check=True, timeout=300, env=environment)
+            (folder / ".ready").touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def triton_python(environment: Callable[..., Path]) -> Path:
     """The Python of an environment with the unmodified tritonclient, which pins an older protobuf than ours."""
     return environment("tritonclient")

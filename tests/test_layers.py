@@ -97,6 +97,7 @@ KNOWN_TO = {
     "torch.distributed": {"penult.export.training"},
     "torchvision": {"penult.export.networks"},
     "timm": {"penult.export.networks"},
+    "transformers": {"penult.export.networks"},
     "huggingface_hub": {"penult.export.networks"},
     "safetensors": {"penult.export.networks"},
     "PIL": {

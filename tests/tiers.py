@@ -18,7 +18,7 @@ import pytest
 TIERS = ("unit", "server", "system")
 _ROOT = Path(__file__).parent
 _SYSTEM_FOLDERS = ("attacks", "deploy", "e2e", "fuzz", "image", "scale")
-_SYSTEM_FIXTURES = {"environment", "shared_data"}
+_SYSTEM_FIXTURES = {"environment", "packages", "shared_data"}
 _SERVER_FIXTURES = {"few_digits", "launch", "one_class", "server", "start_server", "trained"}
 _running = ["system"]  # the tier of the test that runs now
 

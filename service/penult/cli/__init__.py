@@ -21,7 +21,7 @@ _SERVE, _EXPORT = ("serve,cpu",), ("export",)
 # The extras that hold each library, any one of which will do.
 _EXTRAS: dict[str, tuple[str, ...]] = {
     "cryptography": _SERVE,
-    "torch": _EXPORT, "torchvision": _EXPORT, "timm": ("export,timm",),
+    "torch": _EXPORT, "torchvision": _EXPORT, "timm": ("export,timm",), "transformers": ("export,huggingface",),
     "safetensors": _EXPORT, "matplotlib": _EXPORT, "onnx": _EXPORT, "tqdm": _EXPORT,
     "jinja2": _EXPORT, "onnxruntime": ("serve,cpu", "serve,gpu"), "PIL": _SERVE, "starlette": _SERVE,
     "uvicorn": _SERVE, "prometheus_client": _SERVE, "grpc_health": _SERVE, "grpc_reflection": _SERVE,

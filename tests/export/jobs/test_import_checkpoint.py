@@ -21,7 +21,9 @@ from penult.export.onnx.head import reads_descriptor
 from penult.export.onnx.runtime import ExportedModel
 
 # Of PyTorch's older exporters, which people's files come from.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
+)
 NAMES = ("ant", "bee", "cat")
 SIDE = 64
 SMALL = json.dumps({"resize": 72, "crop": SIDE})
@@ -114,11 +116,15 @@ def test_a_checkpoint_of_timm(tmp_path: Path, labels: Path, out: Path, run: Call
     assert (manifest.preprocess.crop, manifest.preprocess.interpolation) == (160, config["interpolation"])
     assert f"preprocessing from timm's for timm/{TIMM}" in err
     assert reads_descriptor(read_bundle(out).onnx, manifest)
-    code, _, err = run(path, "--arch", f"timm/{TIMM}", "--labels", labels, "--descriptor", "layer2", "--preprocess", SMALL)
+    code, _, err = run(
+        path, "--arch", f"timm/{TIMM}", "--labels", labels, "--descriptor", "layer2", "--preprocess", SMALL
+    )
     assert code == 0, err
     assert "descriptor output of layer2" in err
     with torch.no_grad():
-        length = net.forward_intermediates(torch.zeros(1, 3, SIDE, SIDE), indices=[2], intermediates_only=True)[0].shape[1]
+        length = net.forward_intermediates(torch.zeros(1, 3, SIDE, SIDE), indices=[2], intermediates_only=True)[
+            0
+        ].shape[1]
     assert read_bundle(out).manifest.descriptor_length == length
     code, _, err = run(path, "--arch", f"timm/{TIMM}", "--labels", labels, "--descriptor", "layer9")
     assert (code, "did you mean layer" in err) == (1, True)
@@ -136,7 +142,11 @@ def test_a_folder_of_timm(tmp_path: Path, out: Path, run: Callable[..., Any]):
     assert code == 0, err
     equal(out, net, lambda image: net.forward_head(net.forward_features(image), pre_logits=True))
     manifest = read_bundle(out).manifest
-    assert (manifest.preprocess.resize, manifest.preprocess.crop, manifest.preprocess.mean) == (109, 96, (0.5, 0.5, 0.5))
+    assert (manifest.preprocess.resize, manifest.preprocess.crop, manifest.preprocess.mean) == (
+        109,
+        96,
+        (0.5, 0.5, 0.5),
+    )
     assert manifest.training["imported"]["kind"] == "huggingface"
     config["model_args"] = {"checkpoint_path": "x.pth"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -174,7 +184,12 @@ def _without(state: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tens
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(
-    change: Callable[[Any], Any], words: tuple[str, ...], shown: str, tmp_path: Path, labels: Path, run: Callable[..., Any]
+    change: Callable[[Any], Any],
+    words: tuple[str, ...],
+    shown: str,
+    tmp_path: Path,
+    labels: Path,
+    run: Callable[..., Any],
 ):
     """Missing and unknown networks, transformers, missing tensors and other heads are refused in one line."""
     path = tmp_path / "w.pth"
@@ -212,7 +227,13 @@ def archive(
     **model: Any,
 ) -> Path:  # fmt: skip
     """Write an archive as torch-model-archiver does."""
-    entry = {"modelName": "pets", "serializedFile": name, "handler": handler, "modelFile": "model.py", "modelVersion": "1"}
+    entry = {
+        "modelName": "pets",
+        "serializedFile": name,
+        "handler": handler,
+        "modelFile": "model.py",
+        "modelVersion": "1",
+    }
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(name, content if isinstance(content, bytes) else content.read_bytes())
         file.writestr("model.py", "raise SystemExit('this code must not run')")

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnxscript import FLOAT
+from onnxscript import opset17 as op
 from torch import nn
 
 import penult.export
@@ -76,6 +79,26 @@ def write(net: nn.Module, path: Path, dynamo: bool = False, is_nhwc: bool = Fals
     return path
 
 
+@onnxscript.script()
+def classify(image: FLOAT[None, 3, SIDE, SIDE], conv: FLOAT[12, 3, 3, 3], dense: FLOAT[12, 3]) -> FLOAT[None, 3]:
+    """A classifier as onnxscript compiles it from Python."""
+    maps = op.Relu(op.Conv(image, conv, strides=[2, 2], pads=[1, 1, 1, 1]))
+    return op.MatMul(op.Flatten(op.GlobalAveragePool(maps)), dense)
+
+
+def scripted(path: Path) -> tuple[Net, Path]:
+    """Return a model of onnxscript, and the same network in PyTorch."""
+    net = Net()
+    net.body, net.head = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1, bias=False), nn.ReLU()), nn.Linear(12, 3, bias=False)
+    proto = classify.to_model_proto()
+    weights = {"conv": net.body[0].weight.detach().numpy(), "dense": net.head.weight.detach().numpy().T}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()
+    )
+    path.write_bytes(proto.SerializeToString())
+    return net, path
+
+
 OPEN = {"dynamic_axes": {"image": {0: "n"}}}
 WRITERS: dict[str, Callable[[Path], tuple[Net, Path]]] = {
     "one image": lambda path: (net := Net(), write(net, path)),
@@ -86,6 +109,7 @@ WRITERS: dict[str, Callable[[Path], tuple[Net, Path]]] = {
     "NHWC": lambda path: (net := Net("NHWC"), write(net, path, is_nhwc=True)),
     "old opset": lambda path: (net := Net(), write(net, path, opset_version=9)),
     "convolution": lambda path: (net := ConvHead(), write(net, path)),
+    "onnxscript": scripted,
 }  # fmt: skip
 
 
@@ -174,9 +198,9 @@ def test_photos_of_other_classes_have_the_svm_alone(
 @pytest.mark.server
 def test_it_is_served_with_goldens_of_unlabelled_photos(
     tmp_path: Path, model: Path, labels: Path, photo_bytes: Callable[[int], bytes], run: Callable[..., Any],
-    start_server: Callable[..., Any],
+    start_server: Callable[..., Any], penult: Callable[..., Any],
 ):  # fmt: skip
-    """Images without folders become the goldens, and a server answers with the names of --labels."""
+    """Images without folders become the goldens; a server answers with the names of --labels, and stores descriptors."""
     folder = tmp_path / "some"
     folder.mkdir()
     images = {photo_bytes(seed) for seed in range(4)}
@@ -187,8 +211,14 @@ def test_it_is_served_with_goldens_of_unlabelled_photos(
     assert code == 0, err
     assert "left out" in err
     assert set(read_bundle(tmp_path / "models" / "pets").goldens.images) == images
-    with Client(start_server(tmp_path / "models").target) as client:
+    (folder / "broken.png").unlink()
+    target = start_server(tmp_path / "models").target
+    with Client(target) as client:
         assert client.classify([images.pop()], model="pets").results[0].label in NAMES
+    code, _, err = penult("index", "add", "some", folder, "--model", "pets", "--target", target)
+    assert code == 0, err
+    with Client(target) as client:
+        assert client.lookup([folder / "0.png"], "some", k=1).results[0][0].similarity == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_is_published_if_answers_differ(

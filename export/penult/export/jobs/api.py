@@ -171,7 +171,7 @@ def import_model(
     """Publish a model that was trained elsewhere as a bundle, as `penult import` does.
 
     Args:
-        source: An ONNX file of a classifier.
+        source: A checkpoint, a Hugging Face folder, an ONNX file, or an archive of TorchServe.
         out: The folder of the model, like models/NAME. It gets the next version.
         on_progress: As for train().
         on_line: As for train().

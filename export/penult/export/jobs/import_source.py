@@ -113,7 +113,16 @@ def load(given: Given, settings: ImportSettings, classes: Sequence[str], classes
         "descriptor": model.layer,
         "preprocess": "--preprocess" if settings.preprocess else classifier.preprocess_of,
     }
-    return Source(model.exported(spec), torch_model.HEAD, model, spec, classifier.architecture, classifier.architecture, model.layer, record)
+    return Source(
+        model.exported(spec),
+        torch_model.HEAD,
+        model,
+        spec,
+        classifier.architecture,
+        classifier.architecture,
+        model.layer,
+        record,
+    )
 
 
 def _of_onnx(given: Given, settings: ImportSettings) -> Source:
@@ -159,7 +168,7 @@ def _torchserve(given: Given) -> Preprocess | None:
 
 
 def _preprocess(settings: ImportSettings, own: Preprocess | None, source: str, side: int = 0) -> Preprocess:
-    """Return how images are prepared, and print where that is from; raise ImportModelError."""
+    """Return how images are prepared, and print their origin; raise ImportModelError."""
     if own is None and not settings.preprocess:
         raise ImportModelError("PREPROCESS", source)
     spec = read_preprocess(settings.preprocess, side, own=own)

@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, arch: str, shown: str, is_guessed: bool = False)
 
 
 def fill(recipe: Recipe, content: Mapping[str, Any], shown: str) -> Classifier:
-    """Return a network with the tensors of a file; raise ImportModelError if one is missing, left over or unlike."""
+    """Return a network with the tensors of a file; raise ImportModelError if they do not fit."""
     head = _head(recipe.build)
     for found in candidates(content):
         classes = _classes(found.state, head)
@@ -172,7 +172,7 @@ def _head(build: Build) -> tuple[str, ...]:
 
 
 def _classes(state: State, head: tuple[str, ...]) -> int:
-    """Return the number of classes of the head in a file; 0 if there is none, or if its tensors disagree."""
+    """Return how many classes the head in a file has; 0 if there is none, or if tensors disagree."""
     tensors = [state.get(key) for key in head]
     sizes = {each.shape[0] if isinstance(each, torch.Tensor) and each.dim() else 0 for each in tensors}
     return sizes.pop() if len(sizes) == 1 else 0
@@ -221,7 +221,11 @@ def _guessed(content: Mapping[str, Any], shown: str, is_guessed: bool) -> str:
 def _looks_like(state: State) -> tuple[str, float]:
     """Return the network whose tensors fit best, and the share that fits; as weights.looks_like(), and torchvision."""
     best = weights.looks_like(state)
-    return best if best[1] == 1 or len(state) < _FEWEST else max(best, _alike_in_torchvision(state), key=lambda each: each[1])
+    return (
+        best
+        if best[1] == 1 or len(state) < _FEWEST
+        else max(best, _alike_in_torchvision(state), key=lambda each: each[1])
+    )
 
 
 def _alike_in_torchvision(state: State) -> tuple[str, float]:

@@ -49,7 +49,7 @@ def check_file(path: Path, shown: str) -> None:
 
 
 def is_onnx(path: Path) -> bool:
-    """Return True if a file is named .onnx or begins as an ONNX model; raise SettingsError if it cannot be read."""
+    """Return True if a file is named .onnx or begins as an ONNX model; raise SettingsError."""
     return _is_onnx(_head(path, str(path)), path)
 
 

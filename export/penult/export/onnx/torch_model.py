@@ -27,7 +27,10 @@ _EXPORT = "export the model as ONNX, and import that file"
 
 
 class TorchModel(OriginalModel):
-    """A classifier in eval mode on the CPU, float [N, 3, H, W] to logits, and what its last layer reads."""
+    """A classifier in eval mode on the CPU, and what its last layer reads.
+
+    It maps float [N, 3, H, W] to logits float [N, classes].
+    """
 
     def __init__(self, net: nn.Module, classes: int, spec: Preprocess, descriptor: str = "") -> None:
         """Find the last layer, or the module whose output is named; raise ImportModelError."""
