@@ -251,7 +251,8 @@ def test_an_archive_with_a_state_dict(tmp_path: Path, out: Path, run: Callable[.
     code, _, err = run(source)
     assert code == 0, err
     equal(out, net, lambda image: net.features(image).mean((2, 3)))
-    assert "fit squeezenet1_1, which is used" in err
+    assert f"all tensors of 'best.pth' in {source} fit squeezenet1_1, which is used" in err
+    assert "penult-import-" not in err
     assert "preprocessing from TorchServe's image_classifier handler: resize 256, crop 224" in err
     record = read_bundle(out).manifest.training["imported"]
     assert (record["kind"], record["file"]) == ("mar", "pets.mar")

@@ -99,7 +99,7 @@ def load(given: Given, settings: ImportSettings, classes: Sequence[str], classes
         classifier = hugging_face.read(given.folder)
         files = hugging_face.weights_of(given.path)
     else:
-        shown = str(given.path if given.archive else settings.source)
+        shown = given.archive.shown if given.archive else str(settings.source)
         classifier = classifiers.read_checkpoint(given.path, settings.arch, shown, is_guessed=given.archive is not None)
         files = [settings.source]
     check_count(tuple(classes), classifier.classes, classes_source)

@@ -45,6 +45,11 @@ class MarFile:
     handler: str
     labels: tuple[str, ...]
 
+    @property
+    def shown(self) -> str:
+        """How messages name the file with the weights."""
+        return f"{Path(self.serialized).name!r} in {self.path}"
+
 
 def is_mar(path: Path) -> bool:
     """Return True if a file is named .mar, or is a zip archive with TorchServe's manifest."""
@@ -90,8 +95,7 @@ def unpacked(mar: MarFile) -> Iterator[Path]:
         try:
             yield path
         except PenultError as error:
-            shown = f"{Path(mar.serialized).name!r} in {mar.path}"
-            raise type(error)(error.reason, error.message.replace(str(path), shown)) from error
+            raise type(error)(error.reason, error.message.replace(str(path), mar.shown)) from error
 
 
 @contextmanager
