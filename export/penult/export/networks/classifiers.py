@@ -98,7 +98,9 @@ def fill(recipe: Recipe, content: Mapping[str, Any], shown: str) -> Classifier:
         say(note)
     net = recipe.build(classes)
     # Old files lack the counters of batches, which eval mode does not read.
-    net.load_state_dict({key: found.state.get(key, value) for key, value in net.state_dict().items()})
+    own = net.state_dict()  # which knows the version of each module, as mnasnet needs
+    own.update({key: found.state.get(key, value) for key, value in own.items()})
+    net.load_state_dict(own)
     net.eval().requires_grad_(False)
     return Classifier(net, classes, recipe.architecture, recipe.made_by, recipe.preprocess, recipe.preprocess_of)
 
