@@ -43,18 +43,14 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
     _simplify_pooling(net, spec.crop)
     pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
     served = _Served(net, Normalise(spec)).eval()
-    data = _exported(served, pixels, manifest.input_name, [manifest.logits_name, manifest.descriptor_name])
-    _check(data)
-    return data
+    return _exported(served, pixels, manifest.input_name, [manifest.logits_name, manifest.descriptor_name])
 
 
 def float_to_onnx(net: nn.Module, side: int, input_name: str, output_names: list[str]) -> bytes:
     """Export a network that maps float [N, 3, side, side] to several outputs, for any N; raise ParityError."""
     net = copy.deepcopy(net).eval()
     _simplify_pooling(net, side)
-    data = _exported(net, torch.zeros(_EXAMPLE_BATCH, 3, side, side), input_name, output_names)
-    _check(data)
-    return data
+    return _exported(net, torch.zeros(_EXAMPLE_BATCH, 3, side, side), input_name, output_names)
 
 
 def _exported(net: nn.Module, example: torch.Tensor, input_name: str, output_names: list[str]) -> bytes:
@@ -74,6 +70,7 @@ def _exported(net: nn.Module, example: torch.Tensor, input_name: str, output_nam
     model = cast("torch.onnx.ONNXProgram", program).model_proto
     _remove_notes(model.graph)
     data: bytes = model.SerializeToString()
+    _check(data)
     return data
 
 
