@@ -26,5 +26,9 @@ class ImportModelError(PenultError):
     """A model that was trained elsewhere cannot become a bundle."""
 
 
+class CalibrateError(PenultError):
+    """No threshold can be certified with these photos."""
+
+
 class QuantizeError(PenultError):
     """The int8 model cannot be made, or loses too much accuracy."""

@@ -73,6 +73,28 @@ SCORER_NOVELTY: Scorer.ValueType  # 4
 """The distance from the training photos; the only scorer of a model with one class."""
 Global___Scorer: _TypeAlias = Scorer  # noqa: Y015
 
+class _AbstainReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AbstainReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AbstainReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ABSTAIN_REASON_UNSPECIFIED: _AbstainReason.ValueType  # 0
+    ABSTAIN_REASON_UNSURE: _AbstainReason.ValueType  # 1
+    """The probability is below the threshold."""
+    ABSTAIN_REASON_NOVEL: _AbstainReason.ValueType  # 2
+    """The photo is unlike the training photos, whatever the probability."""
+
+class AbstainReason(_AbstainReason, metaclass=_AbstainReasonEnumTypeWrapper):
+    """Why a model withholds an answer."""
+
+ABSTAIN_REASON_UNSPECIFIED: AbstainReason.ValueType  # 0
+ABSTAIN_REASON_UNSURE: AbstainReason.ValueType  # 1
+"""The probability is below the threshold."""
+ABSTAIN_REASON_NOVEL: AbstainReason.ValueType  # 2
+"""The photo is unlike the training photos, whatever the probability."""
+Global___AbstainReason: _TypeAlias = AbstainReason  # noqa: Y015
+
 class _FieldType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -227,11 +249,16 @@ class ClassifyRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     INCLUDE_DESCRIPTOR_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
     top_k: _builtins.int
     """Number of classes per image, best first. 0 means 5. More than the model has means all."""
     include_descriptor: _builtins.bool
     """Also return each image's descriptor, from the same forward pass. It adds 4 bytes per number."""
+    max_error: _builtins.float
+    """The share of wrong answers, such as 0.05, whose operating point decides `abstained`. It must be one of the
+    `operating_points` of GetModel for this scorer. Absent or 0 means the model's default.
+    """
     @_builtins.property
     def model(self) -> Global___ModelSelector: ...
     @_builtins.property
@@ -251,12 +278,15 @@ class ClassifyRequest(_message.Message):
         top_k: _builtins.int = ...,
         include_descriptor: _builtins.bool = ...,
         neighbours: Global___NeighbourQuery | None = ...,
+        max_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "neighbours", b"neighbours"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_descriptor", b"include_descriptor", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "images", b"images", "include_descriptor", b"include_descriptor", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
+    _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error) -> _WhichOneofReturnType__max_error | None: ...
 
 Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
@@ -269,10 +299,15 @@ class ClassifyResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
     """The scorer that answered, never SCORER_UNSPECIFIED."""
     novelty_threshold: _builtins.float
     """An image with a higher novelty is unlike the model's training photos. Absent for bundles without a baseline."""
+    max_error: _builtins.float
+    """The share of wrong answers that `abstained` was decided for. Absent if the model has no operating point for this
+    scorer; then it never abstains.
+    """
     @_builtins.property
     def model(self) -> Global___ModelVersion:
         """The model that answered."""
@@ -291,13 +326,19 @@ class ClassifyResponse(_message.Message):
         results: _abc.Iterable[Global___ClassifyResult] | None = ...,
         timings: Global___Timings | None = ...,
         novelty_threshold: _builtins.float | None = ...,
+        max_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "model", b"model", "novelty_threshold", b"novelty_threshold", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "_novelty_threshold", b"_novelty_threshold", "max_error", b"max_error", "model", b"model", "novelty_threshold", b"novelty_threshold", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "model", b"model", "novelty_threshold", b"novelty_threshold", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "_novelty_threshold", b"_novelty_threshold", "max_error", b"max_error", "model", b"model", "novelty_threshold", b"novelty_threshold", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
+    _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
     _WhichOneofReturnType__novelty_threshold: _TypeAlias = _typing.Literal["novelty_threshold"]  # noqa: Y015
     _WhichOneofArgType__novelty_threshold: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error) -> _WhichOneofReturnType__max_error | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty_threshold) -> _WhichOneofReturnType__novelty_threshold | None: ...
 
 Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
@@ -340,6 +381,8 @@ class Classification(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     NOVELTY_FIELD_NUMBER: _builtins.int
     IS_NOVEL_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
+    ABSTAIN_REASON_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The best class."""
     score: _builtins.float
@@ -358,6 +401,13 @@ class Classification(_message.Message):
     """
     is_novel: _builtins.bool
     """True if novelty is above the threshold. The classes may then be meaningless."""
+    abstained: _builtins.bool
+    """True if the model withholds its answer: `probability` is below the threshold, or the photo is novel. `label` and the
+    other fields stay set. Of the answers that are not withheld, at most the response's `max_error` are wrong, on photos
+    like those that certified it.
+    """
+    abstain_reason: Global___AbstainReason.ValueType
+    """Only if abstained."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredClass]:
         """The `top_k` best classes. The first repeats the fields above."""
@@ -381,10 +431,12 @@ class Classification(_message.Message):
         neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
         novelty: _builtins.float | None = ...,
         is_novel: _builtins.bool = ...,
+        abstained: _builtins.bool = ...,
+        abstain_reason: Global___AbstainReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "descriptor_vector", b"descriptor_vector", "novelty", b"novelty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "classes", b"classes", "descriptor_vector", b"descriptor_vector", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "abstain_reason", b"abstain_reason", "abstained", b"abstained", "classes", b"classes", "descriptor_vector", b"descriptor_vector", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
     _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
@@ -536,7 +588,10 @@ class ScoreRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
+    """As in ClassifyRequest."""
+    max_error: _builtins.float
     """As in ClassifyRequest."""
     @_builtins.property
     def model(self) -> Global___ModelSelector: ...
@@ -550,12 +605,15 @@ class ScoreRequest(_message.Message):
         model: Global___ModelSelector | None = ...,
         descriptors: _abc.Iterable[Global___Descriptor] | None = ...,
         top_k: _builtins.int = ...,
+        max_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors", "model", b"model", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "descriptors", b"descriptors", "max_error", b"max_error", "model", b"model", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
+    _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error) -> _WhichOneofReturnType__max_error | None: ...
 
 Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
@@ -566,6 +624,9 @@ class ScoreResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
+    max_error: _builtins.float
+    """As in ClassifyResponse."""
     @_builtins.property
     def model(self) -> Global___ModelVersion: ...
     @_builtins.property
@@ -580,12 +641,15 @@ class ScoreResponse(_message.Message):
         model: Global___ModelVersion | None = ...,
         results: _abc.Iterable[Global___ClassifyResult] | None = ...,
         timings: Global___Timings | None = ...,
+        max_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model", "results", b"results", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
+    _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error) -> _WhichOneofReturnType__max_error | None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
@@ -743,6 +807,7 @@ class Model(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     IS_SIGNED_FIELD_NUMBER: _builtins.int
     NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
+    OPERATING_POINTS_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """The network, by torchvision's name, e.g. mobilenet_v2."""
     descriptor_length: _builtins.int
@@ -767,6 +832,10 @@ class Model(_message.Message):
     def scorers(self) -> _containers.RepeatedScalarFieldContainer[Global___Scorer.ValueType]:
         """The scorers this model has."""
 
+    @_builtins.property
+    def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]:
+        """What `max_error` may ask for. Empty if the model never abstains."""
+
     def __init__(
         self,
         *,
@@ -780,16 +849,62 @@ class Model(_message.Message):
         provider: _builtins.str = ...,
         is_signed: _builtins.bool = ...,
         novelty_threshold: _builtins.float | None = ...,
+        operating_points: _abc.Iterable[Global___OperatingPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "architecture", b"architecture", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "architecture", b"architecture", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "novelty_threshold", b"novelty_threshold", "operating_points", b"operating_points", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__novelty_threshold: _TypeAlias = _typing.Literal["novelty_threshold"]  # noqa: Y015
     _WhichOneofArgType__novelty_threshold: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty_threshold) -> _WhichOneofReturnType__novelty_threshold | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class OperatingPoint(_message.Message):
+    """Thresholds of one scorer that were certified for a share of wrong answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORER_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    PHOTOS_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    scorer: Global___Scorer.ValueType
+    max_error: _builtins.float
+    """Of the photos that are answered, at most this share is answered wrongly, at 95 % confidence."""
+    is_default: _builtins.bool
+    """True if requests without `max_error` use it."""
+    photos: _builtins.int
+    """Labelled photos that certified it, those of them that it answers, and those answered wrongly."""
+    answered: _builtins.int
+    wrong: _builtins.int
+    @_builtins.property
+    def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The smallest probability of an answer: one for all classes, or one for each. Above 1: never answered."""
+
+    def __init__(
+        self,
+        *,
+        scorer: Global___Scorer.ValueType = ...,
+        max_error: _builtins.float = ...,
+        is_default: _builtins.bool = ...,
+        thresholds: _abc.Iterable[_builtins.float] | None = ...,
+        photos: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        wrong: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "is_default", b"is_default", "max_error", b"max_error", "photos", b"photos", "scorer", b"scorer", "thresholds", b"thresholds", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatingPoint: _TypeAlias = OperatingPoint  # noqa: Y015
 
 @_typing.final
 class Preprocess(_message.Message):

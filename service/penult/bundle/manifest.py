@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from penult.bundle import operating_points
 from penult.bundle.errors import BundleError
+from penult.bundle.operating_points import OperatingPoint
 from penult.bundle.preprocess import AS_STORED, CROP, PREPROCESS_VERSION, Preprocess
 
 FORMAT_VERSION = 1
@@ -47,6 +49,7 @@ _TYPES = {
     "descriptor_name": str,
     "scorers": list,
     "logits_length": int,
+    "operating_points": list,
 }
 # Files are read into memory: no ONNX file is larger, and a sparse one of any size costs its sender nothing.
 _FILE_MOST_BYTES, _BUNDLE_MOST_BYTES = 2 << 30, 4 << 30
@@ -95,7 +98,7 @@ class Manifest:
     scorer's scores before the softmax. `files` has an entry for every file but the manifest and its signature. If an
     SVM has other classes than the network was trained on, the dense head is not used. The manifest then holds its
     scorers and the number of logits, which are None otherwise. A bundle with one class has the scorer NOVELTY alone,
-    and its logits mean nothing.
+    and its logits mean nothing. `operating_points` are empty for bundles whose answers are never withheld.
     """
 
     architecture: str
@@ -113,6 +116,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     stated_scorers: tuple[str, ...] | None = None
     stated_logits_length: int | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -178,6 +182,9 @@ class Manifest:
         for field_name, name in _STATED.items():
             if (stated := values.pop(field_name)) is not None:
                 values[name] = stated
+        values.pop("operating_points")
+        if self.operating_points:
+            values["operating_points"] = [point.as_json() for point in self.operating_points]
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -225,6 +232,7 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
         "files": {name: FileEntry(int(e["size"]), str(e["sha256"])) for name, e in values["files"].items()},
         "stated_scorers": tuple(values["scorers"]) if "scorers" in values else None,
         "stated_logits_length": values.get("logits_length"),
+        "operating_points": tuple(map(OperatingPoint.from_json, values.get("operating_points", ()))),
     }
 
 
@@ -257,6 +265,12 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("descriptor_length must be a whole number above 0")
     if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers if scorer != NOVELTY):
         raise ValueError("temperatures must be finite and above 0")
+    operating_points.check(manifest.operating_points, _calibrated(manifest), len(manifest.classes))
+
+
+def _calibrated(manifest: Manifest) -> tuple[str, ...]:
+    """Return the scorers that give probabilities of classes."""
+    return tuple(scorer for scorer in manifest.scorers if scorer != NOVELTY)
 
 
 def _check_scorers(manifest: Manifest) -> None:

@@ -34,6 +34,7 @@ _COMMANDS = {
     "train": "Fine-tune on a folder of labelled photos and publish a bundle.",
     "label": "Label photos on a page, the most useful ones first.",
     "svm": "Fit a new SVM on a model's descriptors, as its next version.",
+    "calibrate": "Certify how often a model's answers are wrong, on new photos.",
     "quantize": "Publish a model as int8 or float16, if it stays as accurate.",
     "import": "Publish a model that was trained elsewhere as a bundle.",
     "networks": "List the networks that training and labelling can start from.",

@@ -125,6 +125,15 @@ def seconds(text: str) -> float:
     return _above_zero(text, "a number of seconds above 0", math.inf)
 
 
+def share(text: str) -> float:
+    """Read a share of wrong answers, such as 5% or 0.05. On the wire 0 means the default."""
+    number = text.strip()
+    value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share of wrong answers; give one like 5% or 0.05")
+    return value
+
+
 def distance(text: str) -> float:
     """Read a maximum distance, 1 - cosine. On the wire 0 means no limit."""
     return _above_zero(text, "a distance above 0, and at most 2", 2.0)

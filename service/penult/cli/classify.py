@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from penult.bundle.operating_points import percent
 from penult.cli.answers import error_cell, failed, last_answer, print_answers
 from penult.cli.arguments import (
     Refused,
@@ -12,6 +13,7 @@ from penult.cli.arguments import (
     count,
     explained,
     named_photos,
+    share,
 )
 from penult.client.types import Classification, ItemFailure, Neighbours
 from penult.console import has_bar
@@ -31,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--collection", "-c", default="", metavar="C", help="collection to look up neighbours in")
     parser.add_argument("-k", type=count, metavar="N", help=f"neighbours per photo ({_NEIGHBOURS})")
+    parser.add_argument(
+        "--max-error", type=share, metavar="PERCENT", help="certified share of wrong answers (the model's own)"
+    )
     parser.add_argument("--top", type=count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
 
 
@@ -41,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     with explained(arguments, arguments.collection), client_of(arguments) as client:
         found = client.classify_many(
             photos, model=arguments.model, version=arguments.version, scorer=arguments.scorer, top_k=arguments.top,
-            neighbours=neighbours, progress=has_bar(),
+            neighbours=neighbours, max_error=arguments.max_error, progress=has_bar(),
         )  # fmt: skip
         answers = list(found)
     rows, values = [], []
@@ -52,10 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
             values.append(failed(image, result))
         else:
             rows.append(_row(image, result, answer.novelty_threshold))
-            values.append(_value(image, result, neighbours))
+            values.append(_value(image, result, neighbours, answer.max_error))
     last = last_answer(answers)
     header = ["image", "label", "probability", "distance", "score", "error"]
     code = print_answers(arguments, answers, header, rows, values, scorer=last.scorer)
+    if last.max_error is not None and not arguments.json:
+        print(f"unsure or novel: withheld; of the other answers at most {percent(last.max_error)} are wrong")
     if last.scorer == "novelty" and not arguments.json:
         print(
             "distance: to the training photos; above 1 a photo is novel. "
@@ -79,11 +86,11 @@ def _neighbours(arguments: argparse.Namespace) -> Neighbours | None:
 def _row(image: str, found: Classification, threshold: float | None) -> list[str]:
     # The distance is in units of the model's limit.
     distance = f"{found.novelty / threshold:.2f}" if threshold and found.novelty is not None else ""
-    label = found.label + " (novel)" * found.is_novel
+    label = found.label + (" (novel)" if found.is_novel else " (unsure)" if found.abstained else "")
     return [image, label, f"{found.probability:.1%}", distance, f"{found.score:.2f}", ""]
 
 
-def _value(image: str, found: Classification, neighbours: Neighbours | None) -> dict[str, Any]:
+def _value(image: str, found: Classification, neighbours: Neighbours | None, max_error: float | None) -> dict[str, Any]:
     value: dict[str, Any] = {
         "image": image,
         "label": found.label,
@@ -93,6 +100,8 @@ def _value(image: str, found: Classification, neighbours: Neighbours | None) -> 
     }
     if found.novelty is not None:
         value |= {"novelty": found.novelty, "is_novel": found.is_novel}
+    if max_error is not None:
+        value |= {"abstained": found.abstained, "abstain_reason": found.abstain_reason, "max_error": max_error}
     if neighbours:
         value["neighbours"] = [vars(each) for each in found.neighbours]
     return value

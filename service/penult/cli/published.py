@@ -49,7 +49,7 @@ def print_published(arguments: argparse.Namespace, result: Any, **more: object) 
         return 0
     print_table(*(_novelty_table if default == _NOVELTY else _table)(result.metrics))
     print(f"on {test[default]['photos']} test photos; default scorer: {default}")
-    for sentence in (*_choice(result.metrics), *_cautions(result.metrics)):
+    for sentence in (*_choice(result.metrics), *_abstaining(result.metrics), *_cautions(result.metrics)):
         print(sentence)
     print(f"bundle: {result.folder}")
     print(f"report: {link(result.folder / 'report' / 'index.html')}")
@@ -137,6 +137,12 @@ def _choice(metrics: dict[str, Any]) -> list[str]:
     return [metrics["choice"]["sentence"]] if "choice" in metrics else []
 
 
+def _abstaining(metrics: dict[str, Any]) -> list[str]:
+    """Return what was certified for --max-error, and what was not."""
+    found: list[str] = metrics.get("abstaining", {}).get("sentences", [])
+    return found
+
+
 def _cautions(metrics: dict[str, Any]) -> list[str]:
     """Return warnings about the metrics: too few photos, or test and validation that disagree."""
     from penult.export.evaluation.accuracy import caution
@@ -153,7 +159,7 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
 def as_json(result: Any, **more: object) -> dict[str, object]:
     """Return what --json prints of a published version."""
     metrics = result.metrics
-    names: tuple[str, ...] = ("default_scorer", "choice", "test", "test_against_validation")
+    names: tuple[str, ...] = ("default_scorer", "choice", "test", "test_against_validation", "abstaining")
     if metrics["default_scorer"] == _NOVELTY:
         names = ("default_scorer", "test", "novelty")
     kept = {name: metrics[name] for name in names if name in metrics}

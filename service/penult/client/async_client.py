@@ -65,10 +65,11 @@ class AsyncClient:
         top_k: int = 5,
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
+        max_error: float | None = None,
     ) -> ClassifyAnswer:
         """Classify images, as Client.classify does."""
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error)
         return await self._drive(flow, self._stub.Classify)
 
     async def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
@@ -86,6 +87,7 @@ class AsyncClient:
         top_k: int = 5,
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
+        max_error: float | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> AsyncIterator[PhotoAnswer[Classification]]:
@@ -94,7 +96,7 @@ class AsyncClient:
         async def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return await self.classify(
                 batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
-                neighbours=neighbours,
+                neighbours=neighbours, max_error=max_error,
             )  # fmt: skip
 
         return ask_many_aio(photos, ask, in_flight, progress)
@@ -115,9 +117,11 @@ class AsyncClient:
 
         return ask_many_aio(photos, ask, in_flight, progress)
 
-    async def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
+    async def score(
+        self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0, max_error: float | None = None
+    ) -> ClassifyAnswer:
         """Score descriptors, as Client.score does."""
-        return score_answer(await self._call(self._stub.Score, score_request(descriptors, model, version)))
+        return score_answer(await self._call(self._stub.Score, score_request(descriptors, model, version, max_error)))
 
     async def get_model(self, model: str = "", version: int = 0) -> pb.Model:
         """Return the server's description of a model."""

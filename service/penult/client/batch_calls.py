@@ -120,8 +120,11 @@ def _batches(photos: Sequence[Photo]) -> Iterator[Sequence[Photo]]:
 
 def _answers(batch: Sequence[Photo], answer: Answer) -> list[PhotoAnswer[Any]]:
     """Return one answer per image of a batch."""
-    scorer, threshold = (answer.scorer, answer.novelty_threshold) if isinstance(answer, ClassifyAnswer) else ("", None)
+    more: tuple[float | None, ...] = ()
+    if isinstance(answer, ClassifyAnswer):
+        more = answer.novelty_threshold, answer.max_error
+    scorer = answer.scorer if isinstance(answer, ClassifyAnswer) else ""
     return [
-        PhotoAnswer(photo, answer.model, answer.version, answer.fingerprint, scorer, result, threshold)
+        PhotoAnswer(photo, answer.model, answer.version, answer.fingerprint, scorer, result, *more)
         for photo, result in zip(batch, answer.results, strict=True)
     ]

@@ -38,6 +38,7 @@ _SCORERS = {
     "novelty": pb.SCORER_NOVELTY,
 }
 _SCORER_NAMES = {number: name for name, number in _SCORERS.items() if name}
+_ABSTAIN_REASONS = {pb.ABSTAIN_REASON_UNSURE: "unsure", pb.ABSTAIN_REASON_NOVEL: "novel"}
 
 Message = TypeVar("Message", pb.Image, pb.Item)
 ClassifyFlow = Generator[pb.ClassifyRequest, pb.ClassifyResponse, ClassifyAnswer]
@@ -51,6 +52,7 @@ def classify_flow(
     top_k: int,
     include_descriptor: bool,
     neighbours: Neighbours | None = None,
+    max_error: float | None = None,
 ) -> ClassifyFlow:
     """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
     restarts = _RESTARTS
@@ -61,6 +63,8 @@ def classify_flow(
                 request = _classify_request(chunk, work.model, scorer, top_k, include_descriptor)
                 if neighbours:
                     request.neighbours.CopyFrom(neighbour_query(neighbours))
+                if max_error is not None:
+                    request.max_error = max_error
                 work.take((yield request))
         except RequestFailed as error:
             restarts -= 1
@@ -122,7 +126,8 @@ class _Call:
         results = tuple(r if isinstance(r, ItemFailure) else _classification(r) for r in self._results)
         scorer = _SCORER_NAMES.get(self._last.scorer, "") if self._last else ""
         threshold = self._last.novelty_threshold if self._last and self._last.HasField("novelty_threshold") else None
-        return ClassifyAnswer(*self._identity(), scorer, results, threshold)
+        max_error = _max_error(self._last) if self._last else None
+        return ClassifyAnswer(*self._identity(), scorer, results, threshold, max_error)
 
     def described(self) -> DescribeAnswer:
         results = tuple(r if isinstance(r, ItemFailure) else _description(r) for r in self._results)
@@ -191,10 +196,17 @@ def _classify_request(
     )
 
 
-def score_request(descriptors: NDArray[np.float32], model: str, version: int) -> pb.ScoreRequest:
+def _max_error(response: pb.ClassifyResponse | pb.ScoreResponse) -> float | None:
+    """Return the share of wrong answers that a response was decided for, as it was before single precision."""
+    return float(f"{response.max_error:.6g}") if response.HasField("max_error") else None
+
+
+def score_request(
+    descriptors: NDArray[np.float32], model: str, version: int, max_error: float | None = None
+) -> pb.ScoreRequest:
     """Return the request that scores descriptors, float32 [N, length]."""
     rows = [pb.Descriptor(values=row.tolist()) for row in np.asarray(descriptors, dtype=np.float32)]
-    return pb.ScoreRequest(model=pb.ModelSelector(name=model, version=version), descriptors=rows)
+    return pb.ScoreRequest(model=pb.ModelSelector(name=model, version=version), descriptors=rows, max_error=max_error)
 
 
 def score_answer(response: pb.ScoreResponse) -> ClassifyAnswer:
@@ -203,7 +215,7 @@ def score_answer(response: pb.ScoreResponse) -> ClassifyAnswer:
     # Only models of one class give the novelty of descriptors.
     is_novelty = any(result.classification.HasField("novelty") for result in response.results)
     scorer = "novelty" if is_novelty else "svm"
-    return ClassifyAnswer(model.name, model.version, model.fingerprint, scorer, results)
+    return ClassifyAnswer(model.name, model.version, model.fingerprint, scorer, results, max_error=_max_error(response))
 
 
 def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
@@ -219,6 +231,8 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
         tuple(neighbour(each) for each in found.neighbours),
         found.novelty if found.HasField("novelty") else None,
         found.is_novel,
+        found.abstained,
+        _ABSTAIN_REASONS.get(found.abstain_reason, ""),
     )
 
 

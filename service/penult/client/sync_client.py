@@ -76,6 +76,7 @@ class Client:
         top_k: int = 5,
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
+        max_error: float | None = None,
     ) -> ClassifyAnswer:
         """Classify images.
 
@@ -87,6 +88,7 @@ class Client:
             top_k: Classes per image.
             include_descriptor: Return descriptors too.
             neighbours: Which stored items to look up too; the scorer "neighbours" votes with them.
+            max_error: Share of wrong answers of a certified operating point; None: the model's default one.
 
         Returns:
             One result per image, in order.
@@ -95,7 +97,7 @@ class Client:
             RequestFailed: The request failed as a whole.
         """
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error)
         return self._drive(flow, self._stub.Classify)
 
     def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
@@ -113,6 +115,7 @@ class Client:
         top_k: int = 5,
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
+        max_error: float | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> Iterator[PhotoAnswer[Classification]]:
@@ -126,6 +129,7 @@ class Client:
             top_k: As in classify().
             include_descriptor: As in classify().
             neighbours: As in classify().
+            max_error: As in classify().
             in_flight: Requests in flight at a time.
             progress: Draw a progress bar on standard error (needs tqdm).
 
@@ -140,7 +144,7 @@ class Client:
         def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return self.classify(
                 batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
-                neighbours=neighbours,
+                neighbours=neighbours, max_error=max_error,
             )  # fmt: skip
 
         return ask_many(photos, ask, in_flight, progress)
@@ -161,9 +165,11 @@ class Client:
 
         return ask_many(photos, ask, in_flight, progress)
 
-    def score(self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0) -> ClassifyAnswer:
+    def score(
+        self, descriptors: NDArray[np.float32], *, model: str = "", version: int = 0, max_error: float | None = None
+    ) -> ClassifyAnswer:
         """Score descriptors, float32 [N, length], with the model's SVM, or by novelty. Raises RequestFailed."""
-        response = self._call(self._stub.Score, score_request(descriptors, model, version))
+        response = self._call(self._stub.Score, score_request(descriptors, model, version, max_error))
         return score_answer(response)
 
     def get_model(self, model: str = "", version: int = 0) -> pb.Model:

@@ -97,11 +97,17 @@ class Classification:
     # Distance from the training images, 0 to 2, and whether it is above the threshold. None: unknown.
     novelty: float | None = None
     is_novel: bool = False
+    # Whether the model withholds its answer, and why: "unsure" or "novel", "" if it does not.
+    abstained: bool = False
+    abstain_reason: str = ""
 
 
 @dataclass(frozen=True)
 class ClassifyAnswer:
-    """The model, and one result per image, in order. Images above `novelty_threshold` are novel (None: unknown)."""
+    """The model, and one result per image, in order. Images above `novelty_threshold` are novel (None: unknown).
+
+    `max_error` is the share of wrong answers that `abstained` was decided for. None if the model never abstains.
+    """
 
     model: str
     version: int
@@ -109,6 +115,7 @@ class ClassifyAnswer:
     scorer: str
     results: tuple[Classification | ItemFailure, ...]
     novelty_threshold: float | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class DescribeAnswer:
 class PhotoAnswer(Generic[Result]):
     """One image of many, the model, and a Classification or a descriptor, or a failure.
 
-    A Classification is novel above `novelty_threshold` (None: unknown).
+    A Classification is novel above `novelty_threshold` (None: unknown). `max_error` is as in ClassifyAnswer.
     """
 
     photo: Photo
@@ -135,6 +142,7 @@ class PhotoAnswer(Generic[Result]):
     scorer: str
     result: Result | ItemFailure
     novelty_threshold: float | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True)

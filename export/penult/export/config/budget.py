@@ -29,6 +29,7 @@ _REFUSED = {
     "reinit": "which compares networks that keep their weights: omit --reinit",
     "lr": "which has learning rates of its own: omit --lr auto",
     "tensorboard": "which trains several times: omit --tensorboard",
+    "max_error": "which chooses on all validation photos: run penult calibrate afterwards",
 }
 
 

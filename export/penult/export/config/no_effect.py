@@ -71,6 +71,8 @@ _REFUSED = (
     Idle(("descriptor",), _any_sweep, "with --sweep, whose SVMs use the penultimate layer"),
     Idle(("dropout_channels",), _freezes_all, "with --freeze all, which trains no layer that reads channels"),
     Idle(("max_loss",), lambda s: not s.int8, "without --int8, whose loss it limits: add --int8"),
+    Idle(("max_error",), _any_sweep, "with --sweep, which publishes nothing"),
+    Idle(("per_class",), lambda s: s.max_error is None, "without --max-error: add --max-error"),
     Idle(
         ("lr_factor", "lr_patience", "stop_patience"), lambda s: s.schedule == "onecycle",
         "with --schedule onecycle, whose rates and epochs are fixed; --schedule plateau uses them",
@@ -113,6 +115,7 @@ _REFUSED_WITH_ONE_CLASS = (
     Idle(("reinit",), _always, "with one class, which cannot train layers that start at random"),
     Idle(("sweep",), _always, "with one class, because nothing is trained that a sweep could compare"),
     Idle(("int8", "max_loss"), _always, "with one class, because there is no accuracy that int8 could lose"),
+    Idle(("max_error", "per_class"), _always, "with one class, because --false-alarms sets its threshold"),
     Idle(("whiten",), _always, "with one class, because whitening equalises the directions that novelty compares"),
     Idle(("tensorboard",), _always, "with one class, because nothing is trained"),
 )

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penult.export.config import one_class, photos
+from penult.export.config import abstaining, one_class, photos
 from penult.export.config.photos import GROUPINGS
 from penult.export.config.train import SVM_KERNELS, class_weights
 from penult.export.errors import SettingsError
@@ -42,6 +42,8 @@ class RefitSettings(VersionSettings):
     data: Path = setting(Path(), photos.DATA_HELP, is_positional=True)
     kernel: str = setting("auto", "kernel of the SVM; auto chooses by cross-validation", choices=SVM_KERNELS)
     class_weights: str = class_weights()
+    max_error: float | None = abstaining.max_error(shown="as the network was trained")
+    per_class: bool = setting(False, abstaining.PER_CLASS_HELP)
     novelty: str | None = one_class.measure(None, shown="as the network was trained")
     false_alarms: float | None = one_class.false_alarms(None, shown="as the network was trained, or 2.5%")
     outliers: Path | None = one_class.outliers()
@@ -64,6 +66,10 @@ class RefitSettings(VersionSettings):
     ) -> dict[str, Any]:
         """Merge what is given: photos or a collection, one of them."""
         found = super().given(flags, file, environment)
+        if "max_error" in found and "data" not in found:
+            raise SettingsError(
+                "NO_EFFECT", "--max-error needs photos, and --from-collection has none: run penult calibrate afterwards"
+            )
         if ("data" in found) == bool(found.get("from_collection")):
             raise SettingsError("DATA", "give either a folder of photos or --from-collection C")
         if "data" not in found and (idle := [f"--{part}" for part in ("val", "test") if part in found]):
@@ -72,4 +78,6 @@ class RefitSettings(VersionSettings):
                 f"{' and '.join(idle)} would have no effect with --from-collection, which sets 15 % of each label's "
                 "items aside; leave it out",
             )
+        if found.get("per_class") and found.get("max_error") is None:
+            raise SettingsError("NO_EFFECT", abstaining.PER_CLASS_ALONE)
         return found

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from penult.export.config import abstaining, no_effect, one_class, photos
 from penult.export.config import budget as budgets
-from penult.export.config import no_effect, one_class, photos
 from penult.export.errors import SettingsError
 from penult.settings import setting
 
@@ -89,7 +89,7 @@ class TrainSettings(photos.LearningSettings):
 
     val: str = setting(
         "0.15", "images for learning rate and early stopping; DATA/val takes precedence", metavar="DIR|FRACTION",
-        recorded=_file_name, group="images",
+        recorded=_file_name, group="images", shown="0.15; 0.3 with --max-error",
     )  # fmt: skip
     test: str = setting(
         "0.15", "images for the final report only; DATA/test takes precedence", metavar="DIR|FRACTION",
@@ -139,6 +139,9 @@ class TrainSettings(photos.LearningSettings):
     precision: str = setting("auto", "arithmetic; auto: bf16 or fp16 on GPUs, fp32 on CPUs", choices=PRECISIONS)
     seed: int = _amount(0, "seed of splits, order, augmentation and dropout", below=2**32)
     device: str = _unrecorded("auto", "where to train", choices=("auto", "cuda", "cpu"))
+
+    max_error: float | None = abstaining.max_error(omits_default=True, group="answers", shown="none")
+    per_class: bool = setting(False, abstaining.PER_CLASS_HELP, omits_default=True)
 
     # Recorded apart, by models with one class only.
     novelty: str = one_class.measure(one_class.NEAREST, recorded=False, group="one class")
@@ -250,6 +253,8 @@ class TrainSettings(photos.LearningSettings):
             found["out"] = Path("models") / (re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:64] or "model")
         if found.get("weights") == "none":
             found.setdefault("freeze", 0)
+        if found.get("max_error") is not None:  # half of them certify, and choose nothing
+            found.setdefault("val", "0.3")
         if found.get("budget") or found.get("budget_plan"):
             found["pinned"] = budgets.pinned(found)
         return found

@@ -7,12 +7,11 @@ are left out and named. All other problems stop the run with one line. This modu
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from penult.bundle.guards import DEFAULT_LIMITS
 from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
 from penult.export.data import file_index
@@ -20,7 +19,7 @@ from penult.export.data.file_index import Listing
 from penult.export.data.grouping import NearCopies, infer
 from penult.export.data.label_file import is_label_file, read_label_file
 from penult.export.data.layout import Layout, Problem, find_layout, meant_below, refuse
-from penult.export.data.split_folders import PARTS, meant_beside
+from penult.export.data.split_folders import CERTIFY, PARTS, meant_beside
 from penult.export.data.splitting import GIVEN, Photo, hold_out, merge_groups, owners
 from penult.export.data.tables import read_images
 from penult.export.errors import DataError
@@ -44,6 +43,7 @@ class Splits:
         left_out: Every file that cannot be read, with the reason.
         copies: Groups of identical files in more than one split or with more than one label.
         root: The folder that the photos' names start from.
+        certify: Validation photos that choose nothing, and certify thresholds; empty without --max-error.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +54,12 @@ class Splits:
     left_out: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, ...], ...] = ()
     root: Path = Path()
+    certify: tuple[Photo, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the splits that there are."""
+        return (*PARTS, CERTIFY) if self.certify else PARTS
 
     def name(self, photo: Photo) -> str:
         """Return a photo's printable name, as suspects.csv, predictions.csv and --exclude have it."""
@@ -63,13 +69,13 @@ class Splits:
     def sha256(self) -> str:
         """SHA-256 (hex) of every photo's split, class and content."""
         rows = sorted(
-            f"{split} {self.classes[photo.label]} {photo.sha256}" for split in PARTS for photo in getattr(self, split)
+            f"{part} {self.classes[photo.label]} {photo.sha256}" for part in self.parts for photo in getattr(self, part)
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def counts(self) -> dict[str, int]:
         """Return how many photos each split has."""
-        return {part: len(getattr(self, part)) for part in PARTS}
+        return {part: len(getattr(self, part)) for part in self.parts}
 
 
 def load_splits(
@@ -322,18 +328,9 @@ def _readable(
     notes += listing.left_out.lines(lambda path: _name(data, listing.root / path), with_broken=False)
     if named:
         notes.append(f"{len(named)} photos cannot be read and are left out; restore or remove them: {_some(named)}")
-    _note_large(named, notes)
+    notes += file_index.too_large(named)
     left_out += [*closed, *named]
     return photos
-
-
-def _note_large(named: Iterable[tuple[str, str]], notes: list[str]) -> None:
-    """Add a note on photos above the size limits of training and the service."""
-    if large := [entry for entry in named if entry[1] in ("IMAGE_TOO_MANY_BYTES", "IMAGE_TOO_MANY_PIXELS")]:
-        notes.append(
-            f"{len(large)} of these exceed the limits of training and penult serve ({DEFAULT_LIMITS}); make them "
-            f"smaller: {_some(large)}"
-        )
 
 
 def _too_few(layout: Layout, photos: Sequence[Photo], listing: Listing) -> dict[int, str]:

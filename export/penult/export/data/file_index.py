@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from penult.bundle.preprocess import PREPROCESS_VERSION, Preprocess, decode_open
 from penult.console import progress
 from penult.export.cache_folder import cache_folder, forget_oldest, replace_file
 from penult.folders.names import HEIC, kind_of
-from penult.folders.walk import LeftOut, walk
+from penult.folders.walk import LeftOut, some, walk
 from penult.interrupts import pool
 
 # Training accepts photos of the same sizes as the service, in all formats.
@@ -185,6 +185,15 @@ class _StoredAnswers:
             if self.path:
                 replace_file(self.path, [hashlib.sha256(body).hexdigest().encode(), b"\n", body])
                 forget_oldest(self.path.parent, _KEPT)
+
+
+def too_large(unread: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a note on the photos above the size limits of training and the service, of names and reasons."""
+    large = [f"{name} ({why})" for name, why in unread if why in ("IMAGE_TOO_MANY_BYTES", "IMAGE_TOO_MANY_PIXELS")]
+    if not large:
+        return []
+    limits = f"the limits of training and penult serve ({DEFAULT_LIMITS})"
+    return [f"{len(large)} of these exceed {limits}; make them smaller: {some(large)}"]
 
 
 def _made_by() -> str:

@@ -12,6 +12,8 @@ from penult.folders import names
 from penult.folders.walk import LeftOut, is_folder, walk
 
 PARTS = ("train", "val", "test")
+# The part of the validation photos that chooses nothing, and certifies thresholds instead (--max-error).
+CERTIFY = "certify"
 
 
 @dataclass

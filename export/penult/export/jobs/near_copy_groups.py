@@ -72,7 +72,7 @@ def recorded_groups(splits: Splits, group_by: object) -> dict[str, list[list[str
     if group_by != BY_LIKENESS:
         return {}
     members: dict[str, set[str]] = {}
-    for photo in (*splits.train, *splits.val, *splits.test):
+    for photo in (*splits.train, *splits.val, *splits.certify, *splits.test):
         if photo.group:
             members.setdefault(photo.group, set()).add(photo.sha256[:_DIGITS])
     return {_RECORD: sorted(sorted(group) for group in members.values())}

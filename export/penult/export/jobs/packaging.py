@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penult.bundle import goldens, writer
+from penult.bundle.baseline import Baseline
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import (
     BASELINE_NAME,
@@ -33,14 +34,17 @@ from penult.console import say
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.loader import as_served
+from penult.export.data.split_folders import CERTIFY
 from penult.export.data.splitting import Photo
 from penult.export.disk import writing
 from penult.export.evaluation import drift_baseline
+from penult.export.evaluation.abstaining_report import Wanted
 from penult.export.evaluation.choice import Choice
 from penult.export.evaluation.copies_across import Across, as_metrics, find_across, notes
 from penult.export.evaluation.metrics import against_validation, compare, evaluate, fit_temperature
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
+from penult.export.jobs.abstaining import certified
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import predictions_csv, report_files
 from penult.export.report.report_data import ReportData, TrainingSummary, Validation
@@ -80,6 +84,7 @@ class Candidate:
         choice: Why which scorer is the default; None if there is one scorer, or if the draft has a default.
         metrics: Further entries of metrics.json.
         files: Further files of the bundle: history.csv, if there is one.
+        wanted: The thresholds to certify on the photos set aside; None for none.
     """
 
     draft: Manifest
@@ -90,6 +95,7 @@ class Candidate:
     choice: Choice | None
     metrics: dict[str, Any]
     files: dict[str, bytes]
+    wanted: Wanted | None = None
 
 
 def refit_on_all(chosen: FittedSvm, measured: Mapping[str, SplitOutputs]) -> FittedSvm:
@@ -111,9 +117,9 @@ def score(
         measured: The network's outputs by split.
         scorers: The scorers of the bundle.
         chosen: The SVM fitted on the training photos alone; it scores training and validation photos.
-        final: The SVM of the bundle; it scores the test photos.
+        final: The SVM of the bundle; it scores the test photos and those that certify thresholds.
     """
-    svm = {"train": chosen, "val": chosen, "test": final}
+    svm = {"train": chosen, "val": chosen, "test": final, CERTIFY: final}
     rows = {part: scored_rows(part, len(m.labels), len(chosen.pipeline.classes_)) for part, m in measured.items()}
     return {
         part: {
@@ -213,7 +219,7 @@ def publish_bundle(
     fitted = refit_on_all(chosen, outputs)
     scores = score(outputs, candidate.draft.stated_scorers or SCORERS, chosen, fitted)
     manifest, metrics = _measured(candidate, scores)
-    baseline = drift_baseline.fit(manifest, outputs, scores["val"], chosen.seed)
+    manifest, baseline = _with_points(candidate, manifest, scores, metrics)
     splits, across = _count_near_copies(splits, outputs, scores["test"], metrics)
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes)}
     metrics |= {"novelty": drift_baseline.as_metrics(baseline, outputs), **candidate.metrics}
@@ -247,6 +253,20 @@ def publish_bundle(
     goldens.replay(Goldens.from_bytes(files[GOLDEN_NAME]), manifest, exported.run, fitted.scores)
     with writing(folder):
         return Result(writer.publish(folder, manifest, files), metrics)
+
+
+def _with_points(
+    candidate: Candidate, manifest: Manifest, scores: dict[str, dict[str, Floats]], metrics: dict[str, Any]
+) -> tuple[Manifest, Baseline]:
+    """Return the manifest with the wanted operating points, and the baseline; add the points to the metrics."""
+    outputs, seed = candidate.outputs, candidate.svm.seed
+    baseline = drift_baseline.fit(manifest, outputs, scores["val"], seed)
+    if candidate.wanted is None:
+        return manifest, baseline
+    points, metrics["abstaining"] = certified(
+        candidate.wanted, manifest, candidate.splits, outputs, scores, baseline, seed
+    )
+    return replace(manifest, operating_points=points), baseline
 
 
 def _count_near_copies(

@@ -12,6 +12,7 @@ from penult.bundle.naming import model_name, name_to_publish
 from penult.bundle.preprocess import MAX_SIDE, Preprocess
 from penult.bundle.reader import choose_version, read_manifest
 from penult.export.config import known_networks, no_effect
+from penult.export.config.calibrate import CalibrateSettings
 from penult.export.config.compare import CompareSettings, check_comparable
 from penult.export.config.hugging_face import read_folder
 from penult.export.config.import_model import ImportSettings, read_labels, read_preprocess
@@ -124,6 +125,13 @@ def check_next_version(settings: VersionSettings) -> None:
         check_folder("--out", refit.out)
     else:
         check_folder("MODEL", settings.model)
+
+
+def check_calibration(settings: CalibrateSettings) -> None:
+    """Raise the PenultError of `penult calibrate` for everything that can be checked without its libraries."""
+    choose_version(settings.model, settings.version)
+    check_photos(PhotoSource.of(settings), settings.model)
+    check_folder("MODEL", settings.model)
 
 
 def check_places(settings: TrainSettings) -> None:

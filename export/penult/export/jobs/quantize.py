@@ -27,6 +27,7 @@ from penult.export.evaluation import svm
 from penult.export.evaluation.choice import Choice, fit_and_choose
 from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.jobs.abstaining import wanted_by
 from penult.export.jobs.finished import finished_int8
 from penult.export.jobs.near_copy_groups import recorded_groups
 from penult.export.jobs.packaging import Candidate, Result, publish_bundle
@@ -98,12 +99,14 @@ def quantize(settings: QuantizeSettings) -> Result:
     scorers = manifest.stated_scorers or SCORERS
     loss = compare(val[0], val[1], fitted[0], fitted[1], scorers, settings.to, choices)
     _gate(loss, settings, bundle)
-    (test,) = _run(models[1:], reader.crops(splits.test, "describing test photos"))
-    outputs = {"train": train[1], "val": val[1], "test": test}
+    outputs = {"train": train[1], "val": val[1]}
+    for part in splits.parts[2:]:
+        (outputs[part],) = _run(models[1:], reader.crops(getattr(splits, part), f"describing {part} photos"))
     metrics: dict[str, Any] = {settings.to: {"float_version": bundle.version, "max_loss": settings.max_loss, **loss}}
     metrics |= recorded_groups(splits, grouping_of(settings, trained))
     history = history_of(settings, bundle)
-    candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], choices[1], metrics, history)
+    wanted = wanted_by(settings, bundle.manifest)
+    candidate = Candidate(manifest, splits, models[1], outputs, fitted[1], choices[1], metrics, history, wanted)
     return publish_bundle(settings.model, candidate, reader.stack if settings.report_photos else None)
 
 

@@ -18,6 +18,7 @@ from penult.export.config.compare import CompareSettings
 from penult.export.config.photos import NO_GROUPS, PhotoSource
 from penult.export.config.refit import RefitSettings, VersionSettings
 from penult.export.config.train import TrainSettings
+from penult.export.data.certifying import set_aside
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.outliers import load_outliers
@@ -29,6 +30,7 @@ from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import run_split
 from penult.export.jobs import one_class
+from penult.export.jobs.abstaining import CALIBRATE, note_dropped, wanted_by
 from penult.export.jobs.near_copy_groups import near_copies_as_trained, recorded_groups
 from penult.export.jobs.packaging import HISTORY_NAME, Candidate, Result, libraries, publish_bundle
 from penult.export.onnx.runtime import ExportedModel
@@ -39,7 +41,7 @@ _OTHER_PHOTOS = (
     "the network was trained on other photos or on another split; if it has seen a test photo in training, the "
     "accuracy here is too high"
 )
-_ONLY_WITHOUT_DENSE = ("classes", "dense_is_silent", one_class.RECORD)
+_OF_ITS_OWN = (CALIBRATE, "classes", "dense_is_silent", one_class.RECORD)
 # Libraries that a new SVM and its goldens depend on; the others made the network.
 _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
 
@@ -75,14 +77,16 @@ def refit(settings: RefitSettings) -> Result:
     exported = ExportedModel(bundle.onnx, bundle.manifest)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     outputs = {
-        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
+        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos"))
+        for part in splits.parts
     }
     plan = plan_of(bundle, record, splits.sha256, settings.kernel, settings.class_weight, seed_of(settings, record))
     groups, has_dense = groups_of((*splits.train, *splits.val)), not why_no_dense(splits, record)
     fitted, choice = fit_and_choose(plan, outputs, groups, has_dense)
     manifest = draft(bundle, splits, record, svm_record(settings, bundle, splits, fitted))
     metrics = network_of(settings, bundle) | recorded_groups(splits, grouping_of(settings, record))
-    candidate = Candidate(manifest, splits, exported, outputs, fitted, choice, metrics, history_of(settings, bundle))
+    history, wanted = history_of(settings, bundle), wanted_by(settings, bundle.manifest)
+    candidate = Candidate(manifest, splits, exported, outputs, fitted, choice, metrics, history, wanted)
     return publish_bundle(settings.published, candidate, reader.stack if settings.report_photos else None)
 
 
@@ -121,7 +125,7 @@ def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRe
 def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, more: dict[str, Any]) -> Manifest:
     """Return the next version's manifest for one class, without what measuring adds."""
     before = bundle.manifest
-    training = {key: value for key, value in before.training.items() if key not in _ONLY_WITHOUT_DENSE} | more
+    training = {key: value for key, value in before.training.items() if key not in _OF_ITS_OWN} | more
     if record.classes:
         training["classes"] = list(record.classes)
     now = {name: version for name, version in libraries().items() if name in _USED}
@@ -131,6 +135,7 @@ def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, mor
         libraries=dict(before.libraries) | now,
         training=training,
         files={},
+        operating_points=(),
         stated_logits_length=before.logits_length if before.logits_length > 1 else None,
     )
 
@@ -157,7 +162,8 @@ def svm_record(
         "data_sha256": splits.sha256,
         "photos": splits.counts(),
     }
-    return {"svm": record | network_of(settings, bundle) | more}
+    wanted = wanted_by(settings)
+    return {"svm": record | network_of(settings, bundle) | more | (wanted.as_json() if wanted else {})}
 
 
 def network_of(settings: RefitSettings, bundle: Bundle) -> dict[str, Any]:
@@ -184,6 +190,10 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     """
     splits = load_as_trained(settings, bundle, record)
     splits = reorder_classes(splits, record.classes, bundle.manifest.classes)
+    if wanted_by(settings, bundle.manifest) and len(splits.classes) > 1:
+        splits = set_aside(splits, seed_of(settings, record))
+    else:
+        note_dropped(bundle.manifest, bundle.version)
     # A network that was taken as it was given has seen none of the photos.
     is_given = bundle.manifest.has_one_class and not record.classes
     if splits.sha256 != record.data_sha256 and not is_given:
@@ -275,7 +285,7 @@ def draft(
     """
     before = bundle.manifest
     no_dense = why_no_dense(splits, record) if no_dense is None else no_dense
-    training = {key: value for key, value in before.training.items() if key not in _ONLY_WITHOUT_DENSE} | more
+    training = {key: value for key, value in before.training.items() if key not in _OF_ITS_OWN} | more
     if no_dense:
         training |= {"classes": list(record.classes), "dense_is_silent": no_dense}
     now = {name: version for name, version in libraries().items() if name in _USED}
@@ -287,6 +297,7 @@ def draft(
         libraries=dict(before.libraries) | now,
         training=training,
         files={},
+        operating_points=(),
         stated_scorers=(SVM,) if no_dense else None,
         stated_logits_length=before.logits_length if no_dense else None,
     )

@@ -25,6 +25,7 @@ from penult.export.evaluation import svm
 from penult.export.evaluation.choice import fit_and_choose
 from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.jobs.abstaining import note_dropped
 from penult.export.jobs.packaging import Candidate, Result, publish_bundle, stable_rows
 from penult.export.jobs.refit import (
     TrainingRecord,
@@ -78,6 +79,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
     if not no_dense and not reads_descriptor(bundle.onnx, bundle.manifest):
         no_dense = OTHER_LAYER
     announce(bundle, splits, no_dense)
+    note_dropped(bundle.manifest, bundle.version)
     head = None if no_dense else ExportedHead(cut_head(bundle.onnx, bundle.manifest), bundle.manifest)
     outputs = {part: _outputs(getattr(splits, part), stored, head) for part in PARTS}
     plan = plan_of(bundle, record, splits.sha256, settings.kernel, settings.class_weight, seed)

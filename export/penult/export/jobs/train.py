@@ -17,10 +17,10 @@ from penult.export.config import no_effect
 from penult.export.config.known_networks import preprocess
 from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
+from penult.export.data.certifying import set_aside
 from penult.export.data.dataset import Splits, load_splits
 from penult.export.data.loader import Cache, PhotoReader
 from penult.export.data.outliers import load_outliers
-from penult.export.data.split_folders import PARTS
 from penult.export.data.splitting import Photo
 from penult.export.disk import resumable, writing
 from penult.export.evaluation import svm, svm_cost, whitening
@@ -30,6 +30,7 @@ from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import SplitOutputs, run_split
 from penult.export.jobs import frozen_descriptors, one_class
+from penult.export.jobs.abstaining import wanted_by
 from penult.export.jobs.finished import finished_run
 from penult.export.jobs.near_copy_groups import near_copies, recorded_groups
 from penult.export.jobs.one_class import Choice
@@ -105,7 +106,8 @@ def splits_of(settings: TrainSettings) -> Splits:
     grouped = near_copies(
         settings.group_by, lambda: frozen_descriptors.of_weights(settings.arch, settings.weights, preprocess(settings))
     )
-    return load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed, grouped)
+    splits = load_splits(PhotoSource.of(settings), settings.out, settings.val, settings.test, settings.seed, grouped)
+    return set_aside(splits, settings.seed) if settings.max_error and len(splits.classes) > 1 else splits
 
 
 @contextmanager
@@ -268,7 +270,8 @@ def prepare(
         },
         dropout=architecture.dropout if settings.dropout is None else settings.dropout,
     )
-    candidate = Candidate(draft, splits, exported, outputs, fitted, choice, metrics, {HISTORY_NAME: history.to_csv()})
+    files, wanted = {HISTORY_NAME: history.to_csv()}, wanted_by(settings)
+    candidate = Candidate(draft, splits, exported, outputs, fitted, choice, metrics, files, wanted)
     return Prepared(candidate, learning)
 
 
@@ -298,7 +301,8 @@ def _exported(
     bound = 10.0 ** math.ceil(math.log10(worst)) if worst else 0.0
     say(f"parity: {parity.photos} photos, all labels identical, values within {bound:.0e} of the largest")
     outputs = {
-        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
+        part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos"))
+        for part in splits.parts
     }
     return exported, outputs, parity
 

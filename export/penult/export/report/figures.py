@@ -8,7 +8,7 @@ from typing import Any
 from penult.export.config.budget import seconds_of
 from penult.export.evaluation.confusions import Confusions
 from penult.export.networks.weight_changes import changes_csv, first_filters, layer_changes
-from penult.export.report import plot_learning, plot_network, plot_photos, plot_scorers
+from penult.export.report import plot_abstaining, plot_learning, plot_network, plot_photos, plot_scorers
 from penult.export.report.descriptor_map import descriptor_map, map_csv
 from penult.export.report.plot_budget import trials_svg
 from penult.export.report.report_data import ReportData, TrainingSummary
@@ -52,8 +52,13 @@ def _scorers(report_data: ReportData, confusions: Mapping[str, Confusions]) -> t
         plots["choice.svg"] = plot_scorers.difference(metrics["choice"])
     if any(len(figures["reliability"]) > 1 for figures in test.values()):  # one point is not a diagram
         plots["reliability.svg"] = plot_scorers.reliability(test)
+    if "abstaining" in metrics and (drawn := plot_abstaining.risk_coverage(metrics["abstaining"])):
+        plots["abstaining.svg"] = drawn
     bins = [[s, *part.values()] for s, m in test.items() for part in m["reliability"]]
     tables = {"reliability.csv": _csv(["scorer", "confidence", "accuracy", "photos"], bins)}
+    if "abstaining" in metrics:
+        curves = [[name, *row] for name, curve in metrics["abstaining"]["curve"].items() for row in curve]
+        tables["abstaining.csv"] = _csv(["scorer", "coverage", "error", "threshold"], curves)
     svm = metrics.get("svm", {})
     if drawn := plot_scorers.svm_search(svm):
         plots["svm_c.svg"] = drawn

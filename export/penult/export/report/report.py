@@ -5,6 +5,7 @@ The page is one file of bounded size. If there are many classes, it shows the we
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from penult.bundle.operating_points import percent as as_text
 from penult.bundle.scores import Floats, best_of
 from penult.drawing import inline
 from penult.export.config.train import TrainSettings
@@ -26,6 +28,7 @@ from penult.export.networks.weight_changes import StageChange, stage_changes
 from penult.export.report import budget_table
 from penult.export.report.figures import draw_figures
 from penult.export.report.gallery import gallery, near_copies
+from penult.export.report.plot_abstaining import risk_coverage
 from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
 from penult.export.report.plot_style import SCORER_NAMES, WIDTH
 from penult.export.report.report_data import ReportData, TrainingSummary
@@ -35,6 +38,10 @@ _MAX_OPEN, _MAX_FOLDED, _WEAKEST = 12, 200, 5
 _MAX_MISTAKES, _MAX_IN_CARD = 10, 50
 # At this width, text of 9 points is 11 CSS pixels high.
 _REM_PER_INCH = 5.5
+_BEFORE = '<section id="errors">'
+_CURVE = "abstaining.svg"
+_MARKED = re.compile(r"<!--withheld-->.*?<!--/withheld-->", re.DOTALL)
+_CARD_SECTION = re.compile(r"^## Withheld answers\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 STATUS_PAGE = "http://127.0.0.1:9095/"
 _OF_THIS_MACHINE = {
     "data", "out", "resume", "device", "cache_mb", "save_weights", "tensorboard", "sweep", "repeats", "outliers",
@@ -49,6 +56,7 @@ TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 TEMPLATES.filters |= {
+    "share": as_text,
     "percent": lambda share: f"{100 * share:.1f} %",
     "sure": lambda share: "over 99 %" if share > 0.99 else f"{100 * share:.0f} %",
     "near": lambda share, figures: f"{100 * share:.{0 if accuracy.is_few(figures) else 1}f} %",
@@ -84,6 +92,33 @@ def report_files(report_data: ReportData) -> dict[str, bytes]:
     card = TEMPLATES.get_template("MODEL_CARD.md").render(values)
     beside = {f"report/{name}": data for name, data in (plots | tables).items()}
     return beside | {"report/index.html": page.encode(), "MODEL_CARD.md": card.encode()}
+
+
+def with_abstaining(page: bytes, card: bytes, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files of a report that show other operating points: page and card of before, and the curve.
+
+    A page of an older penult gets the section before its end. A card gets it in place of the old one, or before "Data".
+    """
+    drawn = risk_coverage(metrics["abstaining"])
+    plots = {_CURVE: drawn} if drawn else {}
+
+    def inlined(file: str, description: str) -> str:
+        return inline(plots[file], file.removesuffix(".svg"), description)
+
+    values = {"metrics": metrics, "plots": plots, "drawn": inlined}
+    section = TEMPLATES.get_template("abstaining.html").render(values)
+    text, marked = page.decode(), f"<!--withheld-->\n{section}\n<!--/withheld-->"
+    if _MARKED.search(text):
+        text = _MARKED.sub(lambda found: marked, text)
+    else:
+        place = _BEFORE if _BEFORE in text else "</html>"
+        text = text.replace(place, f"{marked}\n{place}", 1)
+    old = _CARD_SECTION.sub("", card.decode())
+    said = TEMPLATES.get_template("abstaining.md").render(values)
+    new = old.replace("## Data\n", f"{said.strip()}\n\n## Data\n", 1)
+    return {"report/index.html": text.encode(), "MODEL_CARD.md": new.encode()} | {
+        f"report/{name}": data for name, data in plots.items()
+    }
 
 
 def predictions_csv(splits: Splits, scores: Mapping[str, Floats], temperatures: Mapping[str, float]) -> bytes:

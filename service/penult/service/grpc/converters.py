@@ -12,7 +12,7 @@ from penult.lookup.types import Condition, FieldType, Hit, Item, Value
 from penult.service.errors import InvalidRequest, OtherModel, ServiceError, code_of
 from penult.service.inference.collections import DEFAULT_K, Listed, Query
 from penult.service.inference.decoder import EncodedPhoto, Photo, RawPhoto
-from penult.service.inference.results import NEIGHBOURS, Outcome, Timings
+from penult.service.inference.results import NEIGHBOURS, NOVEL, UNSURE, Outcome, Timings
 from penult.service.models.loader import ServedModel
 from penult.v1 import penult_pb2 as pb
 
@@ -29,6 +29,11 @@ SCORER_NUMBERS = {
     NEIGHBOURS: pb.SCORER_NEIGHBOURS,
     NOVELTY: pb.SCORER_NOVELTY,
 }
+_ABSTAIN_REASONS = {
+    "": pb.ABSTAIN_REASON_UNSPECIFIED, UNSURE: pb.ABSTAIN_REASON_UNSURE, NOVEL: pb.ABSTAIN_REASON_NOVEL,
+}  # fmt: skip
+# Above every probability.
+_NEVER = 2.0
 _FIELD_TYPES: dict[pb.FieldType.ValueType, FieldType] = {
     pb.FIELD_TYPE_STRING: "string",
     pb.FIELD_TYPE_NUMBER: "number",
@@ -121,6 +126,8 @@ def classified(outcome: Outcome, model: ServedModel, include_descriptor: bool) -
             neighbours=[_neighbour(hit) for hit in outcome.neighbours],
             novelty=outcome.novelty,
             is_novel=outcome.is_novel,
+            abstained=outcome.abstained != "",
+            abstain_reason=_ABSTAIN_REASONS[outcome.abstained],
         )
     )
 
@@ -209,6 +216,18 @@ def model_told(model: ServedModel) -> pb.Model:
         provider=model.session.provider,
         is_signed=bool(model.signer),
         novelty_threshold=threshold(model),
+        operating_points=[
+            pb.OperatingPoint(
+                scorer=SCORER_NUMBERS[point.scorer],
+                max_error=point.max_error,
+                is_default=point.is_default,
+                thresholds=[_NEVER if each is None else each for each in point.thresholds],
+                photos=point.photos,
+                answered=point.answered,
+                wrong=point.wrong,
+            )
+            for point in model.manifest.operating_points
+        ],
     )
 
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 
 from penult.bundle.errors import PenultError
+from penult.bundle.manifest import NOVELTY, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.checks import MAX_ITEMS, MAX_QUERIES
 from penult.lookup.types import CollectionSpec, Hit
 from penult.service.errors import InvalidRequest, NoNeighbours, NotFound, OtherModel
 from penult.service.grpc import converters
 from penult.service.grpc.streaming import Context, expires, in_order
+from penult.service.inference.abstaining import AnswerLimits, answer_limits
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.results import NEIGHBOURS, Answer, Outcome, Timings, voted
@@ -49,17 +51,21 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         model = self._repository.get(request.model.name, request.model.version)
         if request.scorer not in converters.SCORERS:
             raise InvalidRequest("SCORER_UNKNOWN", "unknown scorer; leave it unset for the model's default")
-        scorer, outcomes, timings = await self._classified(model, request, context)
+        limits = None
+        if model.manifest.operating_points or request.max_error:
+            limits = answer_limits(model, converters.SCORERS[request.scorer], request.max_error)
+        scorer, outcomes, timings = await self._classified(model, request, limits, context)
         return pb.ClassifyResponse(
             model=converters.version(model),
             scorer=converters.SCORER_NUMBERS[scorer],
             results=[converters.classified(outcome, model, request.include_descriptor) for outcome in outcomes],
             timings=converters.timings(timings),
             novelty_threshold=converters.threshold(model),
+            max_error=limits.max_error if limits else None,
         )
 
     async def _classified(
-        self, model: ServedModel, request: pb.ClassifyRequest, context: Context
+        self, model: ServedModel, request: pb.ClassifyRequest, limits: AnswerLimits | None, context: Context
     ) -> tuple[str, list[Outcome], Timings]:
         """Return the scorer used and an outcome per photo, with neighbours where they are asked for."""
         scorer, top_k = converters.SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K
@@ -76,7 +82,9 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
             return NEIGHBOURS, [_vote(outcome, top_k) for outcome in found], timings
         converters.check_count(len(request.images), self._request_max_images, "images")
         photos = [converters.photo(image) for image in request.images]
-        chosen, outcomes, timings = await self._pipeline.classify(model, photos, scorer, top_k, expires(context))
+        chosen, outcomes, timings = await self._pipeline.classify(
+            model, photos, scorer, top_k, expires(context), limits
+        )
         return chosen, await self._with_neighbours(model, query, outcomes) if query else outcomes, timings
 
     async def _with_neighbours(self, model: ServedModel, query: Query, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -104,11 +112,13 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         model = self._repository.get(request.model.name, request.model.version)
         converters.check_count(len(request.descriptors), _MAX_DESCRIPTORS, "descriptors")
         descriptors = [converters.values(descriptor, model) for descriptor in request.descriptors]
-        outcomes, timings = await self._pipeline.score(model, descriptors, request.top_k or DEFAULT_TOP_K)
+        limits = answer_limits(model, NOVELTY if model.manifest.has_one_class else SVM, request.max_error)
+        outcomes, timings = await self._pipeline.score(model, descriptors, request.top_k or DEFAULT_TOP_K, limits)
         return pb.ScoreResponse(
             model=converters.version(model),
             results=[converters.classified(outcome, model, include_descriptor=False) for outcome in outcomes],
             timings=converters.timings(timings),
+            max_error=limits.max_error if limits else None,
         )
 
     async def StreamClassify(

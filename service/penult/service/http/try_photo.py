@@ -19,6 +19,7 @@ from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
 from penult.service.errors import InvalidRequest, NotAllowed
 from penult.service.http.responses import begin, hints, names_loopback, read_body, status_of
+from penult.service.inference.abstaining import answer_limits
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
@@ -107,11 +108,15 @@ class TryPhotoRoute:
         model = self._repository.get(asked.get("model", ""), version)
         data = await read_body(request, self._settings.max_bytes, "send a smaller photo")
         answer, scored = await self._scored(model, data)
+        limits = {name: answer_limits(model, name) for name in scored}
         return {
             "model": model.name,
             "version": model.version,
             "default_scorer": model.manifest.default_scorer,
             "scorers": {name: [each._asdict() for each in found.classes] for name, found in scored.items()},
+            # Why the answer of each scorer is withheld, and for which share of wrong answers.
+            "abstained": {name: scored[name].abstained for name, each in limits.items() if each},
+            "max_error": {name: each.max_error for name, each in limits.items() if each},
             "novelty": answer.novelty,
             "is_novel": answer.is_novel,
             "novelty_threshold": model.baseline.threshold if model.baseline else None,
@@ -123,11 +128,13 @@ class TryPhotoRoute:
         """Return the answer, and answers by scorer; the model runs once, and metrics count one photo."""
         expires = time.perf_counter() + _WAIT_S
         one = DENSE if DENSE in model.scorers else model.manifest.default_scorer
-        _, outcomes, _ = await self._pipeline.classify(model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires)
+        limits = answer_limits(model, one)
+        _, outcomes, _ = await self._pipeline.classify(model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires, limits)
         answer = _usable(outcomes)
         scored = {one: answer}
         if SVM in model.scorers and one != SVM:
-            scored[SVM] = _usable((await self._pipeline.score(model, [answer.descriptor], DEFAULT_TOP_K))[0])
+            limits = answer_limits(model, SVM)
+            scored[SVM] = _usable((await self._pipeline.score(model, [answer.descriptor], DEFAULT_TOP_K, limits))[0])
         return answer, scored
 
     async def _neighbours(self, model: ServedModel, answer: Answer, collection: str) -> list[dict[str, Any]]:

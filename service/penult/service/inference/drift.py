@@ -10,6 +10,7 @@ import numpy as np
 from penult.bundle.manifest import NOVELTY, SCORERS
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
+from penult.service.inference.results import NOVEL, UNSURE
 from penult.service.models.loader import ServedModel
 from penult.service.observability.metrics import Metrics
 
@@ -31,6 +32,11 @@ class DriftMonitor:
         self._counters = {name: counters[label] for name, label in series.items()}
         self._confidence = {
             name: metrics.observing(metrics.confidence.labels(*self._labels, name)) for name in model.scorers
+        }
+        # At 0 before the first, so that a rise is seen.
+        self._abstained = {
+            reason: metrics.counting(metrics.abstained.labels(*self._labels, reason))
+            for reason in (UNSURE, NOVEL) * bool(model.manifest.operating_points)
         }
         self._distance = metrics.neighbour_distance.labels(*self._labels)
         if model.baseline:
@@ -57,6 +63,12 @@ class DriftMonitor:
         for label, _ in best:
             self._counters[label].inc()
         self._confidence[scorer].observe_all([probability for _, probability in best])
+
+    def record_abstained(self, reasons: Iterable[str]) -> None:
+        """Count the answers that are withheld, by reason; "" is none."""
+        for reason in reasons:
+            if reason:
+                self._abstained[reason].inc()
 
     def record_neighbours(self, found: Iterable[Sequence[Hit]]) -> None:
         """Count the distance of each image to its nearest stored item; images without one do not count."""

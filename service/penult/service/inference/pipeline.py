@@ -23,6 +23,7 @@ from penult.bundle.manifest import NOVELTY, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
 from penult.service.errors import ModelReplaced, ServiceError
+from penult.service.inference.abstaining import AnswerLimits
 from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.batcher import Batcher, Item
 from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
@@ -174,6 +175,7 @@ class Pipeline:
         scorer: str | None,
         top_k: int,
         expires: float = math.inf,
+        limits: AnswerLimits | None = None,
     ) -> tuple[str, list[Outcome], Timings]:
         """Return the scorer used and one outcome per image, in order.
 
@@ -183,6 +185,7 @@ class Pipeline:
             scorer: dense, svm or novelty; None for the model's default.
             top_k: classes per image.
             expires: when the client stops waiting, by time.perf_counter().
+            limits: which answers are withheld.
 
         Raises:
             ServiceError: the request as a whole has no answer.
@@ -191,7 +194,7 @@ class Pipeline:
         chosen = scorer or model.manifest.default_scorer
         check_has(model, chosen)
         scoring = self._instance(model).scoring
-        finish = partial(scoring.classify, chosen, top_k)
+        finish = partial(scoring.classify, chosen, top_k, limits)
         if self._unsure:
             finish = partial(self._unsure.watch, scoring, images, finish)
         outcomes, timings = await self._run(model, images, finish, expires)
@@ -252,7 +255,11 @@ class Pipeline:
         return instance.statistics, instance.batcher.runs
 
     async def score(
-        self, model: ServedModel, descriptors: Sequence[Floats | ServiceError], top_k: int
+        self,
+        model: ServedModel,
+        descriptors: Sequence[Floats | ServiceError],
+        top_k: int,
+        limits: AnswerLimits | None = None,
     ) -> tuple[list[Outcome], Timings]:
         """Score descriptors float32 [length] with the SVM, or by novelty if the model has one class.
 
@@ -263,7 +270,7 @@ class Pipeline:
         started = time.perf_counter()
         ranked: list[Answer] = []
         if good:
-            act = partial(self._rank, self._instance(model).scoring, np.stack(good), top_k)
+            act = partial(self._rank, self._instance(model).scoring, np.stack(good), top_k, limits)
             future = asyncio.wrap_future(self._fair.submit(caller(), act))
             self._scoring.add(future)
             future.add_done_callback(self._scoring.discard)
@@ -274,11 +281,11 @@ class Pipeline:
         self._score_phase.observe(seconds)
         return outcomes, Timings(score=seconds, total=seconds)
 
-    def _rank(self, scoring: Scoring, descriptors: Floats, top_k: int) -> list[Answer]:
+    def _rank(self, scoring: Scoring, descriptors: Floats, top_k: int, limits: AnswerLimits | None) -> list[Answer]:
         """Score descriptors on a worker, which must not count as time for images."""
         started = time.perf_counter()
         try:
-            return scoring.rank_descriptors(descriptors, top_k)
+            return scoring.rank_descriptors(descriptors, top_k, limits)
         finally:
             self._work_time.leave_out(time.perf_counter() - started)
 

@@ -11,6 +11,8 @@ from penult.lookup.vote import vote
 
 # The third scorer, beside the manifest's dense and svm: it needs no model of classes, only a collection.
 NEIGHBOURS = "neighbours"
+# Why an answer is withheld.
+UNSURE, NOVEL = "unsure", "novel"
 
 
 class Scored(NamedTuple):
@@ -32,6 +34,8 @@ class Answer:
     # The image's distance to the training images, and whether it exceeds the threshold; None without a baseline.
     novelty: float | None = None
     is_novel: bool = False
+    # Why the model withholds its answer: UNSURE or NOVEL, "" if it does not.
+    abstained: str = ""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """From a model's outputs to classes: scores, calibrated probabilities, ranking and drift counts, for every protocol."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, NOVELTY, SVM
 from penult.bundle.scores import Floats, softmax
 from penult.service.errors import LacksScorer
+from penult.service.inference.abstaining import AnswerLimits
 from penult.service.inference.drift import DriftMonitor
 from penult.service.inference.request import ModelOutput, Output
 from penult.service.inference.results import Answer, Outcome, Scored
@@ -57,8 +58,13 @@ class Scoring:
         self.model = model
         self.drift = DriftMonitor(metrics, model)
 
-    def classify(self, scorer: str, top_k: int, outputs: Sequence[Output]) -> list[Outcome]:
-        """Return one outcome per output, with the `top_k` best classes; count classes and novelty."""
+    def classify(
+        self, scorer: str, top_k: int, limits: AnswerLimits | None, outputs: Sequence[Output]
+    ) -> list[Outcome]:
+        """Return one outcome per output, with the `top_k` best classes; count classes, novelty and withheld answers.
+
+        With `limits` None, no answer is withheld.
+        """
         good = [output for output in outputs if isinstance(output, ModelOutput)]
         if not good:
             return [output for output in outputs if isinstance(output, PenultError)]
@@ -70,7 +76,8 @@ class Scoring:
             scores = stacked([output.logits for output in good]) if scorer == DENSE else self.svm_scores(descriptors)
             ranked = self._probable(scorer, scores).ranked(top_k)
         self.drift.record_classes(scorer, [(row[0].label, row[0].probability) for row in ranked])
-        return self._outcomes(outputs, good, ranked, distances)
+        found = self._outcomes(outputs, good, ranked, distances)
+        return found if limits is None else self._withheld(found, limits)
 
     def describe(self, outputs: Sequence[Output]) -> list[Outcome]:
         """Return one outcome per output, without classes; count novelty."""
@@ -113,14 +120,19 @@ class Scoring:
         scores = np.float32(baseline.threshold) - distances
         return ClassScores(self.model.manifest.classes, scores[:, None], baseline.probability(distances)[:, None])
 
-    def rank_descriptors(self, descriptors: Floats, top_k: int) -> list[Answer]:
+    def rank_descriptors(self, descriptors: Floats, top_k: int, limits: AnswerLimits | None = None) -> list[Answer]:
         """Return the `top_k` best classes of descriptors float32 [N, length]; count nothing.
 
-        They are those of the SVM, or the one class of a model that scores by novelty.
+        They are those of the SVM, or the one class of a model that scores by novelty. With `limits` None, no answer is
+        withheld.
         """
         if NOVELTY not in self.model.scorers:
             ranked = self._probable(SVM, self.svm_scores(descriptors)).ranked(top_k)
-            return [Answer(classes, row) for classes, row in zip(ranked, descriptors, strict=True)]
+            reasons = [""] * len(ranked)
+            if limits:
+                reasons = self.reasons(limits, ranked, self.are_novel(self.novelty(descriptors), len(ranked)))
+            rows = zip(ranked, descriptors, reasons, strict=True)
+            return [Answer(classes, row, abstained=reason) for classes, row, reason in rows]
         distances = self.novelty(descriptors)
         assert distances is not None  # as in by_novelty()
         ranked = self.by_novelty(distances).ranked(top_k)
@@ -128,6 +140,33 @@ class Scoring:
             Answer(classes, row, novelty=float(distance), is_novel=classes[0].score < 0)
             for classes, row, distance in zip(ranked, descriptors, distances, strict=True)
         ]
+
+    def are_novel(self, distances: Floats | None, count: int) -> list[bool]:
+        """Return whether each of `count` images is novel, by their novelty float32 [N]; without a baseline none is."""
+        baseline = self.model.baseline
+        if distances is None or baseline is None:
+            return [False] * count
+        found: list[bool] = (distances > baseline.threshold).tolist()
+        return found
+
+    def reasons(self, limits: AnswerLimits, ranked: Sequence[tuple[Scored, ...]], novel: Sequence[bool]) -> list[str]:
+        """Return why the answer to each image is withheld, "" if it is given; count nothing."""
+        return [limits.reason(row[0], is_novel) for row, is_novel in zip(ranked, novel, strict=True)]
+
+    def withheld(self, limits: AnswerLimits | None, found: ClassScores, distances: Floats | None) -> NDArray[np.bool_]:
+        """Return which answers are withheld, bool [N], by scores and novelty float32 [N]; count them."""
+        ranked, count = found.ranked(1), len(found.scores)
+        reasons = self.reasons(limits, ranked, self.are_novel(distances, count)) if limits else [""] * count
+        self.drift.record_abstained(reasons)
+        return np.array([reason != "" for reason in reasons])
+
+    def _withheld(self, outcomes: list[Outcome], limits: AnswerLimits) -> list[Outcome]:
+        """Return outcomes in which answers are withheld; count them."""
+        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        reasons = self.reasons(limits, [answer.classes for answer in answers], [answer.is_novel for answer in answers])
+        self.drift.record_abstained(reasons)
+        each = iter(reasons)
+        return [replace(o, abstained=next(each)) if isinstance(o, Answer) else o for o in outcomes]
 
     def record(self, scorer: str, scores: Floats) -> ClassScores:
         """Count the best classes of scores float32 [N, classes]; return the scores with probabilities."""

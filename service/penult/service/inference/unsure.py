@@ -100,7 +100,9 @@ class UnsureImages:
         if scoring.model.manifest.has_one_class:
             self._queue(scoring, seen, novel, None)
         elif answers and answers[0].classes:
-            self._queue(scoring, seen, novel, [answer.classes[0].probability for answer in answers])
+            # A withheld answer is kept, whatever --keep-unsure-below says.
+            sure = [0.0 if answer.abstained else answer.classes[0].probability for answer in answers]
+            self._queue(scoring, seen, novel, sure)
         else:
             self._queue(scoring, seen, novel, _confidence(scoring, outputs))
         return outcomes

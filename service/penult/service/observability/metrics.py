@@ -157,6 +157,9 @@ class Metrics(Exposition):
             "penult_novelty_ratio", "Novelty of images, in units of the model's threshold.", _RATIOS, *_MODEL
         )
         self.novel = self._counter("penult_novel_total", "Images above the model's novelty threshold.", *_MODEL)
+        self.abstained = self._counter(
+            "penult_abstained_total", "Answers withheld by an operating point.", *_MODEL, "reason"
+        )
         self.neighbour_distance = self._histogram(
             "penult_neighbour_distance", "1 - cosine of images to their nearest stored item.", _DISTANCES, *_MODEL
         )
@@ -261,6 +264,7 @@ class Metrics(Exposition):
             return
         more: dict[MetricWrapperBase, Iterable[str]] = {self.answers: classes, self.baseline_class_share: classes}
         more |= {self.confidence: scorers, self.baseline_confidence: scorers}
+        more |= {self.abstained: ("unsure", "novel")}
         for family, labels in more.items():
             for label in labels:
                 _forget(family, *model, label)

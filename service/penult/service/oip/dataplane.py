@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from penult.bundle.manifest import DENSE, NOVELTY, SCORERS, SVM, parse_version
 from penult.bundle.scores import Floats
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
+from penult.service.inference.abstaining import AnswerLimits, answer_limits
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import IndexEntry, ModelRegistry
+from penult.service.oip.abstained import ABSTAINED, abstained_specs
 from penult.service.oip.tensors import (
     BOOL,
     BYTES,
@@ -31,6 +33,7 @@ from penult.service.oip.tensors import (
     PIXELS,
     UINT8,
     Tensor,
+    TensorSpec,
     as_strings,
     classification,
     has_text,
@@ -71,13 +74,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """One request; `version` "" stands for the newest, no `outputs` for all, `scorer` "" for the model's default."""
+    """One request; `version` "" stands for the newest, no `outputs` for all, `scorer` "" for the model's default.
+
+    `max_error` names the operating point; 0 stands for the default one.
+    """
 
     model: str
     version: str
     inputs: Sequence[Tensor]
     outputs: Sequence[Wanted] = ()
     scorer: str = ""
+    max_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,15 +127,6 @@ class InferAnswer:
     model: ServedModel
     scorer: str
     outputs: list[Output]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a tensor of a model is; -1 stands for the number of images."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,8 @@ class DataPlane:
         wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
         for output in wanted:
             _check_output(model, output)
-        made = await self._pipeline.infer(model, photos, partial(_make, scorer, wanted), expires)
+        limits = answer_limits(model, scorer, request.max_error)
+        made = await self._pipeline.infer(model, photos, partial(_make, scorer, limits, wanted), expires)
         return InferAnswer(model, scorer, made)
 
     def model(self, name: str, version: str) -> ServedModel:
@@ -336,7 +335,7 @@ def outputs(model: ServedModel) -> list[TensorSpec]:
     ]
     if SVM in model.scorers:
         found.append(TensorSpec(SVM_SCORES, FP32, (-1, classes)))
-    return [*found, TensorSpec(LABELS, BYTES, (-1,))]
+    return [*found, TensorSpec(LABELS, BYTES, (-1,)), *abstained_specs(model)]
 
 
 def _scorer(model: ServedModel, asked: str) -> str:
@@ -351,17 +350,18 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
     if model.manifest.has_one_class:
         known = [spec.name for spec in outputs(model)]
     else:
-        known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS]
+        known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS, *(spec.name for spec in abstained_specs(model))]
     if output.name not in known:
         raise InvalidRequest("OUTPUT_UNKNOWN", f"there is no output {output.name[:64]!r}; there is {', '.join(known)}")
     if output.name == SVM_SCORES:
         check_has(model, SVM)
-    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS, NOVELTY, IS_NOVEL)):
+    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS, NOVELTY, IS_NOVEL, ABSTAINED)):
         raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
 
 
 def _make(
     scorer: str,
+    limits: AnswerLimits | None,
     wanted: Sequence[Wanted],
     scoring: Scoring,
     logits: Floats,
@@ -370,7 +370,7 @@ def _make(
 ) -> list[Output]:
     """Return the outputs asked for, from one forward pass; compute the SVM's scores only if an output needs them."""
     names = {output.name for output in wanted}
-    needs_classes = bool(names & {PROBABILITIES, LABELS})
+    needs_classes = bool(names & {PROBABILITIES, LABELS, ABSTAINED})
     made: dict[str, Floats | NDArray[np.bool_] | None] = {LOGITS: logits, DESCRIPTOR: descriptors}
     if SVM_SCORES in names or (needs_classes and scorer == SVM):
         made[SVM_SCORES] = svm_scores = scoring.svm_scores(descriptors)
@@ -383,6 +383,7 @@ def _make(
         found = scoring.record(scorer, logits if scorer == DENSE else svm_scores)
         made[PROBABILITIES] = found.probabilities
         labels = [label.encode() for label, _ in found.best()]
+        made[ABSTAINED] = scoring.withheld(limits, found, distances) if ABSTAINED in names else None
     return [
         Output(output.name, labels)
         if output.name == LABELS

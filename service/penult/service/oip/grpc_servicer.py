@@ -16,6 +16,7 @@ from penult.oip import grpc_service_pb2_grpc, model_config_pb2
 from penult.service.errors import InvalidRequest
 from penult.service.grpc.streaming import Context, expires, in_order
 from penult.service.oip import dataplane
+from penult.service.oip.abstained import MAX_ERROR, max_error_of
 from penult.service.oip.dataplane import DataPlane, InferAnswer, InferRequest, Output, Wanted
 from penult.service.oip.tensors import BASE64, BOOL, BYTES, FP32, UINT8, Tensor
 
@@ -119,6 +120,7 @@ def _request(request: pb.ModelInferRequest) -> InferRequest:
         inputs=_tensors(request),
         outputs=[Wanted(o.name, _number(o.parameters, "classification")) for o in request.outputs],
         scorer=request.parameters["scorer"].string_param if "scorer" in request.parameters else "",
+        max_error=max_error_of(_value(request.parameters[MAX_ERROR])) if MAX_ERROR in request.parameters else 0.0,
     )
 
 
@@ -152,6 +154,12 @@ def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
     if kind not in ("int64_param", "uint64_param"):
         raise InvalidRequest("PARAMETER", f"the parameter {name} is a whole number")
     return int(getattr(parameters[name], kind))
+
+
+def _value(parameter: pb.InferParameter) -> object:
+    """Return the value of a parameter, None if it has none."""
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
 
 
 def _response(answer: InferAnswer, id_: str, is_raw: bool) -> pb.ModelInferResponse:

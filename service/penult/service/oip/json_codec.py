@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from penult.service.errors import InvalidRequest
+from penult.service.oip.abstained import MAX_ERROR, max_error_of
 from penult.service.oip.dataplane import InferAnswer, InferRequest, Output, Wanted
 from penult.service.oip.encoded_images import files_of
 from penult.service.oip.tensors import BASE64, BYTES, FP32, UINT8, Tensor
@@ -71,6 +72,7 @@ def read_request(body: bytes, json_bytes: int | None, model: str, version: str) 
     infer = InferRequest(
         model, version, _tensors(_objects(fields, "inputs"), body, size),
         [Wanted(each.name, each.classes) for each in wanted], get(parameters, "scorer", ""),
+        max_error_of(parameters.get(MAX_ERROR, 0.0)),
     )  # fmt: skip
     return JsonRequest(
         infer, get(fields, "id", ""), binary, by_default, timeout_us / 1e6 if timeout_us > 0 else math.inf

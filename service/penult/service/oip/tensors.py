@@ -27,6 +27,15 @@ _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor of a model is; -1 stands for the number of images."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A tensor of a request.
 

@@ -33,8 +33,18 @@ function verdict(data) {
   // A model of one class gives no probability of the class.
   const isOne = data.default_scorer === "novelty", said = isOne && data.is_novel ? `unlike ${best.label}` : best.label;
   return make("div", {}, make("p", { class: "figure" }, make("b", {}, said), isOne ? null : ` ${percent(best.probability)}`),
+    withheld(data),
     make("p", { class: "quiet" }, `${data.model} version ${data.version}, in ${time(data.ms)}`),
     isKnown(data.novelty) ? novelty(data.novelty / data.novelty_threshold, data.is_novel, data) : null);
+}
+
+// Whether the default scorer withholds its answer, and for which share of wrong answers.
+function withheld({ abstained, max_error: limits, default_scorer: scorer }) {
+  if (!(scorer in limits)) return null;
+  const limit = `At most ${percent(limits[scorer])} of the answers that it gives are wrong.`;
+  if (!abstained[scorer]) return make("p", { class: "quiet" }, `The model is sure enough to answer. ${limit}`);
+  const why = abstained[scorer] === "novel" ? "the photo is unlike its training photos" : "it is unsure";
+  return make("p", { class: "warn" }, `▲ The model withholds this answer, because ${why}. ${limit}`);
 }
 
 // How far the photo is from the training photos, on a scale on which 1 is the model's limit. Below 1 nothing is promised.
