@@ -209,7 +209,7 @@ def test_a_sweep_needs_weights(options: dict):
 def layers(options: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     """A whole sweep over layers, with the first two stages frozen."""
     out = tmp_path_factory.mktemp("layers") / "digits"
-    return run_sweep(TrainSettings(**options, out=out, freeze=2, svm="linear", sweep="layers")), out / "sweep-layers"
+    return run_sweep(TrainSettings(**options, out=out, freeze=2, sweep="layers")), out / "sweep-layers"
 
 
 def test_every_layer_is_tried_before_and_after(layers: tuple[Sweep, Path]):
@@ -235,7 +235,7 @@ def test_a_layer_is_what_a_run_publishes(layers: tuple[Sweep, Path], options: di
     """The SVM of a layer has the accuracy of a run with --descriptor, where training photos choose C in both."""
     from penult.export.jobs.train import train
 
-    chosen = TrainSettings(**options, out=tmp_path / "digits", freeze=2, svm="linear", descriptor="stage4")
+    chosen = TrainSettings(**options, out=tmp_path / "digits", freeze=2, descriptor="stage4")
     result = train(chosen)
     (outcome,) = layers[0].points(FINE_TUNED)[LAYERS.index("stage4")]
     assert result.metrics["val"]["svm"]["accuracy"] == pytest.approx(outcome.val_accuracy)
@@ -248,7 +248,7 @@ def test_a_sweep_over_layers_goes_on(layers: tuple[Sweep, Path], options: dict, 
     record = json.loads((layers[1] / "trials.json").read_bytes())
     record["outcomes"] = record["outcomes"][:9]
     (folder / "trials.json").write_text(json.dumps(record))
-    chosen = TrainSettings(**options, out=folder.parent, freeze=2, svm="linear", sweep="layers", resume=True)
+    chosen = TrainSettings(**options, out=folder.parent, freeze=2, sweep="layers", resume=True)
     resumed = run_sweep(chosen)
     assert [replace(o, seconds=0) for o in resumed.outcomes] == [replace(o, seconds=0) for o in layers[0].outcomes]
 
