@@ -238,10 +238,10 @@ def test_it_is_for_cpus(bundle: Bundle):
     assert caught.value.reason == "INT8_DEVICE"
 
 
-def test_a_new_svm_keeps_the_precision(quantized: Result, digits: Path, tmp_path: Path):
+def test_a_new_svm_keeps_the_precision(quantized: Result, some_digits: Path, tmp_path: Path):
     """`penult svm` on an int8 version keeps its network and says so."""
     copy = shutil.copytree(quantized.folder.parent, tmp_path / "digits")
-    refit(RefitSettings(copy, digits, kernel="linear"))
+    refit(RefitSettings(copy, some_digits, kernel="linear"))
     before, after = read_bundle(copy, 2), read_bundle(copy, 3)
     assert after.manifest.precision == "int8"
     assert after.onnx == before.onnx
@@ -269,10 +269,10 @@ def test_a_version_with_other_classes_can_be_int8(model: Path, digits: Path, tmp
 
 
 def test_a_network_that_int8_spoils_is_refused(
-    lopsided: Path, digits: Path, penult: Callable[..., tuple[int, str, str]]
+    lopsided: Path, some_digits: Path, penult: Callable[..., tuple[int, str, str]]
 ):
     """More loss than allowed ends with exit code 1 and one line with the figures; nothing is published."""
-    code, out, err = penult("quantize", lopsided, digits)
+    code, out, err = penult("quantize", lopsided, some_digits)
     assert (code, out) == (1, "")
     line = err.splitlines()[-1]
     assert line.startswith("penult: int8 classifies ")
@@ -281,9 +281,9 @@ def test_a_network_that_int8_spoils_is_refused(
     assert [entry.name for entry in lopsided.iterdir() if entry.name.startswith(".")] == []
 
 
-def test_a_loss_that_is_allowed_is_published(lopsided: Path, digits: Path):
+def test_a_loss_that_is_allowed_is_published(lopsided: Path, some_digits: Path):
     """The same network passes where --max-loss allows what it loses, and its metrics say how much that was."""
-    told = quantize(QuantizeSettings(lopsided, digits, max_loss=99)).metrics["int8"]
+    told = quantize(QuantizeSettings(lopsided, some_digits, max_loss=99)).metrics["int8"]
     assert versions(lopsided) == [1, 2, 3]
     assert (told["float_version"], told["max_loss"]) == (2, 99)
     assert 0.5 < told["loss"] <= 99
@@ -319,22 +319,22 @@ def test_float16_is_a_version_like_any(model: Path, digits: Path, penult: Callab
     )  # fmt: skip
 
 
-def test_float16_is_for_every_architecture(model: Path, digits: Path):
+def test_float16_is_for_every_architecture(model: Path, some_digits: Path):
     """What int8 is refused for may be float16: it is not about CPUs."""
     manifest = json.loads((model / "1" / "manifest.json").read_text())
     (model / "1" / "manifest.json").write_text(json.dumps(manifest | {"architecture": "mobilenet_v3_small"}))
     with pytest.raises(SettingsError, match="int8 is for resnet18"):
-        quantize(QuantizeSettings(model, digits))
-    assert quantize(QuantizeSettings(model, digits, to="fp16")).folder == model / "2"
+        quantize(QuantizeSettings(model, some_digits))
+    assert quantize(QuantizeSettings(model, some_digits, to="fp16")).folder == model / "2"
 
 
 # -- the verbs ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_answers_in_json(penult: Callable[..., tuple[int, str, str]], model: Path, digits: Path):
+def test_the_verb_answers_in_json(penult: Callable[..., tuple[int, str, str]], model: Path, some_digits: Path):
     """`penult quantize --json` prints bundle, scorer, test metrics, seconds and what int8 cost."""
     options = ["--version", "1", "--max-loss", "2", "--seed", "0", "--no-report-photos", "--json"]
-    code, out, _ = penult("quantize", model, digits, *options)
+    code, out, _ = penult("quantize", model, some_digits, *options)
     told = json.loads(out)
     assert code == 0
     assert told["bundle"] == str(model / "2")
@@ -388,12 +388,12 @@ def test_networks_that_would_not_gain_are_refused(
         TrainSettings(Path("d"), Path("o"), int8=True, sweep="freeze")
 
 
-def test_pytorch_is_not_loaded(model: Path, digits: Path):
+def test_pytorch_is_not_loaded(model: Path, some_digits: Path):
     """The whole verb runs without torch, whose import alone would take seconds."""
     code = f"""
 import sys
 from penult import cli
-code = cli.main(["quantize", {str(model)!r}, {str(digits)!r}, "--json"])
+code = cli.main(["quantize", {str(model)!r}, {str(some_digits)!r}, "--json"])
 print(code, [name for name in ("torch", "torchvision") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
