@@ -35,8 +35,8 @@ def _print(compared: Any) -> None:
     rows = [
         [str(each.version), each.scorer, counted(each.figures), stated(each.figures),
          between(*each.figures["accuracy_95"]), decimal(each.figures["macro_f1"], each.figures),
-         f"{100 * each.figures['ece']:.1f} %", f"{ms:.1f}"]
-        for each, ms in zip(found.versions, found.times.medians, strict=True)
+         f"{100 * each.figures['ece']:.1f} %", ms]
+        for each, ms in zip(found.versions, found.times.texts, strict=True)
     ]  # fmt: skip
     print_table(header, rows)
     print(compared.sentence)

@@ -26,6 +26,12 @@ class CpuTimes:
         return first, second
 
     @property
+    def texts(self) -> tuple[str, str]:
+        """The medians as text."""
+        first, second = (f"{ms:.{1 if ms >= 1 else 2}f}" for ms in self.medians)
+        return first, second
+
+    @property
     def ratio(self) -> float:
         """The median of the second by the first, of the same round."""
         return float(np.median(self.ms[:, 1] / self.ms[:, 0]))
