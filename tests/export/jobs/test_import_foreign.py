@@ -14,11 +14,22 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def found(packages: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """What foreign_models.py prints, by name; it runs with the libraries on its path, and without a network."""
-    environment = os.environ | {"PYTHONPATH": str(packages("foreign"))}
+def environment(packages: Callable[[str], Path]) -> dict[str, str]:
+    """Variables with which a program finds the libraries."""
+    return os.environ | {"PYTHONPATH": str(packages("foreign"))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the models."""
+    return tmp_path_factory.mktemp("foreign")
+
+
+@pytest.fixture(scope="module")
+def found(environment: dict[str, str], folder: Path) -> dict[str, dict]:
+    """What foreign_models.py prints, by name."""
     made = subprocess.run(
-        [sys.executable, foreign_models.__file__, tmp_path_factory.mktemp("foreign")], env=environment, cwd=ROOT,
+        [sys.executable, foreign_models.__file__, folder], env=environment, cwd=ROOT,
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-3000:]
@@ -31,3 +42,19 @@ def test_a_bundle_answers_as_the_library(name: str, found: dict[str, dict]):
     assert found[name]["difference"] < 1e-4
     assert found[name]["parity"]["descriptor_difference"] < 1e-4
     assert found[name].get("pixels", 0) < 2.5
+
+
+def test_the_command_imports_a_folder(environment: dict[str, str], folder: Path, found: dict[str, dict]):
+    """A process that has not used transformers before imports a folder too."""
+    assert "transformers resnet" in found
+    command = [
+        sys.executable,
+        "-m",
+        "penult.cli",
+        "import",
+        folder / "transformers-resnet",
+        "--out",
+        folder / "models" / "again",
+    ]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert made.returncode == 0, made.stderr

@@ -1,5 +1,6 @@
 """Build the classifier of a Hugging Face folder with the library that made it: transformers, or timm."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -146,9 +147,8 @@ def _load(folder: Path) -> tuple[Any, Mapping[str, Any]]:
 @contextmanager
 def _offline() -> Iterator[None]:
     """Let the hub's client refuse every connection."""
-    import huggingface_hub
-
-    constants: Any = huggingface_hub.constants
+    # Not as an attribute of the package, which has it only once another part has imported it.
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
