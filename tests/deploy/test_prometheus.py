@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penult.client import Client, Neighbours, NewItem, RequestFailed
+from penult.service.observability.accuracy_metrics import FAMILIES
 from penult.service.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def names_known() -> set[str]:
             name = next(iter(metric.describe())).name
             endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
             found |= {name + ending for ending in endings[metric._type]}
-    return found
+    return found | set(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(configure):
 
 def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
     """Whatever can be set can be set in all three ways, with the type of its default."""
-    company = {"tls_cert": ["TLS_KEY"], "tls_key": ["TLS_CERT"], "tls_client_ca": ["TLS_CERT", "TLS_KEY"]}
+    company = {"tls_cert": ["TLS_KEY"], "tls_key": ["TLS_CERT"], "tls_client_ca": ["TLS_CERT", "TLS_KEY"],
+               "feedback_photos_mb": ["FEEDBACK"]}  # fmt: skip
     for f in fields(ServeConfig):
         choices = option_of(f).choices
         env = {f"PENULT_{name}": "file" for name in company.get(f.name, ())}

@@ -95,6 +95,54 @@ ABSTAIN_REASON_NOVEL: AbstainReason.ValueType  # 2
 """The photo is unlike the training photos, whatever the probability."""
 Global___AbstainReason: _TypeAlias = AbstainReason  # noqa: Y015
 
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    VERDICT_RIGHT: _Verdict.ValueType  # 1
+    """The answer was right."""
+    VERDICT_WRONG: _Verdict.ValueType  # 2
+    """It was wrong, and the right class is not known."""
+    VERDICT_NO_CLASS: _Verdict.ValueType  # 3
+    """It was wrong, because the image belongs to none of the model's classes."""
+    VERDICT_UNKNOWN: _Verdict.ValueType  # 4
+    """The image does not show what it is. The answer counts as neither right nor wrong."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+VERDICT_RIGHT: Verdict.ValueType  # 1
+"""The answer was right."""
+VERDICT_WRONG: Verdict.ValueType  # 2
+"""It was wrong, and the right class is not known."""
+VERDICT_NO_CLASS: Verdict.ValueType  # 3
+"""It was wrong, because the image belongs to none of the model's classes."""
+VERDICT_UNKNOWN: Verdict.ValueType  # 4
+"""The image does not show what it is. The answer counts as neither right nor wrong."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _Outcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
+    OUTCOME_RIGHT: _Outcome.ValueType  # 1
+    OUTCOME_WRONG: _Outcome.ValueType  # 2
+    OUTCOME_UNKNOWN: _Outcome.ValueType  # 3
+
+class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+
+OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
+OUTCOME_RIGHT: Outcome.ValueType  # 1
+OUTCOME_WRONG: Outcome.ValueType  # 2
+OUTCOME_UNKNOWN: Outcome.ValueType  # 3
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
 class _FieldType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -250,6 +298,7 @@ class ClassifyRequest(_message.Message):
     INCLUDE_DESCRIPTOR_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     MAX_ERROR_FIELD_NUMBER: _builtins.int
+    IMAGE_IDS_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
     top_k: _builtins.int
     """Number of classes per image, best first. 0 means 5. More than the model has means all."""
@@ -269,6 +318,12 @@ class ClassifyRequest(_message.Message):
     def neighbours(self) -> Global___NeighbourQuery:
         """Also return each image's nearest stored items, from the same forward pass. SCORER_NEIGHBOURS votes with them."""
 
+    @_builtins.property
+    def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The client's own names of the images, one per image, up to 256 bytes each; empty for none. Feedback may use them
+        instead of request id and index. If two answers have the same name, it stands for the later one.
+        """
+
     def __init__(
         self,
         *,
@@ -279,10 +334,11 @@ class ClassifyRequest(_message.Message):
         include_descriptor: _builtins.bool = ...,
         neighbours: Global___NeighbourQuery | None = ...,
         max_error: _builtins.float | None = ...,
+        image_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "images", b"images", "include_descriptor", b"include_descriptor", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "image_ids", b"image_ids", "images", b"images", "include_descriptor", b"include_descriptor", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
     _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
@@ -300,6 +356,7 @@ class ClassifyResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_ERROR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
     """The scorer that answered, never SCORER_UNSPECIFIED."""
     novelty_threshold: _builtins.float
@@ -307,6 +364,10 @@ class ClassifyResponse(_message.Message):
     max_error: _builtins.float
     """The share of wrong answers that `abstained` was decided for. Absent if the model has no operating point for this
     scorer; then it never abstains.
+    """
+    request_id: _builtins.str
+    """What Feedback needs to name an answer of this response. For Classify it is the `penult-request-id` of the trailing
+    metadata; each response of a stream has its own.
     """
     @_builtins.property
     def model(self) -> Global___ModelVersion:
@@ -327,10 +388,11 @@ class ClassifyResponse(_message.Message):
         timings: Global___Timings | None = ...,
         novelty_threshold: _builtins.float | None = ...,
         max_error: _builtins.float | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "_novelty_threshold", b"_novelty_threshold", "max_error", b"max_error", "model", b"model", "novelty_threshold", b"novelty_threshold", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "_novelty_threshold", b"_novelty_threshold", "max_error", b"max_error", "model", b"model", "novelty_threshold", b"novelty_threshold", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "_novelty_threshold", b"_novelty_threshold", "max_error", b"max_error", "model", b"model", "novelty_threshold", b"novelty_threshold", "request_id", b"request_id", "results", b"results", "scorer", b"scorer", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
     _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
@@ -468,6 +530,192 @@ class ScoredClass(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoredClass: _TypeAlias = ScoredClass  # noqa: Y015
+
+@_typing.final
+class FeedbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUTHS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def truths(self) -> _containers.RepeatedCompositeFieldContainer[Global___Truth]:
+        """1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        truths: _abc.Iterable[Global___Truth] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["truths", b"truths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackRequest: _TypeAlias = FeedbackRequest  # noqa: Y015
+
+@_typing.final
+class Truth(_message.Message):
+    """What a person found about one answer. The last verdict about an answer counts, however often it is sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """ClassifyResponse's `request_id`, and the image's place in that response, from 0."""
+    index: _builtins.int
+    image_id: _builtins.str
+    """Or the image's name in ClassifyRequest's `image_ids`."""
+    label: _builtins.str
+    """The right class, one of the model's."""
+    verdict: Global___Verdict.ValueType
+    @_builtins.property
+    def answer(self) -> Global___GivenAnswer:
+        """What the server had answered. It is needed after a restart, or much later, when the server has forgotten it."""
+
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image, for a server that keeps photos with feedback and no longer has it in memory. Others ignore it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        index: _builtins.int = ...,
+        image_id: _builtins.str = ...,
+        label: _builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        answer: Global___GivenAnswer | None = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finding", b"finding", "image", b"image", "label", b"label", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "finding", b"finding", "image", b"image", "image_id", b"image_id", "index", b"index", "label", b"label", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["label", "verdict"]  # noqa: Y015
+    _WhichOneofArgType_finding: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_finding) -> _WhichOneofReturnType_finding | None: ...
+
+Global___Truth: _TypeAlias = Truth  # noqa: Y015
+
+@_typing.final
+class GivenAnswer(_message.Message):
+    """An answer, as ClassifyResponse had it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    label: _builtins.str
+    probability: _builtins.float
+    """0 if the client does not know it."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        label: _builtins.str = ...,
+        probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "model", b"model", "probability", b"probability", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenAnswer: _TypeAlias = GivenAnswer  # noqa: Y015
+
+@_typing.final
+class FeedbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackResult]:
+        """One per truth, in request order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___FeedbackResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackResponse: _TypeAlias = FeedbackResponse  # noqa: Y015
+
+@_typing.final
+class FeedbackResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def judged(self) -> Global___JudgedAnswer: ...
+    @_builtins.property
+    def error(self) -> Global___ItemError:
+        """INVALID_ARGUMENT for a label that the model does not have, NOT_FOUND for an answer that the server does not know."""
+
+    def __init__(
+        self,
+        *,
+        judged: Global___JudgedAnswer | None = ...,
+        error: Global___ItemError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "judged", b"judged", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "judged", b"judged", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["judged", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___FeedbackResult: _TypeAlias = FeedbackResult  # noqa: Y015
+
+@_typing.final
+class JudgedAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    IS_REPEATED_FIELD_NUMBER: _builtins.int
+    IS_PHOTO_KEPT_FIELD_NUMBER: _builtins.int
+    outcome: Global___Outcome.ValueType
+    is_repeated: _builtins.bool
+    """True if the server had this verdict already. It is counted once."""
+    is_photo_kept: _builtins.bool
+    """True if the server has stored the photo with its label."""
+    @_builtins.property
+    def answer(self) -> Global___GivenAnswer:
+        """The answer that was judged."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___Outcome.ValueType = ...,
+        answer: Global___GivenAnswer | None = ...,
+        is_repeated: _builtins.bool = ...,
+        is_photo_kept: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "is_photo_kept", b"is_photo_kept", "is_repeated", b"is_repeated", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgedAnswer: _TypeAlias = JudgedAnswer  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):

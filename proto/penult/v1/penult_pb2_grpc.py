@@ -69,6 +69,11 @@ class PenultServiceStub:
                 request_serializer=penult_dot_v1_dot_penult__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=penult_dot_v1_dot_penult__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/penult.v1.PenultService/Feedback',
+                request_serializer=penult_dot_v1_dot_penult__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=penult_dot_v1_dot_penult__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
         self.Lookup = channel.unary_unary(
                 '/penult.v1.PenultService/Lookup',
                 request_serializer=penult_dot_v1_dot_penult__pb2.LookupRequest.SerializeToString,
@@ -154,6 +159,14 @@ class PenultServiceServicer:
 
     def GetModel(self, request, context):
         """Returns the properties of one model: classes, preprocessing, scorers, provider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Feedback(self, request, context):
+        """Stores whether answers were right. On return the verdicts are counted, and on the disk if the server has --feedback.
+        All valid verdicts of a request are stored, or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,6 +259,11 @@ def add_PenultServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=penult_dot_v1_dot_penult__pb2.GetModelRequest.FromString,
                     response_serializer=penult_dot_v1_dot_penult__pb2.GetModelResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=penult_dot_v1_dot_penult__pb2.FeedbackRequest.FromString,
+                    response_serializer=penult_dot_v1_dot_penult__pb2.FeedbackResponse.SerializeToString,
             ),
             'Lookup': grpc.unary_unary_rpc_method_handler(
                     servicer.Lookup,
@@ -472,6 +490,33 @@ class PenultService:
             '/penult.v1.PenultService/GetModel',
             penult_dot_v1_dot_penult__pb2.GetModelRequest.SerializeToString,
             penult_dot_v1_dot_penult__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penult.v1.PenultService/Feedback',
+            penult_dot_v1_dot_penult__pb2.FeedbackRequest.SerializeToString,
+            penult_dot_v1_dot_penult__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,10 @@ class PenultServiceStub:
     """Lists the served models, by name, then version."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_penult_pb2.GetModelRequest, _penult_pb2.GetModelResponse]
     """Returns the properties of one model: classes, preprocessing, scorers, provider."""
+    Feedback: _grpc.UnaryUnaryMultiCallable[_penult_pb2.FeedbackRequest, _penult_pb2.FeedbackResponse]
+    """Stores whether answers were right. On return the verdicts are counted, and on the disk if the server has --feedback.
+    All valid verdicts of a request are stored, or none.
+    """
     Lookup: _grpc.UnaryUnaryMultiCallable[_penult_pb2.LookupRequest, _penult_pb2.LookupResponse]
     """Finds the stored items nearest to images or descriptors."""
     PutItems: _grpc.UnaryUnaryMultiCallable[_penult_pb2.PutItemsRequest, _penult_pb2.PutItemsResponse]
@@ -101,6 +105,10 @@ class PenultServiceAsyncStub(PenultServiceStub):
     """Lists the served models, by name, then version."""
     GetModel: _aio.UnaryUnaryMultiCallable[_penult_pb2.GetModelRequest, _penult_pb2.GetModelResponse]  # type: ignore[assignment]
     """Returns the properties of one model: classes, preprocessing, scorers, provider."""
+    Feedback: _aio.UnaryUnaryMultiCallable[_penult_pb2.FeedbackRequest, _penult_pb2.FeedbackResponse]  # type: ignore[assignment]
+    """Stores whether answers were right. On return the verdicts are counted, and on the disk if the server has --feedback.
+    All valid verdicts of a request are stored, or none.
+    """
     Lookup: _aio.UnaryUnaryMultiCallable[_penult_pb2.LookupRequest, _penult_pb2.LookupResponse]  # type: ignore[assignment]
     """Finds the stored items nearest to images or descriptors."""
     PutItems: _aio.UnaryUnaryMultiCallable[_penult_pb2.PutItemsRequest, _penult_pb2.PutItemsResponse]  # type: ignore[assignment]
@@ -176,6 +184,16 @@ class PenultServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_penult_pb2.GetModelResponse, _abc.Awaitable[_penult_pb2.GetModelResponse]]:
         """Returns the properties of one model: classes, preprocessing, scorers, provider."""
+
+    @_abc_1.abstractmethod
+    def Feedback(
+        self,
+        request: _penult_pb2.FeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_penult_pb2.FeedbackResponse, _abc.Awaitable[_penult_pb2.FeedbackResponse]]:
+        """Stores whether answers were right. On return the verdicts are counted, and on the disk if the server has --feedback.
+        All valid verdicts of a request are stored, or none.
+        """
 
     @_abc_1.abstractmethod
     def Lookup(

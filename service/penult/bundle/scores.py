@@ -63,7 +63,7 @@ def largest_difference(actual: NDArray[np.floating], expected: NDArray[np.floati
     return float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0)) / scale
 
 
-def wilson(share: float, count: int, z: float = _Z95) -> tuple[float, float]:
+def wilson(share: float, count: float, z: float = _Z95) -> tuple[float, float]:
     """Return the interval of a share seen on `count` photos (Wilson 1927): of 95 %, or `z` standard errors."""
     spread = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     middle, scale = share + z**2 / (2 * count), 1 + z**2 / count

@@ -28,6 +28,7 @@ from penult.client.types import (
     Crop,
     DescribeAnswer,
     ItemFailure,
+    Judged,
     LookupAnswer,
     Neighbour,
     Neighbours,
@@ -37,6 +38,7 @@ from penult.client.types import (
     RequestFailed,
     ScoredClass,
     StoredItem,
+    Truth,
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Crop",
     "DescribeAnswer",
     "ItemFailure",
+    "Judged",
     "LookupAnswer",
     "Neighbour",
     "Neighbours",
@@ -61,5 +64,6 @@ __all__ = [
     "Security",
     "SecurityError",
     "StoredItem",
+    "Truth",
     "photos_in",
 ]

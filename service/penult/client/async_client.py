@@ -16,6 +16,7 @@ from penult.client.channel_options import MAX_RETRIES, failure
 from penult.client.collection_converters import collection_infos, get_request, lookup_flow, put_flow, stored_items
 from penult.client.converters import classify_flow, describe_flow, score_answer, score_request
 from penult.client.credentials import NONE, Security
+from penult.client.feedback_converters import feedback_request, judged
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -24,6 +25,7 @@ from penult.client.types import (
     CollectionInfo,
     DescribeAnswer,
     ItemFailure,
+    Judged,
     LookupAnswer,
     Neighbours,
     NewItem,
@@ -31,6 +33,7 @@ from penult.client.types import (
     PhotoAnswer,
     RequestFailed,
     StoredItem,
+    Truth,
     Where,
 )
 from penult.v1 import penult_pb2 as pb
@@ -66,11 +69,17 @@ class AsyncClient:
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
+        image_ids: Sequence[str] = (),
     ) -> ClassifyAnswer:
         """Classify images, as Client.classify does."""
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids)
         return await self._drive(flow, self._stub.Classify)
+
+    async def feedback(self, truths: Sequence[Truth]) -> tuple[Judged | ItemFailure, ...]:
+        """Send what people found about answers, as Client.feedback does."""
+        response = await self._call(self._stub.Feedback, feedback_request(truths))
+        return judged(response)
 
     async def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
         """Return the descriptors of images, as Client.describe does."""

@@ -53,14 +53,18 @@ def classify_flow(
     include_descriptor: bool,
     neighbours: Neighbours | None = None,
     max_error: float | None = None,
+    image_ids: Sequence[str] = (),
 ) -> ClassifyFlow:
     """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
+    if image_ids and len(image_ids) != len(images):
+        raise ValueError(f"{len(images)} images need as many image_ids, not {len(image_ids)}")
     restarts = _RESTARTS
     while True:
         work = _Call(images, model)
         try:
             for chunk in work.chunks():
                 request = _classify_request(chunk, work.model, scorer, top_k, include_descriptor)
+                request.image_ids.extend([image_ids[place] for place in work.sent] if image_ids else ())
                 if neighbours:
                     request.neighbours.CopyFrom(neighbour_query(neighbours))
                 if max_error is not None:
@@ -102,7 +106,9 @@ class _Call:
         self.model = model
         self._images = images
         self._results: list[Any] = [None] * len(images)
-        self._sent: list[int] = []
+        # The places of the last chunk, and what feedback names each answer by.
+        self.sent: list[int] = []
+        self._keys: dict[int, tuple[str, int]] = {}
         self._last: Any = None
 
     @property
@@ -112,18 +118,23 @@ class _Call:
     def chunks(self) -> Iterator[list[pb.Image]]:
         """Yield messages of a limited size; an image that cannot be read becomes a failure."""
         for places, chunk in chunked((to_image(photo) for photo in self._images), self._results):
-            self._sent = places
+            self.sent = places
             yield chunk
 
     def take(self, response: Any) -> None:
         """Add the answer to the last chunk; later chunks use the same version, so that an answer never mixes two."""
-        for place, result in zip(self._sent, response.results, strict=True):
+        for place, result in zip(self.sent, response.results, strict=True):
             self._results[place] = result
+        if key := getattr(response, "request_id", ""):
+            self._keys |= {place: (key, index) for index, place in enumerate(self.sent)}
         self._last = response
         self.model = pb.ModelSelector(name=response.model.name, version=response.model.version)
 
     def classified(self) -> ClassifyAnswer:
-        results = tuple(r if isinstance(r, ItemFailure) else _classification(r) for r in self._results)
+        results = tuple(
+            r if isinstance(r, ItemFailure) else _classification(r, *self._keys.get(place, ("", 0)))
+            for place, r in enumerate(self._results)
+        )
         scorer = _SCORER_NAMES.get(self._last.scorer, "") if self._last else ""
         threshold = self._last.novelty_threshold if self._last and self._last.HasField("novelty_threshold") else None
         max_error = _max_error(self._last) if self._last else None
@@ -218,7 +229,7 @@ def score_answer(response: pb.ScoreResponse) -> ClassifyAnswer:
     return ClassifyAnswer(model.name, model.version, model.fingerprint, scorer, results, max_error=_max_error(response))
 
 
-def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
+def _classification(result: pb.ClassifyResult, request_id: str = "", index: int = 0) -> Classification | ItemFailure:
     if result.WhichOneof("outcome") == "error":
         return item_failure(result.error)
     found = result.classification
@@ -233,6 +244,8 @@ def _classification(result: pb.ClassifyResult) -> Classification | ItemFailure:
         found.is_novel,
         found.abstained,
         _ABSTAIN_REASONS.get(found.abstain_reason, ""),
+        request_id,
+        index,
     )
 
 

@@ -16,6 +16,7 @@ from penult.client.channel_options import MAX_RETRIES, failure
 from penult.client.collection_converters import collection_infos, get_request, lookup_flow, put_flow, stored_items
 from penult.client.converters import classify_flow, describe_flow, score_answer, score_request
 from penult.client.credentials import NONE, Security
+from penult.client.feedback_converters import feedback_request, judged
 from penult.client.types import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -24,6 +25,7 @@ from penult.client.types import (
     CollectionInfo,
     DescribeAnswer,
     ItemFailure,
+    Judged,
     LookupAnswer,
     Neighbours,
     NewItem,
@@ -31,6 +33,7 @@ from penult.client.types import (
     PhotoAnswer,
     RequestFailed,
     StoredItem,
+    Truth,
     Where,
 )
 from penult.v1 import penult_pb2 as pb
@@ -77,6 +80,7 @@ class Client:
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
+        image_ids: Sequence[str] = (),
     ) -> ClassifyAnswer:
         """Classify images.
 
@@ -89,6 +93,7 @@ class Client:
             include_descriptor: Return descriptors too.
             neighbours: Which stored items to look up too; the scorer "neighbours" votes with them.
             max_error: Share of wrong answers of a certified operating point; None: the model's default one.
+            image_ids: Your names of the images, which feedback() may use; one each, "" for none.
 
         Returns:
             One result per image, in order.
@@ -97,8 +102,24 @@ class Client:
             RequestFailed: The request failed as a whole.
         """
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error)
+        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids)
         return self._drive(flow, self._stub.Classify)
+
+    def feedback(self, truths: Sequence[Truth]) -> tuple[Judged | ItemFailure, ...]:
+        """Send what people found about answers, at most 1000 at a time; `classify(…).truth(place, label)` makes one.
+
+        Args:
+            truths: The verdicts. The last one about an answer counts, however often it is sent.
+
+        Returns:
+            Per truth, what was counted, or why it was not. The server has written what it counted, if it has a file.
+
+        Raises:
+            RequestFailed: None was counted.
+            ValueError: A truth has neither label nor verdict, or both.
+        """
+        response = self._call(self._stub.Feedback, feedback_request(truths))
+        return judged(response)
 
     def describe(self, images: Sequence[Photo], *, model: str = "", version: int = 0) -> DescribeAnswer:
         """Return the descriptors of images, float32 [length] each. Raises RequestFailed."""

@@ -100,6 +100,53 @@ class Classification:
     # Whether the model withholds its answer, and why: "unsure" or "novel", "" if it does not.
     abstained: bool = False
     abstain_reason: str = ""
+    # What feedback names the answer by: the response, and the place in it.
+    request_id: str = field(default="", compare=False)
+    index: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a person found about one answer: the right class as `label`, or a `verdict`.
+
+    Attributes:
+        label: One of the model's classes.
+        verdict: "right", "wrong" (the right class is not known), "no_class" (none of the model's) or "unknown".
+        request_id: With `index`, names the answer.
+        index: The place in the response.
+        image_id: Names the answer instead, if classify() got `image_ids`.
+        model: The model that answered. This and the rest is what a server needs that has forgotten the answer.
+        version: Its version.
+        answered: The class that it named.
+        probability: Its probability; 0: unknown.
+        photo: The image, for a server that stores photos with feedback.
+    """
+
+    label: str = ""
+    verdict: str = ""
+    request_id: str = ""
+    index: int = 0
+    image_id: str = ""
+    model: str = ""
+    version: int = 0
+    answered: str = ""
+    probability: float = 0.0
+    photo: Photo | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict that the server has counted, once. `outcome` is "right", "wrong" or "unknown".
+
+    `is_repeated`: the server had it already. `is_photo_kept`: the server has stored the photo with its label.
+    """
+
+    outcome: str
+    model: str
+    version: int
+    answered: str
+    is_repeated: bool = False
+    is_photo_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +163,20 @@ class ClassifyAnswer:
     results: tuple[Classification | ItemFailure, ...]
     novelty_threshold: float | None = None
     max_error: float | None = None
+
+    def truth(self, place: int, label: str = "", verdict: str = "") -> Truth:
+        """Return feedback about the answer to the image at `place`, for Client.feedback().
+
+        Raises:
+            ValueError: The image has no answer.
+        """
+        result = self.results[place]
+        if isinstance(result, ItemFailure):
+            raise ValueError(f"image {place} has no answer: {result.message}")
+        return Truth(
+            label, verdict, result.request_id, result.index, "", self.model, self.version, result.label,
+            result.probability,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

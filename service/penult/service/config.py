@@ -102,6 +102,13 @@ class ServeConfig(Settings):
     keep_unsure_max_images: int = _count(1000, "images stored, of all models")
     keep_unsure_max_mb: int = _count(1000, "MiB of images stored, of all models")
 
+    feedback: str = setting(
+        "", "folder that stores feedback; default: none, only counts in memory", metavar="DIR", group="feedback",
+    )  # fmt: skip
+    feedback_max_mb: int = _count(100, "MiB of feedback stored")
+    feedback_answers: int = _count(20_000, "answers that each worker remembers for feedback")
+    feedback_photos_mb: int = _amount(0, "MiB of photos held to store labelled ones; 0: none")
+
     drain_lead: float = _amount(5.0, "seconds to serve after SIGTERM while not ready", group="shutdown")
     grace: float = _amount(20.0, "seconds after that to finish accepted requests")
 
@@ -124,6 +131,8 @@ class ServeConfig(Settings):
         if self.http and self.workers > 1:
             raise self.error("--http answers from one worker only; use it with --workers 1")
         self._check_transport()
+        if self.feedback_photos_mb and not self.feedback:
+            raise self.error("--feedback-photos-mb stores photos in the folder of feedback; give --feedback DIR too")
         if self.queue_max_images < self.workers:
             raise self.error("--queue-max-images must be at least --workers: each worker gets its part of it")
 
@@ -243,6 +252,7 @@ class ServeConfig(Settings):
             queue_max_images=self.queue_max_images // self.workers + more,
             queue_max_bytes=max(1, self.queue_max_bytes // self.workers),
             decode_max_pixels=max(1, self.decode_max_pixels // self.workers),
+            feedback_photos_mb=-(-self.feedback_photos_mb // self.workers),
         )  # fmt: skip
 
     def as_flags(self, but: str = "") -> list[str]:

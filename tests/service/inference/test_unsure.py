@@ -25,8 +25,8 @@ PHOTO = {"content-type": "application/octet-stream"}
 WORKER = """
 import sys
 from pathlib import Path
-from penult.service.inference.unsure import KeepLimits, _Folder
-folder = _Folder(KeepLimits(Path(sys.argv[1]), 1, 70, 1 << 20))
+from penult.service.inference.unsure import KeepLimits, ImageFolder
+folder = ImageFolder(KeepLimits(Path(sys.argv[1]), 1, 70, 1 << 20))
 print([folder.keep("pets", f"{sys.argv[2]}-{n}.jpg", b"x") for n in range(60)].count(True))
 """
 
@@ -119,7 +119,7 @@ def test_the_folder_is_counted_with_what_was_there(images: int, size: int, tmp_p
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets" / "old.jpg").write_bytes(bytes(10))
     (tmp_path / "pets" / ".new-x.jpg").write_bytes(bytes(10))
-    folder = unsure._Folder(unsure.KeepLimits(tmp_path, 0.5, images, size))
+    folder = unsure.ImageFolder(unsure.KeepLimits(tmp_path, 0.5, images, size))
     assert [folder.keep("pets", f"{n}.jpg", bytes(10)) for n in (1, 1, 2)] == [True, False, None]
     assert sorted(kept(tmp_path)) == ["pets/1.jpg", "pets/old.jpg"]
     (tmp_path / "pets" / "old.jpg").unlink()

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from penult.bundle.baseline import Baseline, Limit
 from penult.service.inference.drift import DriftMonitor
+from penult.service.observability.accuracy_metrics import FAMILIES
 from penult.service.observability.metrics import OTHERS, Metrics
 from penult.service.observability.multiprocess import WorkersMetrics
 
@@ -33,7 +34,8 @@ FIXED = {
 def families() -> dict[str, tuple[str, ...]]:
     """Every metric of a server with its labels."""
     ours = [m for m in vars(Metrics(CollectorRegistry())).values() if hasattr(m, "_labelnames")]
-    return {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
+    found = {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
+    return found | {name: labels for name, (_, labels) in FAMILIES.items()}
 
 
 def test_the_fixed_names_exist_with_their_labels():
@@ -66,7 +68,7 @@ def test_classes_beyond_the_limit_share_a_series(samples, most: int, own: int):
     model = SimpleNamespace(
         name="m",
         version=1,
-        manifest=SimpleNamespace(classes=tuple(shares)),
+        manifest=SimpleNamespace(classes=tuple(shares), default_scorer="svm", operating_points=()),
         baseline=baseline,
         scorers=("svm",),
     )

@@ -19,7 +19,7 @@ from penult.service.errors import ConfigError, NotAllowed, Unauthenticated
 READ, WRITE, ADMIN = RIGHTS = ("read", "write", "admin")
 # By method name; all others, and whatever else is served beside them, are for reading.
 _RIGHT_OF = {
-    "PutItems": WRITE, "DeleteItems": WRITE,
+    "PutItems": WRITE, "DeleteItems": WRITE, "Feedback": WRITE,
     "DropCollection": ADMIN, "ReplaceCollection": ADMIN, "RepositoryModelLoad": ADMIN, "RepositoryModelUnload": ADMIN,
 }  # fmt: skip
 _SCHEME = "bearer "

@@ -1,7 +1,9 @@
 """penult.v1.PenultService: what each RPC asks of the pipeline, and of the collections."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +13,16 @@ from penult.bundle.scores import Floats
 from penult.lookup.checks import MAX_ITEMS, MAX_QUERIES
 from penult.lookup.types import CollectionSpec, Hit
 from penult.service.errors import InvalidRequest, NoNeighbours, NotFound, OtherModel
-from penult.service.grpc import converters
+from penult.service.grpc import converters, feedback_messages
 from penult.service.grpc.streaming import Context, expires, in_order
 from penult.service.inference.abstaining import AnswerLimits, answer_limits
 from penult.service.inference.collections import Collections, Query
+from penult.service.inference.feedback import FeedbackDesk, check_id
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.results import NEIGHBOURS, Answer, Outcome, Timings, voted
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import ModelRegistry
+from penult.service.observability.logs import request_id
 from penult.service.suspension import on_event_loop
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -37,7 +41,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
 
     def __init__(
         self, repository: ModelRegistry, pipeline: Pipeline, collections: Collections, request_max_images: int,
-        message_max_bytes: int,
+        message_max_bytes: int, feedback: FeedbackDesk,
     ) -> None:  # fmt: skip
         """Answer from these."""
         self._repository = repository
@@ -45,9 +49,15 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         self._collections = collections
         self._request_max_images = request_max_images
         self._message_max_bytes = message_max_bytes
+        self._feedback = feedback
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """Name photos."""
+        return await self._classify(request, context, request_id.get())
+
+    async def _classify(self, request: pb.ClassifyRequest, context: Context, key: str) -> pb.ClassifyResponse:
+        """Name photos; feedback finds the answers by `key`."""
+        _check_ids(request)
         model = self._repository.get(request.model.name, request.model.version)
         if request.scorer not in converters.SCORERS:
             raise InvalidRequest("SCORER_UNKNOWN", "unknown scorer; leave it unset for the model's default")
@@ -55,7 +65,12 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         if model.manifest.operating_points or request.max_error:
             limits = answer_limits(model, converters.SCORERS[request.scorer], request.max_error)
         scorer, outcomes, timings = await self._classified(model, request, limits, context)
+        if scorer != NEIGHBOURS:  # a collection may name classes that the model does not have
+            answers = self._feedback.answers
+            photos = [converters.photo(image) for image in request.images] if answers.holds_photos else ()
+            answers.remember(model, outcomes, photos, request.image_ids, key)
         return pb.ClassifyResponse(
+            request_id=key,
             model=converters.version(model),
             scorer=converters.SCORER_NUMBERS[scorer],
             results=[converters.classified(outcome, model, request.include_descriptor) for outcome in outcomes],
@@ -125,7 +140,12 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: Context
     ) -> AsyncIterator[pb.ClassifyResponse]:
         """Classify request by request."""
-        async for response in in_order(request_iterator, lambda request: self.Classify(request, context)):
+        key, places = request_id.get(), count()
+
+        def act(request: pb.ClassifyRequest) -> Coroutine[Any, Any, pb.ClassifyResponse]:
+            return self._classify(request, context, f"{key}.{next(places)}")
+
+        async for response in in_order(request_iterator, act):
             yield response
 
     async def StreamDescribe(
@@ -134,6 +154,10 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         """Describe request by request."""
         async for response in in_order(request_iterator, lambda request: self.Describe(request, context)):
             yield response
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:
+        """Count verdicts about answers."""
+        return await feedback_messages.answer(self._feedback, request)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List all models."""
@@ -272,6 +296,14 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
                 case _:
                     raise InvalidRequest("ITEM_EMPTY", f"item {len(found)} has neither image nor descriptor")
         return found
+
+
+def _check_ids(request: pb.ClassifyRequest) -> None:
+    """Raise InvalidRequest unless each image has an id, or none has one."""
+    if request.image_ids and len(request.image_ids) != len(request.images):
+        raise InvalidRequest("IMAGE_IDS", "give an id for each image, empty for none, or leave image_ids out")
+    for image_id in request.image_ids:
+        check_id(image_id)
 
 
 def _vote(outcome: Outcome, top_k: int) -> Outcome:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from penult.service.http.accuracy import accuracies
 from penult.service.http.reports import has_report
 from penult.service.inference.collections import Collections, Listed
 from penult.service.lifecycle.events import Events
@@ -93,6 +94,7 @@ class Status:
         now = self._take((*_LOAD, *_ANSWERS, *_NOW))
         recent = MetricDelta(self._recent[0] if self._recent else now, now)
         lately = MetricDelta(self._minutes[0] if self._minutes else now, now)
+        known = accuracies(self._metrics)
         workers = now.metrics.sum("penult_fronts_ready") if "penult_fronts_ready" in now.metrics.values else None
         return {
             "penult": importlib.metadata.version("penult"),
@@ -100,7 +102,13 @@ class Status:
             "time": now.time,
             "uptime_s": round(now.time - self._started),
             "fronts": None if workers is None else {"ready": workers, **_deaths(now)},
-            "models": [_model(labels, now.metrics, lately) | self._details(labels) for labels in _served(now)],
+            "models": [
+                _model(labels, now.metrics, lately)
+                | {"estimate": None, "live": None}
+                | known.get((labels["model"], labels["version"]), {})
+                | self._details(labels)
+                for labels in _served(now)
+            ],
             "not_served": self._not_served(),
             "load": _load(now.metrics, recent),
             "total": _total(now.metrics),

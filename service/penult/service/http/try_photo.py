@@ -23,6 +23,7 @@ from penult.service.inference.abstaining import answer_limits
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
+from penult.service.inference.recent_answers import RecentAnswers
 from penult.service.inference.results import Answer, Outcome
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import ModelRegistry
@@ -31,6 +32,8 @@ from penult.service.observability.call import Envelope, Method
 _PHOTO = "application/octet-stream"
 _MAX_NEIGHBOURS = 5
 _MAX_COLLECTIONS = 5
+# Classes that the page offers as the right one.
+_MAX_CLASSES = 1000
 _WAIT_S = 30.0
 # Clients store thumbnails as JPEGs; the page gets nothing else as a picture.
 _JPEG, _THUMBNAIL_MAX_BYTES = b"\xff\xd8\xff", 1 << 16
@@ -44,6 +47,8 @@ class TrySettings:
     is_on: bool
     is_any_host: bool
     max_bytes: int
+    # Whether the page may send feedback.
+    can_judge: bool = True
 
 
 class TryPhotoRoute:
@@ -56,12 +61,14 @@ class TryPhotoRoute:
         pipeline: Pipeline,
         collections: Collections,
         envelope: Envelope,
+        answers: RecentAnswers,
     ) -> None:
-        """Answer with these models, this pipeline and these collections."""
+        """Answer with these models, this pipeline and these collections; `answers` remembers it for feedback."""
         self._settings = settings
         self._repository = repository
         self._pipeline = pipeline
         self._collections = collections
+        self._answers = answers
         self._method = Method(envelope, "Try", "http.Try", "http/Try")
 
     def as_json(self) -> dict[str, Any]:
@@ -109,7 +116,12 @@ class TryPhotoRoute:
         data = await read_body(request, self._settings.max_bytes, "send a smaller photo")
         answer, scored = await self._scored(model, data)
         limits = {name: answer_limits(model, name) for name in scored}
+        key = self._answers.remember(model, [scored[model.manifest.default_scorer]], [EncodedPhoto(data)])
         return {
+            "request_id": key,
+            # Without a token the page may send feedback; a page of a server with tokens has none.
+            "can_judge": self._settings.can_judge,
+            "classes": model.manifest.classes[:_MAX_CLASSES],
             "model": model.name,
             "version": model.version,
             "default_scorer": model.manifest.default_scorer,

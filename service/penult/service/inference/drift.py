@@ -12,6 +12,7 @@ from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
 from penult.service.inference.results import NOVEL, UNSURE
 from penult.service.models.loader import ServedModel
+from penult.service.observability.answer_window import Reference
 from penult.service.observability.metrics import Metrics
 
 
@@ -38,6 +39,10 @@ class DriftMonitor:
             reason: metrics.counting(metrics.abstained.labels(*self._labels, reason))
             for reason in (UNSURE, NOVEL) * bool(model.manifest.operating_points)
         }
+        # Probabilities of one class are shares of its photos that are as far: no chances of being right.
+        scorer = model.manifest.default_scorer
+        self._estimated = "" if scorer == NOVELTY else scorer
+        self._window = metrics.windows.open(self._labels, Reference.of(model.manifest.classes, model.baseline))
         self._distance = metrics.neighbour_distance.labels(*self._labels)
         if model.baseline:
             self._ratio = metrics.observing(metrics.novelty_ratio.labels(*self._labels))
@@ -53,6 +58,7 @@ class DriftMonitor:
         """
         self._ratio.observe_all((distances / self._threshold).tolist())
         above = distances > self._threshold
+        self._window.add_novelty(above.tolist())
         if count := int(np.count_nonzero(above)):
             self._novel.inc(count)
         return list(zip(distances.tolist(), above.tolist(), strict=True))
@@ -62,6 +68,8 @@ class DriftMonitor:
         best = list(best)
         for label, _ in best:
             self._counters[label].inc()
+        if scorer == self._estimated:
+            self._window.add_answers(best)
         self._confidence[scorer].observe_all([probability for _, probability in best])
 
     def record_abstained(self, reasons: Iterable[str]) -> None:
@@ -78,4 +86,5 @@ class DriftMonitor:
 
     def end(self) -> None:
         """Forget the model."""
+        self._metrics.windows.forget(self._labels)
         self._metrics.forget_answers(self._labels, self._series, (*SCORERS, NOVELTY))

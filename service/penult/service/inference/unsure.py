@@ -37,6 +37,8 @@ _RECOUNT_S = 30.0
 _CLOSE_S = 2.0
 _TOTALS = ".kept-images"
 _TEMPORARY = ".new-"
+# Files of labels may stand beside the images: they are none.
+_LABEL_FILES = "labels."
 _ENDINGS = {kind: kind.lower() for kind in formats.FORMATS} | {"JPEG": "jpg", "TIFF": "tif"}
 
 
@@ -75,7 +77,7 @@ class UnsureImages:
     def __init__(self, limits: KeepLimits, metrics: Metrics) -> None:
         """Keep nothing yet; the thread starts with the first image."""
         self._below = limits.below
-        self._folder = _Folder(limits)
+        self._folder = ImageFolder(limits)
         self._kept, self._dropped = metrics.kept_images, metrics.kept_images_dropped
         for reason in (QUEUE_FULL, CAP, FAILED):
             self._dropped.labels(reason)
@@ -190,7 +192,7 @@ def _confidence(scoring: Scoring, outputs: Sequence[Output]) -> list[float] | No
     return scoring.confidence([o.logits for o in good], [o.descriptor for o in good]) if good else []
 
 
-class _Folder:
+class ImageFolder:
     """The files that are kept, by all processes of the server."""
 
     def __init__(self, limits: KeepLimits) -> None:
@@ -270,7 +272,7 @@ def _count(folder: Path) -> tuple[int, int]:
         for file in model.iterdir() if model.is_dir() else ():
             if file.name.startswith(_TEMPORARY):
                 file.unlink()
-            elif not file.name.startswith("."):
+            elif not file.name.startswith((".", _LABEL_FILES)):
                 images, size = images + 1, size + file.stat().st_size
     return images, size
 

@@ -23,8 +23,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
 from penult.bundle.baseline import Baseline
+from penult.service.observability.accuracy_metrics import AccuracyCollector
+from penult.service.observability.answer_window import Estimate, Windows
 from penult.service.observability.gpu_metrics import gpus
 from penult.service.observability.notes import DirectHistogram, FoldFirst, NotedCounter, NotedHistogram, Notes
+from penult.service.observability.truths import Summary, Truths
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
 disable_created_metrics()
@@ -71,6 +74,10 @@ class Exposition:
             if family.name in wanted:
                 yield from ((sample.name, sample.labels, sample.value) for sample in family.samples)
 
+    def accuracy(self) -> tuple[list[Estimate], list[Summary]]:
+        """Return the estimate of each version with answers, and the counts of each with feedback; raise OSError."""
+        return [], []
+
     def _collect(self, families: set[str]) -> Iterable[Metric]:
         """Return families, these among them."""
         return self.registry.collect()
@@ -86,7 +93,7 @@ class Metrics(Exposition):
         Prometheus, and ten thousand of one version would slow all three.
         """
         self.registry, self._max_classes = registry or CollectorRegistry(), max_classes
-        self.notes = Notes()
+        self.notes, self.windows, self.truths = Notes(), Windows(), Truths()
         self.registry.register(FoldFirst(self.notes))
         if registry is None:
             for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, *gpus()):
@@ -96,6 +103,12 @@ class Metrics(Exposition):
         self._add_answers()
         self._add_lookups()
         self._add_customary()
+        self.registry.register(AccuracyCollector(self.accuracy))
+
+    def accuracy(self) -> tuple[list[Estimate], list[Summary]]:
+        """Return what this process knows."""
+        estimates = [state.estimate() for state in self.windows.states()]
+        return [estimate for estimate in estimates if estimate], self.truths.summaries()
 
     def _add_requests(self) -> None:
         self.requests = self._counter("penult_requests_total", "Requests answered.", *_MODEL, "method", "code")

@@ -12,8 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from penult.service.observability.accuracy_metrics import AccuracyCollector
+from penult.service.observability.answer_window import Estimate
 from penult.service.observability.gpu_metrics import gpus
 from penult.service.observability.metrics import FILES, Exposition
+from penult.service.observability.truths import Summary, Truths
+from penult.service.observability.worker_windows import forget_windows, read_windows
 
 _PROCESS_SUMS = ("cpu_seconds", "resident_memory_bytes", "virtual_memory_bytes", "open_fds")
 
@@ -24,13 +28,23 @@ class WorkersMetrics(Exposition):
     def __init__(self, folder: Path, pids: Callable[[], Iterable[int]], ready: Callable[[], int]) -> None:
         """Add up the files in `folder`, and the processes that `pids` names now; `ready` counts workers that serve."""
         self.registry = CollectorRegistry()
-        self._folder, self.deaths = folder, 0
+        self._folder, self._pids, self.deaths = folder, pids, 0
+        # What feedback says, and what reads it from the file that the workers write.
+        self.truths = Truths()
+        self.read_truths: Callable[[], None] = lambda: None
         self.registry.register(PLATFORM_COLLECTOR)
         self.registry.register(_Workers(folder))
         self.registry.register(_Processes(pids))
         self.registry.register(_Counts(lambda: (ready(), self.deaths)))
+        self.registry.register(AccuracyCollector(self.accuracy))
         for collector in gpus():
             self.registry.register(collector)
+
+    def accuracy(self) -> tuple[list[Estimate], list[Summary]]:
+        """Return what all workers know together."""
+        self.read_truths()
+        estimates = [state.estimate() for state in read_windows(self._folder, self._pids)]
+        return [estimate for estimate in estimates if estimate], self.truths.summaries()
 
     @property
     def worker_environment(self) -> dict[str, str]:
@@ -40,6 +54,7 @@ class WorkersMetrics(Exposition):
     def forget(self, pid: int) -> None:
         """Leave out the gauges of a worker that has ended; its counters stay."""
         mark_process_dead(pid, str(self._folder))
+        forget_windows(self._folder, pid)
 
 
 class _Workers(Collector):

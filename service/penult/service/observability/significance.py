@@ -9,7 +9,7 @@ _WRONG_LOOKS = 0.001
 # Below this many answers the normal approximation means nothing, and neither would an arrow.
 MIN_ANSWERS = 20
 # Bundles of before do not say how many photos validated them: assumed to be few, so that an arrow needs a clear change.
-_UNKNOWN_PHOTOS = 30
+UNKNOWN_PHOTOS = 30
 
 MORE, LESS = "more", "less"
 
@@ -24,7 +24,7 @@ def trend(share: float | None, answers: float, usual: float | None, photos: floa
     """
     if share is None or usual is None or answers < MIN_ANSWERS:
         return None
-    photos = photos or _UNKNOWN_PHOTOS
+    photos = photos or UNKNOWN_PHOTOS
     pooled = min(max((share * answers + usual * photos) / (answers + photos), 0.0), 1.0)
     spread = 1 / answers + 1 / photos
     far = abs(share - usual) - spread / 2

@@ -21,6 +21,7 @@ from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
 from penult.service.inference.abstaining import AnswerLimits, answer_limits
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.pipeline import Pipeline
+from penult.service.inference.recent_answers import RecentAnswers
 from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import IndexEntry, ModelRegistry
@@ -202,11 +203,11 @@ class DataPlane:
 
     def __init__(
         self, repository: ModelRegistry, pipeline: Pipeline, control: ModelControl | None,
-        is_ready: Callable[[], bool], request_max_images: int,
+        is_ready: Callable[[], bool], request_max_images: int, answers: RecentAnswers | None = None,
     ) -> None:  # fmt: skip
         """Answer from these; with `control` None, clients cannot load or unload models."""
         self._repository, self._pipeline, self._request_max_images = repository, pipeline, request_max_images
-        self._control, self.is_ready = control, is_ready
+        self._control, self.is_ready, self._answers = control, is_ready, answers
 
     async def infer(self, request: InferRequest, expires: float) -> InferAnswer:
         """Run a request's images; `expires` by time.perf_counter(). Raises ImageError and ServiceError."""
@@ -222,7 +223,10 @@ class DataPlane:
         for output in wanted:
             _check_output(model, output)
         limits = answer_limits(model, scorer, request.max_error)
-        made = await self._pipeline.infer(model, photos, partial(_make, scorer, limits, wanted), expires)
+        best: list[tuple[str, float] | None] = []
+        made = await self._pipeline.infer(model, photos, partial(_make, scorer, limits, wanted, best), expires)
+        if self._answers and best:
+            self._answers.remember_best(model, best, photos)
         return InferAnswer(model, scorer, made)
 
     def model(self, name: str, version: str) -> ServedModel:
@@ -360,32 +364,26 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
 
 
 def _make(
-    scorer: str,
-    limits: AnswerLimits | None,
-    wanted: Sequence[Wanted],
-    scoring: Scoring,
-    logits: Floats,
-    descriptors: Floats,
-    distances: Floats | None,
-) -> list[Output]:
-    """Return the outputs asked for, from one forward pass; compute the SVM's scores only if an output needs them."""
+    scorer: str, limits: AnswerLimits | None, wanted: Sequence[Wanted], best: list[tuple[str, float] | None],
+    scoring: Scoring, logits: Floats, descriptors: Floats, distances: Floats | None,
+) -> list[Output]:  # fmt: skip
+    """Return the outputs asked for; `best` gets the best class of each image if an output needs classes."""
     names = {output.name for output in wanted}
     needs_classes = bool(names & {PROBABILITIES, LABELS, ABSTAINED})
     made: dict[str, Floats | NDArray[np.bool_] | None] = {LOGITS: logits, DESCRIPTOR: descriptors}
     if SVM_SCORES in names or (needs_classes and scorer == SVM):
         made[SVM_SCORES] = svm_scores = scoring.svm_scores(descriptors)
-    labels: list[bytes] = []
     if scorer == NOVELTY:
         found = scoring.record_by_novelty(distances)
         made |= {PROBABILITIES: found.probabilities, NOVELTY: distances, IS_NOVEL: found.scores[:, 0] < 0}
-        labels = [label.encode() for label, _ in found.best()]
+        best += found.best()
     elif needs_classes:
         found = scoring.record(scorer, logits if scorer == DENSE else svm_scores)
         made[PROBABILITIES] = found.probabilities
-        labels = [label.encode() for label, _ in found.best()]
+        best += found.best()
         made[ABSTAINED] = scoring.withheld(limits, found, distances) if ABSTAINED in names else None
     return [
-        Output(output.name, labels)
+        Output(output.name, [each[0].encode() for each in best if each])
         if output.name == LABELS
         else Output(output.name, _best(made[output.name], scoring.model, output.classes))
         for output in wanted

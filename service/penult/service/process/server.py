@@ -47,6 +47,7 @@ from penult.service.oip.grpc_servicer import DIRECT as OIP_DIRECT
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
+from penult.service.process.feedback import FeedbackParts
 from penult.service.process.wiring import inference_limits, keep_limits, listener_security
 from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_worker, start_log_of
 from penult.v1 import penult_pb2_grpc
@@ -115,6 +116,7 @@ class Server:
         self._unsure = UnsureImages(self._keep_limits, self.metrics) if self._keep_limits else None
         self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result, self._unsure)
         self._repository = ModelRegistry()
+        self._feedback = FeedbackParts(config, self.metrics, self._repository)
         events = Events()
         stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._publish_readiness, events)
         self._placement = Placement(
@@ -128,8 +130,9 @@ class Server:
         self._envelope = Envelope(self.metrics, self._drain_gate, AccessLog(config.access_log), self._tracing)
         control = self._poller if config.model_control == "on" else None
         self._inference = DataPlane(
-            self._repository, self._pipeline, control, lambda: self.is_ready, config.request_max_images
-        )
+            self._repository, self._pipeline, control, lambda: self.is_ready, config.request_max_images,
+            self._feedback.answers,
+        )  # fmt: skip
         self._health = health_aio.HealthServicer()
         self._has_started = self._has_signal = False
         self.exit_code = 0
@@ -156,6 +159,7 @@ class Server:
         try:
             if await self._load():
                 # Other workers serve already: this one must not get connections before it can answer.
+                await self._feedback.start(self._keep)
                 port = port or await self._listen(server)
                 await self._become_ready(port, http.port if http else config.metrics_port)
                 if config.watch_s:
@@ -164,6 +168,7 @@ class Server:
                 await self._drain()
             await self._drain_gate.close(config.grace)
             await asyncio.sleep(_LAST_BYTES_S)
+            await self._feedback.close()
             if self._unsure:
                 await asyncio.to_thread(self._unsure.close)
             if self._tracing:
@@ -202,8 +207,9 @@ class Server:
         )
         server = GrpcServer(interceptor, _options(config, self._is_worker))
         servicer = PenultServicer(
-            self._repository, self._pipeline, self._collections, config.request_max_images, config.message_max_bytes
-        )
+            self._repository, self._pipeline, self._collections, config.request_max_images, config.message_max_bytes,
+            self._feedback.desk,
+        )  # fmt: skip
         adding = cast(grpc.aio.Server, server)  # what generated code calls to add its methods, GrpcServer has
         penult_pb2_grpc.add_PenultServiceServicer_to_server(servicer, adding)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_oip(self._inference), adding)
@@ -218,11 +224,16 @@ class Server:
         """Bind the HTTP port; raise ConfigError if that fails."""
         config = self._config
         oip = OipRoutes(self._inference, self._envelope, config.message_max_bytes, self._listeners.tokens).routes()
-        settings = TrySettings(config.has_try_photos, config.try_photos == "on", config.image_max_bytes)
-        tries = TryPhotoRoute(settings, self._repository, self._pipeline, self._collections, self._envelope)
+        settings = TrySettings(
+            config.has_try_photos, config.try_photos == "on", config.image_max_bytes, not config.tokens
+        )
+        tries = TryPhotoRoute(
+            settings, self._repository, self._pipeline, self._collections, self._envelope, self._feedback.answers
+        )
+        judging = self._feedback.route(settings, self._envelope, self._listeners.tokens)
         has_callers = bool(config.tokens or config.tls_client_ca)
         reports = Reports(config.models, self._repository, config.is_loopback and not has_callers)
-        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, reports)]
+        routes = [*(oip if config.http else ()), *page_routes(self._status, tries, reports), *judging.routes()]
         context = self._listeners.http_context
         return HttpServer(config.host, config.metrics_port, self.metrics, lambda: self.is_ready, routes, context)
 
@@ -307,7 +318,7 @@ class Server:
             )  # fmt: skip
         elif self._collections.is_on:
             log.info("collections are kept in %s", without_password(config.lookup_place))
-        for line in self._keep_limits.lines() if self._keep_limits else ():
+        for line in (*(self._keep_limits.lines() if self._keep_limits else ()), *self._feedback.lines()):
             log.warning("%s", line)
         if not config.trusted_key:
             log.info(

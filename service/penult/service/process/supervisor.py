@@ -29,6 +29,7 @@ from penult.service.http.status import Status
 from penult.service.http.status_page import page_routes
 from penult.service.observability.logs import switch_level
 from penult.service.observability.multiprocess import WorkersMetrics
+from penult.service.process.feedback import feedback_file
 from penult.service.process.wiring import listener_security
 from penult.service.process.worker import NUMBER, READY, STOP, VARIABLE, start_log_of
 
@@ -173,6 +174,7 @@ class Supervisor:
         """Bind the HTTP port; raise ConfigError if that fails. `folder` is for the workers' metrics."""
         self._folder = folder
         self._metrics = WorkersMetrics(folder, self._pids, lambda: sum(worker.is_ready for worker in self._workers))
+        self._metrics.read_truths = feedback_file(config, folder, self._metrics.truths).read
         self._status = Status(self._metrics, self._state)
         self._listeners = SecureListeners(listener_security(config))
         self._http = HttpServer(

@@ -67,7 +67,7 @@ def follow_supervisor(ask_to_stop: Callable[[], object]) -> None:
 def _clear(folder: Path) -> None:
     """Remove what a killed supervisor could not; the last worker removes the folder."""
     with contextlib.suppress(OSError):
-        for path in folder.glob("*.db"):
+        for path in folder.iterdir():
             path.unlink(missing_ok=True)
         folder.rmdir()
 

@@ -80,13 +80,40 @@ function signs(model) {
   return [compared("unlike the training photos", { share: model.novel_share, baseline: model.novel_baseline, trend: model.novel_trend }), ...rows];
 }
 
+// The share of right answers: estimated from probabilities, and measured by feedback.
+const REPORTED = { right: "right", wrong: "wrong", unknown: "cannot be judged" };
+
+function accuracyRow(name, found) {
+  return make("tr", {}, rowHead("name", name), cell("wide", bar(found.accuracy)), cell("number", percent(found.accuracy)),
+    cell("number quiet", `${percent(found.low)} – ${percent(found.high)}`));
+}
+
+function accuracy({ estimate, live }) {
+  if (!estimate && !live) return null;
+  const rows = [], notes = [];
+  if (estimate) {
+    rows.push(accuracyRow(estimate.unreliable.length ? "estimated, unreliable" : "estimated", estimate));
+    notes.push(...estimate.unreliable.map((reason) => make("p", { class: "warn note" }, `▲ The estimate is unreliable: ${reason}.`)));
+    notes.push(make("p", { class: "quiet note" }, `Estimated from the probabilities of the last ${count(estimate.answers, "answer")}.`));
+  }
+  if (isKnown(live?.accuracy)) rows.push(accuracyRow("by feedback", live));
+  if (live) {
+    const counts = Object.entries(REPORTED).filter(([outcome]) => live.counts[outcome]).map(([outcome, text]) => `${number(live.counts[outcome])} ${text}`);
+    const mistakes = live.mistakes.map(([answered, label, amount]) => `${answered} for ${label} (${number(amount)})`);
+    notes.push(make("p", { class: "quiet note" }, `Feedback: ${counts.join(", ")}. `
+      + (mistakes.length ? `Most frequent mistakes: ${mistakes.join(", ")}.` : "")));
+  }
+  return make("div", { class: "accuracy" }, table([["Right answers", "name"], ["", "wide"], ["share", "number"], ["95 % interval", "number"]], rows), ...notes);
+}
+
 function modelCard(model, hasReports) {
   const card = make("article", { class: "card" },
     make("h3", {}, model.model, " ", make("span", { class: "quiet" }, `version ${model.version}`)),
     make("p", { class: "quiet" }, modelFacts(model), " · ", make("code", { title: `fingerprint ${model.fingerprint}` }, model.fingerprint.slice(0, 12)),
       ...(hasReports && model.has_report ? [" · ", make("a", { href: `report/${model.model}/${model.version}` }, "report of its training")] : [])));
+  const known = accuracy(model);
   if (!model.answers) {
-    card.append(make("p", { class: "calm" }, "No answers in the last ten minutes."));
+    card.append(make("p", { class: "calm" }, "No answers in the last ten minutes."), known ?? "");
     return card;
   }
   const found = model.classes, left = model.classes_left_out;
@@ -100,6 +127,7 @@ function modelCard(model, hasReports) {
   const photos = isKnown(model.baseline_photos) ? `${number(model.baseline_photos)} validation photos` : "validation photos";
   if (hasUsual) card.append(make("p", { class: "quiet note" }, `Bars: the last ten minutes; the bars of classes are relative to the largest. Upright marks: ${photos}. `
     + "An arrow needs 20 answers, and a difference that chance explains in less than 1 of 1,000 cases."));
+  if (known) card.append(known);
   const rest = found.slice(few), hidden = rest.length + (left?.count ?? 0);
   if (hidden) {
     const cut = left ? make("p", { class: "quiet" }, `and ${count(left.count, "class")} more, with ${percent(left.share)} of the answers`) : null;

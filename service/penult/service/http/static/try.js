@@ -63,7 +63,36 @@ function novelty(ratio, isNovel, { default_scorer: scorer, novelty_threshold: th
 function answered(data) {
   const scorers = Object.entries(data.scorers).sort(([name]) => (name === data.default_scorer ? -1 : 1));
   return make("article", { class: "tried" }, verdict(data),
-    make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === data.default_scorer))), nearest(data.neighbours));
+    make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === data.default_scorer))), nearest(data.neighbours), data.can_judge ? judge(data) : null);
+}
+
+// Asks whether the default scorer's answer was right, and sends the verdict.
+function judge(data) {
+  const [best] = data.scorers[data.default_scorer];
+  const said = make("p", { class: "quiet", role: "status" });
+  const send = async (finding) => {
+    try {
+      const answer = await fetch("feedback", { method: "POST", headers: { "content-type": "application/json" },
+        body: JSON.stringify({ truths: [{ request_id: data.request_id, index: 0, ...finding }] }) });
+      const result = await answer.json(), failure = result.error ?? result.results[0].error?.message;
+      said.textContent = failure ? `Not counted: ${failure}` : `Counted as ${result.results[0].outcome}.${result.results[0].is_photo_kept ? " The photo is stored with its label." : ""}`;
+    } catch {
+      said.textContent = "The server does not answer.";
+    }
+  };
+  const button = (text, finding) => {
+    const node = make("button", { type: "button" }, text);
+    node.addEventListener("click", () => send(finding()));
+    return node;
+  };
+  const others = data.classes.filter((name) => name !== best.label);
+  const select = make("select", { "aria-label": "the right class" }, make("option", { value: "" }, "wrong, it is …"),
+    ...others.map((name) => make("option", { value: `=${name}` }, name)), make("option", { value: "no_class" }, "none of these"), make("option", { value: "wrong" }, "something else"));
+  select.addEventListener("change", () => {
+    if (select.value) send(select.value.startsWith("=") ? { label: select.value.slice(1) } : { verdict: select.value });
+  });
+  return make("div", { class: "judge" }, make("h4", {}, "Is that right?"),
+    make("p", {}, button("right", () => ({ verdict: "right" })), " ", select, " ", button("cannot judge", () => ({ verdict: "unknown" }))), said);
 }
 
 const problem = (text) => make("p", { class: "warn" }, text);
