@@ -43,7 +43,7 @@ def test_given_options_are_pinned():
     "options",
     [
         ("--sweep", "freeze"), ("--dry-run",), ("--reinit",), ("--lr", "auto"), ("--tensorboard", "events"),
-        ("--weights", "none"), ("--budget-plan", "budget.json"),
+        ("--weights", "none"), ("--budget-plan", "budget.json"), ("--schedule", "plateau"), ("--stop-patience", "20"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_combined(options: tuple[str, ...]):

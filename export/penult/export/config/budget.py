@@ -30,6 +30,10 @@ _REFUSED = {
     "lr": "which has learning rates of its own: omit --lr auto",
     "tensorboard": "which trains several times: omit --tensorboard",
     "max_error": "which chooses on all validation photos: run penult calibrate afterwards",
+    "schedule": "whose learning rate ends when the time ends: omit --schedule",
+    "lr_factor": "whose learning rate ends when the time ends: omit --lr-factor",
+    "lr_patience": "whose learning rate ends when the time ends: omit --lr-patience",
+    "stop_patience": "which trains until the time ends: omit --stop-patience",
 }
 
 
@@ -55,7 +59,7 @@ def check(settings: "TrainSettings") -> None:
         raise SettingsError("BUDGET", "--budget chooses, and --budget-plan repeats what was chosen: omit one")
     option = "--budget" if settings.budget else "--budget-plan"
     for name, out in _REFUSED.items():
-        if getattr(settings, name) != getattr(type(settings), name):
+        if name in settings.pinned or getattr(settings, name) != getattr(type(settings), name):
             raise SettingsError("BUDGET", f"--{name.replace('_', '-')} cannot be combined with {option}, {out}")
     if settings.budget_plan and (more := set(settings.pinned) - {*PLACES, "weights", "budget_plan"}):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(more))

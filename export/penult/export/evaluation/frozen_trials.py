@@ -12,9 +12,10 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from penult.bundle.scores import Floats
-from penult.export.evaluation.folds import Labels, Rows, hits_by_repeat, repeated
+from penult.export.evaluation.folds import Labels, Rows, Split, hits_by_repeat, repeated
 from penult.export.evaluation.outputs import unit_rows
 from penult.interrupts import apart
 
@@ -64,17 +65,10 @@ def cross_validate(descriptors: Floats, labels: Labels, groups: Rows, seed: int)
         groups: [N], a number for each group of photos that folds must not part.
         seed: Decides the folds.
     """
-    kernel, (names, own) = _kernel(descriptors), np.unique(labels, return_inverse=True)
+    own = np.unique(labels, return_inverse=True)[1]
     repeats = repeated(own, groups, seed, _REPEATS)
-    hits = np.zeros((len(_GRID), _REPEATS, len(own)), dtype=bool)
-    for repeat, splits in enumerate(repeats):
-        for train, held_out in splits:
-            values, directions = apart(partial(np.linalg.eigh, kernel[np.ix_(train, train)]))
-            targets, mean = _targets(own[train], len(names))
-            along, seen = directions.T @ targets, kernel[np.ix_(held_out, train)] @ directions
-            for place, c in enumerate(_GRID):
-                scores = seen @ (along / (values + 1 / (2 * c))[:, None]) + mean
-                hits[place, repeat, held_out] = scores.argmax(axis=1) == own[held_out]
+    with _one_thread():
+        hits = _hits(_kernel(descriptors), own, repeats)
     found = np.zeros((_REPEATS, len(own)), dtype=bool)
     for repeat, splits in enumerate(repeats):
         for _, held_out in splits:
@@ -83,6 +77,25 @@ def cross_validate(descriptors: Floats, labels: Labels, groups: Rows, seed: int)
             best = int(hits[:, :, others].mean(axis=(1, 2)).argmax())
             found[repeat, held_out] = hits[best, repeat, held_out]
     return Answers(found.mean(axis=0), _GRID[int(hits.mean(axis=(1, 2)).argmax())])
+
+
+def _one_thread() -> threadpool_limits:
+    """Use one thread of OpenBLAS inside; several wait for each other by spinning, for seconds beside other work."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def _hits(kernel: NDArray[np.float64], own: Labels, repeats: Sequence[Sequence[Split]]) -> NDArray[np.bool_]:
+    """Return right answers by C, repeat and photo, [C, repeats, N]."""
+    hits = np.zeros((len(_GRID), _REPEATS, len(own)), dtype=bool)
+    for repeat, splits in enumerate(repeats):
+        for train, held_out in splits:
+            values, directions = apart(partial(np.linalg.eigh, kernel[np.ix_(train, train)]))
+            targets, mean = _targets(own[train], int(own.max()) + 1)
+            along, seen = directions.T @ targets, kernel[np.ix_(held_out, train)] @ directions
+            for place, c in enumerate(_GRID):
+                scores = seen @ (along / (values + 1 / (2 * c))[:, None]) + mean
+                hits[place, repeat, held_out] = scores.argmax(axis=1) == own[held_out]
+    return hits
 
 
 def learning_copies(
@@ -110,7 +123,8 @@ def learning_copies(
         return np.asarray((kernel[np.ix_(held_out, train)] @ along + mean).argmax(axis=1))
 
     found = (answers(*split) for splits in repeats for split in splits)
-    return np.asarray(hits_by_repeat(own, repeats, found).mean(axis=0))
+    with _one_thread():
+        return np.asarray(hits_by_repeat(own, repeats, found).mean(axis=0))
 
 
 def _kernel(descriptors: Floats) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from penult.bundle.manifest import DENSE
 from penult.bundle.naming import model_name, versions
 from penult.bundle.writer import move
 from penult.console import say
+from penult.export.config import known_networks
 from penult.export.config.budget import seconds_of
 from penult.export.config.train import FREEZE_ALL, TrainSettings, freeze_text
 from penult.export.disk import writing
@@ -118,7 +119,25 @@ def _networks(settings: TrainSettings) -> tuple[AtHand, ...]:
     if not found:
         say(f"note: no weights are at hand, so those of {settings.arch} are downloaded; --weights FILE names others")
         return (AtHand(settings.arch, settings.weights, name=settings.arch),)
-    return found
+    return _suitable(settings, found)
+
+
+def _suitable(settings: TrainSettings, networks: tuple[AtHand, ...]) -> tuple[AtHand, ...]:
+    """Return the networks that take the given options; raise SettingsError if none does."""
+    found, problems = [], []
+    for network in networks:
+        try:
+            named = replace(settings, arch=network.arch)
+            known_networks.preprocess(named)
+            known_networks.check_layers(named)
+            found.append(network)
+        except SettingsError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        say(f"note: {problem.message}")
+    return tuple(found)
 
 
 def _journal_folder(settings: TrainSettings) -> Path:
@@ -207,7 +226,7 @@ class _Budget:
             augment=finding.augment, **look.settings(),
         )  # fmt: skip
         # Also if another depth is given: there is a bundle even if the time ends before that is trained.
-        return replace(settings, freeze=FREEZE_ALL)
+        return replace(settings, freeze=FREEZE_ALL, dropout_channels=0.0)
 
     def _finish_frozen(self, settings: TrainSettings) -> list[float]:
         """Write the frozen network's bundle beside the journal, and note what that takes.

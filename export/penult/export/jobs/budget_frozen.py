@@ -7,6 +7,7 @@ photos first, then the better half on more (successive halving).
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,20 +98,27 @@ class Explorer:
         """Return the networks that stay, the best on frozen descriptors first."""
         alive = tuple(networks)
         for number, (count, kept) in enumerate(budget_plan.rungs(len(networks), len(self.pool))):
-            rows = self.rows(count)
-            found = self.journal.stage(f"ranking {number}", lambda rows=rows, alive=alive: [*self._ranked(alive, rows)])  # type: ignore[misc]
+            found = self.journal.stage(f"ranking {number}", partial(self._ranked, alive, count))
             by_accuracy = sorted(found, key=lambda each: -each.accuracy)
             alive = tuple(alive[each.more["place"]] for each in by_accuracy[:kept])
         return alive
 
-    def _ranked(self, networks: Sequence[AtHand], rows: np.ndarray) -> Iterator[Tried]:
+    def _ranked(self, networks: Sequence[AtHand], count: int) -> list[Tried]:
+        for network in networks:
+            self._probe(network)
+        each_s = sum(self.expected_s(network, self.looks(network)[0], 1, 1) for network in networks)
+        # The rest of the time is for questions about the photos.
+        left_s = (self.until_s - self.journal.now_s()) / 2
+        rows = self.rows(budget_plan.photos_that_fit(count, each_s, left_s) or budget_plan.LEAST_ASKED)
+        found = []
         for place, network in enumerate(networks):
             began = self.journal.now_s()
             if place and not self._fits(network, self.looks(network)[0], len(rows), 1):
                 say(f"note: {network.name} is not ranked, because it would take too long")
                 continue
             answers = self._answers(network, self.looks(network)[0], 1, rows)
-            yield self._tried(RANKING, network, f"on {len(rows)} photos", answers, began, more={"place": place})
+            found.append(self._tried(RANKING, network, f"on {len(rows)} photos", answers, began, more={"place": place}))
+        return found
 
     def best_look(self, network: AtHand) -> Look:
         """Return how photos are shown to a network: another way than its own only if that is better."""
@@ -256,8 +264,9 @@ class Explorer:
 
     def _trainer(self, network: AtHand, look: Look) -> Trainer:
         options = chosen(
-            self.settings, arch=network.arch, weights=network.weights, freeze=FREEZE_ALL, **look.settings()
-        )
+            replace(self.settings, dropout_channels=0.0), arch=network.arch, weights=network.weights, freeze=FREEZE_ALL,
+            **look.settings(),
+        )  # fmt: skip
         if self._net is None or self._net[0] != network:
             self._net = network, build(architectures.get(network.arch), options, len(self.run.splits.classes))
         net = self._net[1]

@@ -31,7 +31,7 @@ _FINAL_SHARE = 0.75
 _FIRST_RANKED, _RANKED = 150, 600
 FINALISTS = 2
 # Fewer photos answer nothing.
-_LEAST_ASKED = 80
+LEAST_ASKED = 80
 # The sizes tried beside the network's own: an eighth more of each side, as 256 is of 224.
 _LARGER = 8 / 7
 # Crops that are learnt from, as a share of those that are served (Touvron et al. 2019: they look alike to the network).
@@ -91,7 +91,7 @@ def photos_that_fit(photos: int, each_s: float, left_s: float) -> int:
     count = compared_photos(photos)
     if each_s > 0:
         count = min(count, math.floor(left_s / each_s))
-    return count if count >= min(photos, _LEAST_ASKED) else 0
+    return count if count >= min(photos, LEAST_ASKED) else 0
 
 
 def train_crop(served: int) -> int:
