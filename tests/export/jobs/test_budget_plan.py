@@ -1,5 +1,6 @@
 """The decisions of --budget are functions of numbers: the same numbers, the same decision, on a clock that is a value."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +82,8 @@ def test_questions_are_asked_on_as_many_photos_as_fit():
     assert budget_plan.photos_that_fit(5000, 0.2, 100) == 500
     assert budget_plan.photos_that_fit(5000, 2.0, 100) == 0
     assert budget_plan.photos_that_fit(40, 0.2, 100) == 40
+    assert budget_plan.photos_that_fit(5000, 0.2, math.inf) == 600
+    assert budget_plan.photos_that_fit(5000, 0.2, -1) == 0
 
 
 def test_sizes_are_those_of_the_network():

@@ -156,7 +156,11 @@ class Chooser:
         costs, steps = self.tuning.costs(first), self.tuning.steps(first)
         left_s = end_s - self.journal.now_s()
         if not budget_plan.can_fine_tune(costs, steps, left_s):
-            self.journal.decide(f"fine-tuning: none, because only {duration(max(left_s, 0))} are left for it")
+            rest_s = budget_plan.AIM * self.budget_s - self.journal.now_s()
+            finishing = duration(max(rest_s - left_s, 0))
+            self.journal.decide(
+                f"fine-tuning: none, because {duration(rest_s)} are left and finishing takes {finishing}"
+            )
             return None
         wanted = budget_plan.trials_s(costs, steps, first.epochs, left_s)
         trials_end_s = self.journal.fact("trials_end_s", lambda: self.journal.now_s() + wanted)

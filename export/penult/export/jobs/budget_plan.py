@@ -90,7 +90,7 @@ def photos_that_fit(photos: int, each_s: float, left_s: float) -> int:
     """Return on how many photos to ask, at `each_s` for each; 0 if not even a few fit."""
     count = compared_photos(photos)
     if each_s > 0:
-        count = min(count, math.floor(left_s / each_s))
+        count = math.floor(min(count, max(left_s, 0) / each_s))
     return count if count >= min(photos, LEAST_ASKED) else 0
 
 
