@@ -42,8 +42,11 @@ def main() -> int:
         return 0
     state, create = _renamed(weights, _TIMM[arch]), timm.create_model
     timm.create_model = lambda *words, **options: _loaded(create, state, words, options)
+    classes = len(list((Path(photos) / "train").iterdir()))
     out = tempfile.mkdtemp(prefix="autogluon-")
-    predictor = MultiModalPredictor(label="label", path=f"{out}/model", problem_type="multiclass", verbosity=1)
+    predictor = MultiModalPredictor(
+        label="label", path=f"{out}/model", problem_type="multiclass" if classes > 2 else "binary", verbosity=1
+    )
     predictor.fit(
         _rows(Path(photos), "train"), tuning_data=_rows(Path(photos), "val"),
         time_limit=0.9 * float(seconds) - (time.monotonic() - began), seed=int(seed),
