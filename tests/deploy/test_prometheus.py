@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from penult.bundle.manifest import Manifest
+from penult.bundle.operating_points import OperatingPoint
 from penult.client import Client, Neighbours, NewItem, RequestFailed
 from penult.service.observability.accuracy_metrics import FAMILIES
 from penult.service.observability.metrics import Metrics
@@ -118,10 +121,13 @@ def test_panels_say_what_they_show():
 
 
 @pytest.fixture(scope="module")
-def scraped(models, start_server, tmp_path_factory, digits):
+def scraped(copy_model, start_server, tmp_path_factory, digits):
     """A server of digits and a real Prometheus that has scraped it under load for a while: (server, query)."""
     folder = tmp_path_factory.mktemp("prometheus")
-    server = start_server(models, "--lookup", str(folder / "lookup"), "--queue-max-images", "40")
+    manifest = copy_model(folder) / "1" / "manifest.json"
+    point = OperatingPoint("svm", 0.05, (0.9,), photos=100, answered=60, wrong=1, is_default=True)
+    manifest.write_bytes(replace(Manifest.from_json(manifest.read_bytes()), operating_points=(point,)).to_json())
+    server = start_server(folder, "--lookup", str(folder / "lookup"), "--queue-max-images", "40")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "prometheus.yml").write_text(
