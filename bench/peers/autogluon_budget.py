@@ -16,6 +16,7 @@ import pandas
 import timm
 import torch
 from autogluon.multimodal import MultiModalPredictor
+from autogluon.multimodal.models import timm_image
 
 _TIMM = {"mobilenet_v2": "mobilenetv2_100"}
 
@@ -41,7 +42,8 @@ def main() -> int:
         print(json.dumps({"error": f"timm has no {arch}"}))
         return 0
     state, create = _renamed(weights, _TIMM[arch]), timm.create_model
-    timm.create_model = lambda *words, **options: _loaded(create, state, words, options)
+    # Where AutoGluon has imported it.
+    timm_image.create_model = lambda *words, **options: _loaded(create, state, words, options)
     classes = len(list((Path(photos) / "train").iterdir()))
     out = tempfile.mkdtemp(prefix="autogluon-")
     predictor = MultiModalPredictor(
