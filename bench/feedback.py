@@ -106,7 +106,8 @@ def drift(own: Path, other: Path) -> None:
     for ahead in (0, 1000):
         window = AnswerWindow(fitted.reference)
         rows = found["d"][fitted.test]
-        fitted.add(window, np.concatenate([rows] * (1 + ahead // len(rows)))[:ahead] if ahead else rows[:0])
+        if ahead:
+            fitted.add(window, np.concatenate([rows] * (1 + ahead // len(rows)))[:ahead])
         for count, row in enumerate(foreign, 1):
             fitted.add(window, row[None])
             made = window.state("m", "1").estimate()
