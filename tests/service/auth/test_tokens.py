@@ -102,7 +102,7 @@ def test_every_method_has_the_right_that_fits_it():
         for m in service.methods
     ]
     rights = {right: {name for name in methods if right_of(name) == right} for right in RIGHTS}
-    assert rights["write"] == {"PutItems", "DeleteItems"}
+    assert rights["write"] == {"PutItems", "DeleteItems", "Feedback"}
     assert rights["admin"] == {"DropCollection", "ReplaceCollection", "RepositoryModelLoad", "RepositoryModelUnload"}
     assert not any(
         word in name for name in rights["read"] for word in ("Put", "Delete", "Drop", "Replace", "ModelLoad", "Unload")
