@@ -138,7 +138,7 @@ def _infer_plain(request: dataplane.InferRequest) -> None:
 
 
 class _Manifest:
-    descriptor_length, has_one_class = 3, False
+    descriptor_length, has_one_class, operating_points = 3, False, ()
 
 
 class _Model:
