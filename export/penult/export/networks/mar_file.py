@@ -26,7 +26,8 @@ _MAX_BYTES = 2 << 30
 _MAX_RATIO = 100
 _ENCRYPTED = 0x1
 _ENDINGS = (".onnx", ".safetensors")
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+# What zipfile raises for damaged, encrypted and unknown kinds of archives.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ from starlette.routing import Route
 from penult.bundle.errors import PenultError
 from penult.service.auth.tokens import Tokens, right_of
 from penult.service.errors import InvalidRequest, NotAllowed, code_of
-from penult.service.http.responses import begin, hints, names_loopback, read_body, status_of
+from penult.service.http.responses import (
+    answer_of,
+    begin,
+    is_from_own_page,
+    read_body,
+)
 from penult.service.http.try_photo import TrySettings
 from penult.service.inference.feedback import MAX_TRUTHS, ClaimedAnswer, FeedbackDesk, Finding, Judged
 from penult.service.observability.call import Envelope, Method, caller, set_caller
@@ -48,17 +53,14 @@ class FeedbackRoute:
         return [Route("/feedback", self._answer, methods=["POST"])]
 
     async def _answer(self, request: Request) -> Response:
+        response = None
         with begin(self._method, request) as call:
             self._check(request)
             call.admit()
             findings = _findings(await read_body(request, _MAX_BYTES, "send fewer verdicts at a time"))
             results = await self._desk.give(findings, caller())
             response = JSONResponse({"results": [_result(each) for each in results]}, headers=_HEADERS)
-        if error := call.error:
-            body = {"error": error.message, "reason": error.reason}
-            response = JSONResponse(body, status_of(error), _HEADERS | hints(error))
-        response.headers["penult-request-id"] = call.id
-        return response
+        return answer_of(call, response, _HEADERS)
 
     def _check(self, request: Request) -> None:
         """Raise ServiceError unless the client may send feedback."""
@@ -66,11 +68,8 @@ class FeedbackRoute:
             set_caller(self._tokens.check(request.headers.get("authorization", ""), right_of("Feedback")))
         elif not (self._has_api or self._page.is_on):
             raise NotAllowed("FEEDBACK_OFF", "feedback over HTTP is off here; penult serve --http allows it")
-        host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
-        is_ours = origin in ("", f"http://{host}", f"https://{host}")
-        is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-        is_named = bool(self._tokens) or self._has_api or self._page.is_any_host or names_loopback(host)
-        if not (is_ours and is_own and is_named):
+        is_any_host = bool(self._tokens) or self._has_api or self._page.is_any_host
+        if not is_from_own_page(request, is_any_host):
             raise NotAllowed("FEEDBACK_FOREIGN", "no other web page may send feedback through a visitor's browser")
         # A form of another page cannot send this type, and a script needs a CORS preflight, which fails here.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:

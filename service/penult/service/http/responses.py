@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from penult.bundle.errors import PenultError
 from penult.proxies import host_and_port, is_loopback
@@ -64,6 +66,25 @@ def hints(error: PenultError) -> dict[str, str]:
         headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
         headers["retry-after-ms"] = str(error.retry_after_ms)
     return headers
+
+
+def answer_of(call: Call, response: Response | None, headers: Mapping[str, str]) -> Response:
+    """Return what a call of the status page ended with: its response, or its error as JSON with `headers`."""
+    if error := call.error:
+        body = {"error": error.message, "reason": error.reason}
+        response = JSONResponse(body, status_of(error), dict(headers) | hints(error))
+    assert response is not None  # a call without an error has one
+    response.headers["penult-request-id"] = call.id
+    return response
+
+
+def is_from_own_page(request: Request, is_any_host: bool) -> bool:
+    """Return whether no page of another server sent a request, and, without `is_any_host`, its host is this machine."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
+    is_ours = origin in ("", f"http://{host}", f"https://{host}")
+    is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+    # Foreign DNS may give this address a name; that is no name of this machine.
+    return is_ours and is_own and (is_any_host or names_loopback(host))
 
 
 def names_loopback(header: str) -> bool:

@@ -18,7 +18,12 @@ from starlette.routing import Route
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
 from penult.service.errors import InvalidRequest, NotAllowed
-from penult.service.http.responses import begin, hints, names_loopback, read_body, status_of
+from penult.service.http.responses import (
+    answer_of,
+    begin,
+    is_from_own_page,
+    read_body,
+)
 from penult.service.inference.abstaining import answer_limits
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
@@ -80,28 +85,20 @@ class TryPhotoRoute:
         return [Route("/try", self._answer, methods=["POST"])]
 
     async def _answer(self, request: Request) -> Response:
+        response = None
         with begin(self._method, request) as call:
             self._check(request)
             call.admit()
             answer = await self._tried(request)
             call.answered_by = answer["model"], str(answer["version"])
             response = JSONResponse(answer | {"ms": 1000 * call.seconds}, headers=_HEADERS)
-        if error := call.error:
-            body = {"error": error.message, "reason": error.reason}
-            response = JSONResponse(body, status_of(error), _HEADERS | hints(error))
-        response.headers["penult-request-id"] = call.id
-        return response
+        return answer_of(call, response, _HEADERS)
 
     def _check(self, request: Request) -> None:
         """Raise ServiceError unless the status page sent the request, under an accepted name of this server."""
         if not self._settings.is_on:
             raise NotAllowed("TRY_OFF", "trying photos is off here; penult serve --try-photos on allows it")
-        host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
-        is_ours = origin in ("", f"http://{host}", f"https://{host}")
-        is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-        # Foreign DNS may give this address a name; that is no name of this machine.
-        is_named = self._settings.is_any_host or names_loopback(host)
-        if not (is_ours and is_own and is_named):
+        if not is_from_own_page(request, self._settings.is_any_host):
             raise NotAllowed("TRY_FOREIGN", "only the status page itself may ask here, under this machine's own name")
         # A form of another page cannot send this type, and a script needs a CORS preflight, which fails here.
         if request.headers.get("content-type", "") != _PHOTO:
