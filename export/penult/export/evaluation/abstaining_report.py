@@ -190,4 +190,4 @@ def why_not(missing: Mapping[str, Any], photos: int) -> str:
         return f"{said}: even its surest answers are wrong too often; allow more, or train with more photos."
     if needed <= photos:
         return f"{said}, by chance: about {needed:,} are usually enough; give more photos."
-    return f"{said}; about {needed:,} would do."
+    return f"{said}: about {needed:,} would do, so give more photos."
