@@ -11,7 +11,7 @@ PORTIONS = [ROOT / name / "penult" for name in ("proto", "service", "export")]
 COMMON = {
     "penult.connection_limits", "penult.console", "penult.extras", "penult.interrupts", "penult.metrics_port",
     "penult.nearest", "penult.offline", "penult.process_limits", "penult.proxies", "penult.drawing", "penult.folders",
-    "penult.settings",
+    "penult.settings", "penult.text_rendering",
 }  # fmt: skip
 
 # Each top-level room may import itself, the common modules and the rooms listed. The common modules import each other only.
@@ -102,7 +102,7 @@ KNOWN_TO = {
     "safetensors": {"penult.export.networks"},
     "PIL": {
         "penult.bundle", "penult.client.tools", "penult.bench", "penult.export.data", "penult.export.report",
-        "penult.export.jobs", "penult.label",
+        "penult.export.jobs", "penult.label", "penult.text_rendering",
     },
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from penult.bundle import errors, guards, preprocess
-from penult.client.tools.text_rendering import draw_line
+from penult.text_rendering import draw_line
 
 _TILE, _GAP, _CAPTION, _LEGEND = 144, 12, 34, 26
 _INK, _FAINT, _PAPER, _RULE, _RIGHT, _WRONG = "#1d2733", "#6b7785", "#ffffff", "#d5dbe1", "#1b7f4d", "#b3402a"

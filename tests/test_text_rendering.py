@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from penult.client.tools.text_rendering import Lettering, draw_line, font_files, spelled
 from penult.console import columns_of, print_table
+from penult.text_rendering import Lettering, draw_line, font_files, spelled
 
 DEJAVU = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 TEXTS = ["glass", "猫と犬 日本語", "قطة كبيرة", "עברית", "Ελλάδα Привет", "cafe\u0301", "🐶 👩‍🔬 ❤️", "हिन्दी", "ไทย",
