@@ -74,11 +74,13 @@ demo: setup
 serve: setup
 	@$(BIN)/penult serve
 
-# The tiers of tests/tiers.py. Two processes share unit and server tests; a file's tests stay in one of them.
+# The tiers of tests/tiers.py, in two processes. A unit test may move to the process that is free. Tests with servers
+# stay with their file, so that each server is started once.
 PARALLEL ?= -n 2 --dist loadfile
+UNIT_PARALLEL ?= -n 2 --dist worksteal
 RUN := $(BIN)/python
 unit: setup
-	@$(RUN) -m pytest -m unit $(PARALLEL) $(ARGS)
+	@$(RUN) -m pytest -m unit $(UNIT_PARALLEL) $(ARGS)
 
 test: setup
 	@$(RUN) -m pytest -m "not system" $(PARALLEL) $(ARGS)
