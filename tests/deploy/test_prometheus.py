@@ -22,6 +22,7 @@ from penult.bundle.operating_points import OperatingPoint
 from penult.client import Client, Neighbours, NewItem, RequestFailed
 from penult.service.observability.accuracy_metrics import FAMILIES
 from penult.service.observability.metrics import Metrics
+from penult.service.observability.shadow_metrics import FAMILIES as SHADOW_FAMILIES
 
 ROOT = Path(__file__).parents[2]
 RULES, CASES = ROOT / "deploy/prometheus/penult.rules.yml", ROOT / "deploy/prometheus/penult.rules.test.yml"
@@ -66,7 +67,7 @@ def names_known() -> set[str]:
             name = next(iter(metric.describe())).name
             endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
             found |= {name + ending for ending in endings[metric._type]}
-    return found | set(FAMILIES)
+    return found | set(FAMILIES) | set(SHADOW_FAMILIES)
 
 
 @pytest.mark.parametrize(

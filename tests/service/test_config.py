@@ -51,6 +51,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(configure):
                 "host": "::1",
                 "models": "m",
                 "pin": "pets=3",
+                "shadow": "pets=3",
+                "shadow_share": "0.5",
                 "image_formats": "gif",
                 "access_log": "0.5",
                 "trace_share": "0.5",
@@ -321,3 +323,19 @@ def test_collections_of_before_are_still_found(configure, tmp_path, monkeypatch)
     assert (config.lookup_place, config.old_lookup) == ("srv/lookup", None)
     monkeypatch.chdir(tmp_path / "srv")
     assert configure("--models", ".").lookup_place == str(tmp_path / "lookup")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shadow", "pets"], "--shadow 'pets' is not NAME=VERSION, as in pets=3"),
+        (["--shadow", "pets=3,pets=4"], "--shadow names two versions of pets"),
+        (["--shadow", "pets=4", "--pin", "pets=3,pets=4"], "--shadow pets=4 is pinned too"),
+        (["--shadow", "pets=4", "--workers", "2"], "use it with --workers 1"),
+    ],
+)
+def test_a_shadow_must_be_one_other_version(configure, flags, message):
+    """A shadow that is no version, that clients get, or that several workers would compare, is refused in one line."""
+    with pytest.raises(ConfigError, match=message):
+        configure(*flags)
+    assert configure("--shadow", "pets=4, dogs=1").shadows == {"pets": 4, "dogs": 1}

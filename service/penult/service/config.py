@@ -3,6 +3,7 @@
 Names have their unit, except the fixed flags --drain-lead and --grace (seconds).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,10 @@ class ServeConfig(Settings):
     models: Path = setting(Path("models"), "model repository, a folder of NAME/VERSION/", group="models")
     watch_s: float = _amount(1.0, "seconds between polls of the repository; 0: never")
     pin: str = setting("", "versions to serve instead of the newest, comma-separated", metavar="NAME=VERSION")
+    shadow: str = setting(
+        "", "versions to compare with those that clients get, comma-separated", metavar="NAME=VERSION"
+    )
+    shadow_share: float = _share(0.1, "share of requests that these see after the answer")
     trusted_key: str = _file("public key files, comma-separated; then only bundles they signed are served")
     allow_unsigned: bool = setting(False, "also serve unsigned bundles if a trusted key is set")
     allow_version_skew: bool = setting(False, "also serve SVMs of another scikit-learn major.minor version")
@@ -126,6 +131,7 @@ class ServeConfig(Settings):
         """Reject values that cannot work; raise ConfigError."""
         super().__post_init__()
         _ = self.pins, self.accepted_formats
+        self._check_shadows()
         if self.model_control == "on" and self.workers > 1:
             raise self.error("--model-control on reaches one worker only; use it with --workers 1")
         if self.http and self.workers > 1:
@@ -140,6 +146,13 @@ class ServeConfig(Settings):
     def error(message: str) -> Exception:
         """Return the error of a setting that cannot work."""
         return ConfigError("CONFIG", message)
+
+    def _check_shadows(self) -> None:
+        for name, version in self.shadows.items():
+            if version in self.pins.get(name, ()):
+                raise self.error(f"--shadow {name}={version} is pinned too, so clients get it; pin another version")
+        if self.shadows and self.workers > 1:
+            raise self.error("--shadow compares the answers of one worker only; use it with --workers 1")
 
     def _check_transport(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -181,13 +194,27 @@ class ServeConfig(Settings):
     def pins(self) -> dict[str, tuple[int, ...]]:
         """The versions to serve of models whose newest is not wanted; raise ConfigError."""
         pinned: dict[str, tuple[int, ...]] = {}
-        for part in filter(None, (part.strip() for part in self.pin.split(","))):
+        for name, version in self._named("--pin", self.pin):
+            pinned[name] = tuple(sorted({*pinned.get(name, ()), version}))
+        return pinned
+
+    @property
+    def shadows(self) -> dict[str, int]:
+        """The version of each model that is only compared; raise ConfigError."""
+        found: dict[str, int] = {}
+        for name, version in self._named("--shadow", self.shadow):
+            if found.setdefault(name, version) != version:
+                raise self.error(f"--shadow names two versions of {name}; one is compared at a time")
+        return found
+
+    def _named(self, option: str, text: str) -> Iterator[tuple[str, int]]:
+        """Yield the names and versions of an option; raise ConfigError."""
+        for part in filter(None, (part.strip() for part in text.split(","))):
             name, _, number = part.partition("=")
             version = parse_version(number)
             if not is_model_name(name) or version is None:
-                raise self.error(f"--pin {part!r} is not NAME=VERSION, as in pets=3")
-            pinned[name] = tuple(sorted({*pinned.get(name, ()), version}))
-        return pinned
+                raise self.error(f"{option} {part!r} is not NAME=VERSION, as in pets=3")
+            yield name, version
 
     @property
     def lookup_place(self) -> str:

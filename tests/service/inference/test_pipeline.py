@@ -439,7 +439,7 @@ def test_a_model_that_was_unloaded_meanwhile_is_named(light, run):
         ):
             with pytest.raises(ModelReplaced):
                 await ask()
-        return pipeline._admission.is_empty
+        return pipeline.admission.is_empty
 
     assert run(model, scenario)
 

@@ -16,6 +16,7 @@ from penult.service.inference.drift import DriftMonitor
 from penult.service.observability.accuracy_metrics import FAMILIES
 from penult.service.observability.metrics import OTHERS, Metrics
 from penult.service.observability.multiprocess import WorkersMetrics
+from penult.service.observability.shadow_metrics import FAMILIES as SHADOW_FAMILIES
 
 DOCS = Path(__file__).parents[3] / "docs/monitoring.md"
 # Fixed by DESIGN.md, with their labels.
@@ -35,7 +36,7 @@ def families() -> dict[str, tuple[str, ...]]:
     """Every metric of a server with its labels."""
     ours = [m for m in vars(Metrics(CollectorRegistry())).values() if hasattr(m, "_labelnames")]
     found = {next(iter(m.describe())).name + ("_total" if m._type == "counter" else ""): m._labelnames for m in ours}
-    return found | {name: labels for name, (_, labels) in FAMILIES.items()}
+    return found | {name: labels for name, (_, labels) in (FAMILIES | SHADOW_FAMILIES).items()}
 
 
 def test_the_fixed_names_exist_with_their_labels():

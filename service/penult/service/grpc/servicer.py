@@ -67,8 +67,10 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         scorer, outcomes, timings = await self._classified(model, request, limits, context)
         if scorer != NEIGHBOURS:  # a collection may name classes that the model does not have
             answers = self._feedback.answers
-            photos = [converters.photo(image) for image in request.images] if answers.holds_photos else ()
-            answers.remember(model, outcomes, photos, request.image_ids, key)
+            is_needed = answers.needs_photos(model, scorer, key)
+            photos = [converters.photo(image) for image in request.images] if is_needed else ()
+            seconds = timings.decode + timings.inference + timings.score
+            answers.remember(model, outcomes, photos, request.image_ids, key, scorer, seconds)
         return pb.ClassifyResponse(
             request_id=key,
             model=converters.version(model),

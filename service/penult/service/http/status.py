@@ -15,6 +15,7 @@ from typing import Any
 
 from penult.service.http.accuracy import accuracies
 from penult.service.http.reports import has_report
+from penult.service.http.shadows import shadows
 from penult.service.inference.collections import Collections, Listed
 from penult.service.lifecycle.events import Events
 from penult.service.models.registry import READY, ModelRegistry
@@ -44,6 +45,7 @@ _NOW = (
     "penult_model_info", "penult_baseline_class_share", "penult_baseline_novel_share", "penult_baseline_confidence",
     "penult_baseline_photos",
     "penult_lookup_collections", "penult_lookup_items", "penult_fronts_ready", "penult_front_deaths",
+    "penult_shadow_images",
 )  # fmt: skip
 
 
@@ -110,6 +112,7 @@ class Status:
                 for labels in _served(now)
             ],
             "not_served": self._not_served(),
+            "shadows": shadows(self._metrics, now.metrics),
             "load": _load(now.metrics, recent),
             "total": _total(now.metrics),
             "history": {"every_s": EVERY_S, "points": _POINTS} | _history([*self._points]),

@@ -113,7 +113,8 @@ class TryPhotoRoute:
         data = await read_body(request, self._settings.max_bytes, "send a smaller photo")
         answer, scored = await self._scored(model, data)
         limits = {name: answer_limits(model, name) for name in scored}
-        key = self._answers.remember(model, [scored[model.manifest.default_scorer]], [EncodedPhoto(data)])
+        scorer = model.manifest.default_scorer
+        key = self._answers.remember(model, [scored[scorer]], [EncodedPhoto(data)], scorer=scorer)
         return {
             "request_id": key,
             # Without a token the page may send feedback; a page of a server with tokens has none.

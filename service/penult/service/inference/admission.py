@@ -71,6 +71,8 @@ class RequestAdmission:
         self._images = AdmissionControl(images)
         self._bytes = AdmissionControl(bytes_)
         self._dropped = metrics.dropped
+        # Are called after a refusal, on its thread.
+        self.listeners: list[Callable[[], object]] = []
         # Of clients whose requests found others waiting: images and bytes of their last requests.
         self._sizes: dict[str, deque[tuple[int, int]]] = {}
 
@@ -146,4 +148,6 @@ class RequestAdmission:
 
     def _refuse(self, refusal: Overloaded, images: int) -> NoReturn:
         self._dropped.labels(_DROPPED_AS[refusal.reason]).inc(images)
+        for listener in self.listeners:
+            listener()
         raise refusal

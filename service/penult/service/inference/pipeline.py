@@ -124,7 +124,7 @@ class Pipeline:
         # By object: a request that began with one model ends with it, even if another replaced its name and version.
         self._instances: dict[ServedModel, _ModelInstance] = {}
         self._scoring: set[asyncio.Future[list[Answer]]] = set()
-        self._admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
+        self.admission = RequestAdmission(limits.queue_images, limits.queue_bytes, metrics)
         self._formats = {name: metrics.counting(metrics.images.labels(name)) for name in FORMATS}
         self._depth = metrics.gauging(metrics.queue_depth)
         self._decode_phase = metrics.observing(metrics.phase_seconds.labels("decode"))
@@ -299,9 +299,9 @@ class Pipeline:
         """Decode and run every image, and return the answer that `finish` computes from the outputs."""
         instance, client, count = self._instance(model), caller(), len(images)
         held_bytes = sum([1 if isinstance(image, ImageError) else size_bytes(image) for image in images])
-        self._admission.admit(client, count, held_bytes, partial(self._wait_s, instance), expires)
+        self.admission.admit(client, count, held_bytes, partial(self._wait_s, instance), expires)
         if not instance.in_flight.enter():
-            self._admission.release(client, count, held_bytes)
+            self.admission.release(client, count, held_bytes)
             raise _replaced(model)
         request = PendingRequest(count, finish, expires, client)
         try:
@@ -318,13 +318,13 @@ class Pipeline:
                 self._metrics.dropped.labels(reason).inc(count)
             raise
         finally:
-            self._admission.release(client, count, held_bytes)
+            self.admission.release(client, count, held_bytes)
             instance.in_flight.leave()
 
     def check_early(self, client: str, expires: float) -> None:
         """Refuse a request by its headers if the queue is full; raise Overloaded."""
-        if not self._admission.is_empty:
-            self._admission.check_early(client, self._work_time.wait_s, expires)
+        if not self.admission.is_empty:
+            self.admission.check_early(client, self._work_time.wait_s, expires)
 
     def _wait_s(self, instance: _ModelInstance, images: int) -> float:
         """Return the seconds for so many images; a device works beside the workers."""

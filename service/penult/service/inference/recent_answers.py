@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from penult.bundle.errors import ImageError
 from penult.service.inference.decoder import Photo, size_bytes
 from penult.service.inference.results import Answer, Outcome
+from penult.service.inference.shadow import Shadows
 from penult.service.models.loader import ServedModel
 from penult.service.observability.logs import request_id
 
@@ -39,8 +40,12 @@ class _Response:
 class RecentAnswers:
     """The answers of the latest responses, from any thread."""
 
-    def __init__(self, max_images: int, max_photo_bytes: int = 0) -> None:
-        """Remember the answers to at most so many images, and photos of so many bytes in all."""
+    def __init__(self, max_images: int, max_photo_bytes: int = 0, shadows: Shadows | None = None) -> None:
+        """Remember the answers to at most so many images, and photos of so many bytes in all.
+
+        `shadows` see a share of the photos.
+        """
+        self._shadows = shadows
         self._max_images, self._max_photo_bytes = max_images, max_photo_bytes
         self._responses: OrderedDict[str, _Response] = OrderedDict()
         self._by_image: dict[str, tuple[str, int]] = {}
@@ -48,10 +53,9 @@ class RecentAnswers:
         self._images = self._bytes = 0
         self._lock = threading.Lock()
 
-    @property
-    def holds_photos(self) -> bool:
-        """Whether photos are held, so that labelled ones can be stored."""
-        return self._max_photo_bytes > 0
+    def needs_photos(self, model: ServedModel, scorer: str, key: str) -> bool:
+        """Return whether the photos of a response are needed: to store labelled ones, or for a shadow."""
+        return self._max_photo_bytes > 0 or (self._shadows is not None and self._shadows.wants(model, scorer, key))
 
     def remember(
         self,
@@ -60,22 +64,26 @@ class RecentAnswers:
         images: Sequence[Photo | ImageError] = (),
         image_ids: Sequence[str] = (),
         key: str = "",
+        scorer: str = "",
+        seconds: float = 0.0,
     ) -> str:
         """Remember the answers of a response of a model; return what feedback names it by.
 
         Args:
             model: What answered.
             outcomes: One per image, in order, with classes.
-            images: The images, which are held if photos are switched on.
+            images: The images, if needs_photos().
             image_ids: The client's names of the images; empty for none.
             key: The id of the response; "" for the current request's.
+            scorer: What scored; a shadow sees answers of the default scorer only.
+            seconds: How long the image of a request with one took, without waiting; 0 if unknown.
 
         """
         best = [
             (o.classes[0].label, o.classes[0].probability) if isinstance(o, Answer) and o.classes else None
             for o in outcomes
         ]
-        return self.remember_best(model, best, images, image_ids, key)
+        return self.remember_best(model, best, images, image_ids, key, scorer, seconds)
 
     def remember_best(
         self,
@@ -84,6 +92,8 @@ class RecentAnswers:
         images: Sequence[Photo | ImageError] = (),
         image_ids: Sequence[str] = (),
         key: str = "",
+        scorer: str = "",
+        seconds: float = 0.0,
     ) -> str:
         """Remember the best class of each image and its probability; None for an image without an answer."""
         key = key or request_id.get()
@@ -99,6 +109,8 @@ class RecentAnswers:
                 self._hold(key, best, images)
             while self._images > self._max_images and len(self._responses) > 1:
                 self._forget(next(iter(self._responses)))
+        if self._shadows and images and self._shadows.wants(model, scorer, key):
+            self._shadows.offer(model, key, best, images, seconds)
         return key
 
     def find(self, key: str, index: int, image_id: str) -> GivenAnswer | None:

@@ -50,11 +50,15 @@ class RepositoryPoller:
     """Keeps the served models equal to those of the repository."""
 
     def __init__(
-        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, deployer: ModelDeployer, trust: Trust = ANYBODY
-    ) -> None:
-        """Load nothing yet; `load` blocks, gets what was served so far, and raises BundleError or ConfigError."""
+        self, root: Path, pins: Mapping[str, Sequence[int]], load: Load, deployer: ModelDeployer,
+        trust: Trust = ANYBODY, shadows: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        """Load nothing yet; `load` blocks, gets what was served so far, and raises BundleError or ConfigError.
+
+        `shadows`: of each model, the version that is deployed beside the one that clients get.
+        """
         self._root = root
-        self._pins = pins
+        self._pins, self._shadows = pins, shadows or {}
         self._load = load
         self._deployer = deployer
         self._trust = trust
@@ -82,8 +86,9 @@ class RepositoryPoller:
                 empty = f"{self._root} holds no model; run make demo, or penult train PHOTOS --out {self._root}/NAME"
                 raise BundleError("MODELS_EMPTY", meant or empty)
             self._complain(found)
+            self._check_shadows(found)
             chosen = [model for name in found.models for model in await self._choose(name, found.models[name], True)]
-            if not chosen:
+            if all(self._is_shadow(model) for model in chosen):
                 raise BundleError("MODELS_REFUSED", f"no model in {self._root} can be served; the lines above say why")
             for model in chosen:
                 self._deployer.deploy(model)
@@ -120,10 +125,10 @@ class RepositoryPoller:
     async def unload(self, name: str) -> None:
         """Stop serving a model until load() is called; return after its last request. Raise NotFound."""
         async with self._turn:
-            models = self._registry.versions(name)
-            if not models:
+            if not self._registry.versions(name):
                 raise NotFound("MODEL_UNKNOWN", "no such model is served")
             self._unloaded.add(name)
+            models = [model for model in self._served if model.name == name]
             draining = [self._unload(model) for model in models]
             for model in models:
                 self._registry.note(name, model.version, UNAVAILABLE, _UNLOADED)
@@ -184,7 +189,8 @@ class RepositoryPoller:
         """Bring a model up to date: deploy new versions first, then unload old ones."""
         before = {model for model in self._served if model.name == name}
         chosen = await self._choose(name, present, force)
-        if not chosen and any((name, version) in self._unsettled for version in present):
+        is_none = all(self._is_shadow(model) for model in chosen)
+        if is_none and any((name, version) in self._unsettled for version in present):
             return  # the next poll tries them; until then a version without a folder is better than none
         for model in chosen:
             if model not in before:
@@ -208,9 +214,30 @@ class RepositoryPoller:
 
     def _wanted(self, name: str, present: list[int]) -> list[list[int]]:
         """Return, for each version to serve, the candidates, best first."""
+        shadow = self._shadows.get(name)
+        others = [version for version in present if version != shadow]
+        beside = [[shadow]] if shadow in present else []
         if name not in self._pins:
-            return [present[::-1]]
-        return [[version] if version in present else [] for version in self._pins[name]]
+            return [others[::-1], *beside]
+        return [*([version] if version in others else [] for version in self._pins[name]), *beside]
+
+    def _is_shadow(self, model: ServedModel) -> bool:
+        return self._shadows.get(model.name) == model.version
+
+    def _check_shadows(self, found: RepositorySnapshot) -> None:
+        """Raise ConfigError for a shadow that is not there, or without another version that clients get."""
+        for name, version in self._shadows.items():
+            present = found.models.get(name, [])
+            numbers = ", ".join(map(str, present))
+            if not present:
+                why = f"{self._root} holds no model {name}; there is {', '.join(found.models)}"
+            elif version not in present:
+                why = f"{name} has no version {version}; there is {numbers}"
+            elif present == [version]:
+                why = f"{name} has no other version, which clients would get; train or copy one"
+            else:
+                continue
+            raise ConfigError("SHADOW", f"--shadow {name}={version}: {why}")
 
     async def _best(self, name: str, candidates: list[int], force: bool) -> ServedModel | None:
         """Return the first candidate that is served already, or passes every check now."""

@@ -101,6 +101,17 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
     )  # fmt: skip
 
 
+def load_shadow(bundle: Bundle, where: Placement) -> ServedModel:
+    """Load a version that is only compared, for one image at a time; raise as load()."""
+    if bundle.manifest.has_one_class:
+        raise BundleError(
+            "SHADOW_ONE_CLASS", f"{bundle.name} has one class, so its answers cannot differ; leave --shadow out"
+        )
+    model = load(bundle, where)
+    warm(model, 1)
+    return model
+
+
 def _novelty(bundle: Bundle, where: Placement) -> Score | None:
     """Return the measure of novelty, None for old bundles; raise BundleError."""
     if bundle.manifest.has_one_class and bundle.svm is not None:

@@ -77,6 +77,8 @@ class Envelope:
     gate: DrainGate
     access: AccessLog = NO_ACCESS_LOG
     tracing: Tracing | None = None
+    # Is called at the end of each call.
+    after_call: Callable[[], object] | None = None
 
 
 class Method:
@@ -195,3 +197,5 @@ class Call:
         if self.trace:
             self.trace.end(code, *self.answered_by)
         self._method.envelope.access.note(self._method.label, code, seconds, *self.answered_by, reason, self._peer)
+        if after_call := self._method.envelope.after_call:
+            after_call()

@@ -25,8 +25,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from penult.bundle.baseline import Baseline
 from penult.service.observability.accuracy_metrics import AccuracyCollector
 from penult.service.observability.answer_window import Estimate, Windows
+from penult.service.observability.comparisons import Compared, Comparisons
 from penult.service.observability.gpu_metrics import gpus
 from penult.service.observability.notes import DirectHistogram, FoldFirst, NotedCounter, NotedHistogram, Notes
+from penult.service.observability.shadow_metrics import ShadowCollector
 from penult.service.observability.truths import Summary, Truths
 
 # A timestamp series beside every counter doubles the output and no query here uses them.
@@ -78,6 +80,10 @@ class Exposition:
         """Return the estimate of each version with answers, and the counts of each with feedback; raise OSError."""
         return [], []
 
+    def compared(self) -> list[Compared]:
+        """Return what is known of each shadow."""
+        return []
+
     def _collect(self, families: set[str]) -> Iterable[Metric]:
         """Return families, these among them."""
         return self.registry.collect()
@@ -94,6 +100,7 @@ class Metrics(Exposition):
         """
         self.registry, self._max_classes = registry or CollectorRegistry(), max_classes
         self.notes, self.windows, self.truths = Notes(), Windows(), Truths()
+        self.comparisons = Comparisons()
         self.registry.register(FoldFirst(self.notes))
         if registry is None:
             for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, *gpus()):
@@ -104,11 +111,16 @@ class Metrics(Exposition):
         self._add_lookups()
         self._add_customary()
         self.registry.register(AccuracyCollector(self.accuracy))
+        self.registry.register(ShadowCollector(self.compared))
 
     def accuracy(self) -> tuple[list[Estimate], list[Summary]]:
         """Return what this process knows."""
         estimates = [state.estimate() for state in self.windows.states()]
         return [estimate for estimate in estimates if estimate], self.truths.summaries()
+
+    def compared(self) -> list[Compared]:
+        """Return what this process has compared."""
+        return self.comparisons.now()
 
     def _add_requests(self) -> None:
         self.requests = self._counter("penult_requests_total", "Requests answered.", *_MODEL, "method", "code")
@@ -143,6 +155,9 @@ class Metrics(Exposition):
             "penult_kept_images_dropped_total", "Images that --keep-unsure could not store.", "reason"
         )
         self.images = self._counter("penult_images_total", "Images accepted, by format.", "format")
+        self.shadow_images = self._counter(
+            "penult_shadow_images_total", "Images for shadows: compared, shed, failed.", *_MODEL, "outcome"
+        )
 
     def _add_models(self) -> None:
         self.model_info = self._gauge(

@@ -226,7 +226,7 @@ class DataPlane:
         best: list[tuple[str, float] | None] = []
         made = await self._pipeline.infer(model, photos, partial(_make, scorer, limits, wanted, best), expires)
         if self._answers and best:
-            self._answers.remember_best(model, best, photos)
+            self._answers.remember_best(model, best, photos, scorer=scorer)
         return InferAnswer(model, scorer, made)
 
     def model(self, name: str, version: str) -> ServedModel:

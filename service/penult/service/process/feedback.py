@@ -15,6 +15,7 @@ from penult.service.inference.feedback import FeedbackDesk
 from penult.service.inference.feedback_file import NAME, FeedbackFile
 from penult.service.inference.feedback_peers import FeedbackPeers
 from penult.service.inference.recent_answers import RecentAnswers
+from penult.service.inference.shadow import Shadows
 from penult.service.inference.unsure import KeepLimits
 from penult.service.models.registry import ModelRegistry
 from penult.service.observability.call import Envelope
@@ -36,7 +37,9 @@ def feedback_file(config: ServeConfig, shared: Path | None, truths: Truths) -> F
 class FeedbackParts:
     """What receives feedback, and what it needs."""
 
-    def __init__(self, config: ServeConfig, metrics: Metrics, repository: ModelRegistry) -> None:
+    def __init__(
+        self, config: ServeConfig, metrics: Metrics, repository: ModelRegistry, shadows: Shadows | None
+    ) -> None:
         """Read the file of feedback; raise ConfigError if it cannot be used."""
         self._config, self._metrics = config, metrics
         # The folder that a worker shares with the others; None for a server alone.
@@ -45,8 +48,10 @@ class FeedbackParts:
         file.open()
         limits = self._photo_limits()
         photos = CorrectedPhotos(limits, metrics) if limits else None
-        self.answers = RecentAnswers(config.feedback_answers, config.feedback_photos_mb << _MIB)
+        self.answers = RecentAnswers(config.feedback_answers, config.feedback_photos_mb << _MIB, shadows)
         self.desk = FeedbackDesk(self.answers, file, repository, photos)
+        if shadows:
+            self.desk.listeners.append(shadows.judge)
         self._peers = FeedbackPeers(self._shared, self.desk) if self._shared else None
 
     async def start(self, keep: Callable[[Coroutine[Any, Any, None]], None]) -> None:

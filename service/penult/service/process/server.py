@@ -36,7 +36,7 @@ from penult.service.lifecycle.deployer import ModelDeployer
 from penult.service.lifecycle.events import Events
 from penult.service.lifecycle.poller import RepositoryPoller
 from penult.service.lifecycle.recovery import Recovery
-from penult.service.models.loader import Placement, ServedModel, load, warm
+from penult.service.models.loader import ServedModel, load, load_shadow, warm
 from penult.service.models.registry import ModelRegistry
 from penult.service.observability.call import DrainGate, Envelope
 from penult.service.observability.logs import AccessLog, without_password
@@ -47,8 +47,8 @@ from penult.service.oip.grpc_servicer import DIRECT as OIP_DIRECT
 from penult.service.oip.grpc_servicer import SERVICE_NAME as OIP_NAME
 from penult.service.oip.grpc_servicer import OipServicer
 from penult.service.oip.http_routes import OipRoutes
+from penult.service.process import wiring
 from penult.service.process.feedback import FeedbackParts
-from penult.service.process.wiring import inference_limits, keep_limits, listener_security
 from penult.service.process.worker import follow_supervisor, heartbeat, is_first, is_worker, start_log_of
 from penult.v1 import penult_pb2_grpc
 
@@ -108,26 +108,30 @@ class Server:
     def __init__(self, config: ServeConfig, is_worker: bool = False) -> None:
         """Build the parts; nothing listens yet."""
         self._config, self._is_worker = config, is_worker
-        self._limits = inference_limits(config)
+        self._limits = wiring.inference_limits(config)
         self.metrics = Metrics(max_classes=config.metrics_max_classes)
-        self._listeners = SecureListeners(listener_security(config), self.metrics)
+        self._listeners = SecureListeners(wiring.listener_security(config), self.metrics)
         self._recovery = Recovery(self._rebuild, self._publish_readiness, self._leave_broken, self.metrics)
-        self._keep_limits = keep_limits(config)
+        self._keep_limits = wiring.keep_limits(config)
         self._unsure = UnsureImages(self._keep_limits, self.metrics) if self._keep_limits else None
         self._pipeline = Pipeline(self._limits, self.metrics, self._recovery.on_result, self._unsure)
         self._repository = ModelRegistry()
-        self._feedback = FeedbackParts(config, self.metrics, self._repository)
-        events = Events()
-        stage = ModelDeployer(self._repository, self._pipeline, self.metrics, self._publish_readiness, events)
-        self._placement = Placement(
-            config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew
+        self._shadows = wiring.shadows(config, self._pipeline.admission, self.metrics)
+        self._feedback = FeedbackParts(config, self.metrics, self._repository, self._shadows)
+        events, changed = Events(), self._publish_readiness
+        stage = ModelDeployer(self._repository, self._pipeline, self.metrics, changed, events, self._shadows)
+        self._placement = wiring.placement(config)
+        self._poller = RepositoryPoller(
+            config.models, config.pins, self._load_model, stage, config.trust, config.shadows
         )
-        self._poller = RepositoryPoller(config.models, config.pins, self._load_model, stage, config.trust)
         self._collections = Collections(config.lookup_place, config.cpu_threads, self.metrics, self._is_worker)
         self._status = Status(self.metrics, self._state, events, self._repository, self._collections)
         self._drain_gate = DrainGate()
         self._tracing = Tracing(config.trace, config.trace_share) if config.trace else None
-        self._envelope = Envelope(self.metrics, self._drain_gate, AccessLog(config.access_log), self._tracing)
+        self._envelope = Envelope(
+            self.metrics, self._drain_gate, AccessLog(config.access_log), self._tracing,
+            self._shadows.wake if self._shadows else None,
+        )  # fmt: skip
         control = self._poller if config.model_control == "on" else None
         self._inference = DataPlane(
             self._repository, self._pipeline, control, lambda: self.is_ready, config.request_max_images,
@@ -264,6 +268,8 @@ class Server:
 
     def _load_model(self, bundle: Bundle, before: ServedModel | None) -> ServedModel:
         where = self._placement
+        if self._shadows and self._shadows.has(bundle.name, bundle.version):
+            return load_shadow(bundle, wiring.shadow_placement(self._config))
         if before and not before.is_on_cpu and before.version == bundle.version and where.device == "auto":
             where = replace(where, device="cuda")  # rebuilt after a failure: never on the CPU silently
         model = load(bundle, where, before)
@@ -335,6 +341,8 @@ class Server:
 
     async def _drain(self) -> None:
         """Turn readiness off, and serve on until load balancers have noticed."""
+        if self._shadows:
+            self._shadows.close()
         log.info("draining: not ready from now on, serving %.0f s more", self._config.drain_lead)
         await self._set_health()
         await asyncio.sleep(self._config.drain_lead)

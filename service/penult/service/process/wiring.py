@@ -1,11 +1,19 @@
 """The values that each room takes from the settings, which only this room and the command line know."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from penult.bundle.guards import PixelBudget
 from penult.service.auth.listeners import ListenerSecurity
 from penult.service.config import ServeConfig
+from penult.service.inference.admission import RequestAdmission
+from penult.service.inference.decoder import Decoder
 from penult.service.inference.pipeline import InferenceLimits
+from penult.service.inference.shadow import Shadows
 from penult.service.inference.unsure import KeepLimits
+from penult.service.models.loader import Placement
+from penult.service.observability.metrics import Metrics
+from penult.service.runtime.cpu_threads import THROUGHPUT
 
 
 def inference_limits(config: ServeConfig) -> InferenceLimits:
@@ -22,6 +30,16 @@ def inference_limits(config: ServeConfig) -> InferenceLimits:
     )
 
 
+def placement(config: ServeConfig) -> Placement:
+    """Return where models run."""
+    return Placement(config.device, config.cpu_mode, config.cpu_threads, config.gpu_options, config.allow_version_skew)
+
+
+def shadow_placement(config: ServeConfig) -> Placement:
+    """Return where shadows run: one image at a time, on one thread."""
+    return replace(placement(config), cpu_mode=THROUGHPUT, cores=1, gpu=replace(config.gpu_options, most_images=1))
+
+
 def keep_limits(config: ServeConfig) -> KeepLimits | None:
     """Return what is kept of callers' images; None if nothing is."""
     if not config.keep_unsure:
@@ -30,6 +48,18 @@ def keep_limits(config: ServeConfig) -> KeepLimits | None:
         Path(config.keep_unsure), config.keep_unsure_below, config.keep_unsure_max_images,
         config.keep_unsure_max_mb << 20,
     )  # fmt: skip
+
+
+def shadows(config: ServeConfig, admission: RequestAdmission, metrics: Metrics) -> Shadows | None:
+    """Return what compares versions after the answer; None if there is none. It is shed when a request is refused."""
+    if not config.shadows:
+        return None
+    decoder = Decoder(config.image_limits, PixelBudget(config.decode_max_pixels))
+    found = Shadows(
+        config.shadows, config.shadow_share, decoder, lambda: admission.is_empty, metrics, config.feedback_answers
+    )
+    admission.listeners.append(found.shed)
+    return found
 
 
 def listener_security(config: ServeConfig) -> ListenerSecurity:
