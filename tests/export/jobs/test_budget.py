@@ -53,7 +53,7 @@ def test_all_is_tried_and_one_version_is_published(tuned: tuple[Result, Path]):
     """Copies, views, sizes, the frozen network, trials and the final training; nothing else is left behind."""
     result, folder = tuned
     plan = _plan(folder / "digits")
-    assert _stages(plan) == ["copies", "views", "size", "frozen", "trial", "final training"]
+    assert _stages(plan) == ["size", "copies", "views", "frozen", "trial", "final training"]
     assert sorted(entry.name for entry in (folder / "digits").iterdir()) == ["1", "budget"]
     assert result.folder == folder / "digits" / "1"
     assert plan["final"]["kind"] == "fine-tuned"

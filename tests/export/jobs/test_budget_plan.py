@@ -123,12 +123,19 @@ def test_more_views_keep_turned_copies():
 
 
 def test_copies_answer_whether_photos_have_an_upright_direction():
-    """Turned copies that help: topdown. Mirrored ones that clearly hurt: gentle. Not asked: as usual."""
+    """Turned copies and views that help together: topdown. Mirrored copies that clearly hurt: gentle. Else as usual."""
     better, same, much_worse = ({"lead": lead, "lead_error": 0.01} for lead in (0.012, 0.0, -0.05))
-    assert budget_plan.augmentation(same, better) == "topdown"
-    assert budget_plan.augmentation(same, same) == "photo"
-    assert budget_plan.augmentation(much_worse, better) == "gentle"
-    assert budget_plan.augmentation(None, None) == "photo"
+    assert budget_plan.augmentation(same, better, better) == "topdown"
+    assert budget_plan.augmentation(same, better, same) == "photo"  # 1.2 points, and 1.4 of error in all
+    assert budget_plan.augmentation(much_worse, better, better) == "gentle"
+    assert budget_plan.augmentation(None, None, None) == "photo"
+
+
+def test_copies_are_asked_about_on_more_photos():
+    """The answer needs more photos than a ranking, as far as they fit into the time."""
+    assert budget_plan.copied_photos(5000, 0.05, math.inf) > budget_plan.compared_photos(5000)
+    assert budget_plan.copied_photos(5000, 0.05, 10.0) == 200
+    assert budget_plan.copied_photos(5000, 0.05, 1.0) == 0
 
 
 def test_views_are_those_that_the_network_knows():

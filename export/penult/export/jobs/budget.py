@@ -1,7 +1,7 @@
 """`penult train --budget`: choose, train and publish within a time.
 
 1. Networks whose weights are at hand are ranked by an SVM on frozen descriptors, on few photos first.
-2. The same SVM says how photos are shown, and whether mirrored or turned copies help.
+2. The same SVM says how photos are shown, and whether mirrored or turned copies and views help.
 3. The best frozen network is finished as a bundle, so that there is one whatever happens. Its times are the reserve.
 4. Short fine-tunings choose network, frozen stages, rates and augmentation by validation loss.
 5. The best one is trained until the time ends. It is published if it beats the frozen network on validation photos.

@@ -36,8 +36,7 @@ class Finding:
         augment: What suits the photos.
         views: How many views to serve.
         frozen_views: How many of them the frozen network serves.
-        accuracies: Of the finalists, frozen, in the last ranking; 1 if there was none.
-        photos: How many photos that ranking held out.
+        order: Places of the finalists, in the order in which they are fine-tuned.
     """
 
     networks: tuple[AtHand, ...]
@@ -45,8 +44,7 @@ class Finding:
     augment: str
     views: int
     frozen_views: int
-    accuracies: tuple[float, ...]
-    photos: int
+    order: tuple[int, ...]
 
 
 @dataclass
@@ -85,21 +83,37 @@ class Chooser:
         accuracies = tuple(ranked[each.name].accuracy if ranked else 1.0 for each in networks)
         if ranked:
             self.journal.decide(f"network: frozen, {networks[0].name} is best")
-        asked: tuple[Tried, ...] = ()
-        looks = tuple(explorer.looks(each)[0] for each in networks)
-        if not math.isinf(self.budget_s):
-            asked = explorer.copies(networks[0], looks[0])
-            looks = tuple(explorer.best_look(each) for each in networks)
-            for network, look in zip(networks, looks, strict=True):
-                self.journal.decide(f"size: {network.name} is shown {look.text}")
-        augment, views = self._suited(asked)
         photos = max((each.photos for each in ranked.values()), default=len(explorer.pool))
+        order = self._order(networks, accuracies, photos)
+        looks, asked = self._asked(networks, order)
+        augment, views = self._suited(asked)
         allowed_s = min(budget_plan.FINISHING * self.budget_s, self.budget_s - self.journal.now_s())
         frozen_views = self._fewer(
             "frozen views", views, lambda count: explorer.frozen_s(networks[0], looks[0], count), allowed_s
         )
         self.journal.decide(f"views: {views}" + (f", {frozen_views} if frozen" if frozen_views < views else ""))
-        return Finding(networks, looks, augment, views, frozen_views, accuracies, photos)
+        return Finding(networks, looks, augment, views, frozen_views, order)
+
+    def _order(self, networks: Sequence[AtHand], accuracies: Sequence[float], photos: int) -> tuple[int, ...]:
+        errors = [math.sqrt(max(a * (1 - a), 0.01) / photos) for a in accuracies]
+        return tuple(budget_plan.order_for_tuning(accuracies, [each.imagenet for each in networks], errors))
+
+    def _asked(self, networks: Sequence[AtHand], order: Sequence[int]) -> tuple[tuple[Look, ...], Sequence[Tried]]:
+        """Return how each network is shown its photos, and what copies and views do.
+
+        The network that is fine-tuned first is asked about copies, as it is shown them. Others may gain less from them.
+        """
+        explorer = self.explorer
+        looks = [explorer.looks(each)[0] for each in networks]
+        asked: Sequence[Tried] = ()
+        if not math.isinf(self.budget_s):
+            first = 0 if self.settings.asks_for_frozen else order[0]
+            for place in sorted(range(len(networks)), key=lambda n: n != first):
+                looks[place] = explorer.best_look(networks[place])
+                self.journal.decide(f"size: {networks[place].name} is shown {looks[place].text}")
+                if place == first:
+                    asked = explorer.copies(networks[place], looks[place], budget_plan.COPYING * self.budget_s)
+        return tuple(looks), asked
 
     def _fewer(self, name: str, views: int, cost_s: Callable[[int], float], allowed_s: float) -> int:
         """Return how many views can be paid for; those that are given are kept."""
@@ -129,7 +143,8 @@ class Chooser:
         of = {each.what: each for each in asked if each.stage == COPIES}
         mirrored, turned = (_lead(of.get(f"{name} copies")) for name in ("mirrored", "turned"))
         pinned, given = self.settings.pinned, self.settings
-        augment = given.augment if "augment" in pinned else budget_plan.augmentation(mirrored, turned)
+        more_views = next((each.more["over_two"] for each in asked if "over_two" in each.more), None)
+        augment = given.augment if "augment" in pinned else budget_plan.augmentation(mirrored, turned, more_views)
         if "augment" not in pinned and of:
             self.journal.decide(f"augmentation: {_AUGMENTED[augment]}")
         leads = {each.more["views"]: found for each in asked if each.stage == VIEWS and (found := _lead(each))}
@@ -149,8 +164,7 @@ class Chooser:
 
     def choose(self, finding: Finding, end_s: float) -> dict[str, Any] | None:
         """Return `place` and `options` of the final training, from trials; None if there is no time for training."""
-        errors = [math.sqrt(max(a * (1 - a), 0.01) / finding.photos) for a in finding.accuracies]
-        order = budget_plan.order_for_tuning(finding.accuracies, [n.imagenet for n in finding.networks], errors)
+        order = finding.order
         place = order[0]
         first = self.recipe(finding, place, {})
         costs, steps = self.tuning.costs(first), self.tuning.steps(first)

@@ -143,15 +143,18 @@ class Explorer:
             better = lead(answers.right, base.right)
             yield self._tried(SIZE, network, look.text, answers, began, better, more={"place": place})
 
-    def copies(self, network: AtHand, look: Look) -> tuple[Tried, ...]:
-        """Ask whether mirrored and turned copies of the photos hurt, and what the mean of several views is worth."""
-        return self.journal.stage("copies", lambda: [*self._copies(network, look)])
+    def copies(self, network: AtHand, look: Look, seconds: float) -> tuple[Tried, ...]:
+        """Ask whether mirrored and turned copies of the photos hurt, and what the mean of several views is worth.
 
-    def _copies(self, network: AtHand, look: Look) -> Iterator[Tried]:
+        At most `seconds` are spent on it.
+        """
+        return self.journal.stage("copies", lambda: [*self._copies(network, look, seconds)])
+
+    def _copies(self, network: AtHand, look: Look, seconds: float) -> Iterator[Tried]:
         self._probe(network)
         began = self.journal.now_s()
         each_s = self.expected_s(network, look, 1, _VIEWS)
-        count = budget_plan.photos_that_fit(len(self.pool), each_s, self.until_s - began)
+        count = budget_plan.copied_photos(len(self.pool), each_s, min(self.until_s - began, seconds))
         if not count:
             return
         rows = self.rows(count)
@@ -170,11 +173,15 @@ class Explorer:
         for what, ours, theirs in (("mirrored copies", mirrored, alone), ("turned copies", turned, mirrored)):
             yield self._tried(COPIES, network, what, Answers(ours, single.c), began, lead(ours, theirs))
             began = self.journal.now_s()
+        fewer = None
         for count in (2, _VIEWS):
             answers = self._cross_validated(views[:, :count].mean(1), rows)
-            better = lead(answers.right, single.right)
-            yield self._tried(VIEWS, network, f"{count} views", answers, began, better, more={"views": count})
-            began = self.journal.now_s()
+            better, more = lead(answers.right, single.right), dict[str, Any](views=count)
+            if fewer is not None:
+                over = lead(answers.right, fewer.right)
+                more["over_two"] = {"lead": over.difference, "lead_error": over.error}
+            yield self._tried(VIEWS, network, f"{count} views", answers, began, better, more=more)
+            began, fewer = self.journal.now_s(), answers
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

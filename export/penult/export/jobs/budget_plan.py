@@ -30,6 +30,10 @@ _FINAL_SHARE = 0.75
 # Few photos rank many networks; more rank those that are left.
 _FIRST_RANKED, _RANKED = 150, 600
 FINALISTS = 2
+# Copies are asked about on more photos, because the answer decides how long training takes to be wrong; at most in this
+# share of the budget.
+_COPIED = 1200
+COPYING = 0.1
 # Fewer photos answer nothing.
 LEAST_ASKED = 80
 # The sizes tried beside the network's own: an eighth more of each side, as 256 is of 224.
@@ -88,7 +92,15 @@ def compared_photos(photos: int) -> int:
 
 def photos_that_fit(photos: int, each_s: float, left_s: float) -> int:
     """Return on how many photos to ask, at `each_s` for each; 0 if not even a few fit."""
-    count = compared_photos(photos)
+    return _fitting(compared_photos(photos), photos, each_s, left_s)
+
+
+def copied_photos(photos: int, each_s: float, left_s: float) -> int:
+    """Return on how many photos to ask about copies; 0 if not even a few fit."""
+    return _fitting(min(photos, _COPIED), photos, each_s, left_s)
+
+
+def _fitting(count: int, photos: int, each_s: float, left_s: float) -> int:
     if each_s > 0:
         count = math.floor(min(count, max(left_s, 0) / each_s))
     return count if count >= min(photos, LEAST_ASKED) else 0
@@ -242,18 +254,24 @@ def least_budget(needed_s: float) -> str:
     return f"{rounded}s" if rounded <= 120 else f"{math.ceil(rounded / 60)}m"
 
 
-def augmentation(mirrored: Mapping[str, float] | None, turned: Mapping[str, float] | None) -> str:
-    """Return --augment, from what copies do to the accuracy of an SVM that learns from them too.
+def augmentation(
+    mirrored: Mapping[str, float] | None, turned: Mapping[str, float] | None, turned_views: Mapping[str, float] | None
+) -> str:
+    """Return --augment, from what copies do to the accuracy of an SVM.
 
-    Turned copies gained 1.2 points on photos from above, and nothing on upright ones (bench/RESULTS.md).
+    Two answers say whether photos have an upright way: learning from turned copies, and the mean over turned views.
+    Their sum was 3 points on photos from above, and 0.5 to 0.8 on upright ones (bench/RESULTS.md). It must be more than
+    1.5 standard errors.
 
     Args:
-        mirrored: `lead` over learning from the photos alone, and `lead_error`; None if it was not asked.
-        turned: The same over learning from mirrored copies.
+        mirrored: `lead` of learning from mirrored copies too, over the photos alone, and `lead_error`; None: not asked.
+        turned: The same of learning from turned copies too, over learning from mirrored ones.
+        turned_views: The same of the mean over four views, of which two are turned, over that of two.
     """
     if mirrored is not None and mirrored["lead"] < -2 * mirrored["lead_error"]:
         return "gentle"
-    if turned is not None and turned["lead"] > turned["lead_error"]:
+    answers = [each for each in (turned, turned_views) if each is not None]
+    if sum(each["lead"] for each in answers) > 1.5 * math.hypot(*(each["lead_error"] for each in answers)):
         return "topdown"
     return "photo"
 
