@@ -48,8 +48,9 @@ KNOW_SETTINGS = {"penult.service.process", "penult.cli", "penult.bench"}
 EXCEPTIONS = {
     # The demo runs the command line, as a user does.
     ("penult.export.jobs.demo", "penult.cli"),
-    # Versions are compared as the server scores them.
+    # Versions are compared, and thresholds certified, as the server scores them.
     ("penult.export.jobs.compare", "penult.service"),
+    ("penult.export.jobs.calibrate", "penult.service"),
     # A contact sheet shows images as the service crops them.
     ("penult.client.tools.contact_sheet", "penult.bundle"),
 }

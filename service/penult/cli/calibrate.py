@@ -17,15 +17,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = CalibrateSettings.load(arguments)
     check_calibration(settings)
-    from penult.bundle.reader import read_bundle
     from penult.export.jobs.calibrate import calibrate
-    from penult.service.models.svm.scorer import load_scorer
 
-    bundle = read_bundle(settings.model, settings.version)
-    manifest, svm = bundle.manifest, None
-    if bundle.svm is not None and not manifest.has_one_class:
-        svm = load_scorer(bundle.svm, manifest.descriptor_length, len(manifest.classes))
-    result = calibrate(settings, bundle, svm)
+    result = calibrate(settings)
     if arguments.json:
         print(json.dumps({"bundle": str(result.folder), "abstaining": result.metrics["abstaining"]}))
         return 0

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import penult.export
 from penult import cli
+from penult.bundle.errors import PenultError
 from penult.bundle.reader import read_bundle, read_manifest
 from penult.export.config.photos import PhotoSource
 from penult.export.config.train import TrainSettings
@@ -35,6 +37,21 @@ def test_calibrate_publishes_thresholds_of_the_same_network(model, digits, capsy
     card = (model / "2" / "MODEL_CARD.md").read_text()
     assert card.index("## Withheld answers") < card.index("## Data")
     assert cli.main(["check", str(model)]) == 0
+
+
+def test_calibrate_is_a_function(model, digits):
+    """From Python it publishes what the command does, reports to functions, and raises what the command prints."""
+    lines = []
+    result = penult.export.calibrate(model, digits / "test", max_error="10%", on_line=lines.append)
+    assert result.folder == model / "2"
+    default = next(p for p in read_manifest(result.folder).operating_points if p.is_default and p.scorer == "svm")
+    said = next(p for p in result.metrics["abstaining"]["points"] if p["scorer"] == "svm" and p["is_default"])
+    assert (default.max_error, said["thresholds"]) == (0.1, list(default.thresholds))
+    assert any(" certify, " in line for line in lines)
+    with pytest.raises(PenultError, match="learnt from") as refused:
+        penult.export.calibrate(model, digits / "train", on_line=lines.append)
+    assert refused.value.reason == "PHOTOS_KNOWN"
+    assert not (model / "3").exists()
 
 
 def test_photos_that_taught_the_model_are_refused(model, digits, capsys):

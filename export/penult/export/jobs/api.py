@@ -1,4 +1,4 @@
-"""Learn from Python: the commands `penult train`, `svm`, `inspect`, `compare` and `import` as functions.
+"""Learn from Python: the commands `penult train`, `svm`, `calibrate`, `inspect`, `compare` and `import` as functions.
 
 A function does what its command does, and writes the same files. It changes nothing in the calling process: random
 numbers of PyTorch and NumPy go on as if it had not run. Options have the names of the flags, with underscores, and
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penult.console import OnLine, OnProgress, reporting_to
+from penult.export.config.calibrate import CalibrateSettings
 from penult.export.config.compare import CompareSettings
 from penult.export.config.import_model import ImportSettings
 from penult.export.config.inspect import InspectSettings
@@ -22,6 +23,7 @@ from penult.export.config.train import TrainSettings
 from penult.export.jobs.inspect import Inspected
 from penult.export.jobs.packaging import Result
 from penult.export.jobs.preflight import (
+    check_calibration,
     check_comparison,
     check_import,
     check_inspection,
@@ -93,6 +95,39 @@ def svm(
         from penult.export.jobs.refit import refit
 
         return refit(settings)
+
+
+def calibrate(
+    model: Name,
+    data: Name,
+    max_error: float | str = 0.05,
+    *,
+    on_progress: OnProgress | None = None,
+    on_line: OnLine | None = None,
+    **options: Any,
+) -> Result:
+    """Certify from which probability on a model may answer, and publish its next version, as `penult calibrate` does.
+
+    Args:
+        model: The folder of the model, like models/NAME.
+        data: Labelled photos that the model has not seen, as for train().
+        max_error: The share of the answers that may be wrong: 0.05 or "5%".
+        on_progress: As for train().
+        on_line: As for train().
+        options: Those of `penult calibrate --help`, such as per_class=True.
+
+    Returns:
+        The folder of the version, and its metrics. `metrics["abstaining"]` has what is certified, by scorer.
+
+    Raises:
+        PenultError: As for train(), or the photos cannot certify `max_error`. Nothing is published.
+    """
+    settings = CalibrateSettings.of(model=model, data=data, max_error=max_error, **options)
+    with reporting_to(on_progress, on_line), _same_random_numbers():
+        check_calibration(settings)
+        from penult.export.jobs.calibrate import calibrate as run
+
+        return run(settings)
 
 
 def inspect(

@@ -5,7 +5,6 @@ model. This module must not import PyTorch.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 from penult.bundle import writer
 from penult.bundle.manifest import DENSE, SVM, FileEntry, Manifest
 from penult.bundle.operating_points import percent
-from penult.bundle.reader import Bundle, read_file
-from penult.bundle.scores import Floats
+from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
 from penult.export.config.calibrate import CalibrateSettings
 from penult.export.config.photos import PhotoSource
@@ -34,6 +32,7 @@ from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import with_abstaining
 from penult.folders.names import normalised
 from penult.folders.walk import some
+from penult.service.models.svm.scorer import load_scorer
 
 _BATCH = 32
 # The share of the photos that fixes the sequence of thresholds.
@@ -42,21 +41,15 @@ _CHOOSING = 0.2
 _SAME = 1e-5
 _METRICS, _PAGE, _CARD = "metrics.json", "report/index.html", "MODEL_CARD.md"
 
-Score = Callable[[Floats], Floats]
 
-
-def calibrate(settings: CalibrateSettings, bundle: Bundle, svm: Score | None) -> Result:
+def calibrate(settings: CalibrateSettings) -> Result:
     """Certify thresholds, and publish the next version of a model.
-
-    Args:
-        settings: The options.
-        bundle: The version to start from.
-        svm: Scores descriptors float32 [N, length] with the bundle's SVM; None if it has none.
 
     Raises:
         CalibrateError: `settings.max_error` cannot be certified. Nothing is published.
         DataError: The photos cannot be used.
     """
+    bundle = read_bundle(settings.model, settings.version)
     manifest, wanted = bundle.manifest, Wanted(settings.max_error, settings.per_class)
     if manifest.has_one_class:
         raise CalibrateError(
@@ -67,7 +60,7 @@ def calibrate(settings: CalibrateSettings, bundle: Bundle, svm: Score | None) ->
     exported = ExportedModel(bundle.onnx, manifest)
     outputs = run_split(exported, reader.crops(photos, "describing photos"))
     _refuse_known(bundle, splits, photos, outputs)
-    evidence = _evidence(bundle, outputs, svm)
+    evidence = _evidence(bundle, outputs)
     rows = np.random.default_rng([settings.seed, 11]).permutation(independent_rows(photos, (), settings.seed))
     first = max(1, round(_CHOOSING * len(rows)))
     say(
@@ -119,9 +112,11 @@ def _refuse_known(bundle: Bundle, splits: Splits, photos: tuple[Photo, ...], out
         )
 
 
-def _evidence(bundle: Bundle, outputs: SplitOutputs, svm: Score | None) -> Evidence:
+def _evidence(bundle: Bundle, outputs: SplitOutputs) -> Evidence:
     scores = {DENSE: outputs.logits} if DENSE in bundle.manifest.scorers else {}
-    if svm is not None:
+    if bundle.svm is not None:
+        # As the server computes them, which never unpickles.
+        svm = load_scorer(bundle.svm, bundle.manifest.descriptor_length, len(bundle.manifest.classes))
         scores[SVM] = svm(outputs.descriptors)
     is_novel = np.zeros(len(outputs.labels), dtype=bool)
     if bundle.baseline:
