@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
+from tests.fixtures.gates import eventually
 from tests.fixtures.statuses import status_of_a_thousand_classes
 
 from penult.bundle.preprocess import DEFAULT_LIMITS
@@ -323,6 +324,26 @@ def test_nothing_foreign_is_loaded(asked):
         answer = httpx.get(f"{asked.http}/{path}")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert set(re.findall(r"https?://[^\s\"']+", answer.text)) <= {"http://www.w3.org/2000/svg"}
+
+
+@pytest.mark.system
+@needs_browser
+def test_a_shadow_has_a_card(publish_brightness, start_server, samples, encode, tmp_path):
+    """The card shows agreement, feedback of both versions and the verdict; the shadow is not among what is not served."""
+    for classes in (("dark", "bright"), ("bright", "dark")):
+        publish_brightness(tmp_path / "models", classes=classes)
+    server = start_server(tmp_path / "models", "--shadow", "light=2", "--shadow-share", "1")
+    with Client(server.target) as client:
+        answer = client.classify([encode(230)] * 12)
+        client.feedback([answer.truth(place, "bright") for place in range(12)])
+    worse = "penult_shadow_worse", ("model", "light"), ("primary", "1"), ("version", "2")
+    eventually(lambda: samples(server.http).get(worse))
+    page = browse(server.http, tmp_path, "--dump-dom")
+    shown = re.sub(r"<[^>]+>", " ", page[page.index("card shadow") :])
+    for text in ("a shadow of version 1", "12 photos compared", "Both name the same class for 0 %", "12 only version 1 right",
+                 "Version 2 is worse than version 1"):  # fmt: skip
+        assert text in re.sub(r"\s+", " ", shown), text
+    assert "Not served" not in page
 
 
 @pytest.mark.system

@@ -106,6 +106,10 @@ class Shadows:
             self._count(model.name, model.version, outcome, 0)
         with self._lock:
             self._models[model.name] = model
+        log.info(
+            "%s version %d is a shadow: it sees %.3g %% of the requests after the answer, and its answers are compared",
+            model.name, model.version, 100 * self._share,
+        )  # fmt: skip
 
     async def unload(self, model: ServedModel) -> None:
         """Finish the image that runs, and release a model."""
@@ -236,14 +240,16 @@ class Shadows:
             if shadow is None or photo is None:
                 self._forget([pair], SHED)
                 return True
-            started = time.perf_counter()
+            # Of low priority, the thread often waits for the processor, which says nothing of the version.
+            clock = time.thread_time if shadow.is_on_cpu else time.perf_counter
+            started = clock()
             try:
                 label, probability = _answer(shadow, self._decoder.crop(photo, shadow.manifest.preprocess))
             except Exception as error:  # of the decoder, or of onnxruntime, which has a dozen
                 log.warning("shadow %s version %d fails: %s", shadow.name, shadow.version, one_line(error))
                 self._forget([pair], FAILED)
                 return True
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
         pair.comparison.add(label == pair.label, (pair.probability, probability), (pair.seconds, seconds))
         pair.shadow = label
         self._count(shadow.name, shadow.version, COMPARED, 1)

@@ -136,14 +136,46 @@ function modelCard(model, hasReports) {
   return card;
 }
 
+// Versions that are only compared, each beside the version that clients get.
+const VERDICTS = { both_right: "both right", only_primary_right: "only version P right", only_shadow_right: "only version S right",
+  both_wrong: "both wrong", unclear: "unclear" };
+
+function ranged({ share, low, high }) {
+  return make("span", {}, percent(share), make("span", { class: "quiet range" }, `${percent(low)} – ${percent(high)}`));
+}
+
+function shadowCard(shadow) {
+  const { version, primary, images } = shadow;
+  const card = make("article", { class: "card shadow" },
+    make("h3", {}, shadow.model, " ", make("span", { class: "quiet" }, `version ${version}, a shadow${isKnown(primary) ? ` of version ${primary}` : ""}: clients do not get its answers`)));
+  const left = [["shed", "left out, because requests came first"], ["failed", "failed"]].filter(([name]) => images[name]);
+  card.append(make("p", { class: "quiet" }, [count(images.compared, "photo") + " compared", ...left.map(([name, text]) => `${number(images[name])} ${text}`)].join("; ") + "."));
+  if (!shadow.agreement) return card;
+  const rows = [
+    ["right, by feedback", shadow.accuracy?.map(ranged)],
+    ["mean confidence", shadow.confidence?.map(percent)],
+    ["mean time of a photo", shadow.ms?.map(time)],
+  ].filter(([, values]) => values).map(([name, values]) => make("tr", {}, rowHead("name", name), ...values.map((value) => cell("number", value))));
+  card.append(table([["", "name"], [`version ${primary}`, "number"], [`version ${version}`, "number"]], rows));
+  const { share, low, high, answers } = shadow.agreement;
+  card.append(make("p", { class: "note" }, `Both name the same class for ${percent(share)} of ${count(answers, "photo")} (95 % interval ${percent(low)} – ${percent(high)}).`));
+  const found = Object.entries(VERDICTS).filter(([name]) => shadow.found[name]).map(([name, text]) =>
+    `${number(shadow.found[name])} ${text.replace(" P ", ` ${primary} `).replace(" S ", ` ${version} `)}`);
+  if (shadow.is_worse) card.append(make("p", { class: "warn note" }, `▲ Version ${version} is worse than version ${primary}, by more than chance explains.`));
+  card.append(make("p", { class: "quiet note" }, !found.length ? "No feedback about these photos yet."
+    : `Feedback: ${found.join(", ")}.` + (shadow.is_worse ? "" : " No sign that the shadow is worse.")));
+  return card;
+}
+
 function notServed(others) {
   if (!others.length) return null;
   return make("article", { class: "card" }, make("h3", {}, "Not served"), table([], others.map((each) =>
     make("tr", {}, rowHead("name", `${each.name} version ${each.version}`), cell("name", each.state.toLowerCase()), cell("name quiet", each.reason)))));
 }
 
-const modelCards = ({ models, others, hasReports }) => [
-  ...(models.length ? models.map((model) => modelCard(model, hasReports)) : [make("p", { class: "card" }, "No model is served.")]), notServed(others)];
+const modelCards = ({ models, shadows, others, hasReports }) => [
+  ...(models.length ? models.map((model) => modelCard(model, hasReports)) : [make("p", { class: "card" }, "No model is served.")]),
+  ...shadows.map(shadowCard), notServed(others)];
 
 // -- collections and history ------------------------------------------------------------------------------------------
 
@@ -175,7 +207,7 @@ function draw(status) {
   const workers = status.fronts ? `, ${count(status.fronts.ready, "worker")} ready` + (status.fronts.deaths ? `, ${count(status.fronts.deaths, "death")}` : "") : "";
   at("about").textContent = `version ${status.penult}, up for ${duration(status.uptime_s)}${workers}`;
   redraw("load", { load: status.load, total: status.total, history: status.history }, loadTiles);
-  redraw("models", { models: status.models, others: status.not_served, hasReports: status.has_reports }, modelCards);
+  redraw("models", { models: status.models, shadows: status.shadows, others: status.not_served.filter((each) => each.reason !== "SHADOW"), hasReports: status.has_reports }, modelCards);
   redraw("phases", status.load.phases_ms, steps);
   at("stored").hidden = !status.collections.length;
   redraw("collections", { collections: status.collections, models: status.models }, collectionTable);
