@@ -138,7 +138,7 @@ def _infer_plain(request: dataplane.InferRequest) -> None:
 
 
 class _Manifest:
-    descriptor_length, has_one_class, operating_points = 3, False, ()
+    descriptor_length, has_one_class, operating_points, class_maps = 3, False, (), None
 
 
 class _Model:

@@ -118,6 +118,30 @@ def _invalid() -> BundleError:
     return BundleError("CLASS_MAPS_INVALID", "dense_head.npz holds no dense head of this model; restore the bundle")
 
 
+def largest_error(head: LinearHead, features: Floats, descriptors: Floats, scores: Floats, views: int) -> float:
+    """Return the largest difference between sums of maps and scores, relative to the largest score.
+
+    Args:
+        head: The scorer.
+        features: float32 [views x N, channels, h, w], the first view of all photos first.
+        descriptors: float32 [N, channels].
+        scores: float32 [N, classes].
+        views: How many views of a photo the network reads.
+    """
+    by_view = by_views(features, views)
+    columns = np.arange(scores.shape[1])
+    sums = [
+        head.maps(by_view[:, row], descriptor, columns).sum(axis=(1, 2)) + head.bias
+        for row, descriptor in enumerate(descriptors)
+    ]
+    return float(np.abs(np.stack(sums) - scores).max()) / (float(np.abs(scores).max()) or 1.0)
+
+
+def by_views(features: Floats, views: int) -> Floats:
+    """Return features [views x N, channels, h, w] as [views, N, channels, h, w]."""
+    return features.reshape(views, -1, *features.shape[1:])
+
+
 def turned_back(maps: Floats, view: int, views: int) -> Floats:
     """Return maps [..., h, w] of one of 1, 2, 4 or 8 views as they lie on the photo.
 

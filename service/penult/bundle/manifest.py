@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from penult.bundle import operating_points
+from penult.bundle import map_support, operating_points
 from penult.bundle.errors import BundleError
+from penult.bundle.map_support import MapSupport
 from penult.bundle.operating_points import OperatingPoint
 from penult.bundle.preprocess import AS_STORED, CROP, PREPROCESS_VERSION, Preprocess
 
@@ -22,6 +23,8 @@ MODEL_NAME = "model.onnx"
 SVM_NAME = "svm.pkl"
 GOLDEN_NAME = "golden.npz"
 BASELINE_NAME = "baseline.npz"
+# The weights of the dense head, if its scores have class maps.
+DENSE_HEAD_NAME = "dense_head.npz"
 
 DENSE, SVM = "dense", "svm"
 SCORERS = (DENSE, SVM)
@@ -50,6 +53,7 @@ _TYPES = {
     "scorers": list,
     "logits_length": int,
     "operating_points": list,
+    "class_maps": dict,
 }
 # Files are read into memory: no ONNX file is larger, and a sparse one of any size costs its sender nothing.
 _FILE_MOST_BYTES, _BUNDLE_MOST_BYTES = 2 << 30, 4 << 30
@@ -99,6 +103,7 @@ class Manifest:
     SVM has other classes than the network was trained on, the dense head is not used. The manifest then holds its
     scorers and the number of logits, which are None otherwise. A bundle with one class has the scorer NOVELTY alone,
     and its logits mean nothing. `operating_points` are empty for bundles whose answers are never withheld.
+    `class_maps` is None for bundles of before.
     """
 
     architecture: str
@@ -117,6 +122,7 @@ class Manifest:
     stated_scorers: tuple[str, ...] | None = None
     stated_logits_length: int | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
+    class_maps: MapSupport | None = None
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -185,6 +191,9 @@ class Manifest:
         values.pop("operating_points")
         if self.operating_points:
             values["operating_points"] = [point.as_json() for point in self.operating_points]
+        values.pop("class_maps")
+        if self.class_maps is not None:
+            values["class_maps"] = self.class_maps.as_json()
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -233,6 +242,7 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
         "stated_scorers": tuple(values["scorers"]) if "scorers" in values else None,
         "stated_logits_length": values.get("logits_length"),
         "operating_points": tuple(map(OperatingPoint.from_json, values.get("operating_points", ()))),
+        "class_maps": MapSupport.from_json(values["class_maps"]) if "class_maps" in values else None,
     }
 
 
@@ -266,6 +276,9 @@ def _check(manifest: Manifest) -> None:
     if not all(0 < manifest.temperatures[scorer] < math.inf for scorer in manifest.scorers if scorer != NOVELTY):
         raise ValueError("temperatures must be finite and above 0")
     operating_points.check(manifest.operating_points, _calibrated(manifest), len(manifest.classes))
+    map_support.check(
+        manifest.class_maps, manifest.scorers, manifest.descriptor_length, DENSE_HEAD_NAME in manifest.files
+    )
 
 
 def _calibrated(manifest: Manifest) -> tuple[str, ...]:

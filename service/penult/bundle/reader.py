@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penult.bundle.baseline import Baseline
+from penult.bundle.class_map import LinearHead
 from penult.bundle.errors import BundleError, BundleNotFound
 from penult.bundle.goldens import Goldens
 from penult.bundle.manifest import (
     BASELINE_NAME,
+    DENSE_HEAD_NAME,
     GOLDEN_NAME,
     MANIFEST_NAME,
     MODEL_NAME,
@@ -21,7 +23,7 @@ from penult.bundle.naming import meant_model, model_name, versions
 from penult.bundle.signature import ANYBODY, SIGNATURE_BYTES, SIGNATURE_NAME, Trust
 
 _MANIFEST_MAX_BYTES = 16 << 20
-_PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME, BASELINE_NAME)
+_PARSED = (MODEL_NAME, SVM_NAME, GOLDEN_NAME, BASELINE_NAME, DENSE_HEAD_NAME)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Bundle:
     baseline: Baseline | None = None
     signer: str = ""
     is_signed: bool = False
+    # What class maps of the dense scorer are made with; None if it has none.
+    dense_head: LinearHead | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,14 @@ def read_bundle(model_folder: Path, version: int | None = None, trust: Trust = A
         baseline=Baseline.from_bytes(contents[BASELINE_NAME], signed.manifest) if BASELINE_NAME in contents else None,
         signer=signed.signer,
         is_signed=signed.is_signed,
+        dense_head=_dense_head(contents.get(DENSE_HEAD_NAME), signed.manifest),
     )
+
+
+def _dense_head(data: bytes | None, manifest: Manifest) -> LinearHead | None:
+    if data is None or manifest.class_maps is None:
+        return None
+    return LinearHead.from_bytes(data, len(manifest.classes), manifest.class_maps.shape[0])
 
 
 def choose_version(model_folder: Path, version: int | None) -> int:

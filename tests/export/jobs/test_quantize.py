@@ -55,6 +55,16 @@ def bundle(quantized: Result) -> Bundle:
     return read_bundle(quantized.folder.parent)
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_class_maps_are_kept(precision: str, bundle: Bundle, model: Path, some_digits: Path):
+    """The feature map stays an output in lower precision, and its maps add up to both scores on the golden photos."""
+    if precision == "fp16":
+        bundle = read_bundle(quantize(QuantizeSettings(model, some_digits, to="fp16", max_loss=99.0)).folder.parent)
+    loaded = load(bundle, Placement("cpu"))
+    assert loaded.mapper is not None
+    assert set(loaded.mapper.heads) == {"dense", "svm"}
+
+
 @pytest.fixture
 def lopsided(model: Path) -> Path:
     """The model with a version 2 that answers as version 1 does, and whose first channel is 16,384 times as large.

@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.utils.class_weight import compute_sample_weight
 
+from penult.bundle.class_map import LinearHead
 from penult.bundle.scores import Floats, as_columns, pieces
 from penult.console import say
 from penult.export.evaluation import svm_cost
@@ -93,6 +94,18 @@ class FittedSvm:
         for rows in pieces(len(descriptors), max(columns, descriptors.shape[1])):
             found[rows] = as_columns(self.pipeline.decision_function(descriptors[rows]))
         return found
+
+    @property
+    def head(self) -> LinearHead | None:
+        """The SVM as a linear layer on descriptors of unit length, for class maps; None with an RBF kernel."""
+        if self.kernel == RBF:
+            return None
+        estimator = self.pipeline[-1]
+        weights, bias = (np.asarray(each, dtype=np.float32) for each in (estimator.coef_, estimator.intercept_))
+        bias = np.broadcast_to(bias, len(weights))
+        if len(weights) == 1:  # one plane stands for two classes
+            weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+        return LinearHead(weights, bias, is_normalised=True)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of svm.pkl."""

@@ -30,9 +30,11 @@ from penult.export.evaluation.choice import Plan, fit_and_choose
 from penult.export.evaluation.folds import groups_of
 from penult.export.evaluation.one_class_text import classes_text
 from penult.export.evaluation.outputs import run_split
+from penult.export.jobs.class_maps import proved
 from penult.export.jobs.import_source import Given, load, opened
 from penult.export.jobs.packaging import GOLDENS, Candidate, Result, libraries, publish_bundle
 from penult.export.jobs.refit import BATCH, reorder_classes
+from penult.export.onnx.class_maps import with_features
 from penult.export.onnx.original import ImportParity, OriginalModel, check_original, check_runs
 from penult.export.onnx.penultimate import Head, to_bundle
 from penult.export.onnx.runtime import ExportedModel
@@ -115,7 +117,7 @@ def _prepare(settings: ImportSettings, given: Given, classes: tuple[str, ...], c
         libraries=libraries(),
         training={"imported": source.record},
     )
-    data = to_bundle(source.foreign, head, draft, (len(logits) + 1, len(descriptor) + 1))
+    data = with_features(to_bundle(source.foreign, head, draft, (len(logits) + 1, len(descriptor) + 1)), draft)
     check_runs(data, draft)
     left = f", {head.softmax} left out" if head.softmax else ""
     say(
@@ -192,7 +194,8 @@ def _publish_alone(settings: ImportSettings, imported: _Imported) -> Result:
         "test": {},
     }
     manifest = replace(imported.draft, temperatures={DENSE: 1.0}, stated_scorers=(DENSE,))
-    files = {
+    manifest, head_file = proved(manifest, exported, golden.crops, None)
+    files = head_file | {
         MODEL_NAME: exported.onnx,
         GOLDEN_NAME: golden.to_bytes(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),

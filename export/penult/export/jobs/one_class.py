@@ -39,6 +39,7 @@ from penult.export.evaluation import one_class
 from penult.export.evaluation.one_class import Fitted
 from penult.export.evaluation.one_class_text import few_photos
 from penult.export.evaluation.outputs import SplitOutputs
+from penult.export.jobs.class_maps import proved
 from penult.export.jobs.packaging import Result
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report import report_one_class
@@ -137,6 +138,7 @@ def publish_one_class(
     }
     if isinstance(served.measure, one_class.OneClassSvm):
         files[SVM_NAME] = served.measure.to_bytes()
+    manifest, _ = proved(manifest, exported, golden.crops, None)
     manifest = replace(manifest, files={name: FileEntry.of(content) for name, content in files.items()})
     say("drawing the report")
     found = _report_data(folder, candidate, manifest, metrics, fitted, settings)

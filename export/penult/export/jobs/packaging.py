@@ -45,6 +45,7 @@ from penult.export.evaluation.metrics import against_validation, compare, evalua
 from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
 from penult.export.jobs.abstaining import certified
+from penult.export.jobs.class_maps import proved
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import predictions_csv, report_files
 from penult.export.report.report_data import ReportData, TrainingSummary, Validation
@@ -224,29 +225,25 @@ def publish_bundle(
     metrics |= {"svm": fitted.as_json(), "notes": list(splits.notes)}
     metrics |= {"novelty": drift_baseline.as_metrics(baseline, outputs), **candidate.metrics}
     golden = renew(fitted) if renew else make_goldens(manifest, splits.val, outputs["val"], exported, fitted)
-    files = candidate.files | {
-        MODEL_NAME: exported.onnx,
-        SVM_NAME: fitted.to_bytes(),
-        GOLDEN_NAME: golden.to_bytes(),
-        BASELINE_NAME: baseline.to_bytes(),
-        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
-    }
+    manifest, head_file = proved(manifest, exported, golden.crops, fitted)
+    files = (
+        candidate.files
+        | head_file
+        | {
+            MODEL_NAME: exported.onnx,
+            SVM_NAME: fitted.to_bytes(),
+            GOLDEN_NAME: golden.to_bytes(),
+            BASELINE_NAME: baseline.to_bytes(),
+            "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
+        }
+    )
     manifest = replace(manifest, files={name: FileEntry.of(content) for name, content in files.items()})
     say("drawing the report")
     report_data = ReportData(
-        name=model_name(folder),
-        manifest=manifest,
-        splits=splits,
-        metrics=metrics,
-        scores=scores["test"],
-        labels=outputs["test"].labels,
-        descriptors=outputs["test"].descriptors,
-        settings=settings,
-        learning=learning,
-        validation=Validation(scores["val"], outputs["val"].labels),
-        crops=crops,
-        near_copies=across,
-    )
+        name=model_name(folder), manifest=manifest, splits=splits, metrics=metrics, scores=scores["test"],
+        labels=outputs["test"].labels, descriptors=outputs["test"].descriptors, settings=settings, learning=learning,
+        validation=Validation(scores["val"], outputs["val"].labels), crops=crops, near_copies=across,
+    )  # fmt: skip
     files |= report_files(report_data)
     files["report/predictions.csv"] = predictions_csv(splits, scores["test"], manifest.temperatures)
     # From their bytes, as the service will read them.

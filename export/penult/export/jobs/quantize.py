@@ -8,6 +8,7 @@ must not import PyTorch.
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from penult.export.jobs.refit import (
     splits_as_trained,
     why_no_dense,
 )
+from penult.export.onnx.class_maps import with_features
 from penult.export.onnx.float16 import to_float16
 from penult.export.onnx.int8 import METHOD, to_int8
 from penult.export.onnx.runtime import ExportedModel
@@ -58,13 +60,15 @@ def quantize(settings: QuantizeSettings) -> Result:
     splits, seed = splits_as_trained(settings, bundle, trained), seed_of(settings, trained)
     check_several(splits.classes)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
+    # The result is another network anyway, so it can have class maps, even if the bundle is older than those.
+    given = with_features(bundle.onnx, bundle.manifest)
     if settings.to == INT8:
         chosen = calibration_photos(splits, seed)
         batches = reader.crops(chosen, "measuring the ranges of values")
-        onnx = to_int8(bundle.onnx, bundle.manifest, (pixels for pixels, _ in batches))
+        onnx = to_int8(given, bundle.manifest, (pixels for pixels, _ in batches))
         calibration = METHOD | {"photos": len(chosen)}
     else:
-        onnx, calibration = to_float16(bundle.onnx), {}
+        onnx, calibration = to_float16(given), {}
     models = ExportedModel(bundle.onnx, bundle.manifest), ExportedModel(onnx, bundle.manifest)
     # Both side by side, so that each photo is decoded once.
     train, val = (
@@ -95,7 +99,7 @@ def quantize(settings: QuantizeSettings) -> Result:
         "precision": settings.to,
         "calibration": calibration | {"float_version": bundle.version},
     }
-    manifest = draft(bundle, splits, trained, record)
+    manifest = replace(draft(bundle, splits, trained, record), class_maps=None)
     scorers = manifest.stated_scorers or SCORERS
     loss = compare(val[0], val[1], fitted[0], fitted[1], scorers, settings.to, choices)
     _gate(loss, settings, bundle)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from penult.bundle.manifest import DENSE, SVM, Manifest
+from penult.bundle.map_support import MapSupport
 from penult.bundle.naming import model_name
 from penult.bundle.reader import Bundle, read_bundle, read_file
 from penult.console import say
@@ -74,7 +75,7 @@ def refit(settings: RefitSettings) -> Result:
         return _refit_one_class(settings, bundle, record, splits)
     labels = np.array([photo.label for photo in splits.train])
     svm_cost.check(settings.kernel, svm.counts_of(labels, bundle.manifest.descriptor_length))
-    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    exported = ExportedModel(bundle.onnx, bundle.manifest, bundle.dense_head)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     outputs = {
         part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos"))
@@ -100,7 +101,7 @@ def _refit_one_class(settings: RefitSettings, bundle: Bundle, record: TrainingRe
             say(f"note: {note}")
     for note in no_effect.notes_for_one_class(settings):
         say(f"note: {note}")
-    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    exported = ExportedModel(bundle.onnx, bundle.manifest, bundle.dense_head)
     reader = PhotoReader(bundle.manifest.preprocess, Cache(0), BATCH)
     outputs = {
         part: run_split(exported, reader.crops(getattr(splits, part), f"describing {part} photos")) for part in PARTS
@@ -136,6 +137,7 @@ def _draft_one_class(bundle: Bundle, splits: Splits, record: TrainingRecord, mor
         training=training,
         files={},
         operating_points=(),
+        class_maps=before.class_maps or MapSupport(),
         stated_logits_length=before.logits_length if before.logits_length > 1 else None,
     )
 
@@ -298,6 +300,8 @@ def draft(
         training=training,
         files={},
         operating_points=(),
+        # Of the same network, so what it can have maps of stays; packaging decides anew which scorers have them.
+        class_maps=before.class_maps or MapSupport(),
         stated_scorers=(SVM,) if no_dense else None,
         stated_logits_length=before.logits_length if no_dense else None,
     )

@@ -94,7 +94,7 @@ def refit_stored(settings: RefitSettings, stored: Stored) -> Result:
             manifest, temperatures={DENSE: before.temperatures[DENSE]}, default_scorer=before.default_scorer
         )
     metrics = network_of(settings, bundle) | {"collection": stored.collection}
-    exported = ExportedModel(bundle.onnx, bundle.manifest)
+    exported = ExportedModel(bundle.onnx, bundle.manifest, bundle.dense_head)
     candidate = Candidate(manifest, splits, exported, outputs, fitted, None, metrics, history_of(settings, bundle))
     return publish_bundle(settings.published, candidate, renew=partial(_renewed, bundle.goldens))
 

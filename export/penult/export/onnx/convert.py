@@ -1,8 +1,13 @@
-"""Export the trained network to one ONNX file with uint8 NHWC input, logits and descriptor, and any batch size."""
+"""Export the trained network to one ONNX file with uint8 NHWC input, logits and descriptor, and any batch size.
+
+If its class maps are exact, the feature map is an output too (class_maps.py).
+"""
 
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import onnx
@@ -12,6 +17,7 @@ from torch import nn
 from penult.bundle.manifest import Manifest
 from penult.export.errors import ParityError
 from penult.export.networks.network import Normalise, PenultNet
+from penult.export.onnx import class_maps
 
 # Opsets 18 to 20 gave the same nodes (research/ceilings.md, section 1).
 OPSET = 20
@@ -43,7 +49,8 @@ def to_onnx(net: PenultNet, manifest: Manifest) -> bytes:
     _simplify_pooling(net, spec.crop)
     pixels = torch.zeros(_EXAMPLE_BATCH, spec.crop, spec.crop, 3, dtype=torch.uint8)
     served = _Served(net, Normalise(spec)).eval()
-    return _exported(served, pixels, manifest.input_name, [manifest.logits_name, manifest.descriptor_name])
+    data = _exported(served, pixels, manifest.input_name, [manifest.logits_name, manifest.descriptor_name])
+    return class_maps.with_features(data, manifest)
 
 
 def float_to_onnx(net: nn.Module, side: int, input_name: str, output_names: list[str]) -> bytes:
@@ -55,7 +62,7 @@ def float_to_onnx(net: nn.Module, side: int, input_name: str, output_names: list
 
 def _exported(net: nn.Module, example: torch.Tensor, input_name: str, output_names: list[str]) -> bytes:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _simple_functions():
         warnings.simplefilter("ignore")  # the exporter's warnings are about its own internals
         program = torch.onnx.export(
             net,
@@ -100,6 +107,21 @@ def _simplify_pooling(net: nn.Module, size: int) -> None:
                     setattr(parent, name, _SpatialMean())
                 elif child in idle:
                     setattr(parent, name, nn.Identity())
+
+
+@contextmanager
+def _simple_functions() -> Iterator[None]:
+    """Replace global average pooling by a mean where networks call it as a function, as mobilenet_v2 does."""
+    pool = torch.nn.functional.adaptive_avg_pool2d
+
+    def pooled(maps: torch.Tensor, output_size: Any) -> torch.Tensor:
+        return _SpatialMean()(maps) if output_size in (1, (1, 1), [1, 1]) else pool(maps, output_size)
+
+    torch.nn.functional.adaptive_avg_pool2d = pooled  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.nn.functional.adaptive_avg_pool2d = pool
 
 
 def _idle_pools(net: nn.Module, size: int) -> list[nn.Module]:

@@ -17,6 +17,8 @@ from penult.bundle.manifest import INT8, SVM, Manifest
 from penult.bundle.preprocess import Pixels
 from penult.bundle.reader import Bundle
 from penult.bundle.scores import Floats
+from penult.service.models import class_maps
+from penult.service.models.class_maps import ClassMapper
 from penult.service.models.svm.scorer import Score, load_novelty, load_scorer
 from penult.service.runtime import cpu_threads, cuda_layout, cuda_options
 from penult.service.runtime.cpu_threads import THROUGHPUT, CpuPlan
@@ -48,6 +50,8 @@ class ServedModel:
     signer: str = ""
     # The novelty float32 [N] of descriptors float32 [N, length]; None without a baseline.
     novelty: Score | None = None
+    # What class maps are computed with; None without exact ones.
+    mapper: ClassMapper | None = None
     # The scorers that requests may choose.
     scorers: tuple[str, ...] = field(init=False)
 
@@ -95,9 +99,12 @@ def load(bundle: Bundle, where: Placement, before: ServedModel | None = None) ->
         difference = goldens.replay(
             bundle.goldens, manifest, _checked(session), svm, tolerance, novelty if manifest.has_one_class else None
         )
+        mapper = class_maps.load(
+            bundle, session.run_features, svm, where.allow_skew, None if session.provider == CPU else tolerance
+        )
     return ServedModel(
         bundle.name, bundle.version, manifest.fingerprint, manifest, session, svm, difference, plan, bundle.baseline,
-        bundle.signer, novelty,
+        bundle.signer, novelty, mapper,
     )  # fmt: skip
 
 

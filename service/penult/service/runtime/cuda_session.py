@@ -28,7 +28,9 @@ from typing import TypeVar
 import numpy as np
 import onnxruntime as ort
 
+from penult.bundle.class_map import by_views
 from penult.bundle.manifest import Manifest
+from penult.bundle.map_support import FEATURES
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service.runtime import pinned_memory
@@ -36,6 +38,7 @@ from penult.service.runtime.session import CPU, CUDA, ON_CUDA, check_shape, memo
 
 Returned = TypeVar("Returned")
 Outputs = tuple[Floats, Floats]
+WithFeatures = tuple[Floats, Floats, Floats]
 
 # Two regular runs, the capturing one, a replay; and one to spare.
 _WARM_RUNS = 5
@@ -92,6 +95,13 @@ class DeviceSession:
         """Run uint8 [crop, crop, 3] images as one batch; each is copied once, to where the device fetches it."""
         return self._on_driver(self._run, images)
 
+    def run_features(self, images: Sequence[Pixels]) -> WithFeatures:
+        """Run as run_images() does; return the feature map too, float32 [views x N, channels, height, width].
+
+        The feature map is computed on the device in every run, and copied to the host by this method only.
+        """
+        return self._on_driver(self._run_features, images)
+
     def warm(self) -> None:
         """Run every bucket until its graph is captured and replayed, the largest first: it needs the most memory."""
         self._on_driver(self._warm)
@@ -130,6 +140,21 @@ class DeviceSession:
         parts = [self._run_bucket(images[first : first + most]) for first in range(0, len(images), most)]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
+    def _run_features(self, images: Sequence[Pixels]) -> WithFeatures:
+        most = self._sizes[-1]
+        logits, descriptors, features = [], [], []
+        for first in range(0, len(images), most):
+            part = images[first : first + most]
+            outputs = self._run_bucket(part)
+            logits.append(outputs[0])
+            descriptors.append(outputs[1])
+            features.append(self._bucket_of(len(part)).features(len(part)))
+        found = np.concatenate(features, axis=1)
+        return np.concatenate(logits), np.concatenate(descriptors), found.reshape(-1, *found.shape[2:])
+
+    def _bucket_of(self, images: int) -> "_Bucket":
+        return self._buckets[bisect.bisect_left(self._sizes, images)]
+
     def _run_bucket(self, images: Sequence[Pixels] | Pixels) -> Outputs:
         # The padding is what earlier batches left behind the last image: rows are independent, and zeroing would cost
         # as much as copying images.
@@ -137,7 +162,7 @@ class DeviceSession:
             if image.shape != self._staging.shape[1:] or image.dtype != np.uint8:
                 raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 {self._staging.shape[1:]}")
             self._staging[row] = image
-        return self._buckets[bisect.bisect_left(self._sizes, len(images))].run(self._staging, len(images))
+        return self._bucket_of(len(images)).run(self._staging, len(images))
 
 
 class _Bucket:
@@ -159,6 +184,12 @@ class _Bucket:
             value = ort.OrtValue.ortvalue_from_shape_and_type([size, length], np.float32, where, 0)
             self._binding.bind_ortvalue_output(name, value)
             self._outputs.append(value)
+        self._features: ort.OrtValue | None = None
+        maps = manifest.class_maps
+        if maps is not None and maps.shape:  # part of the captured graph, so it is bound whether or not it is asked for
+            self._views, shape = maps.views, [maps.views * size, *maps.shape]
+            self._features = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, where, 0)
+            self._binding.bind_ortvalue_output(FEATURES, self._features)
         self._recorded, self._unrecorded = ort.RunOptions(), ort.RunOptions()
         if on_cuda:  # sizes differ, so they serve as names of the graphs; none is 0
             self._recorded.add_run_config_entry("gpu_graph_id", str(size))
@@ -172,6 +203,12 @@ class _Bucket:
             self._session.run_with_iobinding(self._binding, self._recorded)
             logits, descriptor = (self._rows(value, images) for value in self._outputs)
         return logits, descriptor
+
+    def features(self, images: int) -> Floats:
+        """Return the feature map of the first `images` of the last run, [views, images, channels, height, width]."""
+        assert self._features is not None  # only models with class maps are asked
+        with ON_CUDA if self._on_cuda else nullcontext():
+            return by_views(self._features.numpy(), self._views)[:, :images].copy()
 
     def search(self, staging: Pixels) -> None:
         """Run once without a graph: cuDNN times its algorithms for this size, and memory is allocated."""

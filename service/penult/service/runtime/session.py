@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from penult.bundle.errors import BundleError
 from penult.bundle.manifest import Manifest
+from penult.bundle.map_support import FEATURES
 from penult.bundle.preprocess import Pixels
 from penult.bundle.scores import Floats
 from penult.service.errors import ConfigError
@@ -58,6 +59,10 @@ class ModelSession(Protocol):
         """Run uint8 [crop, crop, 3] images as one batch."""
         ...
 
+    def run_features(self, images: Sequence[Pixels]) -> tuple[Floats, Floats, Floats]:
+        """Run as run_images() does; return the feature map too, float32 [views x N, channels, height, width]."""
+        ...
+
 
 class Session:
     """A loaded model. Thread-safe: several threads may call run() at once."""
@@ -90,7 +95,19 @@ class Session:
 
     def run_images(self, images: Sequence[Pixels]) -> tuple[Floats, Floats]:
         """Run uint8 [crop, crop, 3] images as one batch; a single one is not copied."""
-        return self.run(images[0][None] if len(images) == 1 else np.stack(images))
+        return self.run(_stacked(images))
+
+    def run_features(self, images: Sequence[Pixels]) -> tuple[Floats, Floats, Floats]:
+        """Run as run_images() does; return the feature map too, float32 [views x N, channels, height, width]."""
+        with self._lock:
+            logits, descriptor, features = self._session.run(
+                [*self._outputs, FEATURES], {self._input: _stacked(images)}
+            )
+        return logits, descriptor, features
+
+
+def _stacked(images: Sequence[Pixels]) -> Pixels:
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def open_model(onnx: bytes, providers: Sequence[Any], threads: int = 1) -> ort.InferenceSession:
@@ -134,7 +151,10 @@ def check_shape(session: ort.InferenceSession, manifest: Manifest) -> None:
         manifest.logits_name: [manifest.logits_length],
         manifest.descriptor_name: [manifest.descriptor_length],
     }
-    if shapes != expected:
+    # Its sizes are checked with the goldens: a graph need not know them before a run.
+    has_features = shapes.pop(FEATURES, None) is not None
+    has_promised = manifest.class_maps is not None and bool(manifest.class_maps.shape)
+    if shapes != expected or (has_promised and not has_features):
         raise BundleError("MODEL_SHAPE", f"the model has {shapes}, and the manifest says {expected}")
 
 

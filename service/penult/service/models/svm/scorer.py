@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from penult.bundle.class_map import LinearHead
 from penult.bundle.errors import BundleError
 from penult.bundle.scores import Floats, as_columns
 from penult.service.models.svm import kernel_svc, one_class
@@ -33,6 +34,25 @@ def load_scorer(data: bytes, descriptor_length: int, classes: int, allow_skew: b
         score = _as_products(found, descriptor_length, partial(_classifier, classes=classes))
         _probe(score, descriptor_length, (1, classes))
     return score
+
+
+def load_linear(data: bytes, descriptor_length: int, classes: int, allow_skew: bool = False) -> LinearHead | None:
+    """Return an SVM that is linear in descriptors of unit length, for class maps; None if it is another one.
+
+    Raises BundleError as load_scorer() does.
+    """
+    found = open_pickle(data, allow_skew)
+    with _checked():
+        *before, last = _steps(found)
+        if last.kind != "LinearSVC" or [step.kind for step in before] != ["Normalizer"]:
+            return None
+        if before[0].text("norm") != "l2":
+            return None
+        rows = 1 if classes == 2 else classes
+        weights = _single(last, "coef_", rows, descriptor_length)
+        # The scores of zeros are the bias.
+        bias = _linear_svc(last, descriptor_length, classes)(np.zeros((1, descriptor_length), dtype=np.float32))[0]
+        return LinearHead(np.concatenate([-weights, weights]) if rows == 1 else weights, bias, is_normalised=True)
 
 
 def load_novelty(data: bytes, descriptor_length: int, allow_skew: bool = False) -> Score:
