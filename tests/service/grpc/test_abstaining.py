@@ -25,7 +25,7 @@ def running(bundle, models, tmp_path_factory, start_server):
     """A server of digits with operating points."""
     folder, version = tmp_path_factory.mktemp("points"), models / "digits" / "1"
     files = {name: (version / name).read_bytes() for name in bundle.manifest.files}
-    publish(folder / "digits", replace(bundle.manifest, operating_points=POINTS), files)
+    publish(folder / "digits", replace(bundle.manifest, operating_points=POINTS, default_scorer="svm"), files)
     return start_server(folder, "--http")
 
 
@@ -110,6 +110,29 @@ def test_the_open_inference_protocol_has_an_output_for_it(running, crops):
     assert ask(max_error="much").status_code == 400
     metadata = httpx.get(f"{running.http}/v2/models/digits").json()
     assert metadata["outputs"][-1] == {"name": "abstained", "datatype": "BOOL", "shape": [-1]}
+
+
+def test_a_photo_tried_counts_for_the_scorer_that_answers(running, images, samples):
+    """The status page shows both scorers; withheld answers and confidence are counted for the default one, the SVM."""
+    header = {"content-type": "application/octet-stream"}
+    before = samples(running.http)
+    told = [httpx.post(f"{running.http}/try", content=path.read_bytes(), headers=header).json() for path in images[:20]]
+    after = samples(running.http)
+    with Client(running.target) as client:
+        for scorer in ("dense", "svm"):
+            answer = client.classify(images[:20], scorer=scorer)
+            assert [each["scorers"][scorer][0]["label"] for each in told] == [r.label for r in answer.results]
+            shown = [each["scorers"][scorer][0]["probability"] for each in told]
+            assert shown == pytest.approx([r.probability for r in answer.results], rel=1e-4)
+            assert [each["abstained"].get(scorer, "") for each in told] == [r.abstain_reason for r in answer.results]
+    withheld = [each["abstained"]["svm"] for each in told]
+    assert any(withheld)
+    rise = {key: after[key] - before.get(key, 0) for key in after}
+    for reason in ("unsure", "novel"):
+        key = "penult_abstained_total", ("model", "digits"), ("reason", reason), ("version", "1")
+        assert rise[key] == withheld.count(reason)
+    counted = {key[2][1]: value for key, value in rise.items() if key[0] == "penult_confidence_count"}
+    assert counted == {"dense": 0, "svm": 20}
 
 
 def test_a_model_without_points_refuses_the_parameter_and_never_abstains(server, photos, failure, request_of, stub):

@@ -8,7 +8,7 @@ and Host.
 import base64
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -24,12 +24,13 @@ from penult.service.http.responses import (
     is_from_own_page,
     read_body,
 )
-from penult.service.inference.abstaining import answer_limits
+from penult.service.inference.abstaining import AnswerLimits, answer_limits
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
 from penult.service.inference.recent_answers import RecentAnswers
 from penult.service.inference.results import Answer, Outcome
+from penult.service.inference.scoring import ClassScores
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import ModelRegistry
 from penult.service.observability.call import Envelope, Method
@@ -135,17 +136,21 @@ class TryPhotoRoute:
         }
 
     async def _scored(self, model: ServedModel, data: bytes) -> tuple[Answer, dict[str, Answer]]:
-        """Return the answer, and answers by scorer; the model runs once, and metrics count one photo."""
-        expires = time.perf_counter() + _WAIT_S
-        one = DENSE if DENSE in model.scorers else model.manifest.default_scorer
-        limits = answer_limits(model, one)
-        _, outcomes, _ = await self._pipeline.classify(model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires, limits)
+        """Return the answer, and answers by scorer; the model runs once, and metrics count the default scorer's."""
+        expires, one = time.perf_counter() + _WAIT_S, model.manifest.default_scorer
+        limits = {name: answer_limits(model, name) for name in model.scorers}
+        _, outcomes, _ = await self._pipeline.classify(
+            model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires, limits[one]
+        )
         answer = _usable(outcomes)
         scored = {one: answer}
-        if SVM in model.scorers and one != SVM:
-            limits = answer_limits(model, SVM)
-            scored[SVM] = _usable((await self._pipeline.score(model, [answer.descriptor], DEFAULT_TOP_K, limits))[0])
-        return answer, scored
+        for name in sorted({DENSE, SVM} & set(model.scorers) - {one}):
+            if name == SVM:
+                found, _ = await self._pipeline.score(model, [answer.descriptor], DEFAULT_TOP_K, limits[name])
+                scored[name] = _usable(found)
+            else:
+                scored[name] = _by_dense_head(model, answer, limits[name])
+        return answer, {name: scored[name] for name in sorted(scored)}
 
     async def _neighbours(self, model: ServedModel, answer: Answer, collection: str) -> list[dict[str, Any]]:
         """Return the nearest items of a collection, or else of all that hold the model's descriptors.
@@ -184,6 +189,14 @@ def _limit(model: ServedModel) -> dict[str, Any] | None:
         return None
     limit = model.baseline.limit
     return {"share_above": limit.share, "interval": limit.interval, "usual": limit.usual, "photos": limit.photos}
+
+
+def _by_dense_head(model: ServedModel, answer: Answer, limits: AnswerLimits | None) -> Answer:
+    """Return what the dense head says of a photo that another scorer answered; nothing is counted."""
+    assert answer.logits is not None  # the network has run
+    temperature = model.manifest.temperatures[DENSE]
+    (classes,) = ClassScores.of(answer.logits, model.manifest.classes, temperature).ranked(DEFAULT_TOP_K)
+    return replace(answer, classes=classes, abstained=limits.reason(classes[0], answer.is_novel) if limits else "")
 
 
 def _usable(outcomes: Sequence[Outcome]) -> Answer:

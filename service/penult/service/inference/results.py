@@ -36,6 +36,8 @@ class Answer:
     is_novel: bool = False
     # Why the model withholds its answer: UNSURE or NOVEL, "" if it does not.
     abstained: str = ""
+    # The dense head's scores, float32 [1, classes], whichever scorer gave the classes; None if the network has not run.
+    logits: Floats | None = None
 
 
 @dataclass(slots=True)

@@ -193,7 +193,7 @@ class Scoring:
     ) -> list[Outcome]:
         novelty = [(None, False)] * len(good) if distances is None else self.drift.record_novelty(distances)
         answers = (
-            Answer(classes, output.descriptor[0], novelty=distance, is_novel=is_novel)
+            Answer(classes, output.descriptor[0], novelty=distance, is_novel=is_novel, logits=output.logits)
             for output, classes, (distance, is_novel) in zip(good, ranked, novelty, strict=True)
         )
         return [output if isinstance(output, PenultError) else next(answers) for output in outputs]
