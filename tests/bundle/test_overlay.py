@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from penult.bundle.class_map import ClassMap
-from penult.bundle.overlay import OCCLUSION, blend, draw_map, limit_of
+from penult.bundle.overlay import blend, draw_map, limit_of
 
 
 def redness(pixels: np.ndarray) -> np.ndarray:
@@ -56,16 +56,6 @@ def test_any_photo_gets_a_picture_with_text_below(size):
     foot = drawn[-70:].astype(int)
     assert (foot.min(axis=2) < 80).any()
     assert redness(foot).max() > 100 and redness(foot).min() < -80
-
-
-def test_other_words_change_the_text_only():
-    """An occlusion map has the picture of any map, and says below what its numbers are."""
-    photo, drawn = (
-        np.full((400, 400, 3), 90, np.uint8),
-        ClassMap("a", np.eye(3, dtype=np.float32), 0.0, (0, 0, 400, 400)),
-    )
-    plain, named = draw_map(photo, drawn), draw_map(photo, drawn, wording=OCCLUSION)
-    assert (plain[:400] == named[:400]).all() and (plain[400:] != named[400:]).any()
 
 
 def test_a_map_of_zeros_has_a_scale():

@@ -4,8 +4,6 @@ Below the drawing stand the class, its score and a colour scale with numbers. Th
 in the picture is a contribution. Orange and blue differ for colour-blind people, too.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -29,38 +27,13 @@ _MIN_WIDTH = 320
 _INK, _FAINT, _PAPER = "#1d2733", "#4e5966", "#ffffff"
 
 
-@dataclass(frozen=True)
-class Wording:
-    """What the numbers of a map are, below its drawing.
-
-    Attributes:
-        for_class: Of the warm end of the scale.
-        against: Of the cool end.
-        scale: What one number of the scale is.
-    """
-
-    for_class: str = "for the class"
-    against: str = "against it"
-    scale: str = "contribution to the score, per place"
-
-
-CONTRIBUTION = Wording()
-OCCLUSION = Wording("hiding it lowers the score", "raises it", "fall of the score if the place is hidden")
-
-
 def limit_of(values: Floats) -> float:
     """Return the largest absolute value of a map, the end of its colour scale; 1 if all are 0."""
     largest = float(np.abs(values).max(initial=0.0))
     return largest if np.isfinite(largest) and largest > 0 else 1.0
 
 
-def draw_map(
-    photo: Pixels,
-    drawn: ClassMap,
-    limit: float | None = None,
-    wording: Wording = CONTRIBUTION,
-    title: str | None = None,
-) -> Pixels:
+def draw_map(photo: Pixels, drawn: ClassMap, limit: float | None = None) -> Pixels:
     """Draw a class map over its photo, with class, score and scale below.
 
     Args:
@@ -68,8 +41,6 @@ def draw_map(
         drawn: The map; its area is in pixels of the photo.
         limit: The contribution at the ends of the colour scale; None takes the largest of the map. Maps that are
             compared need the same one.
-        wording: What the numbers are.
-        title: The first line below; None says class and score, with the sum of the places and the offset.
 
     Returns:
         uint8 [H', W', 3]. Large photos are shrunk and small ones enlarged, so that the text is readable.
@@ -79,14 +50,8 @@ def draw_map(
     width = max(picture.width, _MIN_WIDTH)
     sheet = Image.new("RGB", (width, picture.height + _FOOT_PIXELS), _PAPER)
     sheet.paste(picture, ((width - picture.width) // 2, 0))
-    _draw_foot(sheet, picture.height, end, wording, title or title_of(drawn))
+    _draw_foot(sheet, picture.height, end, drawn)
     return np.asarray(sheet)
-
-
-def title_of(drawn: ClassMap) -> str:
-    """Return the class and its score, and what the score is the sum of."""
-    places = drawn.score - drawn.offset
-    return f"{drawn.label}: score {drawn.score:.2f} = places {places:+.2f}, offset {drawn.offset:+.2f}"
 
 
 def blend(
@@ -139,10 +104,10 @@ def _pixels(area: Area, across: float, down: float, size: tuple[int, int]) -> tu
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _draw_foot(sheet: Image.Image, top: int, limit: float, wording: Wording, title: str) -> None:
+def _draw_foot(sheet: Image.Image, top: int, limit: float, drawn: ClassMap) -> None:
     """Draw the text and the scale below a picture that ends at `top`."""
     draw, room = ImageDraw.Draw(sheet), sheet.width - 2 * _MARGIN
-    draw_line(draw, _MARGIN, top + 4, title, _TEXT_PIXELS, _INK, room)
+    draw_line(draw, _MARGIN, top + 4, f"{drawn.label}: score {drawn.score:.2f}", _TEXT_PIXELS, _INK, room)
     at = top + 4 + _TEXT_PIXELS + 10
     wide = min(room, 480)
     shares = np.linspace(-1, 1, wide, dtype=np.float32)[None, :].repeat(_BAR_PIXELS, axis=0)
@@ -151,8 +116,9 @@ def _draw_foot(sheet: Image.Image, top: int, limit: float, wording: Wording, tit
     bar = 190 + (colour - 190) * cover[:, :, None]
     sheet.paste(Image.fromarray(bar.round().astype(np.uint8)), (_MARGIN, at))
     below = at + _BAR_PIXELS + 2
-    ends = (f"{-limit:.2g} {wording.against}", "0", f"{wording.for_class} {limit:+.2g}")
+    note = f"contribution per place; sum {drawn.score - drawn.offset:+.2f}, offset {drawn.offset:+.2f}"
+    ends = (f"{-limit:.2g} against it", "0", f"for the class {limit:+.2g}")
     for text, share in zip(ends, (0.0, 0.5, 1.0), strict=True):
         length = round(draw.textlength(text, font_size=_SMALL_PIXELS))
         draw_line(draw, _MARGIN + round(share * (wide - length)), below, text, _SMALL_PIXELS, _FAINT, room)
-    draw_line(draw, _MARGIN, below + _SMALL_PIXELS + 2, wording.scale, _SMALL_PIXELS, _FAINT, room)
+    draw_line(draw, _MARGIN, below + _SMALL_PIXELS + 2, note, _SMALL_PIXELS, _FAINT, room)

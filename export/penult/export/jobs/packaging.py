@@ -46,6 +46,7 @@ from penult.export.evaluation.outputs import SplitOutputs
 from penult.export.evaluation.svm import FittedSvm, fit_again
 from penult.export.jobs.abstaining import certified
 from penult.export.jobs.class_maps import proved
+from penult.export.jobs.report_maps import photo_maps
 from penult.export.onnx.runtime import ExportedModel
 from penult.export.report.report import predictions_csv, report_files
 from penult.export.report.report_data import ReportData, TrainingSummary, Validation
@@ -243,6 +244,7 @@ def publish_bundle(
         name=model_name(folder), manifest=manifest, splits=splits, metrics=metrics, scores=scores["test"],
         labels=outputs["test"].labels, descriptors=outputs["test"].descriptors, settings=settings, learning=learning,
         validation=Validation(scores["val"], outputs["val"].labels), crops=crops, near_copies=across,
+        maps=photo_maps(manifest, exported, fitted, files),
     )  # fmt: skip
     files |= report_files(report_data)
     files["report/predictions.csv"] = predictions_csv(splits, scores["test"], manifest.temperatures)

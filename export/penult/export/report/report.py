@@ -23,11 +23,13 @@ from penult.export.evaluation import accuracy
 from penult.export.evaluation.choice import RULES
 from penult.export.evaluation.confusions import Confusions, class_rows, classes_csv
 from penult.export.evaluation.diagnosis import RULE
+from penult.export.evaluation.occlusion import PLACES
 from penult.export.evaluation.paired import SIGNIFICANCE
 from penult.export.networks.weight_changes import StageChange, stage_changes
 from penult.export.report import budget_table
 from penult.export.report.figures import draw_figures
 from penult.export.report.gallery import gallery, near_copies
+from penult.export.report.map_gallery import map_gallery
 from penult.export.report.plot_abstaining import risk_coverage
 from penult.export.report.plot_scorers import MAX_NAMED, confusion_inches
 from penult.export.report.plot_style import SCORER_NAMES, WIDTH
@@ -206,6 +208,8 @@ def _values(report_data: ReportData, by_scorer: Mapping[str, Confusions]) -> dic
         "diagnosis": report_data.learning.diagnosis if report_data.learning else None,
         "stages": _stages(report_data.learning) if report_data.learning else [],
         "shows_photos": report_data.crops is not None,
+        "maps": map_gallery(report_data),
+        "occlusion_places": PLACES**2,
     }
 
 

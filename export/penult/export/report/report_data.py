@@ -13,6 +13,7 @@ from penult.bundle.scores import Floats
 from penult.export.config.train import TrainSettings
 from penult.export.data.dataset import Splits
 from penult.export.data.splitting import Photo
+from penult.export.evaluation.class_maps import PhotoMaps
 from penult.export.evaluation.copies_across import Across
 from penult.export.evaluation.diagnosis import Diagnosis
 from penult.export.training.history import History
@@ -60,6 +61,7 @@ class ReportData:
         learning: None if only the SVM is new.
         crops: Returns photos as uint8 [n, size, size, 3]; None if the report must not show photos.
         near_copies: Test and validation photos with near-copies in other splits.
+        maps: Makes maps of test photos; None for none.
     """
 
     name: str
@@ -74,3 +76,4 @@ class ReportData:
     validation: Validation | None = None
     crops: Callable[[Sequence[Photo]], Pixels] | None = None
     near_copies: Sequence[Across] = ()
+    maps: PhotoMaps | None = None
