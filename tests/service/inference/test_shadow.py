@@ -77,6 +77,8 @@ def test_only_the_comparison_shows_a_shadow(versions, start_server, samples, enc
     (shadow,) = told["shadows"]
     assert (shadow["is_worse"], shadow["primary"], shadow["agreement"]["share"]) == (True, 1, 0)
     assert [rate["share"] for rate in shadow["accuracy"]] == [1, 0]
+    server.process.terminate()
+    assert server.process.wait(60) == 0
 
 
 # -- what the queue does, without a server -----------------------------------------------------------------------------
@@ -181,12 +183,14 @@ def test_feedback_joins_before_and_after_the_shadow_answers(make_bench, samples,
     assert counts() == {}
 
 
-def test_an_image_that_the_shadow_cannot_use_is_counted(make_bench, samples):
-    """A photo that cannot be decoded for it counts as failed, and the next one is compared."""
+def test_an_image_that_the_shadow_cannot_use_is_counted(make_bench, samples, caplog):
+    """Photos that cannot be decoded for it count as failed, in one line of the log, and the next one is compared."""
     bench = make_bench()
-    bench.offer("bad", EncodedPhoto(b"no photo"), RawPhoto(8, 8, bytes([230]) * 192, is_crop=True))
+    bad = EncodedPhoto(b"no photo")
+    bench.offer("bad", bad, bad, RawPhoto(8, 8, bytes([230]) * 192, is_crop=True))
     bench.work()
-    eventually(lambda: images_of(samples(bench.metrics)) == {"compared": 1, "shed": 0, "failed": 1})
+    eventually(lambda: images_of(samples(bench.metrics)) == {"compared": 1, "shed": 0, "failed": 2})
+    assert caplog.text.count("shadow light version 2 fails: ") == 1
 
 
 def test_the_share_is_a_hash_of_the_request(make_bench):

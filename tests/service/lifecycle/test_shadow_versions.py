@@ -87,6 +87,25 @@ def test_the_newest_other_version_is_what_clients_get(publish_brightness, tmp_pa
     run(scenario, tmp_path, "light=2")
 
 
+def test_a_client_unloads_and_loads_both(publish_brightness, tmp_path):
+    """With model control, a shadow leaves and comes with the version that clients get, and its refusal is no error."""
+    for _ in range(2):
+        publish_brightness(tmp_path)
+
+    async def scenario(repository: Repository) -> None:
+        await repository.poller.start()
+        await repository.poller.unload("light")
+        assert repository.now == ([], [])
+        await repository.poller.load("light")
+        assert repository.now == ([1], [2])
+        (tmp_path / "light" / "2" / "model.onnx").write_bytes(b"damaged")
+        await repository.poller.unload("light")
+        await repository.poller.load("light")
+        assert repository.now == ([1], [])
+
+    run(scenario, tmp_path, "light=2")
+
+
 def test_a_shadow_that_fails_its_checks_leaves_the_rest(publish_brightness, tmp_path):
     """A shadow whose golden answers differ is refused, and the other version is served."""
     publish_brightness(tmp_path)

@@ -89,6 +89,8 @@ class Shadows:
         self._bytes = 0
         self._pairs: OrderedDict[tuple[str, int], _Pair] = OrderedDict()
         self._lock = threading.Lock()
+        # The models that failed at their last image; the thread's own.
+        self._failing: set[str] = set()
         # Held while the thread works with a model.
         self._turn = threading.Lock()
         self._wake = threading.Event()
@@ -246,10 +248,13 @@ class Shadows:
             try:
                 label, probability = _answer(shadow, self._decoder.crop(photo, shadow.manifest.preprocess))
             except Exception as error:  # of the decoder, or of onnxruntime, which has a dozen
-                log.warning("shadow %s version %d fails: %s", shadow.name, shadow.version, one_line(error))
+                if shadow.name not in self._failing:  # a version that always fails must not fill the log
+                    log.warning("shadow %s version %d fails: %s", shadow.name, shadow.version, one_line(error))
+                self._failing.add(shadow.name)
                 self._forget([pair], FAILED)
                 return True
             seconds = clock() - started
+            self._failing.discard(shadow.name)
         pair.comparison.add(label == pair.label, (pair.probability, probability), (pair.seconds, seconds))
         pair.shadow = label
         self._count(shadow.name, shadow.version, COMPARED, 1)

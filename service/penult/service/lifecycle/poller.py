@@ -119,7 +119,8 @@ class RepositoryPoller:
             self._refused = {key: refusal for key, refusal in self._refused.items() if key[0] != name}
             await self._update(name, found.models[name], force=True)
         for version in [versions[0] for versions in self._wanted(name, found.models[name]) if versions]:
-            if refusal := self._refused.get((name, version)):
+            refusal = self._refused.get((name, version))
+            if refusal and self._shadows.get(name) != version:  # what clients get is there without a shadow
                 raise ModelRefused(refusal.reason, f"version {version} was refused ({refusal.reason}); see the log")
 
     async def unload(self, name: str) -> None:
