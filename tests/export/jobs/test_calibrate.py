@@ -88,6 +88,19 @@ def test_a_new_svm_is_certified_on_photos_set_aside(model, few_digits, capsys):
     assert (model / "2" / "report" / "abstaining.csv").is_file()
 
 
+def test_photos_that_chose_the_epoch_are_named(model, digits, few_digits, capsys):
+    """The same photos without --max-error in training: a note says what that costs. Other photos have another note."""
+    options = ["--max-error", "20%", "--kernel", "linear", "--no-report-photos"]
+    assert cli.main(["svm", str(model), str(digits), *options]) == 0
+    said = capsys.readouterr().err
+    assert "took part in the choice of its epoch" in said
+    assert "trained on other photos" not in said
+    assert cli.main(["svm", str(model), str(few_digits), *options]) == 0
+    said = capsys.readouterr().err
+    assert "trained on other photos" in said
+    assert "choice of its epoch" not in said
+
+
 def test_a_new_svm_without_the_option_drops_the_thresholds_of_calibrate(model, digits, few_digits, capsys):
     """Thresholds belong to the scores that they were certified for; the command says that they are gone."""
     assert cli.main(["calibrate", str(model), str(digits / "test")]) == 0

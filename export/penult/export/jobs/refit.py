@@ -42,6 +42,10 @@ _OTHER_PHOTOS = (
     "the network was trained on other photos or on another split; if it has seen a test photo in training, the "
     "accuracy here is too high"
 )
+_CHOSE = (
+    "the network was trained without --max-error, so the certifying photos took part in the choice of its epoch; the "
+    "share of wrong answers may be slightly higher than certified; penult calibrate with new photos has no such doubt"
+)
 _OF_ITS_OWN = (CALIBRATE, "classes", "dense_is_silent", one_class.RECORD)
 # Libraries that a new SVM and its goldens depend on; the others made the network.
 _USED = ("onnxruntime-gpu", "onnxruntime", "scikit-learn", "numpy", "pillow", "penult")
@@ -192,6 +196,7 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     """
     splits = load_as_trained(settings, bundle, record)
     splits = reorder_classes(splits, record.classes, bundle.manifest.classes)
+    sha256 = splits.sha256
     if wanted_by(settings, bundle.manifest) and len(splits.classes) > 1:
         splits = set_aside(splits, seed_of(settings, record))
     else:
@@ -199,7 +204,8 @@ def splits_as_trained(settings: VersionSettings, bundle: Bundle, record: Trainin
     # A network that was taken as it was given has seen none of the photos.
     is_given = bundle.manifest.has_one_class and not record.classes
     if splits.sha256 != record.data_sha256 and not is_given:
-        splits = replace(splits, notes=(*splits.notes, _OTHER_PHOTOS))
+        note = _CHOSE if splits.certify and sha256 == record.data_sha256 else _OTHER_PHOTOS
+        splits = replace(splits, notes=(*splits.notes, note))
     announce(bundle, splits, why_no_dense(splits, record))
     return splits
 
