@@ -1,4 +1,4 @@
-"""kill -9 of a server that stores items, and a disk that fills up under it: what was acknowledged is there afterwards."""
+"""kill -9 of a server that stores items or feedback, and a full disk: what was acknowledged is there afterwards."""
 
 import os
 import random
@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from tests.attacks.bystander import wait_for
 from penult.bundle.manifest import Manifest
 from penult.bundle.reader import read_bundle
 from penult.bundle.writer import publish
-from penult.client import Client, NewItem, RequestFailed
+from penult.client import Client, ItemFailure, NewItem, RequestFailed, Truth
 
 # `make kills`: a hundred.
 KILLS = int(os.environ.get("PENULT_KILLS", "3"))
@@ -98,6 +99,68 @@ def test_a_killed_server_has_what_it_acknowledged(light, start_server, tmp_path)
         f"\n{KILLS} kills, {len(acknowledged)} batches of {BATCH} acknowledged, {len(unsaid)} stored as the kill came"
     )
     assert len(acknowledged) >= KILLS
+
+
+VERDICTS, AT_ONCE = 1000, 20
+
+
+def _said(number: int) -> Truth:
+    """The verdict with this number, about an answer of its own: one in three is right."""
+    label = good_bundle.CLASSES[number % 3]
+    return Truth(label, request_id=f"{number:016x}", model="light", version=1, answered=good_bundle.CLASSES[0])
+
+
+def _judge_until_it_fails(target: str, acknowledged: list[int]) -> None:
+    """Send the verdicts that nothing has acknowledged yet, in order, and note those that the server acknowledges."""
+    with Client(target, retries=0) as client:
+        while len(acknowledged) < VERDICTS:
+            batch = range(len(acknowledged), min(len(acknowledged) + AT_ONCE, VERDICTS))
+            try:
+                results = client.feedback([_said(number) for number in batch])
+            except RequestFailed:
+                return
+            assert not any(isinstance(each, ItemFailure) for each in results)
+            acknowledged.extend(batch)
+
+
+def _counted(samples: Callable[[str], dict[tuple, float]], http: str) -> Counter[str]:
+    found = samples(http)
+    return Counter(
+        {dict(key[1:])["outcome"]: round(value) for key, value in found.items() if key[0] == "penult_feedback_total"}
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_a_killed_server_has_the_verdicts_that_it_acknowledged(light, start_server, samples, tmp_path):
+    """Of 1,000 verdicts with kill -9 amid them none is lost or counted twice, and metrics are what the client counts."""
+    chance, acknowledged, folder = random.Random(5), list[int](), tmp_path / "feedback"
+
+    def expected(count: int) -> Counter[str]:
+        return Counter("wrong" if number % 3 else "right" for number in range(count))
+
+    for kill in range(KILLS + 1):
+        server = start_server(light, "--feedback", str(folder))
+        counted = _counted(samples, server.http).total()
+        assert len(acknowledged) <= counted <= len(acknowledged) + AT_ONCE  # the last batch may have been stored
+        enough = len(acknowledged) + chance.randint(1, VERDICTS // (KILLS + 1))
+        thread = threading.Thread(target=_judge_until_it_fails, args=(server.target, acknowledged))
+        thread.start()
+        if kill < KILLS:
+            wait_for(lambda enough=enough: len(acknowledged) >= enough)
+            server.process.kill()
+            server.process.wait()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(acknowledged) == VERDICTS
+    assert _counted(samples, server.http) == expected(VERDICTS)
+    server.process.kill()
+    server.process.wait()
+    again = start_server(light, "--feedback", str(folder))
+    assert _counted(samples, again.http) == expected(VERDICTS)
+    found = samples(again.http)
+    live = found["penult_live_accuracy", ("model", "light"), ("version", "1")]
+    assert live == pytest.approx(expected(VERDICTS)["right"] / VERDICTS)
+    assert len((folder / "feedback.jsonl").read_bytes().splitlines()) == VERDICTS
 
 
 def _limit(process: subprocess.Popen, bytes_: int) -> None:
