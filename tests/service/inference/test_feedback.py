@@ -2,14 +2,19 @@
 
 import base64
 import csv
+import hashlib
+import json
 import stat
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import httpx
 import pytest
 
+from penult import cli
+from penult.bundle.reader import read_manifest
 from penult.client import Client, ItemFailure, Truth
 from penult.v1 import penult_pb2 as pb
 from penult.v1 import penult_pb2_grpc
@@ -131,6 +136,43 @@ def test_every_way_of_asking_can_be_judged(models, start_server, samples, own_ph
             "right"
         ] * 5
     assert outcomes(samples(server.http)) == {"right": 5}
+
+
+def test_corrected_photos_are_read_by_the_commands_that_learn(
+    copy_model, start_server, digits, tiny_weights, tmp_path, capsys
+):
+    """svm, train, label and its replay take the folder of corrected photos, with the labels that people gave."""
+    model = copy_model(tmp_path / "models")
+    server = start_server(model.parent, "--feedback", str(tmp_path / "feedback"), "--feedback-photos-mb", "8")
+    known = {path: digit for digit in "012" for path in sorted((digits / "test" / digit).iterdir())[:12]}
+    with Client(server.target) as client:
+        answer = client.classify(list(known))
+        client.feedback([answer.truth(place, digit) for place, digit in enumerate(known.values())])
+        wrong = next(iter(known))  # a later correction replaces the label
+        client.feedback([answer.truth(0, "2")])
+    truth = {hashlib.sha256(path.read_bytes()).hexdigest(): digit for path, digit in known.items()}
+    truth[hashlib.sha256(wrong.read_bytes()).hexdigest()] = "2"
+    photos = tmp_path / "feedback" / "digits"
+    labels = photos / "labels.csv"
+
+    def run(*words: object) -> str:
+        assert cli.main([str(word) for word in words]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    run("svm", model, labels, "--kernel", "linear", "--no-report-photos")
+    refitted = read_manifest(model / "2")
+    assert refitted.classes == ("0", "1", "2")
+    assert sum(refitted.training["svm"]["photos"].values()) == len(known)
+    options = "--arch", "tiny5", "--weights", tiny_weights, "--freeze", "all", "--epochs", "1", "--svm", "linear"
+    run("train", labels, "--out", tmp_path / "models" / "new", *options, "--no-report-photos")
+    assert sum(read_manifest(tmp_path / "models" / "new" / "1").training["photos"].values()) == len(known)
+    run("label", photos, "--labels", labels, "--model", model, "--export", tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert {
+        Path(task["data"]["image"]).stem: task["annotations"][0]["result"][0]["value"]["choices"][0] for task in tasks
+    } == truth
+    played = json.loads(run("label", photos, "--replay", labels, "--model", model, "--budget", "20", "--json"))
+    assert [count for count, _ in played["curve"]] == [10, 20]
 
 
 def test_nothing_acknowledged_is_lost_when_all_workers_are_killed(models, start_server, samples, own_photos, tmp_path):
