@@ -1,4 +1,4 @@
-"""Make the pictures of a report, of the status page and of the labelling page: `make pictures`.
+"""Make the pictures of a report and its class maps, of the status page and of the labelling page: `make pictures`.
 
 Runs the demo on scikit-learn's digits in a temporary folder, serves its model and sends requests. Then labels digits by
 keys. Takes pictures of the pages with headless Chromium, in light and dark colours.
@@ -28,7 +28,7 @@ CHROMIUM = [
 SCHEMES = {"": 1, "-dark": 0}  # Chromium's preferredColorScheme
 WIDTH, COLOURS, LOAD_S = 1200, 128, 90
 NAMES = {"5": "five", "6": "six", "7": "seven", "8": "eight", "9": "nine"}
-LABELS, LABEL_HEIGHT = 130, 860
+LABELS, LABEL_HEIGHT, MAPS_HEIGHT, MAPS_COLOURS = 130, 860, 450, 256
 
 
 def picture(browser: str, url: str, name: str, height: int, folder: Path) -> None:
@@ -41,11 +41,25 @@ def picture(browser: str, url: str, name: str, height: int, folder: Path) -> Non
         keep(shot, file)
 
 
-def keep(shot: Path, file: Path) -> None:
+def keep(shot: Path, file: Path, colours: int = COLOURS) -> None:
     """Write a picture with few colours."""
     image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    image.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def class_maps(report: Path, folder: Path) -> None:
+    """Take pictures of the class maps of a report: docs/class-maps.png and docs/class-maps-dark.png."""
+    loaded = "[...document.querySelectorAll('#class-maps img')].every((image) => image.complete && image.naturalWidth)"
+    with Browser(folder) as page:
+        for suffix, scheme in (("", "light"), ("-dark", "dark")):
+            page.size(WIDTH, MAPS_HEIGHT, scheme)
+            page.open(report.as_uri())
+            page.run("document.querySelector('#class-maps').scrollIntoView()")
+            page.run("for (const image of document.querySelectorAll('#class-maps img')) image.loading = 'eager'")
+            page.wait(loaded)
+            page.screenshot(folder / "shot.png")
+            keep(folder / "shot.png", DOCS / f"class-maps{suffix}.png", MAPS_COLOURS)
 
 
 def label_page(folder: Path) -> None:
@@ -89,6 +103,7 @@ def main() -> int:
         label_page(folder)
         (report,) = folder.glob("models/digits/*/report/index.html")
         picture(browser, report.as_uri(), "report", 1240, folder)
+        class_maps(report, folder)
         serve = [*PENULT, "serve", "--port", "0", "--metrics-port", "0", "--lookup", "demo-out/lookup"]
         with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None  # asked for above
