@@ -82,6 +82,7 @@ def test_a_network_without_exact_maps_has_occlusion_maps(report_data: Callable):
     section = " ".join(re.search(r'<section id="class-maps">.*?</section>', page, re.DOTALL)[0].split())
     assert "Occlusion" in section and "hidden dense layers lie between" in section
     assert "do not add up to the score" in section and "score " not in re.sub(r"score of|the score", "", section)
+    assert "added up" not in section and "hiding it lowers the score" in section
     assert asked == [37] * 5
 
 
