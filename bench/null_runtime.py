@@ -3,7 +3,8 @@
 The session runs for real while the model loads, replays its goldens and warms up. From then on it returns the outputs
 of a gray image. With `--run-ms` and `--image-ms` a run sleeps first, without the interpreter, as on a GPU. With
 `--device-batches` the pipeline treats the session as a GPU's: batches of up to 32 images, on a thread of its own.
-This switch is for benchmarks only, so it is not a part of penult.
+`--no-window` leaves out what the estimated accuracy is made of. These switches are for benchmarks only, so they are no
+part of penult.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from penult.bundle.scores import Floats
 from penult.cli import main
 from penult.service.models import loader
 from penult.service.models.loader import ServedModel
+from penult.service.observability.answer_window import AnswerWindow
 from penult.service.process import server
 
 _DEVICE, _MOST_IMAGES = "StandInExecutionProvider", 512
@@ -52,6 +54,7 @@ def run() -> None:
     parser.add_argument("--run-ms", type=float, default=0.0, help="time of every run, in milliseconds")
     parser.add_argument("--image-ms", type=float, default=0.0, help="more time for each image, in milliseconds")
     parser.add_argument("--device-batches", action="store_true", help="batch as on a GPU")
+    parser.add_argument("--no-window", action="store_true", help="note no answers for the estimated accuracy")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="serve and its options")
     wanted = parser.parse_args()
     run_s, image_s = wanted.run_ms / 1000, wanted.image_ms / 1000
@@ -61,6 +64,9 @@ def run() -> None:
         null_session(model.session, model.manifest.preprocess.crop, run_s, image_s, wanted.device_batches)
 
     server.warm = warm
+    if wanted.no_window:
+        AnswerWindow.add_answers = lambda window, answers: None  # type: ignore[method-assign]
+        AnswerWindow.add_novelty = lambda window, are_novel: None  # type: ignore[method-assign]
     sys.exit(main(wanted.command))
 
 
