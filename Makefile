@@ -75,8 +75,8 @@ serve: setup
 	@$(BIN)/penult serve
 
 # The tiers of tests/tiers.py, in two processes. A unit test may move to the process that is free. Tests with servers
-# stay with their file, so that each server is started once.
-PARALLEL ?= -n 2 --dist loadfile
+# stay with their file, so that each server is started once, and files keep the order of tests/tiers.py.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 UNIT_PARALLEL ?= -n 2 --dist worksteal
 RUN := $(BIN)/python
 unit: setup

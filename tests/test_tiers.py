@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.tiers import TIERS, refusal, tier_of
+from tests.tiers import TIERS, ranks_of, refusal, tier_of
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,16 @@ from tests.tiers import TIERS, refusal, tier_of
 def test_the_tier_is_the_highest_that_anything_asks_for(folders, fixtures, marks, tier):
     """Folders, fixtures and marks raise a test's tier; none lowers it."""
     assert tier_of(folders, fixtures, marks) == tier
+
+
+def test_files_come_in_an_order_that_keeps_two_processes_busy():
+    """One file that needs the trained model, then other servers and trainings, then the rest, unit tests last."""
+    tests = [
+        ("unit.py", "unit", False), ("drift.py", "unit", False), ("drift.py", "server", True),
+        ("sweep.py", "server", False), ("status.py", "server", True), ("system.py", "system", True),
+    ]  # fmt: skip
+    ranks = ranks_of(tests)
+    assert sorted(ranks, key=ranks.__getitem__) == ["drift.py", "sweep.py", "status.py", "unit.py", "system.py"]
 
 
 def test_every_test_has_one_tier(request):

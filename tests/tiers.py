@@ -8,7 +8,7 @@ system: needs other programs, environments of their own, real weights or minutes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,13 +38,34 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its tier, before pytest deselects by marks."""
+    """Mark every test with its tier, before pytest deselects by marks, and order the files."""
     for item in items:
         marks = {mark.name for mark in item.iter_markers()} & set(TIERS)
-        tier = tier_of(item.path.relative_to(_ROOT).parts, set(getattr(item, "fixturenames", ())), marks)
+        tier = tier_of(item.path.relative_to(_ROOT).parts, _fixtures(item), marks)
         item.own_markers = [mark for mark in item.own_markers if mark.name not in TIERS]
         item.add_marker(tier)
         item.stash[_TIER] = tier
+    ranks = ranks_of([(str(item.path), item.stash[_TIER], "trained" in _fixtures(item)) for item in items])
+    items.sort(key=lambda item: ranks[str(item.path)])
+
+
+def ranks_of(tests: Sequence[tuple[str, str, bool]]) -> dict[str, int]:
+    """Return the rank of each file, for two processes that each take the next file when they are free.
+
+    One file that needs the trained model comes first, and then those that train or serve others, so that the second
+    process does not wait for the model. Unit tests come last: they are short, so both processes end together.
+
+    Args:
+        tests: File, tier, and whether it needs the trained model, of each test in the order of collection.
+    """
+    busy = {file for file, tier, _ in tests if tier == "server"}
+    needing = {file for file, _, needs in tests if needs}
+    lead = next((file for file, tier, needs in tests if tier == "server" and needs), None)
+    return {file: 3 if file not in busy else 0 if file == lead else 1 + (file in needing) for file, _, _ in tests}
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 _TIER = pytest.StashKey[str]()
