@@ -17,6 +17,7 @@ from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.decoder import Decoder, EncodedPhoto, RawPhoto
 from penult.service.inference.shadow import Shadows
 from penult.service.models.loader import Placement, load, load_shadow
+from penult.service.observability.call import Call, DrainGate, Envelope, Method
 from penult.service.observability.comparisons import what_it_says
 from penult.service.observability.metrics import Metrics
 from penult.service.observability.sequential import LIMIT, evidence_of_worse
@@ -135,12 +136,19 @@ def test_requests_come_first(make_bench, samples, encode):
         admission.admit("b", 1, 1, lambda images: 0.0, float("inf"))
     assert images_of(samples(bench.metrics))["shed"] == 300
     bench.offer("more", photo)
+    answers, asked = iter((True, False)), threading.Event()
+    bench.shadows._is_idle = lambda: next(answers, None) or asked.set()
+    bench.shadows.wake()  # a request comes before the thread runs
+    asked.wait()
+    assert images_of(samples(bench.metrics))["compared"] == 0
+    bench.shadows._is_idle = bench.is_idle.is_set
     bench.work()
     eventually(lambda: images_of(samples(bench.metrics))["compared"] == 1)
     bench.is_idle.clear()
     bench.offer("last", photo)
     bench.shadows.close()
     bench.offer("too late", photo)
+    bench.shadows.shed()
     assert images_of(samples(bench.metrics)) == {"compared": 1, "shed": 301, "failed": 0}
 
 
@@ -154,6 +162,16 @@ def test_the_server_sheds_by_its_own_admission(make_bench, versions):
     admission.admit("a", 1, 1, lambda images: 0.0, float("inf"))
     assert not found._is_idle()
     assert wiring.shadows(ServeConfig(), admission, metrics) is None
+
+
+def test_the_end_of_a_call_wakes_it():
+    """A call wakes the shadow after it has left the drain gate, and not before."""
+    gate, woken = DrainGate(), []
+    envelope = Envelope(Metrics(CollectorRegistry()), gate, after_call=lambda: woken.append(gate._requests._count))
+    with Call(Method(envelope, "Classify", "Classify", "Classify"), str, dict) as call:
+        call.admit()
+        assert woken == []
+    assert woken == [0]
 
 
 def test_feedback_joins_before_and_after_the_shadow_answers(make_bench, samples, encode):
