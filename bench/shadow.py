@@ -10,6 +10,7 @@ twice the capacity, without a shadow and with one that sees every request.
 
 import argparse
 import asyncio
+import random
 import sys
 import tempfile
 import time
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rate", type=float, help="only an open loop of so many photos a second")
     wanted = parser.parse_args()
     (name,) = [folder.name for folder in wanted.models.iterdir() if folder.is_dir() and folder.name[0] != "."]
     shadow = ("--shadow", f"{name}=2", "--shadow-share")
@@ -87,31 +89,31 @@ def main() -> None:
             for number, (key, each) in enumerate(options.items())
         }
         try:
-            measure(servers, wanted.photos, wanted.rounds, wanted.seconds)
+            measure(servers, wanted.photos, wanted.rounds, wanted.seconds, wanted.rate)
         finally:
             for server in servers.values():
                 server.stop()
 
 
-def measure(servers: dict[str, Server], photos: Path, rounds: int, seconds: float) -> None:
+def measure(servers: dict[str, Server], photos: Path, rounds: int, seconds: float, rate: float | None) -> None:
     """Measure the servers in turns."""
     for server in servers.values():
         server.measured(photos, 2.0, concurrency=2)
     report, _ = servers[_BASE].measured(photos, seconds, concurrency=4)
     capacity = report.good_images_per_s
     loads = {"one caller": {"concurrency": 1}, "four callers": {"concurrency": 4}, "half": {"rate": capacity / 2}}
+    if rate:
+        loads = {f"{rate:g} photos/s": {"rate": rate}}
     found: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    order = list(servers)
+    order, shuffled = list(servers), random.Random(0)
     for number in range(rounds):
-        order = [*order[1:], order[0]]
         for what, options in loads.items():
+            shuffled.shuffle(order)
             for key in order:
                 _, figures = servers[key].measured(photos, seconds, **options)
                 found[what, key].append(figures)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    print(
-        f"capacity {capacity:.1f} photos/s; ratios are medians of those within a round, with the least and the largest"
-    )
+    print(f"capacity {capacity:.1f} photos/s; ratios are medians of those within a round, with the quartiles")
     for (what, key), rows in found.items():
         base = found[what, _BASE]
         ratios = {
@@ -120,12 +122,12 @@ def measure(servers: dict[str, Server], photos: Path, rounds: int, seconds: floa
         }
         text = ", ".join(
             f"{each} {median(row[each] for row in rows):.2f} ms x {median(ratios[each]):.3f} "
-            f"({ratios[each][0]:.2f} to {ratios[each][-1]:.2f})"
+            f"({ratios[each][len(rows) // 4]:.2f} to {ratios[each][3 * len(rows) // 4]:.2f})"
             for each in ratios
         )
         sums = {each: sum(row[each] for row in rows) for each in ("asked", "failed", "compared", "shed")}
         print(f"{what}, shadow {key}: {text}; {sums}")
-    for key in (_BASE, "1.0"):
+    for key in () if rate else (_BASE, "1.0"):
         report, figures = servers[key].measured(photos, 2 * seconds, rate=2 * capacity, timeout_s=3.0)
         print(f"twice the capacity, shadow {key}: {report.good_images_per_s:.1f} photos/s, {figures}")
 
