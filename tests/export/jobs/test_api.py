@@ -113,7 +113,7 @@ def test_missing_photos_are_one_line(tmp_path):
 
 
 def test_importing_is_light():
-    """The package alone loads no PyTorch; variables of the commands are not read."""
-    code = "import sys, penult.export; print('torch' in sys.modules, dir(penult.export.train)[:0])"
+    """The package alone loads no PyTorch."""
+    code = "import sys, penult.export; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.startswith("False")
