@@ -145,6 +145,7 @@ class _Model:
     """What reading a message asks of a model."""
 
     name, version, fingerprint, scorers, manifest = "light", 1, "ab", ("dense", "svm"), _Manifest
+    mapper = None
 
 
 _READERS: tuple[Callable[[bytes], None], ...] = (_classify, _describe, _score, _lookup, _put, _infer, _infer_json)

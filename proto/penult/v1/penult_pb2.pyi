@@ -95,6 +95,29 @@ ABSTAIN_REASON_NOVEL: AbstainReason.ValueType  # 2
 """The photo is unlike the training photos, whatever the probability."""
 Global___AbstainReason: _TypeAlias = AbstainReason  # noqa: Y015
 
+class _MapFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MapFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MapFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MAP_FORMAT_UNSPECIFIED: _MapFormat.ValueType  # 0
+    """MAP_FORMAT_UINT8."""
+    MAP_FORMAT_UINT8: _MapFormat.ValueType  # 1
+    """A byte per place. A contribution is zero + scale * byte, off by at most `scale`. The sum stays that of the scores."""
+    MAP_FORMAT_FLOAT32: _MapFormat.ValueType  # 2
+    """4 bytes per place, little endian, exact."""
+
+class MapFormat(_MapFormat, metaclass=_MapFormatEnumTypeWrapper): ...
+
+MAP_FORMAT_UNSPECIFIED: MapFormat.ValueType  # 0
+"""MAP_FORMAT_UINT8."""
+MAP_FORMAT_UINT8: MapFormat.ValueType  # 1
+"""A byte per place. A contribution is zero + scale * byte, off by at most `scale`. The sum stays that of the scores."""
+MAP_FORMAT_FLOAT32: MapFormat.ValueType  # 2
+"""4 bytes per place, little endian, exact."""
+Global___MapFormat: _TypeAlias = MapFormat  # noqa: Y015
+
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -297,6 +320,7 @@ class ClassifyRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     INCLUDE_DESCRIPTOR_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    INCLUDE_MAP_FIELD_NUMBER: _builtins.int
     MAX_ERROR_FIELD_NUMBER: _builtins.int
     IMAGE_IDS_FIELD_NUMBER: _builtins.int
     scorer: Global___Scorer.ValueType
@@ -319,6 +343,12 @@ class ClassifyRequest(_message.Message):
         """Also return each image's nearest stored items, from the same forward pass. SCORER_NEIGHBOURS votes with them."""
 
     @_builtins.property
+    def include_map(self) -> Global___MapQuery:
+        """Also return class maps: what each place of the image adds to the score of a class. They need no second forward pass.
+        FAILED_PRECONDITION (CLASS_MAPS_MISSING) if the model has no exact maps for the scorer; GetModel says which it has.
+        """
+
+    @_builtins.property
     def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The client's own names of the images, one per image, up to 256 bytes each; empty for none. Feedback may use them
         instead of request id and index. If two answers have the same name, it stands for the later one.
@@ -333,12 +363,13 @@ class ClassifyRequest(_message.Message):
         top_k: _builtins.int = ...,
         include_descriptor: _builtins.bool = ...,
         neighbours: Global___NeighbourQuery | None = ...,
+        include_map: Global___MapQuery | None = ...,
         max_error: _builtins.float | None = ...,
         image_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "include_map", b"include_map", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "image_ids", b"image_ids", "images", b"images", "include_descriptor", b"include_descriptor", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error", b"_max_error", "image_ids", b"image_ids", "images", b"images", "include_descriptor", b"include_descriptor", "include_map", b"include_map", "max_error", b"max_error", "model", b"model", "neighbours", b"neighbours", "scorer", b"scorer", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_error: _TypeAlias = _typing.Literal["max_error"]  # noqa: Y015
     _WhichOneofArgType__max_error: _TypeAlias = _typing.Literal["_max_error", b"_max_error"]  # noqa: Y015
@@ -443,6 +474,7 @@ class Classification(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     NOVELTY_FIELD_NUMBER: _builtins.int
     IS_NOVEL_FIELD_NUMBER: _builtins.int
+    CLASS_MAPS_FIELD_NUMBER: _builtins.int
     ABSTAINED_FIELD_NUMBER: _builtins.int
     ABSTAIN_REASON_FIELD_NUMBER: _builtins.int
     label: _builtins.str
@@ -482,6 +514,10 @@ class Classification(_message.Message):
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
         """Only if requested; the nearest first."""
 
+    @_builtins.property
+    def class_maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMap]:
+        """Only if requested: in the order of the query's `labels`, or the best class first."""
+
     def __init__(
         self,
         *,
@@ -493,12 +529,13 @@ class Classification(_message.Message):
         neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
         novelty: _builtins.float | None = ...,
         is_novel: _builtins.bool = ...,
+        class_maps: _abc.Iterable[Global___ClassMap] | None = ...,
         abstained: _builtins.bool = ...,
         abstain_reason: Global___AbstainReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "descriptor_vector", b"descriptor_vector", "novelty", b"novelty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "abstain_reason", b"abstain_reason", "abstained", b"abstained", "classes", b"classes", "descriptor_vector", b"descriptor_vector", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty", b"_novelty", "abstain_reason", b"abstain_reason", "abstained", b"abstained", "class_maps", b"class_maps", "classes", b"classes", "descriptor_vector", b"descriptor_vector", "is_novel", b"is_novel", "label", b"label", "neighbours", b"neighbours", "novelty", b"novelty", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
     _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
@@ -530,6 +567,124 @@ class ScoredClass(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoredClass: _TypeAlias = ScoredClass  # noqa: Y015
+
+@_typing.final
+class MapQuery(_message.Message):
+    """Selects class maps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    top: _builtins.int
+    """Without labels, the number of classes, up to 100. 0 means 1. More than the model has means all."""
+    format: Global___MapFormat.ValueType
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Classes of the model, up to 100, each once. Empty means the best ones of each image."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        top: _builtins.int = ...,
+        format: Global___MapFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "labels", b"labels", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapQuery: _TypeAlias = MapQuery  # noqa: Y015
+
+@_typing.final
+class ClassMap(_message.Message):
+    """What each place of an image adds to the score of a class. The sum of all places and `offset` is the score that the
+    scorer gives the class: a logit of the dense head before temperature scaling, or a decision value of the SVM. The
+    difference is at most 1e-4 of the largest score on CPUs, 2e-3 for float16, and 1e-2 on GPUs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    ZERO_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    height: _builtins.int
+    """Rows and columns."""
+    width: _builtins.int
+    format: Global___MapFormat.ValueType
+    values: _builtins.bytes
+    """Rows from the top, places from the left."""
+    scale: _builtins.float
+    """Of MAP_FORMAT_UINT8; 0 for MAP_FORMAT_FLOAT32."""
+    zero: _builtins.float
+    offset: _builtins.float
+    """The bias, which no place adds."""
+    @_builtins.property
+    def area(self) -> Global___Area:
+        """What the map covers."""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        format: Global___MapFormat.ValueType = ...,
+        values: _builtins.bytes = ...,
+        scale: _builtins.float = ...,
+        zero: _builtins.float = ...,
+        offset: _builtins.float = ...,
+        area: Global___Area | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "format", b"format", "height", b"height", "label", b"label", "offset", b"offset", "scale", b"scale", "values", b"values", "width", b"width", "zero", b"zero"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassMap: _TypeAlias = ClassMap  # noqa: Y015
+
+@_typing.final
+class Area(_message.Message):
+    """A rectangle in pixels of the upright image (EXIF orientation applied). It covers the middle square that the network
+    sees, or all of it if `fit` is stretch. Left and top are 0 at the edge of the image.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    BOTTOM_FIELD_NUMBER: _builtins.int
+    left: _builtins.float
+    top: _builtins.float
+    right: _builtins.float
+    bottom: _builtins.float
+    def __init__(
+        self,
+        *,
+        left: _builtins.float = ...,
+        top: _builtins.float = ...,
+        right: _builtins.float = ...,
+        bottom: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottom", b"bottom", "left", b"left", "right", b"right", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Area: _TypeAlias = Area  # noqa: Y015
 
 @_typing.final
 class FeedbackRequest(_message.Message):
@@ -1055,6 +1210,7 @@ class Model(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     IS_SIGNED_FIELD_NUMBER: _builtins.int
     NOVELTY_THRESHOLD_FIELD_NUMBER: _builtins.int
+    CLASS_MAPS_FIELD_NUMBER: _builtins.int
     OPERATING_POINTS_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """The network, by torchvision's name, e.g. mobilenet_v2."""
@@ -1081,6 +1237,8 @@ class Model(_message.Message):
         """The scorers this model has."""
 
     @_builtins.property
+    def class_maps(self) -> Global___ClassMaps: ...
+    @_builtins.property
     def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]:
         """What `max_error` may ask for. Empty if the model never abstains."""
 
@@ -1097,17 +1255,78 @@ class Model(_message.Message):
         provider: _builtins.str = ...,
         is_signed: _builtins.bool = ...,
         novelty_threshold: _builtins.float | None = ...,
+        class_maps: Global___ClassMaps | None = ...,
         operating_points: _abc.Iterable[Global___OperatingPoint] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "class_maps", b"class_maps", "novelty_threshold", b"novelty_threshold", "preprocess", b"preprocess", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "architecture", b"architecture", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "novelty_threshold", b"novelty_threshold", "operating_points", b"operating_points", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold", "architecture", b"architecture", "class_maps", b"class_maps", "classes", b"classes", "default_scorer", b"default_scorer", "descriptor_length", b"descriptor_length", "is_signed", b"is_signed", "novelty_threshold", b"novelty_threshold", "operating_points", b"operating_points", "preprocess", b"preprocess", "provider", b"provider", "scorers", b"scorers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__novelty_threshold: _TypeAlias = _typing.Literal["novelty_threshold"]  # noqa: Y015
     _WhichOneofArgType__novelty_threshold: _TypeAlias = _typing.Literal["_novelty_threshold", b"_novelty_threshold"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty_threshold) -> _WhichOneofReturnType__novelty_threshold | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ClassMaps(_message.Message):
+    """The class maps of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORERS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """Rows and columns of a map; 0 if there are none."""
+    width: _builtins.int
+    @_builtins.property
+    def scorers(self) -> _containers.RepeatedScalarFieldContainer[Global___Scorer.ValueType]:
+        """The scorers that have exact maps."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___NoClassMaps]:
+        """Why the other scorers have none."""
+
+    def __init__(
+        self,
+        *,
+        scorers: _abc.Iterable[Global___Scorer.ValueType] | None = ...,
+        missing: _abc.Iterable[Global___NoClassMaps] | None = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "missing", b"missing", "scorers", b"scorers", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassMaps: _TypeAlias = ClassMaps  # noqa: Y015
+
+@_typing.final
+class NoClassMaps(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    scorer: Global___Scorer.ValueType
+    reason: _builtins.str
+    """One line for people."""
+    def __init__(
+        self,
+        *,
+        scorer: Global___Scorer.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "scorer", b"scorer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoClassMaps: _TypeAlias = NoClassMaps  # noqa: Y015
 
 @_typing.final
 class OperatingPoint(_message.Message):

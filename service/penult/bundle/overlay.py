@@ -4,6 +4,8 @@ Below the drawing stand the class, its score and a colour scale with numbers. Th
 in the picture is a contribution. Orange and blue differ for colour-blind people, too.
 """
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -52,6 +54,11 @@ def draw_map(photo: Pixels, drawn: ClassMap, limit: float | None = None) -> Pixe
     sheet.paste(picture, ((width - picture.width) // 2, 0))
     _draw_foot(sheet, picture.height, end, drawn)
     return np.asarray(sheet)
+
+
+def save(drawing: Pixels, path: Path) -> None:
+    """Write a drawing as a picture, in the format of its suffix; raise OSError or ValueError."""
+    Image.fromarray(drawing).save(path)
 
 
 def blend(

@@ -65,8 +65,9 @@ _DRAFT_MARGIN = 2
 _DRAFT_SCALES = (8, 4, 2)
 # Where _draft() notes in an image's info what it did; no file can bring a key that is no text.
 _REDUCED: Any = object()
-# Where open_image() notes what decoding takes, and the file's parts.
+# Where open_image() notes what decoding takes, the size as stored, and the file's parts.
 _COST: Any = object()
+_SIZE: Any = object()
 _STORED: Any = object()
 # Transparency and 16 bits are converted so many pixels at a time: several copies of all would be most of the memory.
 _STRIP_PIXELS = 1 << 20
@@ -230,7 +231,7 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
     image = open_stored(stored, kind)
     limits.check_size(*image.size)
     whole = image.width * image.height
-    image.info[_STORED] = stored
+    image.info[_STORED], image.info[_SIZE] = stored, image.size
     if kind == "JPEG":
         if _has_many_scans(image):  # else libjpeg refuses a second one
             limits.check_scans(data, stored.first_scan)
@@ -246,6 +247,12 @@ def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, spec: Preproce
 def decode_opened(image: Image.Image) -> Image.Image:
     """Decode what open_image() returned, as decode() does."""
     return _load(image)
+
+
+def upright_size(opened: Image.Image) -> tuple[int, int]:
+    """Return width and height, in pixels, of what open_image() returned, at full size and upright."""
+    width, height = opened.info[_SIZE]
+    return (height, width) if opened.info[_STORED].orientation >= 5 else (width, height)
 
 
 def decoding_pixels(image: Image.Image) -> int:

@@ -1,6 +1,7 @@
 """`penult classify`: the classes of images, from a running server."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from penult.bundle.operating_points import percent
@@ -15,7 +16,8 @@ from penult.cli.arguments import (
     named_photos,
     share,
 )
-from penult.client.types import Classification, ItemFailure, Neighbours
+from penult.cli.class_map_pictures import check_place, draw
+from penult.client.types import Classification, ItemFailure, MapsWanted, Neighbours
 from penult.console import has_bar
 
 _NEIGHBOURS = 10
@@ -36,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-error", type=share, metavar="PERCENT", help="certified share of wrong answers (the model's own)"
     )
+    parser.add_argument(
+        "--map", type=Path, metavar="OUT", help="draw what adds to the score; a picture, or a folder for several"
+    )
     parser.add_argument("--top", type=count, default=5, metavar="K", help="classes per photo in --json (%(default)s)")
 
 
@@ -43,12 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a table or JSON; return 1 if any image failed. Raises RequestFailed, Refused."""
     neighbours = _neighbours(arguments)
     photos = named_photos(arguments.images)
+    check_place(arguments.map, len(photos))
+    maps = MapsWanted(is_exact=True) if arguments.map else None
     with explained(arguments, arguments.collection), client_of(arguments) as client:
         found = client.classify_many(
             photos, model=arguments.model, version=arguments.version, scorer=arguments.scorer, top_k=arguments.top,
-            neighbours=neighbours, max_error=arguments.max_error, progress=has_bar(),
+            neighbours=neighbours, max_error=arguments.max_error, maps=maps, progress=has_bar(),
         )  # fmt: skip
         answers = list(found)
+    if arguments.map:
+        draw(arguments.map, answers)
     rows, values = [], []
     for answer in answers:
         image, result = str(answer.photo), answer.result
@@ -102,6 +111,8 @@ def _value(image: str, found: Classification, neighbours: Neighbours | None, max
         value |= {"novelty": found.novelty, "is_novel": found.is_novel}
     if max_error is not None:
         value |= {"abstained": found.abstained, "abstain_reason": found.abstain_reason, "max_error": max_error}
+    if found.class_maps:
+        value["class_maps"] = [vars(each) | {"values": each.values.tolist()} for each in found.class_maps]
     if neighbours:
         value["neighbours"] = [vars(each) for each in found.neighbours]
     return value

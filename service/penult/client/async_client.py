@@ -27,6 +27,7 @@ from penult.client.types import (
     ItemFailure,
     Judged,
     LookupAnswer,
+    MapsWanted,
     Neighbours,
     NewItem,
     Photo,
@@ -70,10 +71,13 @@ class AsyncClient:
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
         image_ids: Sequence[str] = (),
+        maps: MapsWanted | None = None,
     ) -> ClassifyAnswer:
         """Classify images, as Client.classify does."""
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids)
+        flow = classify_flow(
+            images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids, maps
+        )
         return await self._drive(flow, self._stub.Classify)
 
     async def feedback(self, truths: Sequence[Truth]) -> tuple[Judged | ItemFailure, ...]:
@@ -97,6 +101,7 @@ class AsyncClient:
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
+        maps: MapsWanted | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> AsyncIterator[PhotoAnswer[Classification]]:
@@ -105,7 +110,7 @@ class AsyncClient:
         async def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return await self.classify(
                 batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
-                neighbours=neighbours, max_error=max_error,
+                neighbours=neighbours, max_error=max_error, maps=maps,
             )  # fmt: skip
 
         return ask_many_aio(photos, ask, in_flight, progress)

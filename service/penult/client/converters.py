@@ -8,12 +8,14 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from penult.client.class_map_converters import class_map, map_query
 from penult.client.types import (
     Classification,
     ClassifyAnswer,
     Crop,
     DescribeAnswer,
     ItemFailure,
+    MapsWanted,
     Neighbour,
     Neighbours,
     Photo,
@@ -54,6 +56,7 @@ def classify_flow(
     neighbours: Neighbours | None = None,
     max_error: float | None = None,
     image_ids: Sequence[str] = (),
+    maps: MapsWanted | None = None,
 ) -> ClassifyFlow:
     """Yield the requests of a call, take their responses, and return the answer; RequestFailed is thrown in."""
     if image_ids and len(image_ids) != len(images):
@@ -69,6 +72,8 @@ def classify_flow(
                     request.neighbours.CopyFrom(neighbour_query(neighbours))
                 if max_error is not None:
                     request.max_error = max_error
+                if maps:
+                    request.include_map.CopyFrom(map_query(maps))
                 work.take((yield request))
         except RequestFailed as error:
             restarts -= 1
@@ -244,6 +249,7 @@ def _classification(result: pb.ClassifyResult, request_id: str = "", index: int 
         found.is_novel,
         found.abstained,
         _ABSTAIN_REASONS.get(found.abstain_reason, ""),
+        tuple(class_map(each) for each in found.class_maps),
         request_id,
         index,
     )

@@ -27,6 +27,7 @@ from penult.client.types import (
     ItemFailure,
     Judged,
     LookupAnswer,
+    MapsWanted,
     Neighbours,
     NewItem,
     Photo,
@@ -81,6 +82,7 @@ class Client:
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
         image_ids: Sequence[str] = (),
+        maps: MapsWanted | None = None,
     ) -> ClassifyAnswer:
         """Classify images.
 
@@ -94,6 +96,7 @@ class Client:
             neighbours: Which stored items to look up too; the scorer "neighbours" votes with them.
             max_error: Share of wrong answers of a certified operating point; None: the model's default one.
             image_ids: Your names of the images, which feedback() may use; one each, "" for none.
+            maps: Which class maps to return too; None for none.
 
         Returns:
             One result per image, in order.
@@ -102,7 +105,9 @@ class Client:
             RequestFailed: The request failed as a whole.
         """
         selector = pb.ModelSelector(name=model, version=version)
-        flow = classify_flow(images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids)
+        flow = classify_flow(
+            images, selector, scorer, top_k, include_descriptor, neighbours, max_error, image_ids, maps
+        )
         return self._drive(flow, self._stub.Classify)
 
     def feedback(self, truths: Sequence[Truth]) -> tuple[Judged | ItemFailure, ...]:
@@ -137,6 +142,7 @@ class Client:
         include_descriptor: bool = False,
         neighbours: Neighbours | None = None,
         max_error: float | None = None,
+        maps: MapsWanted | None = None,
         in_flight: int = IN_FLIGHT,
         progress: bool = False,
     ) -> Iterator[PhotoAnswer[Classification]]:
@@ -151,6 +157,7 @@ class Client:
             include_descriptor: As in classify().
             neighbours: As in classify().
             max_error: As in classify().
+            maps: As in classify().
             in_flight: Requests in flight at a time.
             progress: Draw a progress bar on standard error (needs tqdm).
 
@@ -165,7 +172,7 @@ class Client:
         def ask(batch: Sequence[Photo]) -> ClassifyAnswer:
             return self.classify(
                 batch, model=model, version=version, scorer=scorer, top_k=top_k, include_descriptor=include_descriptor,
-                neighbours=neighbours, max_error=max_error,
+                neighbours=neighbours, max_error=max_error, maps=maps,
             )  # fmt: skip
 
         return ask_many(photos, ask, in_flight, progress)

@@ -85,6 +85,36 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class MapsWanted:
+    """Which class maps to return: of `labels`, or else of the `top` best classes of each image.
+
+    `is_exact`: as float32. Else the server sends a byte per place, and each contribution is off by at most 1/255 of the
+    range of its map; the sum stays that of the scores.
+    """
+
+    labels: Sequence[str] = ()
+    top: int = 1
+    is_exact: bool = False
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """What each place of an image adds to the score of a class. The sum of `values` and `offset` is the score.
+
+    Attributes:
+        label: The class.
+        values: float32 [h, w], from the top left.
+        offset: What no place adds, the bias.
+        area: What the map covers: left, top, right and bottom, in pixels of the upright image.
+    """
+
+    label: str
+    values: NDArray[np.float32]
+    offset: float
+    area: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class Classification:
     """An image's best class, the other classes, and descriptor (float32 [length]) and neighbours if requested."""
 
@@ -100,6 +130,8 @@ class Classification:
     # Whether the model withholds its answer, and why: "unsure" or "novel", "" if it does not.
     abstained: bool = False
     abstain_reason: str = ""
+    # Only if requested: in the order of the labels, or the best class first.
+    class_maps: tuple[ClassMap, ...] = ()
     # What feedback names the answer by: the response, and the place in it.
     request_id: str = field(default="", compare=False)
     index: int = field(default=0, compare=False)

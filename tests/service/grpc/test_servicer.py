@@ -178,7 +178,7 @@ def test_score_counts_its_descriptors(stub, failure, count):
 def test_a_model_without_an_svm_says_so(bundle, tmp_path, start_server, connect, failure, photos, request_of):
     """SVM asked of a model without one is FAILED_PRECONDITION; the dense head, also by default, answers."""
     files = {"model.onnx": bundle.onnx, "golden.npz": bundle.goldens.to_bytes()}
-    publish(tmp_path / "digits", replace(bundle.manifest, default_scorer="dense"), files)
+    publish(tmp_path / "digits", replace(bundle.manifest, default_scorer="dense", class_maps=None), files)
     stub = penult_pb2_grpc.PenultServiceStub(connect(start_server(tmp_path).target))
     for act in (
         lambda: stub.Classify(request_of(photos[0], scorer=pb.SCORER_SVM)),

@@ -84,6 +84,7 @@ def test_tritonclient_reads_what_the_server_tells(found, bundle):
             {"name": "descriptor", "datatype": "FP32", "shape": ["-1", str(manifest.descriptor_length)]},
             {"name": "svm_scores", "datatype": "FP32", "shape": ["-1", "10"]},
             {"name": "labels", "datatype": "BYTES", "shape": ["-1"]},
+            {"name": "class_map", "datatype": "FP32", "shape": ["-1", "8", "8"]},
         ],
     }  # fmt: skip
     assert [each["name"] for each in told["config"]["config"]["input"]] == ["image", "pixels"]

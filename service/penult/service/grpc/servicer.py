@@ -13,9 +13,10 @@ from penult.bundle.scores import Floats
 from penult.lookup.checks import MAX_ITEMS, MAX_QUERIES
 from penult.lookup.types import CollectionSpec, Hit
 from penult.service.errors import InvalidRequest, NoNeighbours, NotFound, OtherModel
-from penult.service.grpc import converters, feedback_messages
+from penult.service.grpc import class_map_messages, converters, feedback_messages
 from penult.service.grpc.streaming import Context, expires, in_order
 from penult.service.inference.abstaining import AnswerLimits, answer_limits
+from penult.service.inference.class_maps import RequestMaps
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.feedback import FeedbackDesk, check_id
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
@@ -64,26 +65,31 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         limits = None
         if model.manifest.operating_points or request.max_error:
             limits = answer_limits(model, converters.SCORERS[request.scorer], request.max_error)
-        scorer, outcomes, timings = await self._classified(model, request, limits, context)
+        maps = class_map_messages.wanted(request, model)
+        scorer, outcomes, timings = await self._classified(model, request, limits, maps, context)
         if scorer != NEIGHBOURS:  # a collection may name classes that the model does not have
             answers = self._feedback.answers
             is_needed = answers.needs_photos(model, scorer, key)
             photos = [converters.photo(image) for image in request.images] if is_needed else ()
             seconds = timings.decode + timings.inference + timings.score
             answers.remember(model, outcomes, photos, request.image_ids, key, scorer, seconds)
+        results = [converters.classified(outcome, model, request.include_descriptor) for outcome in outcomes]
+        if maps:
+            class_map_messages.put(results, outcomes, request.include_map)
         return pb.ClassifyResponse(
             request_id=key,
             model=converters.version(model),
             scorer=converters.SCORER_NUMBERS[scorer],
-            results=[converters.classified(outcome, model, request.include_descriptor) for outcome in outcomes],
+            results=results,
             timings=converters.timings(timings),
             novelty_threshold=converters.threshold(model),
             max_error=limits.max_error if limits else None,
         )
 
     async def _classified(
-        self, model: ServedModel, request: pb.ClassifyRequest, limits: AnswerLimits | None, context: Context
-    ) -> tuple[str, list[Outcome], Timings]:
+        self, model: ServedModel, request: pb.ClassifyRequest, limits: AnswerLimits | None, maps: RequestMaps | None,
+        context: Context,
+    ) -> tuple[str, list[Outcome], Timings]:  # fmt: skip
         """Return the scorer used and an outcome per photo, with neighbours where they are asked for."""
         scorer, top_k = converters.SCORERS[request.scorer], request.top_k or DEFAULT_TOP_K
         query = converters.query(request.neighbours) if request.HasField("neighbours") else None
@@ -100,7 +106,7 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
         converters.check_count(len(request.images), self._request_max_images, "images")
         photos = [converters.photo(image) for image in request.images]
         chosen, outcomes, timings = await self._pipeline.classify(
-            model, photos, scorer, top_k, expires(context), limits
+            model, photos, scorer, top_k, expires(context), limits, maps
         )
         return chosen, await self._with_neighbours(model, query, outcomes) if query else outcomes, timings
 
@@ -163,13 +169,11 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List all models."""
-        return pb.ListModelsResponse(models=[converters.model_told(model) for model in self._repository.all()])
+        return pb.ListModelsResponse(models=[_told(model) for model in self._repository.all()])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Return the properties of one model."""
-        return pb.GetModelResponse(
-            model=converters.model_told(self._repository.get(request.model.name, request.model.version))
-        )
+        return pb.GetModelResponse(model=_told(self._repository.get(request.model.name, request.model.version)))
 
     async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
         """Find neighbours of photos, or of descriptors."""
@@ -298,6 +302,13 @@ class PenultServicer(penult_pb2_grpc.PenultServiceServicer):
                 case _:
                     raise InvalidRequest("ITEM_EMPTY", f"item {len(found)} has neither image nor descriptor")
         return found
+
+
+def _told(model: ServedModel) -> pb.Model:
+    """Return the properties of a model."""
+    message = converters.model_told(model)
+    message.class_maps.CopyFrom(class_map_messages.told(model))
+    return message
 
 
 def _check_ids(request: pb.ClassifyRequest) -> None:

@@ -27,6 +27,7 @@ from penult.service.observability.metrics import Metrics
 log = logging.getLogger(__name__)
 
 RunImages = Callable[[Sequence[Pixels]], tuple[Floats, Floats]]
+RunFeatures = Callable[[Sequence[Pixels]], tuple[Floats, Floats, Floats]]
 
 
 @dataclass(slots=True)  # not frozen: such fields cost three times as much to set
@@ -56,6 +57,7 @@ class Batcher:
         budget_s: float = math.inf,
         on_result: Callable[[bool], object] = lambda ok: None,
         on_images: Callable[[int], object] = lambda images: None,
+        run_features: RunFeatures | None = None,
     ) -> None:
         """Start with an empty queue.
 
@@ -69,9 +71,10 @@ class Batcher:
             budget_s: how long a run of more than one image may take, as estimated from the last ones.
             on_images: called with the number of images of each run, before it.
             on_result: called with False after a batch that failed twice, with True after the next one that succeeds.
+            run_features: the model with its feature map, for batches in which a request asks for class maps.
 
         """
-        self._run_images = run_images
+        self._run_images, self._run_features = run_images, run_features
         self._max_images = max_images
         self._callers = callers
         self._pool = pool
@@ -217,7 +220,7 @@ class Batcher:
     def _run_once(self, batch: list[Item]) -> None:
         """Run a batch and hand out its rows; raise the runtime's error if it fails."""
         started = time.perf_counter()
-        logits, descriptors = self._run_images([item.pixels for item in batch])
+        logits, descriptors = self._outputs(batch)
         ended = time.perf_counter()
         if self._has_failed:
             self._record_success()
@@ -238,6 +241,21 @@ class Batcher:
         for row, item in enumerate(batch):
             output = ModelOutput(logits[row : row + 1], descriptors[row : row + 1], started - item.since, seconds)
             item.request.put(item.place, output if is_finite else _checked(output))
+
+    def _outputs(self, batch: list[Item]) -> tuple[Floats, Floats]:
+        """Run the model; make the class maps that requests ask for, if any does."""
+        images = [item.pixels for item in batch]
+        for item in batch:
+            if item.request.maps and self._run_features:
+                break
+        else:
+            return self._run_images(images)
+        logits, descriptors, features = self._run_features(images)
+        rows = item.request.maps.mapper.rows(features)
+        for row, each in enumerate(batch):
+            if each.request.maps:
+                each.request.maps.add(each.place, logits[row], descriptors[row], rows[:, row])
+        return logits, descriptors
 
     def _record_failure(self, error: Exception) -> None:
         log.error("the device failed: %s", one_line(error))

@@ -1,5 +1,6 @@
 """Decode images to pixels, within a budget of pixels, so that a few huge images cannot use up the memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from penult.bundle import formats
@@ -13,6 +14,7 @@ from penult.bundle.preprocess import (
     decoding_pixels,
     open_image,
     ready_crop,
+    upright_size,
 )
 from penult.service.errors import Overloaded
 
@@ -37,6 +39,8 @@ class RawPhoto:
 
 
 Photo = EncodedPhoto | RawPhoto
+# Gets an image's width and height in pixels, upright, and whether it is the network's input unchanged.
+OnSize = Callable[[int, int, bool], object]
 
 FORMATS = (*(kind.lower() for kind in formats.FORMATS), "other", "pixels", "crop")
 
@@ -60,8 +64,10 @@ class Decoder:
         """Keep these limits."""
         self._limits, self._budget = limits, budget
 
-    def crop(self, photo: Photo, spec: Preprocess) -> Pixels:
+    def crop(self, photo: Photo, spec: Preprocess, on_size: OnSize | None = None) -> Pixels:
         """Return the network's input, uint8 [crop, crop, 3].
+
+        `on_size` gets the size of the image before it is decoded.
 
         Raises ImageError, and Overloaded if there is no memory. This raises a new error, because the traceback and the
         cause of the first hold hundreds of MiB of half-decoded pixels. They would stay until Python collects cycles. In
@@ -69,7 +75,7 @@ class Decoder:
         """
         refused: ImageError | Overloaded
         try:
-            return self._crop(photo, spec)
+            return self._crop(photo, spec, on_size)
         except ImageError as error:
             refused = ImageError(error.reason, error.message)
         except MemoryError:
@@ -81,10 +87,14 @@ class Decoder:
         finally:
             del refused  # its traceback holds this frame
 
-    def _crop(self, photo: Photo, spec: Preprocess) -> Pixels:
+    def _crop(self, photo: Photo, spec: Preprocess, on_size: OnSize | None) -> Pixels:
         if isinstance(photo, RawPhoto):
+            if on_size:
+                on_size(photo.width, photo.height, photo.is_crop)
             read = ready_crop if photo.is_crop else crop_rgb
             return read(photo.rgb, photo.height, photo.width, spec, self._limits)
         image = open_image(photo.data, self._limits, spec)
+        if on_size:
+            on_size(*upright_size(image), False)
         with self._budget.hold(decoding_pixels(image)):
             return crop_opened(image, spec)

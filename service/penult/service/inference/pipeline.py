@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from penult.bundle.errors import ImageError, PenultError
-from penult.bundle.guards import ImageLimits, PixelBudget
+from penult.bundle.guards import PixelBudget
 from penult.bundle.manifest import NOVELTY, SVM
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
@@ -26,8 +26,10 @@ from penult.service.errors import ModelReplaced, ServiceError
 from penult.service.inference.abstaining import AnswerLimits
 from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.batcher import Batcher, Item
+from penult.service.inference.class_maps import RequestMaps
 from penult.service.inference.decoder import FORMATS, Decoder, Photo, RawPhoto, format_of, size_bytes
 from penult.service.inference.fair_queue import FairExecutor
+from penult.service.inference.limits import InferenceLimits
 from penult.service.inference.model_stats import Statistics
 from penult.service.inference.request import ModelOutput, Output, PendingRequest
 from penult.service.inference.results import Answer, Outcome, Timings
@@ -43,35 +45,6 @@ Answered = TypeVar("Answered")
 
 DEFAULT_TOP_K = 5
 _REPLACED_RETRY_MS = 100
-# Unless the operator decides: the images of a batch on CPUs, and the seconds that it may take.
-_CPU_BATCH_IMAGES, _CPU_BATCH_S = 4, 0.010
-
-
-@dataclass(frozen=True)
-class InferenceLimits:
-    """Limits of the pipeline: threads, images, bytes, pixels (of 4 bytes) and seconds.
-
-    On CPUs a batch takes nearly as long as its images one by one. It also delays images that arrive after it began.
-    With `cpu_batch_images` of 0, batches of small networks only are formed there. They save a tenth of the CPU time
-    (bench/RESULTS.md).
-    """
-
-    threads: int
-    cpu_batch_images: int
-    device_batch_images: int
-    batch_delay_s: float
-    queue_images: int
-    queue_bytes: int
-    decode_pixels: int
-    image: ImageLimits
-
-    def batch_images(self, model: ServedModel) -> int:
-        """Return the most images per run of a model."""
-        return (self.cpu_batch_images or _CPU_BATCH_IMAGES) if model.is_on_cpu else self.device_batch_images
-
-    def batch_s(self, model: ServedModel) -> float:
-        """Return the most seconds for a run of several images."""
-        return _CPU_BATCH_S if model.is_on_cpu and not self.cpu_batch_images else math.inf
 
 
 @dataclass(frozen=True)
@@ -148,6 +121,7 @@ class Pipeline:
             self._limits.batch_s(model),
             lambda ok: loop.call_soon_threadsafe(self._on_device_result, model, ok),
             self._work_time.count,
+            model.session.run_features,
         )
         self._instances[model] = _ModelInstance(model, batcher, driver, Scoring(model, self._metrics))
 
@@ -176,6 +150,7 @@ class Pipeline:
         top_k: int,
         expires: float = math.inf,
         limits: AnswerLimits | None = None,
+        maps: RequestMaps | None = None,
     ) -> tuple[str, list[Outcome], Timings]:
         """Return the scorer used and one outcome per image, in order.
 
@@ -186,6 +161,7 @@ class Pipeline:
             top_k: classes per image.
             expires: when the client stops waiting, by time.perf_counter().
             limits: which answers are withheld.
+            maps: the class maps to return; made for this model, scorer and number of images.
 
         Raises:
             ServiceError: the request as a whole has no answer.
@@ -197,8 +173,8 @@ class Pipeline:
         finish = partial(scoring.classify, chosen, top_k, limits)
         if self._unsure:
             finish = partial(self._unsure.watch, scoring, images, finish)
-        outcomes, timings = await self._run(model, images, finish, expires)
-        return chosen, outcomes, timings
+        outcomes, timings = await self._run(model, images, finish, expires, maps)
+        return chosen, maps.added(outcomes) if maps else outcomes, timings
 
     async def describe(
         self, model: ServedModel, images: Sequence[Photo | ImageError], expires: float = math.inf
@@ -216,8 +192,11 @@ class Pipeline:
         images: Sequence[Photo | ImageError],
         make: Callable[[Scoring, Floats, Floats, Floats | None], Answered],
         expires: float = math.inf,
+        maps: RequestMaps | None = None,
     ) -> Answered:
         """Return what `make` computes, on a thread, from logits, descriptors and novelty of N images.
+
+        `maps` gets the class maps of the images before.
 
         Raises:
             ImageError: for the first image that cannot be used.
@@ -235,7 +214,7 @@ class Pipeline:
                 self._unsure.watch_rows(scoring, images, rows, novelty)
             return make(scoring, stacked([row.logits for row in rows]), descriptors, distances)
 
-        return (await self._run(model, images, finish, expires))[0]
+        return (await self._run(model, images, finish, expires, maps))[0]
 
     def record_neighbours(self, model: ServedModel, found: Sequence[Sequence[Hit]]) -> None:
         """Count the distances of a search's nearest items; a model that has been unloaded counts nothing."""
@@ -295,6 +274,7 @@ class Pipeline:
         images: Sequence[Photo | ImageError],
         finish: Callable[[list[Output]], Answered],
         expires: float,
+        maps: RequestMaps | None = None,
     ) -> tuple[Answered, Timings]:
         """Decode and run every image, and return the answer that `finish` computes from the outputs."""
         instance, client, count = self._instance(model), caller(), len(images)
@@ -303,7 +283,7 @@ class Pipeline:
         if not instance.in_flight.enter():
             self.admission.release(client, count, held_bytes)
             raise _replaced(model)
-        request = PendingRequest(count, finish, expires, client)
+        request = PendingRequest(count, finish, expires, client, maps)
         try:
             self._start(instance, request, images)
             answer, timings = await request.wait()
@@ -368,7 +348,8 @@ class Pipeline:
         """Return the image's item; none if it cannot be decoded, and then the error is its output."""
         started = time.perf_counter()
         try:
-            pixels = self._decoder.crop(image, instance.model.manifest.preprocess)
+            on_size = partial(request.maps.saw, place) if request.maps else None
+            pixels = self._decoder.crop(image, instance.model.manifest.preprocess, on_size)
         except BaseException as error:
             self._depth.dec()
             if not isinstance(error, ImageError):

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
+from penult.service.inference.class_maps import RequestMaps
 from penult.service.inference.results import Timings
 from penult.service.observability import tracing
 from penult.service.suspension import Resume, is_on_event_loop, suspended
@@ -37,8 +38,9 @@ class PendingRequest(Generic[Answered_co]):
     """
 
     def __init__(
-        self, images: int, finish: Callable[[list[Output]], Answered_co], expires: float, client: str = ""
-    ) -> None:
+        self, images: int, finish: Callable[[list[Output]], Answered_co], expires: float, client: str = "",
+        maps: RequestMaps | None = None,
+    ) -> None:  # fmt: skip
         """Wait for `images` outputs; `finish` computes the answer from them, in the images' order, on some thread.
 
         Args:
@@ -46,6 +48,7 @@ class PendingRequest(Generic[Answered_co]):
             finish: called once, with all outputs.
             expires: when the client stops waiting, by time.perf_counter().
             client: whose turn the images take in queues.
+            maps: gets the class maps of the images, each before its output is put; None without maps.
 
         """
         self._future: asyncio.Future[tuple[Answered_co, Timings]] | None = None
@@ -56,7 +59,7 @@ class PendingRequest(Generic[Answered_co]):
         self.decode_seconds = 0.0
         self.started = time.perf_counter()
         self.trace = tracing.current()
-        self.client = client
+        self.client, self.maps = client, maps
         self._outputs: list[Output | None] = [None] * images
         self._left = images
         self._finish = finish

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from penult.bundle.class_map import ClassMap
 from penult.bundle.errors import PenultError
 from penult.bundle.scores import Floats
 from penult.lookup.types import Hit
@@ -38,6 +39,8 @@ class Answer:
     abstained: str = ""
     # The dense head's scores, float32 [1, classes], whichever scorer gave the classes; None if the network has not run.
     logits: Floats | None = None
+    # What each place adds to the score of a class; empty if the request did not ask for it.
+    maps: tuple[ClassMap, ...] = ()
 
 
 @dataclass(slots=True)

@@ -19,13 +19,15 @@ from penult.bundle.manifest import DENSE, NOVELTY, SCORERS, SVM, parse_version
 from penult.bundle.scores import Floats
 from penult.service.errors import InvalidRequest, NotAllowed, ServiceError
 from penult.service.inference.abstaining import AnswerLimits, answer_limits
-from penult.service.inference.model_stats import Statistics
+from penult.service.inference.class_maps import RequestMaps
 from penult.service.inference.pipeline import Pipeline
 from penult.service.inference.recent_answers import RecentAnswers
 from penult.service.inference.scoring import Scoring, check_has
 from penult.service.models.loader import ServedModel
 from penult.service.models.registry import IndexEntry, ModelRegistry
 from penult.service.oip.abstained import ABSTAINED, abstained_specs
+from penult.service.oip.class_map import CLASS_MAP, class_map_specs, maps_for, stacked_maps
+from penult.service.oip.statistics import ModelStatistics, statistics
 from penult.service.oip.tensors import (
     BOOL,
     BYTES,
@@ -44,13 +46,11 @@ from penult.service.suspension import on_event_loop
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
-# Triton's names for the phases of penult.
-TRITON_PHASES = {
-    "queue": "queue", "decode": "compute_input", "inference": "compute_infer", "score": "compute_output",
-}  # fmt: skip
 LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS = "logits", "probabilities", "descriptor", "svm_scores", "labels"
 IS_NOVEL = "is_novel"
 _SCORERS = (*SCORERS, NOVELTY)
+# Outputs that have no number per class.
+_WHOLE = (DESCRIPTOR, LABELS, NOVELTY, IS_NOVEL, ABSTAINED, CLASS_MAP)
 
 
 class ModelControl(Protocol):
@@ -178,26 +178,6 @@ class ModelConfig:
     output: list[ConfigOutput]
 
 
-@dataclass(frozen=True)
-class StatisticDuration:
-    """A count, and its time in nanoseconds."""
-
-    count: int
-    ns: int
-
-
-@dataclass(frozen=True)
-class ModelStatistics:
-    """What a model has answered since it was loaded, as Triton's statistics extension has it."""
-
-    name: str
-    version: str
-    last_inference: int
-    inference_count: int
-    execution_count: int
-    inference_stats: dict[str, StatisticDuration]
-
-
 class DataPlane:
     """Answers the protocol's requests. Runs on the event loop, except for infer(), which may begin on any thread."""
 
@@ -219,12 +199,14 @@ class DataPlane:
         else:
             photos = read()
         scorer = _scorer(model, request.scorer)
-        wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model)]
+        wanted = request.outputs or [Wanted(spec.name) for spec in outputs(model) if spec.name != CLASS_MAP]
         for output in wanted:
             _check_output(model, output)
         limits = answer_limits(model, scorer, request.max_error)
         best: list[tuple[str, float] | None] = []
-        made = await self._pipeline.infer(model, photos, partial(_make, scorer, limits, wanted, best), expires)
+        maps = maps_for(model, scorer, [output.name for output in wanted], len(photos))
+        make = partial(_make, scorer, limits, maps, wanted, best)
+        made = await self._pipeline.infer(model, photos, make, expires, maps)
         if self._answers and best:
             self._answers.remember_best(model, best, photos, scorer=scorer)
         return InferAnswer(model, scorer, made)
@@ -270,7 +252,7 @@ class DataPlane:
             models = self._repository.versions(self.model(name, "").name)
         else:
             models = self._repository.all()
-        return [_statistics(model, *self._pipeline.statistics(model)) for model in models]
+        return [statistics(model, *self._pipeline.statistics(model)) for model in models]
 
     def index(self, only_ready: bool) -> list[IndexEntry]:
         """Return the versions that the repository knows of."""
@@ -302,19 +284,6 @@ def _config_type(spec: TensorSpec) -> str:
     return "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
 
 
-def _statistics(model: ServedModel, counts: Statistics, runs: int) -> ModelStatistics:
-    durations = {"success": counts.success, "fail": counts.fail}
-    durations |= {TRITON_PHASES[phase]: duration for phase, duration in counts.phases.items()}
-    return ModelStatistics(
-        name=model.name,
-        version=str(model.version),
-        last_inference=counts.last_ms,
-        inference_count=counts.images,
-        execution_count=runs,
-        inference_stats={name: StatisticDuration(d.count, int(1e9 * d.seconds)) for name, d in durations.items()},
-    )
-
-
 def inputs(model: ServedModel) -> list[TensorSpec]:
     """Return what a request gives one of."""
     crop = model.manifest.preprocess.crop
@@ -339,7 +308,7 @@ def outputs(model: ServedModel) -> list[TensorSpec]:
     ]
     if SVM in model.scorers:
         found.append(TensorSpec(SVM_SCORES, FP32, (-1, classes)))
-    return [*found, TensorSpec(LABELS, BYTES, (-1,)), *abstained_specs(model)]
+    return [*found, TensorSpec(LABELS, BYTES, (-1,)), *class_map_specs(model), *abstained_specs(model)]
 
 
 def _scorer(model: ServedModel, asked: str) -> str:
@@ -354,23 +323,26 @@ def _check_output(model: ServedModel, output: Wanted) -> None:
     if model.manifest.has_one_class:
         known = [spec.name for spec in outputs(model)]
     else:
-        known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS, *(spec.name for spec in abstained_specs(model))]
+        others = (*class_map_specs(model), *abstained_specs(model))
+        known = [LOGITS, PROBABILITIES, DESCRIPTOR, SVM_SCORES, LABELS, *(spec.name for spec in others)]
     if output.name not in known:
         raise InvalidRequest("OUTPUT_UNKNOWN", f"there is no output {output.name[:64]!r}; there is {', '.join(known)}")
     if output.name == SVM_SCORES:
         check_has(model, SVM)
-    if output.classes < 0 or (output.classes and output.name in (DESCRIPTOR, LABELS, NOVELTY, IS_NOVEL, ABSTAINED)):
+    if output.classes < 0 or (output.classes and output.name in _WHOLE):
         raise InvalidRequest("OUTPUT_CLASSIFICATION", f"{output.name} cannot be given as that many best classes")
 
 
 def _make(
-    scorer: str, limits: AnswerLimits | None, wanted: Sequence[Wanted], best: list[tuple[str, float] | None],
+    scorer: str, limits: AnswerLimits | None, maps: RequestMaps | None, wanted: Sequence[Wanted],
+    best: list[tuple[str, float] | None],
     scoring: Scoring, logits: Floats, descriptors: Floats, distances: Floats | None,
 ) -> list[Output]:  # fmt: skip
     """Return the outputs asked for; `best` gets the best class of each image if an output needs classes."""
     names = {output.name for output in wanted}
     needs_classes = bool(names & {PROBABILITIES, LABELS, ABSTAINED})
     made: dict[str, Floats | NDArray[np.bool_] | None] = {LOGITS: logits, DESCRIPTOR: descriptors}
+    made[CLASS_MAP] = stacked_maps(maps, len(logits)) if maps else None
     if SVM_SCORES in names or (needs_classes and scorer == SVM):
         made[SVM_SCORES] = svm_scores = scoring.svm_scores(descriptors)
     if scorer == NOVELTY:

@@ -8,7 +8,7 @@ from penult.service.auth.listeners import ListenerSecurity
 from penult.service.config import ServeConfig
 from penult.service.inference.admission import RequestAdmission
 from penult.service.inference.decoder import Decoder
-from penult.service.inference.pipeline import InferenceLimits
+from penult.service.inference.limits import InferenceLimits
 from penult.service.inference.shadow import Shadows
 from penult.service.inference.unsure import KeepLimits
 from penult.service.models.loader import Placement
