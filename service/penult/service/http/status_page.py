@@ -13,7 +13,7 @@ from penult.service.http.try_photo import TryPhotoRoute
 
 _TYPES = {
     "index.html": "text/html", "style.css": "text/css", "draw.js": "text/javascript", "script.js": "text/javascript",
-    "try.js": "text/javascript",
+    "looked.js": "text/javascript", "try.js": "text/javascript",
 }  # fmt: skip
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -15,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from penult.bundle.class_map import ClassMap
 from penult.bundle.errors import PenultError
 from penult.bundle.manifest import DENSE, SVM, parse_version
+from penult.bundle.map_support import why_none
 from penult.service.errors import InvalidRequest, NotAllowed
 from penult.service.http.responses import (
     answer_of,
@@ -25,6 +27,7 @@ from penult.service.http.responses import (
     read_body,
 )
 from penult.service.inference.abstaining import AnswerLimits, answer_limits
+from penult.service.inference.class_maps import RequestMaps
 from penult.service.inference.collections import Collections, Query
 from penult.service.inference.decoder import EncodedPhoto
 from penult.service.inference.pipeline import DEFAULT_TOP_K, Pipeline
@@ -133,14 +136,19 @@ class TryPhotoRoute:
             "novelty_threshold": model.baseline.threshold if model.baseline else None,
             "novelty_limit": _limit(model),
             "neighbours": await self._neighbours(model, answer, asked.get("collection", "")),
+            "maps": _maps(answer.maps, _map_scorer(model)),
+            # Of the default scorer, "" if it has maps.
+            "why_no_maps": why_none(model.manifest.class_maps, model.manifest.default_scorer),
         }
 
     async def _scored(self, model: ServedModel, data: bytes) -> tuple[Answer, dict[str, Answer]]:
         """Return the answer, and answers by scorer; the model runs once, and metrics count the default scorer's."""
         expires, one = time.perf_counter() + _WAIT_S, model.manifest.default_scorer
+        explained = _map_scorer(model)
+        maps = RequestMaps(model, explained, 1, top=DEFAULT_TOP_K) if explained else None
         limits = {name: answer_limits(model, name) for name in model.scorers}
         _, outcomes, _ = await self._pipeline.classify(
-            model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires, limits[one]
+            model, [EncodedPhoto(data)], one, DEFAULT_TOP_K, expires, limits[one], maps
         )
         answer = _usable(outcomes)
         scored = {one: answer}
@@ -181,6 +189,26 @@ class TryPhotoRoute:
              "thumbnail": _picture(thumbnails.get(hit.id, b""))}
             for hit in hits
         ]  # fmt: skip
+
+
+def _map_scorer(model: ServedModel) -> str | None:
+    """Return the scorer whose class maps are shown, the default one if it has exact maps; None if none has."""
+    heads, default = model.mapper.heads if model.mapper else {}, model.manifest.default_scorer
+    return default if default in heads else next(iter(heads), None)
+
+
+def _maps(found: Sequence[ClassMap], scorer: str | None) -> dict[str, Any] | None:
+    """Return the maps of one photo for the page; None without."""
+    if not found:
+        return None
+    height, width = found[0].values.shape
+    return {
+        "scorer": scorer,
+        "height": height,
+        "width": width,
+        "area": found[0].area,
+        "classes": [{"label": e.label, "values": e.values.ravel().tolist(), "offset": e.offset} for e in found],
+    }
 
 
 def _limit(model: ServedModel) -> dict[str, Any] | None:

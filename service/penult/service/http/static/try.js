@@ -60,9 +60,9 @@ function novelty(ratio, isNovel, { default_scorer: scorer, novelty_threshold: th
     make("p", isNovel ? { class: "warn" } : {}, sentence), make("p", { class: "quiet" }, few));
 }
 
-function answered(data) {
+function answered(data, frame) {
   const scorers = Object.entries(data.scorers).sort(([name]) => (name === data.default_scorer ? -1 : 1));
-  return make("article", { class: "tried" }, verdict(data),
+  return make("article", { class: "tried" }, looked(data, frame), verdict(data),
     make("div", { class: "scorers" }, ...scorers.map(([name, classes]) => probabilities(name, classes, name === data.default_scorer))), nearest(data.neighbours), data.can_judge ? judge(data) : null);
 }
 
@@ -97,11 +97,11 @@ function judge(data) {
 
 const problem = (text) => make("p", { class: "warn" }, text);
 
-async function askModel(file, name, version) {
+async function askModel(file, frame, name, version) {
   const answer = await fetch(`try?${new URLSearchParams({ model: name, version })}`, {
     method: "POST", body: file, headers: { "content-type": "application/octet-stream" } });
   const data = await answer.json();
-  return answer.ok ? answered(data) : problem(`${name} version ${version}: ${data.error}`);
+  return answer.ok ? answered(data, frame) : problem(`${name} version ${version}: ${data.error}`);
 }
 
 async function tryPhoto(file) {
@@ -110,20 +110,21 @@ async function tryPhoto(file) {
   URL.revokeObjectURL(shown);
   shown = URL.createObjectURL(file);
   const photo = make("img", { class: "photo", alt: "the photo", src: shown });
-  photo.addEventListener("error", () => photo.remove());  // the browser cannot show it; the server may still know it
-  at("answer").replaceChildren(photo, make("p", { class: "quiet" }, "asking…"));
+  const frame = mappable(photo);
+  photo.addEventListener("error", () => frame.node.remove());  // the browser cannot show it; the server may still know it
+  at("answer").replaceChildren(frame.node, make("p", { class: "quiet" }, "asking…"));
   const chosen = at("model").value ? [JSON.parse(at("model").value)] : latest.models.map((model) => [model.model, model.version]);
   if (file.size > latest.try.max_bytes) results.push(problem(`The photo has ${bytes(file.size)}; at most ${bytes(latest.try.max_bytes)} are accepted.`));
   else if (!chosen.length) results.push(problem("No model is served."));
   else for (const [name, version] of chosen) {
     try {
-      results.push(await askModel(file, name, version));
+      results.push(await askModel(file, frame, name, version));
     } catch {
       results.push(problem("The server does not answer."));
     }
     if (mine !== turn) return;  // another photo came meanwhile
   }
-  at("answer").replaceChildren(photo, ...results);
+  at("answer").replaceChildren(frame.node, ...results);
 }
 
 const first = (files) => { if (files?.[0]) tryPhoto(files[0]); };
