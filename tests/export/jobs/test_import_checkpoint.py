@@ -24,6 +24,8 @@ from penult.export.onnx.runtime import ExportedModel
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
 )
+# PyTorch takes two to five seconds to export one of these.
+_exports_long = pytest.mark.server
 NAMES = ("ant", "bee", "cat")
 SIDE = 64
 SMALL = json.dumps({"resize": 72, "crop": SIDE})
@@ -103,6 +105,7 @@ def test_a_checkpoint_of_torchvision(tmp_path: Path, labels: Path, out: Path, ru
     assert record["producer"].startswith("torchvision ")
 
 
+@_exports_long
 def test_a_checkpoint_of_timm(tmp_path: Path, labels: Path, out: Path, run: Callable[..., Any]):
     """A safetensors file becomes a network of timm, with timm's preprocessing; a module may be the descriptor."""
     net = of_timm()
@@ -130,6 +133,7 @@ def test_a_checkpoint_of_timm(tmp_path: Path, labels: Path, out: Path, run: Call
     assert (code, "did you mean layer" in err) == (1, True)
 
 
+@_exports_long
 def test_a_folder_of_timm(tmp_path: Path, out: Path, run: Callable[..., Any]):
     """A folder of the hub says itself which network, names and preprocessing it has."""
     net, folder = of_timm(), tmp_path / "hub"
@@ -243,6 +247,7 @@ def archive(
     return path
 
 
+@_exports_long
 def test_an_archive_with_a_state_dict(tmp_path: Path, out: Path, run: Callable[..., Any]):
     """Names come from index_to_name.json, the network from the tensors, the preprocessing from the named handler."""
     net = of_torchvision()
