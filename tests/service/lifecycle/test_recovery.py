@@ -50,6 +50,9 @@ class Breakable:
             raise self.error
         return self._session.run_images(images)
 
+    def run_features(self, images):
+        return self._session.run_features(images)
+
 
 @pytest.fixture
 def broken(publish_brightness, tmp_path):
